@@ -1,0 +1,148 @@
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A class index of the model, contiguous from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClassId(pub u32);
+
+impl ClassId {
+    /// The class as an index into per-class arrays.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A category id of a COCO file; may start anywhere and have gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CategoryId(pub u64);
+
+/// A class as the data set's file names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Class {
+    /// The COCO category id.
+    pub category: CategoryId,
+    /// The category's name.
+    pub name: String,
+}
+
+/// The classes of a model, in the order of their [`ClassId`]s: the map between the model's
+/// contiguous indices and a file's category ids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Class>", into = "Vec<Class>")]
+pub struct ClassList {
+    classes: Vec<Class>,
+    by_category: HashMap<CategoryId, ClassId>,
+}
+
+impl ClassList {
+    /// Sorts the classes by category id, as the peers do, and numbers them from 0.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a category id stands twice.
+    pub fn new(mut classes: Vec<Class>) -> Result<Self, ClassListError> {
+        classes.sort_by_key(|class| class.category);
+        let mut by_category = HashMap::with_capacity(classes.len());
+        for (index, class) in classes.iter().enumerate() {
+            if by_category
+                .insert(class.category, ClassId(index as u32))
+                .is_some()
+            {
+                return Err(ClassListError::Duplicate(class.category.0));
+            }
+        }
+        Ok(Self {
+            classes,
+            by_category,
+        })
+    }
+
+    /// How many classes there are.
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// Whether there is no class at all.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// The class of a COCO category, if the list has it.
+    pub fn class(&self, category: CategoryId) -> Option<ClassId> {
+        self.by_category.get(&category).copied()
+    }
+
+    /// The COCO category of a class, if the list has it.
+    pub fn category(&self, class: ClassId) -> Option<CategoryId> {
+        self.classes.get(class.index()).map(|class| class.category)
+    }
+
+    /// The name of a class; `?` where the list does not have it.
+    pub fn name(&self, class: ClassId) -> &str {
+        self.classes
+            .get(class.index())
+            .map_or("?", |class| &class.name)
+    }
+
+    /// The classes in the order of their [`ClassId`]s.
+    pub fn iter(&self) -> impl Iterator<Item = (ClassId, &Class)> {
+        self.classes
+            .iter()
+            .enumerate()
+            .map(|(index, class)| (ClassId(index as u32), class))
+    }
+}
+
+impl TryFrom<Vec<Class>> for ClassList {
+    type Error = ClassListError;
+
+    fn try_from(classes: Vec<Class>) -> Result<Self, ClassListError> {
+        Self::new(classes)
+    }
+}
+
+impl From<ClassList> for Vec<Class> {
+    fn from(list: ClassList) -> Self {
+        list.classes
+    }
+}
+
+/// The classes make no [`ClassList`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClassListError {
+    /// A category id stands twice.
+    #[error("category id {0} stands twice")]
+    Duplicate(u64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(category: u64, name: &str) -> Class {
+        Class {
+            category: CategoryId(category),
+            name: name.into(),
+        }
+    }
+
+    #[test]
+    fn gaps_in_category_ids_close_up() {
+        let list = ClassList::new(vec![class(90, "toothbrush"), class(1, "person")]).unwrap();
+        assert_eq!(list.class(CategoryId(1)), Some(ClassId(0)));
+        assert_eq!(list.class(CategoryId(90)), Some(ClassId(1)));
+        assert_eq!(list.class(CategoryId(2)), None);
+        assert_eq!(list.category(ClassId(1)), Some(CategoryId(90)));
+        assert_eq!(list.name(ClassId(1)), "toothbrush");
+    }
+
+    #[test]
+    fn a_category_id_that_stands_twice_is_refused() {
+        let error = ClassList::new(vec![class(3, "a"), class(3, "b")]).unwrap_err();
+        assert_eq!(error.to_string(), "category id 3 stands twice");
+    }
+}

@@ -1,0 +1,35 @@
+use crate::ClassId;
+
+/// What an anchor shall learn, as matching decided it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnchorLabel {
+    /// No object: a negative for every class.
+    Background,
+    /// Too near an object to be background and not near enough to be positive: counts nowhere.
+    Ignored,
+    /// An object of this class.
+    Object(ClassId),
+}
+
+/// An anchor that stands for an object.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PositiveAnchor {
+    /// Which anchor, in the order of generation.
+    pub anchor: usize,
+    /// The object's class.
+    pub class: ClassId,
+    /// Which object of the image, crowds counted.
+    pub object: usize,
+    /// What the box subnet shall give, `[dx, dy, dw, dh]`: the object's box as seen from the
+    /// anchor.
+    pub deltas: [f32; 4],
+}
+
+/// What the anchors of one image shall learn.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AnchorTargets {
+    /// One label for each anchor.
+    pub labels: Vec<AnchorLabel>,
+    /// The anchors with [`AnchorLabel::Object`], ascending.
+    pub positives: Vec<PositiveAnchor>,
+}
