@@ -1,0 +1,159 @@
+use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, GroundTruth, PositiveAnchor};
+
+use crate::{Assignment, BoxCoder, Matcher};
+
+/// Turns the objects of an image into [`AnchorTargets`].
+///
+/// Crowd regions are dropped before matching, as in detectron2: the anchors on them become
+/// background unless another object claims them.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetAssigner {
+    matcher: Matcher,
+    coder: BoxCoder,
+}
+
+impl TargetAssigner {
+    /// The assigner of this matcher and this coder.
+    pub const fn new(matcher: Matcher, coder: BoxCoder) -> Self {
+        Self { matcher, coder }
+    }
+
+    /// The targets of these anchors for an image with these objects.
+    pub fn assign(&self, anchors: &[BoundingBox], objects: &[GroundTruth]) -> AnchorTargets {
+        let single: Vec<usize> = (0..objects.len())
+            .filter(|&index| !objects[index].crowd)
+            .collect();
+        let boxes: Vec<BoundingBox> = single.iter().map(|&index| objects[index].bbox).collect();
+
+        let mut positives = Vec::new();
+        let labels = self
+            .matcher
+            .assign(anchors, &boxes)
+            .into_iter()
+            .enumerate()
+            .map(|(anchor, assignment)| match assignment {
+                Assignment::Background => AnchorLabel::Background,
+                Assignment::Ignored => AnchorLabel::Ignored,
+                Assignment::Object(index) => {
+                    let object = single[index];
+                    let GroundTruth { bbox, class, .. } = objects[object];
+                    positives.push(PositiveAnchor {
+                        anchor,
+                        class,
+                        object,
+                        deltas: self.coder.encode(&anchors[anchor], &bbox),
+                    });
+                    AnchorLabel::Object(class)
+                }
+            })
+            .collect();
+        AnchorTargets { labels, positives }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use retinanet_boxes::ClassId;
+
+    use super::*;
+    use crate::{AnchorConfig, MatcherConfig};
+
+    fn assigner() -> TargetAssigner {
+        TargetAssigner::new(
+            MatcherConfig::default().init().unwrap(),
+            BoxCoder::default(),
+        )
+    }
+
+    fn object(bbox: BoundingBox, class: u32, crowd: bool) -> GroundTruth {
+        GroundTruth {
+            bbox,
+            class: ClassId(class),
+            crowd,
+        }
+    }
+
+    #[test]
+    fn targets_worked_by_hand() {
+        let anchors = [0.0, 10.0, 14.0, 40.0].map(|x| BoundingBox::new(x, 0.0, x + 10.0, 10.0));
+        let crowd = object(BoundingBox::new(40.0, 0.0, 50.0, 10.0), 7, true);
+        let single = object(BoundingBox::new(10.0, 0.0, 20.0, 10.0), 2, false);
+        let targets = assigner().assign(&anchors, &[crowd, single]);
+        // The third anchor overlaps the object by 6 of 14 columns, 0.43; the fourth lies on the
+        // crowd.
+        assert_eq!(
+            targets.labels,
+            [
+                AnchorLabel::Background,
+                AnchorLabel::Object(ClassId(2)),
+                AnchorLabel::Ignored,
+                AnchorLabel::Background
+            ]
+        );
+        assert_eq!(
+            targets.positives,
+            [PositiveAnchor {
+                anchor: 1,
+                class: ClassId(2),
+                object: 1,
+                deltas: [0.0; 4],
+            }]
+        );
+    }
+
+    #[test]
+    fn decoding_a_positive_gives_its_object_back() {
+        let generator = AnchorConfig::default().init(&[8, 16, 32, 64, 128]).unwrap();
+        let anchors = generator.generate(320, 320);
+        let objects = [
+            object(BoundingBox::new(20.0, 30.0, 90.0, 110.0), 0, false),
+            object(BoundingBox::new(150.0, 100.0, 310.0, 300.0), 1, false),
+            object(BoundingBox::new(200.0, 20.0, 206.0, 24.0), 2, false),
+        ];
+        let targets = assigner().assign(&anchors, &objects);
+        assert!(
+            targets
+                .positives
+                .is_sorted_by_key(|positive| positive.anchor)
+        );
+        for (index, object) in objects.iter().enumerate() {
+            let mut own = targets
+                .positives
+                .iter()
+                .filter(|positive| positive.object == index)
+                .peekable();
+            assert!(own.peek().is_some(), "object {index} has no anchor");
+            for positive in own {
+                let anchor = &anchors[positive.anchor];
+                let decoded = BoxCoder::default().decode(anchor, positive.deltas);
+                assert!(decoded.iou(&object.bbox) > 0.999, "{decoded:?}");
+                assert_eq!(positive.class, object.class);
+                assert_eq!(
+                    targets.labels[positive.anchor],
+                    AnchorLabel::Object(object.class)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_without_objects_is_background() {
+        let anchors = [BoundingBox::new(0.0, 0.0, 10.0, 10.0); 3];
+        let crowd = object(anchors[0], 0, true);
+        for objects in [&[][..], &[crowd]] {
+            let targets = assigner().assign(&anchors, objects);
+            assert_eq!(targets.labels, [AnchorLabel::Background; 3]);
+            assert_eq!(targets.positives, []);
+        }
+    }
+
+    #[test]
+    fn an_object_without_area_claims_nothing() {
+        let anchors = [BoundingBox::new(0.0, 0.0, 10.0, 10.0)];
+        let point = object(BoundingBox::new(5.0, 5.0, 5.0, 5.0), 0, false);
+        assert_eq!(
+            assigner().assign(&anchors, &[point]).labels,
+            [AnchorLabel::Background]
+        );
+    }
+}
