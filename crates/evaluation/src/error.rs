@@ -1,0 +1,104 @@
+use std::io;
+use std::path::PathBuf;
+
+use retinanet_boxes::{CategoryId, ImageId};
+
+/// Detections cannot be evaluated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluationError {
+    /// A file cannot be read; the message names it.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// A file holds something else than COCO annotations.
+    #[error(
+        "`{}` is not a COCO annotation file (an object with `images`, `annotations` and \
+         `categories`)",
+        path.display()
+    )]
+    NotCoco {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file holds something else than COCO results.
+    #[error(
+        "`{}` is not a list of detections (objects with `image_id`, `category_id`, `bbox` and \
+         `score`)",
+        path.display()
+    )]
+    NotDetections {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An annotation has no box to compare with.
+    #[error("annotation {annotation} of `{annotations}` has no `bbox`")]
+    NoBox {
+        /// What the annotations are called.
+        annotations: String,
+        /// The annotation's id.
+        annotation: u64,
+    },
+    /// Two categories share an id.
+    #[error("category id {} stands twice in `{annotations}`", category.0)]
+    DuplicateCategory {
+        /// What the annotations are called.
+        annotations: String,
+        /// The category id.
+        category: CategoryId,
+    },
+    /// Images that the annotations do not have.
+    #[error(
+        "`{annotations}` has no image with the id {}; is it another data set's?",
+        listed(images.iter().map(|image| image.0))
+    )]
+    UnknownImages {
+        /// What the annotations are called.
+        annotations: String,
+        /// The image ids that they lack.
+        images: Vec<ImageId>,
+    },
+    /// Categories that the annotations do not have.
+    #[error(
+        "`{annotations}` has no category with the id {}; are the detections' class indices \
+         instead of category ids?",
+        listed(categories.iter().map(|category| category.0))
+    )]
+    UnknownCategories {
+        /// What the annotations are called.
+        annotations: String,
+        /// The category ids that they lack.
+        categories: Vec<CategoryId>,
+    },
+    /// A detection holds a NaN or an infinity, so it has no place or no rank.
+    #[error(
+        "detection {index}, on image {}, has a box or a score that is not finite; did the \
+         model diverge?",
+        image.0
+    )]
+    NotFinite {
+        /// Which of the detections, counted from 0.
+        index: usize,
+        /// The image that it is on.
+        image: ImageId,
+    },
+    /// The metrics crate refused the input.
+    #[error("failed to compute the COCO metrics")]
+    Metrics(#[from] hotcoco::Error),
+}
+
+/// The ids, or the first few where there are many.
+fn listed(ids: impl ExactSizeIterator<Item = u64>) -> String {
+    const SHOWN: usize = 5;
+    let more = ids.len().saturating_sub(SHOWN);
+    let shown: Vec<String> = ids.take(SHOWN).map(|id| id.to_string()).collect();
+    match more {
+        0 => shown.join(", "),
+        more => format!("{} (and {more} more)", shown.join(", ")),
+    }
+}

@@ -1,0 +1,472 @@
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use hotcoco::params::IouType;
+use hotcoco::{Annotation, COCO, COCOeval, Category, Dataset, Image};
+use retinanet_boxes::{CategoryId, ImageId};
+use serde::Deserialize;
+
+use crate::{CocoDetection, EvaluationError, Metrics};
+
+/// Compares detections with the annotations of a data set.
+///
+/// The annotations are read once; each evaluation costs what its detections cost.
+#[derive(Clone)]
+pub struct Evaluator {
+    truth: Arc<COCO>,
+    /// What to call the annotations in messages.
+    annotations: String,
+}
+
+/// The keys of a COCO annotation file that count. [`Dataset`] would take any JSON object for an
+/// empty data set.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with `images`, `annotations` and `categories`")]
+struct CocoFile {
+    images: Vec<Image>,
+    annotations: Vec<Annotation>,
+    categories: Vec<Category>,
+}
+
+impl Evaluator {
+    /// Reads a COCO annotation file.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the file cannot be read or is not a COCO annotation file, an
+    /// annotation has no box, or a category id stands twice.
+    pub fn from_file(annotations: &Path) -> Result<Self, EvaluationError> {
+        let bytes = fs_err::read(annotations)?;
+        let file: CocoFile =
+            serde_json::from_slice(&bytes).map_err(|source| EvaluationError::NotCoco {
+                path: annotations.into(),
+                source,
+            })?;
+        let dataset = Dataset {
+            images: file.images,
+            annotations: file.annotations,
+            categories: file.categories,
+            ..Dataset::default()
+        };
+        Self::from_dataset(dataset, annotations.display().to_string())
+    }
+
+    /// Takes annotations that are already in memory; `annotations` is what to call them in
+    /// messages.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where an annotation has no box or a category id stands twice.
+    pub fn from_dataset(
+        mut dataset: Dataset,
+        annotations: impl Into<String>,
+    ) -> Result<Self, EvaluationError> {
+        let annotations = annotations.into();
+        if let Some(annotation) = dataset.annotations.iter().find(|it| it.bbox.is_none()) {
+            return Err(EvaluationError::NoBox {
+                annotation: annotation.id,
+                annotations,
+            });
+        }
+        if let Some(category) = repeated(dataset.categories.iter().map(|it| it.id)) {
+            return Err(EvaluationError::DuplicateCategory {
+                category: CategoryId(category),
+                annotations,
+            });
+        }
+        silence(&mut dataset);
+        let mut truth = COCO::from_dataset(dataset);
+        truth.fill_missing_areas();
+        // Masks served to find areas; they are most of a file and boxes do not need them.
+        for annotation in &mut truth.dataset.annotations {
+            annotation.segmentation = None;
+        }
+        Ok(Self {
+            truth: Arc::new(truth),
+            annotations,
+        })
+    }
+
+    /// The metrics of these detections over all images.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a detection is on an image or of a category that the annotations do
+    /// not have, or is not finite.
+    pub fn evaluate(&self, detections: &[CocoDetection]) -> Result<Metrics, EvaluationError> {
+        self.evaluate_on(detections, self.truth.get_img_ids(&[], &[]))
+    }
+
+    /// The metrics over these images only. Detections on other images are passed over.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error as [`Evaluator::evaluate`] does, and where the annotations do not have one
+    /// of the images.
+    pub fn evaluate_images(
+        &self,
+        detections: &[CocoDetection],
+        images: &[ImageId],
+    ) -> Result<Metrics, EvaluationError> {
+        self.require_images(images.iter().copied())?;
+        self.evaluate_on(detections, images.iter().map(|image| image.0).collect())
+    }
+
+    fn evaluate_on(
+        &self,
+        detections: &[CocoDetection],
+        images: Vec<u64>,
+    ) -> Result<Metrics, EvaluationError> {
+        self.require_known(detections)?;
+        // hotcoco takes no image ids at all for every image.
+        if images.is_empty() {
+            return Ok(Metrics::undefined(&self.truth));
+        }
+        let found = self
+            .truth
+            .load_res_anns(detections.iter().map(Annotation::from).collect())?;
+        let mut evaluation = COCOeval::new(Arc::clone(&self.truth), found, IouType::Bbox);
+        evaluation.params.img_ids = images;
+        evaluation.evaluate()?;
+        evaluation.accumulate();
+        // Sets the statistics; `summarize` would print them.
+        evaluation.summarize_lines();
+        Ok(Metrics::of(&evaluation))
+    }
+
+    /// Checks what hotcoco would print a warning about, or rank without meaning.
+    fn require_known(&self, detections: &[CocoDetection]) -> Result<(), EvaluationError> {
+        if let Some(index) = detections.iter().position(|it| !it.is_finite()) {
+            return Err(EvaluationError::NotFinite {
+                index,
+                image: detections[index].image_id,
+            });
+        }
+        self.require_images(detections.iter().map(|it| it.image_id))?;
+        let categories: BTreeSet<CategoryId> = detections
+            .iter()
+            .map(|it| it.category_id)
+            .filter(|category| self.truth.get_cat(category.0).is_none())
+            .collect();
+        if categories.is_empty() {
+            return Ok(());
+        }
+        Err(EvaluationError::UnknownCategories {
+            annotations: self.annotations.clone(),
+            categories: categories.into_iter().collect(),
+        })
+    }
+
+    fn require_images(&self, images: impl Iterator<Item = ImageId>) -> Result<(), EvaluationError> {
+        let unknown: BTreeSet<ImageId> = images
+            .filter(|image| self.truth.get_img(image.0).is_none())
+            .collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(EvaluationError::UnknownImages {
+            annotations: self.annotations.clone(),
+            images: unknown.into_iter().collect(),
+        })
+    }
+}
+
+/// Repairs what hotcoco would print a warning about: categories without a name, and annotations
+/// that share an id, which are numbered anew.
+fn silence(dataset: &mut Dataset) {
+    for category in &mut dataset.categories {
+        if category.name.is_empty() {
+            category.name = COCO::placeholder_cat_name(category.id);
+        }
+    }
+    if repeated(dataset.annotations.iter().map(|it| it.id)).is_some() {
+        for (id, annotation) in (1..).zip(&mut dataset.annotations) {
+            annotation.id = id;
+        }
+    }
+}
+
+/// The first id that stands a second time.
+fn repeated(ids: impl Iterator<Item = u64>) -> Option<u64> {
+    let mut seen = HashSet::new();
+    ids.into_iter().find(|&id| !seen.insert(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    fn image(id: u64) -> Image {
+        Image {
+            id,
+            ..Image::default()
+        }
+    }
+
+    fn annotation(id: u64, image_id: u64, bbox: [f64; 4]) -> Annotation {
+        Annotation {
+            id,
+            image_id,
+            category_id: 3,
+            bbox: Some(bbox),
+            ..Annotation::default()
+        }
+    }
+
+    fn category(id: u64, name: &str) -> Category {
+        Category {
+            id,
+            name: name.into(),
+            ..Category::default()
+        }
+    }
+
+    /// Two images with an object each, and a class that has no object.
+    fn dataset() -> Dataset {
+        Dataset {
+            images: vec![image(1), image(2)],
+            annotations: vec![
+                annotation(10, 1, [10.0, 10.0, 20.0, 20.0]),
+                annotation(11, 2, [0.0, 0.0, 50.0, 40.0]),
+            ],
+            categories: vec![category(3, "cell"), category(5, "dish")],
+            ..Dataset::default()
+        }
+    }
+
+    fn evaluator(dataset: Dataset) -> Evaluator {
+        Evaluator::from_dataset(dataset, "val.json").unwrap()
+    }
+
+    fn detection(image: u64, bbox: [f64; 4], score: f64) -> CocoDetection {
+        CocoDetection {
+            image_id: ImageId(image),
+            category_id: CategoryId(3),
+            bbox,
+            score,
+        }
+    }
+
+    /// Every object of [`dataset`], exactly.
+    fn perfect() -> Vec<CocoDetection> {
+        vec![
+            detection(1, [10.0, 10.0, 20.0, 20.0], 0.9),
+            detection(2, [0.0, 0.0, 50.0, 40.0], 0.8),
+        ]
+    }
+
+    #[track_caller]
+    fn assert_close(found: f64, expected: f64) {
+        assert!(
+            (found - expected).abs() < 1e-12,
+            "{found} is not {expected}"
+        );
+    }
+
+    #[test]
+    fn perfect_detections_score_1() {
+        let metrics = evaluator(dataset()).evaluate(&perfect()).unwrap();
+        for value in [
+            metrics.ap,
+            metrics.ap50,
+            metrics.ap75,
+            metrics.ap_small,
+            metrics.ap_medium,
+            metrics.ar1,
+            metrics.ar100,
+            metrics.per_class[0].ap,
+        ] {
+            assert_close(value, 1.0);
+        }
+        // 20 × 20 is small and 50 × 40 is medium; nothing is large.
+        assert_close(metrics.ap_large, -1.0);
+        assert_close(metrics.ar_large, -1.0);
+        assert_eq!(metrics.per_class[1].name, "dish");
+        assert_close(metrics.per_class[1].ap, -1.0);
+    }
+
+    #[test]
+    fn ap_worked_by_hand() {
+        // By score: a hit, a miss, a hit whose IoU is 0.8. At IoU 0.5 to 0.8 (7 of 10 thresholds)
+        // recall is 1/2 at precision 1, then 1 at precision 2/3; of the 101 recalls 51 are up to
+        // 1/2. Above, the second object is lost and recall ends at 1/2.
+        let detections = [
+            detection(1, [10.0, 10.0, 20.0, 20.0], 0.9),
+            detection(1, [80.0, 80.0, 20.0, 20.0], 0.8),
+            detection(2, [0.0, 0.0, 40.0, 40.0], 0.7),
+        ];
+        let metrics = evaluator(dataset()).evaluate(&detections).unwrap();
+        let both = (51.0 + 50.0 * 2.0 / 3.0) / 101.0;
+        let one = 51.0 / 101.0;
+        assert_close(metrics.ap50, both);
+        assert_close(metrics.ap75, both);
+        assert_close(metrics.ap, 0.7 * both + 0.3 * one);
+        assert_close(metrics.ar1, 0.7 + 0.3 * 0.5);
+        assert_close(metrics.per_class[0].ap, metrics.ap);
+        assert_close(metrics.per_class[0].ap50, both);
+    }
+
+    #[test]
+    fn no_detections_score_0() {
+        let metrics = evaluator(dataset()).evaluate(&[]).unwrap();
+        assert_close(metrics.ap, 0.0);
+        assert_close(metrics.ar100, 0.0);
+        assert_close(metrics.ap_large, -1.0);
+        assert_close(metrics.per_class[0].ap, 0.0);
+        assert_close(metrics.per_class[1].ap, -1.0);
+    }
+
+    #[test]
+    fn without_annotations_nothing_is_defined() {
+        let dataset = Dataset {
+            annotations: vec![],
+            ..dataset()
+        };
+        for detections in [vec![], perfect()] {
+            let metrics = evaluator(dataset.clone()).evaluate(&detections).unwrap();
+            assert_close(metrics.ap, -1.0);
+            assert_close(metrics.ar100, -1.0);
+            assert_eq!(metrics.per_class.len(), 2);
+        }
+        let metrics = evaluator(Dataset::default()).evaluate(&[]).unwrap();
+        assert_close(metrics.ap, -1.0);
+        assert_eq!(metrics.per_class, []);
+    }
+
+    #[test]
+    fn a_subset_of_images_is_all_that_counts() {
+        let evaluator = evaluator(dataset());
+        let detections = &perfect()[..1];
+        assert_close(evaluator.evaluate(detections).unwrap().ar100, 0.5);
+        let on = |images: &[u64]| {
+            let images: Vec<ImageId> = images.iter().copied().map(ImageId).collect();
+            evaluator.evaluate_images(detections, &images).unwrap()
+        };
+        assert_close(on(&[1]).ap, 1.0);
+        assert_close(on(&[1, 1]).ap, 1.0);
+        assert_close(on(&[2]).ap, 0.0);
+        assert_eq!(on(&[1, 2]), evaluator.evaluate(detections).unwrap());
+        let nothing = on(&[]);
+        assert_close(nothing.ap, -1.0);
+        assert_eq!(nothing.per_class.len(), 2);
+    }
+
+    #[test]
+    fn an_annotation_with_id_0_can_be_found() {
+        let mut dataset = dataset();
+        dataset.annotations[0].id = 0;
+        let metrics = evaluator(dataset).evaluate(&perfect()).unwrap();
+        assert_close(metrics.ap, 1.0);
+    }
+
+    #[test]
+    fn annotations_that_share_an_id_are_all_kept() {
+        let mut dataset = dataset();
+        dataset.annotations[0].id = 11;
+        let metrics = evaluator(dataset).evaluate(&perfect()).unwrap();
+        assert_close(metrics.ap, 1.0);
+    }
+
+    #[test]
+    fn a_crowd_neither_misses_nor_is_missed() {
+        let mut dataset = dataset();
+        dataset.annotations[1].iscrowd = true;
+        let evaluator = evaluator(dataset);
+        for found in [1, 2] {
+            assert_close(evaluator.evaluate(&perfect()[..found]).unwrap().ap, 1.0);
+        }
+    }
+
+    #[test]
+    fn a_category_without_a_name_gets_one() {
+        let mut dataset = dataset();
+        dataset.categories[1].name = String::new();
+        let metrics = evaluator(dataset).evaluate(&perfect()).unwrap();
+        assert_eq!(metrics.per_class[1].name, "cat_5");
+    }
+
+    #[test]
+    fn detections_of_another_data_set_are_refused() {
+        let mut detections = perfect();
+        detections.extend((20..27).map(|image| detection(image, [0.0; 4], 0.5)));
+        let evaluator = evaluator(dataset());
+        assert_eq!(
+            evaluator.evaluate(&detections).unwrap_err().to_string(),
+            "`val.json` has no image with the id 20, 21, 22, 23, 24 (and 2 more); is it another \
+             data set's?"
+        );
+        detections.truncate(2);
+        detections[0].category_id = CategoryId(0);
+        assert_eq!(
+            evaluator.evaluate(&detections).unwrap_err().to_string(),
+            "`val.json` has no category with the id 0; are the detections' class indices instead \
+             of category ids?"
+        );
+        assert!(matches!(
+            evaluator.evaluate_images(&perfect(), &[ImageId(1), ImageId(4)]),
+            Err(EvaluationError::UnknownImages { images, .. }) if images == [ImageId(4)]
+        ));
+    }
+
+    #[test]
+    fn a_detection_that_is_not_finite_is_refused() {
+        let mut detections = perfect();
+        detections[1].score = f64::NAN;
+        let evaluator = evaluator(dataset());
+        assert_eq!(
+            evaluator.evaluate(&detections).unwrap_err().to_string(),
+            "detection 1, on image 2, has a box or a score that is not finite; did the model \
+             diverge?"
+        );
+    }
+
+    #[test]
+    fn an_annotation_must_have_a_box() {
+        let mut dataset = dataset();
+        dataset.annotations[1].bbox = None;
+        let error = Evaluator::from_dataset(dataset, "val.json").err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "annotation 11 of `val.json` has no `bbox`"
+        );
+    }
+
+    #[test]
+    fn a_category_id_must_stand_once() {
+        let mut dataset = dataset();
+        dataset.categories[1].id = 3;
+        let error = Evaluator::from_dataset(dataset, "val.json").err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "category id 3 stands twice in `val.json`"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_coco_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("val.json");
+        for (text, reason) in [
+            ("[]", "expected an object with `images`"),
+            ("{}", "missing field `images`"),
+            (
+                r#"{"images": [], "categories": []}"#,
+                "missing field `annotations`",
+            ),
+            ("{\"images\": [", "EOF while parsing"),
+        ] {
+            fs_err::write(&path, text).unwrap();
+            let error = Evaluator::from_file(&path).err().unwrap();
+            let message = error.to_string();
+            assert!(
+                message.contains("val.json` is not a COCO annotation file"),
+                "{message}"
+            );
+            let source = error.source().unwrap().to_string();
+            assert!(source.contains(reason), "{source}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+use std::fmt;
+
+use hotcoco::metrics::{is_computed, mean_or_missing};
+use hotcoco::{COCO, COCOeval};
+use retinanet_boxes::CategoryId;
+use serde::{Deserialize, Serialize};
+
+/// The metrics of the COCO challenge, each in `[0, 1]`, or −1 where there is no object to find.
+///
+/// AP is the average precision over `IoU` thresholds 0.50 to 0.95, recalls and classes, AR the
+/// recall averaged likewise, and each takes at most 100 detections an image and class where no
+/// other number is named. Serialised, the fields have COCO's short names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Average precision.
+    #[serde(rename = "AP")]
+    pub ap: f64,
+    /// AP at an `IoU` of 0.50.
+    #[serde(rename = "AP50")]
+    pub ap50: f64,
+    /// AP at an `IoU` of 0.75.
+    #[serde(rename = "AP75")]
+    pub ap75: f64,
+    /// AP of objects up to 32² square pixels.
+    #[serde(rename = "APs")]
+    pub ap_small: f64,
+    /// AP of objects from 32² to 96² square pixels.
+    #[serde(rename = "APm")]
+    pub ap_medium: f64,
+    /// AP of objects from 96² square pixels.
+    #[serde(rename = "APl")]
+    pub ap_large: f64,
+    /// Average recall with one detection an image and class.
+    #[serde(rename = "AR1")]
+    pub ar1: f64,
+    /// AR with 10 detections.
+    #[serde(rename = "AR10")]
+    pub ar10: f64,
+    /// AR with 100 detections.
+    #[serde(rename = "AR100")]
+    pub ar100: f64,
+    /// AR of objects up to 32² square pixels.
+    #[serde(rename = "ARs")]
+    pub ar_small: f64,
+    /// AR of objects from 32² to 96² square pixels.
+    #[serde(rename = "ARm")]
+    pub ar_medium: f64,
+    /// AR of objects from 96² square pixels.
+    #[serde(rename = "ARl")]
+    pub ar_large: f64,
+    /// Every category of the annotations, by category id.
+    pub per_class: Vec<ClassMetrics>,
+}
+
+/// The metrics of one category, or −1 where there is no object of it to find.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassMetrics {
+    /// The COCO category id.
+    pub category_id: CategoryId,
+    /// The category's name.
+    pub name: String,
+    /// Average precision over `IoU` thresholds 0.50 to 0.95 and recalls.
+    #[serde(rename = "AP")]
+    pub ap: f64,
+    /// AP at an `IoU` of 0.50.
+    #[serde(rename = "AP50")]
+    pub ap50: f64,
+}
+
+impl Metrics {
+    /// A table of the classes by falling AP, those without objects last.
+    pub fn class_table(&self) -> String {
+        let mut classes: Vec<&ClassMetrics> = self.per_class.iter().collect();
+        classes.sort_by(|a, b| b.ap.total_cmp(&a.ap));
+        let width = classes
+            .iter()
+            .map(|class| class.name.chars().count())
+            .fold("class".len(), usize::max);
+
+        let mut table = format!("{:<width$}     AP   AP50\n", "class");
+        table.extend(classes.into_iter().map(|class| {
+            let (ap, ap50) = (shown(class.ap), shown(class.ap50));
+            format!("{:<width$}  {ap}  {ap50}\n", class.name)
+        }));
+        table
+    }
+
+    /// Reads a finished evaluation.
+    pub(crate) fn of(evaluation: &COCOeval) -> Self {
+        let names = evaluation.metric_keys();
+        let values = evaluation.stats().unwrap_or_default();
+        let value = |name: &str| {
+            let place = names.iter().position(|&found| found == name);
+            place
+                .and_then(|place| values.get(place).copied())
+                .unwrap_or(-1.0)
+        };
+        Self::new(value, ClassMetrics::of(evaluation))
+    }
+
+    /// The metrics where there is nothing to find.
+    pub(crate) fn undefined(truth: &COCO) -> Self {
+        let per_class = truth
+            .get_cat_ids(&[], &[], &[])
+            .into_iter()
+            .map(|category| ClassMetrics {
+                category_id: CategoryId(category),
+                name: truth.cat_name(category),
+                ap: -1.0,
+                ap50: -1.0,
+            })
+            .collect();
+        Self::new(|_| -1.0, per_class)
+    }
+
+    fn new(value: impl Fn(&str) -> f64, per_class: Vec<ClassMetrics>) -> Self {
+        Self {
+            ap: value("AP"),
+            ap50: value("AP50"),
+            ap75: value("AP75"),
+            ap_small: value("APs"),
+            ap_medium: value("APm"),
+            ap_large: value("APl"),
+            ar1: value("AR1"),
+            ar10: value("AR10"),
+            ar100: value("AR100"),
+            ar_small: value("ARs"),
+            ar_medium: value("ARm"),
+            ar_large: value("ARl"),
+            per_class,
+        }
+    }
+}
+
+impl fmt::Display for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("AP", self.ap, "average precision, IoU 0.50 to 0.95"),
+            ("AP50", self.ap50, "at IoU 0.50"),
+            ("AP75", self.ap75, "at IoU 0.75"),
+            ("APs", self.ap_small, "objects up to 32² pixels"),
+            ("APm", self.ap_medium, "objects from 32² to 96² pixels"),
+            ("APl", self.ap_large, "objects from 96² pixels"),
+            ("AR1", self.ar1, "average recall, 1 detection an image"),
+            ("AR10", self.ar10, "10 detections"),
+            ("AR100", self.ar100, "100 detections"),
+            ("ARs", self.ar_small, "objects up to 32² pixels"),
+            ("ARm", self.ar_medium, "objects from 32² to 96² pixels"),
+            ("ARl", self.ar_large, "objects from 96² pixels"),
+        ];
+        for (name, value, meaning) in rows {
+            writeln!(formatter, "{name:<5}  {}  {meaning}", shown(value))?;
+        }
+        Ok(())
+    }
+}
+
+impl ClassMetrics {
+    fn of(evaluation: &COCOeval) -> Vec<Self> {
+        let Some(curves) = evaluation.accumulated() else {
+            return Vec::new();
+        };
+        let params = &evaluation.params;
+        let (area, cap) = (params.all_area_idx(), params.max_det_idx());
+        let thresholds: Vec<usize> = (0..curves.shape.t).collect();
+        let at_50: Vec<usize> = params.iou_thr_idx(0.5).into_iter().collect();
+        // Average precision is the mean of a class's precision curves over their recalls.
+        let average = |class: usize, thresholds: &[usize]| {
+            let precisions = thresholds.iter().flat_map(|&threshold| {
+                (0..curves.shape.r).map(move |recall| {
+                    curves.precision[curves.precision_idx(threshold, recall, class, area, cap)]
+                })
+            });
+            let (sum, count) = precisions
+                .filter(|&precision| is_computed(precision))
+                .fold((0.0, 0), |(sum, count), precision| {
+                    (sum + precision, count + 1)
+                });
+            mean_or_missing(sum, count)
+        };
+        curves
+            .cat_ids
+            .iter()
+            .enumerate()
+            .map(|(class, &category)| Self {
+                category_id: CategoryId(category),
+                name: evaluation.coco_gt().cat_name(category),
+                ap: average(class, &thresholds),
+                ap50: average(class, &at_50),
+            })
+            .collect()
+    }
+}
+
+/// A metric in five columns, a dash where it is undefined.
+fn shown(value: f64) -> String {
+    if is_computed(value) {
+        format!("{value:5.3}")
+    } else {
+        format!("{:>5}", "-")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics() -> Metrics {
+        let class = |category, name: &str, ap| ClassMetrics {
+            category_id: CategoryId(category),
+            name: name.into(),
+            ap,
+            ap50: ap,
+        };
+        let per_class = vec![
+            class(1, "Platelets", 0.25),
+            class(2, "dish", -1.0),
+            class(3, "WBC", 1.0),
+        ];
+        Metrics::new(|name| if name == "APl" { -1.0 } else { 0.50458 }, per_class)
+    }
+
+    #[test]
+    fn the_summary_is_a_table() {
+        let text = metrics().to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 12);
+        assert_eq!(
+            lines[0],
+            "AP     0.505  average precision, IoU 0.50 to 0.95"
+        );
+        assert_eq!(lines[5], "APl        -  objects from 96² pixels");
+        assert_eq!(lines[8], "AR100  0.505  100 detections");
+    }
+
+    #[test]
+    fn the_class_table_starts_with_the_best() {
+        assert_eq!(
+            metrics().class_table(),
+            "class         AP   AP50\n\
+             WBC        1.000  1.000\n\
+             Platelets  0.250  0.250\n\
+             dish           -      -\n"
+        );
+    }
+
+    #[test]
+    fn metrics_are_written_under_cocos_names() {
+        let value = serde_json::to_value(metrics()).unwrap();
+        let object = value.as_object().unwrap();
+        let mut names: Vec<&str> = object.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "AP",
+                "AP50",
+                "AP75",
+                "APl",
+                "APm",
+                "APs",
+                "AR1",
+                "AR10",
+                "AR100",
+                "ARl",
+                "ARm",
+                "ARs",
+                "per_class",
+            ]
+        );
+        assert_eq!(
+            object["per_class"][0],
+            serde_json::json!({"category_id": 1, "name": "Platelets", "AP": 0.25, "AP50": 0.25})
+        );
+        assert_eq!(serde_json::from_value::<Metrics>(value).unwrap(), metrics());
+    }
+}
