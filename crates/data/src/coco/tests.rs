@@ -1,0 +1,263 @@
+use retinanet_boxes::ClassId;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::shared::shared_data;
+
+fn read(text: &str, options: ReadOptions) -> Result<CocoDataset, DataError> {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("train.json");
+    fs_err::write(&path, text).expect("the folder is ours");
+    CocoDataset::read_with(&path, Path::new("images"), options)
+}
+
+fn read_json(file: &Value) -> Result<CocoDataset, DataError> {
+    read(&file.to_string(), ReadOptions::default())
+}
+
+fn message(text: &str) -> String {
+    let error = read(text, ReadOptions::default()).expect_err("this file is no data set");
+    match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Two images of 100×80, given in the wrong order, and categories with a gap.
+fn file(annotations: &Value) -> Value {
+    json!({
+        "images": [
+            {"id": 9, "file_name": "b/two.png", "width": 100, "height": 80},
+            {"id": 4, "file_name": "one.png", "width": 100, "height": 80, "license": 3},
+        ],
+        "categories": [
+            {"id": 7, "name": "dog", "supercategory": "animal"},
+            {"id": 3, "name": "cat"},
+        ],
+        "annotations": annotations,
+    })
+}
+
+#[test]
+fn a_file_becomes_records() -> Result<(), DataError> {
+    let data = read_json(&file(&json!([
+        {"id": 1, "image_id": 9, "category_id": 7, "bbox": [10, 20, 30, 40], "iscrowd": 1,
+         "segmentation": {"counts": [1, 2], "size": [80, 100]}, "area": 12.5},
+        {"id": 2, "image_id": 9.0, "category_id": 3, "bbox": [0.5, 0, 1.5, 1],
+         "segmentation": [[1, 2, 3, 4, 5, 6]], "extra": null},
+    ])))?;
+
+    assert_eq!(data.classes.name(ClassId(0)), "cat");
+    assert_eq!(data.classes.category(ClassId(1)), Some(CategoryId(7)));
+    assert_eq!(data.images.len(), 2);
+    assert_eq!(data.images[0].id, ImageId(4));
+    assert!(data.images[0].objects.is_empty());
+    assert_eq!(data.images[1].file_name, "b/two.png");
+    assert_eq!(data.images[1].path, Path::new("images/b/two.png"));
+    let expected = [
+        GroundTruth {
+            bbox: BoundingBox::new(10.0, 20.0, 40.0, 60.0),
+            class: ClassId(1),
+            crowd: true,
+        },
+        GroundTruth {
+            bbox: BoundingBox::new(0.5, 0.0, 2.0, 1.0),
+            class: ClassId(0),
+            crowd: false,
+        },
+    ];
+    assert_eq!(data.images[1].objects, expected);
+    assert!(data.dropped.is_empty());
+    Ok(())
+}
+
+#[test]
+fn useless_boxes_are_left_out_and_listed() -> Result<(), DataError> {
+    let annotation =
+        |id: u64, bbox: &Value| json!({"id": id, "image_id": 4, "category_id": 3, "bbox": bbox});
+    let data = read_json(&file(&json!([
+        annotation(1, &json!([10, 10, 0, 5])),
+        annotation(2, &json!([10, 10, 5, -1])),
+        annotation(3, &json!([10, null, 5, 5])),
+        annotation(4, &json!([1e300, 0, 1, 1])),
+        annotation(5, &json!([100, 0, 10, 10])),
+        annotation(6, &json!([-20, 0, 20, 10])),
+        annotation(7, &json!([])),
+        annotation(8, &json!([-20, 0, 21, 1000])),
+    ])))?;
+
+    assert_eq!(data.images[0].objects.len(), 1);
+    assert_eq!(
+        data.images[0].objects[0].bbox,
+        BoundingBox::new(-20.0, 0.0, 1.0, 1000.0)
+    );
+    let reasons: Vec<_> = (data.dropped.iter())
+        .map(|dropped| (dropped.annotation, dropped.reason))
+        .collect();
+    let empty = |width, height| DropReason::Empty { width, height };
+    let expected = [
+        (1, empty(0.0, 5.0)),
+        (2, empty(5.0, -1.0)),
+        (3, DropReason::NotFinite),
+        (4, DropReason::NotFinite),
+        (5, DropReason::Outside),
+        (6, DropReason::Outside),
+        (7, DropReason::NoBox),
+    ];
+    assert_eq!(reasons, expected);
+    assert_eq!(
+        data.dropped[0].to_string(),
+        "annotation 1 of image 4: its box is 0 wide and 5 high"
+    );
+    Ok(())
+}
+
+#[test]
+fn images_without_objects_can_be_left_out() -> Result<(), DataError> {
+    let crowd = json!([
+        {"id": 1, "image_id": 4, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": true},
+    ]);
+    let file = file(&crowd).to_string();
+    let all = read(&file, ReadOptions { keep_empty: true })?;
+    assert_eq!(all.images.len(), 2);
+    // A crowd alone gives nothing to learn.
+    let some = read(&file, ReadOptions { keep_empty: false })?;
+    assert_eq!(some.images, []);
+    Ok(())
+}
+
+#[test]
+fn files_of_another_kind_are_named_with_what_is_missing() {
+    let list = message(r#"[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]"#);
+    assert!(
+        list.contains("train.json` is no COCO instances file: it is a list"),
+        "{list}"
+    );
+    let other = message(r#"{"images": [], "license": "MIT"}"#);
+    assert!(
+        other.contains("it has no `annotations`, no `categories`"),
+        "{other}"
+    );
+    let number = message("3");
+    assert!(number.contains("it is a single value"), "{number}");
+    for text in ["", "{\"images\": [", "<html>", "{\"images\": [NaN]}"] {
+        let broken = message(text);
+        assert!(broken.contains("train.json` is not JSON: "), "{broken}");
+    }
+}
+
+#[test]
+fn records_of_the_wrong_shape_are_named_by_line() {
+    let text = "{\"annotations\": [\n{\"id\": 1, \"image_id\": \"4\"}]}";
+    let error = message(text);
+    assert!(error.contains("expected an id"), "{error}");
+    assert!(error.contains("line 2"), "{error}");
+    for id in ["-1", "1.5", "1e300"] {
+        let error = message(&format!("{{\"images\": [{{\"id\": {id}}}]}}"));
+        assert!(error.contains("whole number of at least 0"), "{error}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped() -> Result<(), DataError> {
+    let text = format!("\u{FEFF}{}", file(&json!([])));
+    read(&text, ReadOptions::default()).map(|_| ())
+}
+
+#[test]
+fn contradictions_are_named_by_id() {
+    let orphan = json!([{"id": 5, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}]);
+    let unknown = json!([{"id": 5, "image_id": 4, "category_id": 1, "bbox": [0, 0, 1, 1]}]);
+    let rotated = json!([{"id": 5, "image_id": 4, "category_id": 3, "bbox": [0, 0, 1, 1, 45]}]);
+    let mut twin_image = file(&json!([]));
+    twin_image["images"][0]["id"] = json!(4);
+    let mut twin_category = file(&json!([]));
+    twin_category["categories"][0]["id"] = json!(3);
+    let mut flat = file(&json!([]));
+    flat["images"][0]["height"] = json!(0);
+
+    for (file, expected) in [
+        (file(&orphan), "annotation 5 of "),
+        (file(&orphan), "points at image 1,"),
+        (file(&unknown), "annotation 5 of "),
+        (file(&unknown), "points at category 1,"),
+        (file(&rotated), "`bbox` of 5 numbers"),
+        (twin_image, "image id 4 stands twice"),
+        (twin_category, "category id 3 stands twice"),
+        (flat, "image 9 of "),
+    ] {
+        let error = message(&file.to_string());
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains("train.json"), "{error}");
+    }
+}
+
+#[test]
+fn missing_images_are_counted() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("train.json");
+    fs_err::write(&path, file(&json!([])).to_string()).expect("the folder is ours");
+    let data = CocoDataset::read(&path, folder.path()).expect("the file is sound");
+
+    let error = data.check_files().expect_err("no image is there");
+    assert!(
+        error
+            .to_string()
+            .contains("one.png` does not exist, and 2 of 2"),
+        "{error}"
+    );
+
+    fs_err::write(folder.path().join("one.png"), "").expect("the folder is ours");
+    fs_err::create_dir(folder.path().join("b")).expect("the folder is ours");
+    fs_err::write(folder.path().join("b/two.png"), "").expect("the folder is ours");
+    assert!(data.check_files().is_ok());
+}
+
+/// The counts stand in the data's own description.
+#[test]
+fn real_files_are_read() -> Result<(), DataError> {
+    let mut crowds = 0;
+    for (name, annotations, images, dropped) in [
+        ("bccd", "train.json", 205, &[][..]),
+        ("bccd", "train_raw.json", 205, &[2288]),
+        ("bccd", "val_raw.json", 87, &[3692]),
+        ("cards", "train.json", 296, &[]),
+        ("fruits_nuts", "train.json", 13, &[]),
+        ("coco_free", "train.json", 92, &[]),
+        ("coco_free", "val.json", 66, &[]),
+    ] {
+        let Some(folder) = shared_data(name) else {
+            return Ok(());
+        };
+        let data = CocoDataset::read(&folder.join(annotations), &folder.join("images"))?;
+        data.check_files()?;
+        assert_eq!(data.images.len(), images, "{name}/{annotations}");
+        let ids: Vec<_> = data
+            .dropped
+            .iter()
+            .map(|dropped| dropped.annotation)
+            .collect();
+        assert_eq!(ids, dropped, "{name}/{annotations}");
+        crowds += (data.images.iter())
+            .flat_map(|image| &image.objects)
+            .filter(|object| object.crowd)
+            .count();
+    }
+    assert_eq!(crowds, 17);
+    Ok(())
+}
+
+#[test]
+fn planted_faults_are_refused() {
+    let Some(cases) = shared_data("json_cases") else {
+        return;
+    };
+    for (name, expected) in [
+        ("hotcoco_healthcheck_bad.json", "image id 1 stands twice"),
+        ("hotcoco_dt.json", "it is a list"),
+    ] {
+        let error = CocoDataset::read(&cases.join(name), &cases).expect_err(name);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}

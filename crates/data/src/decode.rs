@@ -1,0 +1,297 @@
+use std::io::Cursor;
+use std::path::Path;
+
+use image::error::{ParameterError, ParameterErrorKind};
+use image::metadata::Orientation;
+use image::{
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage,
+};
+
+use crate::DataError;
+
+/// Decodes an image file to upright RGB.
+///
+/// The format is told by the file's content, not by its name. The EXIF orientation is applied, so
+/// that the pixels stand as a viewer shows them; an orientation that stands only in XMP or in a
+/// PNG's text is not seen. Grey, palette, 1-bit, 16-bit and CMYK pictures become 8-bit
+/// RGB, and transparency is dropped without blending, as `Image.convert("RGB")` of Pillow does. Of
+/// an animation, the first frame counts.
+///
+/// # Errors
+///
+/// Returns [`DataError::Read`], [`DataError::Decode`] or [`DataError::Truncated`], each with the
+/// file's name.
+pub fn decode_image(path: &Path) -> Result<RgbImage, DataError> {
+    let unreadable = |source| DataError::Read {
+        path: path.into(),
+        source,
+    };
+    let bytes = fs_err::read(path).map_err(unreadable)?;
+    let reader = ImageReader::new(Cursor::new(bytes.as_slice()))
+        .with_guessed_format()
+        .map_err(unreadable)?;
+    // The decoders of JPEG and PNG take what they get: they fill the rest of a file that was cut
+    // short with grey, or stop at the last pixel. A model must not learn from grey.
+    let complete = match reader.format() {
+        Some(ImageFormat::Jpeg) => jpeg_is_complete(&bytes),
+        Some(ImageFormat::Png) => png_is_complete(&bytes),
+        _ => true,
+    };
+
+    let decoded = reader.into_decoder().and_then(|mut decoder| {
+        let orientation = orientation(&mut decoder)?;
+        let mut image = DynamicImage::from_decoder(decoder)?;
+        image.apply_orientation(orientation);
+        if image.width() == 0 || image.height() == 0 {
+            let kind = ParameterErrorKind::DimensionMismatch;
+            return Err(ImageError::Parameter(ParameterError::from_kind(kind)));
+        }
+        Ok(image)
+    });
+    let image = decoded.map_err(|source| DataError::Decode {
+        path: path.into(),
+        source,
+    })?;
+    if !complete {
+        return Err(DataError::Truncated { path: path.into() });
+    }
+    Ok(image.into_rgb8())
+}
+
+fn orientation(decoder: &mut impl ImageDecoder) -> ImageResult<Orientation> {
+    // Pillow and others write JPEG's prefix into WebP files too, where the decoder does not expect
+    // it.
+    if let Some(exif) = decoder.exif_metadata()?
+        && let Some(tiff) = exif.strip_prefix(b"Exif\0\0")
+        && let Some(orientation) = Orientation::from_exif_chunk(tiff)
+    {
+        return Ok(orientation);
+    }
+    decoder.orientation()
+}
+
+/// Whether the chunks of a PNG follow one another up to `IEND`.
+fn png_is_complete(bytes: &[u8]) -> bool {
+    const SIGNATURE: usize = 8;
+    const LENGTH_TYPE_AND_CHECKSUM: usize = 12;
+    let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
+    while let &[a, b, c, d, ref tail @ ..] = rest {
+        if tail.starts_with(b"IEND") {
+            return true;
+        }
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        rest = rest
+            .get(length.saturating_add(LENGTH_TYPE_AND_CHECKSUM)..)
+            .unwrap_or_default();
+    }
+    false
+}
+
+/// Whether the segments and scans of a JPEG follow one another up to the end marker.
+///
+/// Searching for the marker's bytes would not do: an embedded thumbnail has one of its own.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const START_OF_IMAGE: u8 = 0xD8;
+    const END_OF_IMAGE: u8 = 0xD9;
+    /// In a scan: an escaped `0xFF`, restarts, fill bytes. Outside: `TEM`, which is as bare.
+    const BARE: [u8; 11] = [
+        0x00,
+        0x01,
+        0xD0,
+        0xD1,
+        0xD2,
+        0xD3,
+        0xD4,
+        0xD5,
+        0xD6,
+        0xD7,
+        START_OF_IMAGE,
+    ];
+    let mut rest = bytes;
+    // Between segments nothing but markers should stand, so that skipping to the next `0xFF`
+    // crosses the data of a scan, and whatever junk a camera left, in the same way.
+    while let Some(next) = rest.iter().position(|&byte| byte == 0xFF) {
+        rest = &rest[next + 1..];
+        match rest {
+            [END_OF_IMAGE, ..] => return true,
+            // A fill byte: the marker may begin at the next one.
+            [0xFF, ..] => {}
+            [marker, tail @ ..] if BARE.contains(marker) => rest = tail,
+            &[_, high, low, ..] => {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                rest = rest.get(1 + length..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+    use serde::Deserialize;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::shared::shared_data;
+
+    #[derive(Deserialize)]
+    struct Expectation {
+        file_name: String,
+        upright_size: (u32, u32),
+        pil_error: Option<String>,
+        pil_rgb_mean_upright: Option<[f64; 3]>,
+    }
+
+    /// What Pillow reads and we do not; the error names the file.
+    const NOT_SUPPORTED: [&str; 6] = [
+        // Formats that no camera or data set uses, so they are not compiled in.
+        "hopper.ppm",
+        "hopper.qoi",
+        "hopper_8bit.pgm",
+        "hopper_16bit.pgm",
+        "hopper_1bit.pbm",
+        // `image` has no colour type of 4 bits of grey.
+        "hopper_gray_4bpp.tif",
+    ];
+
+    /// Largest difference of a mean colour: decoders round the inverse cosine transform and the
+    /// upsampling of colour differently.
+    const TOLERANCE: f64 = 1.0;
+
+    #[test]
+    fn odd_files_decode_as_pillow_decodes_them() -> Result<(), Box<dyn std::error::Error>> {
+        let Some(folder) = shared_data("oddities") else {
+            return Ok(());
+        };
+        let expectations = fs_err::read(folder.join("decode_expectations.json"))?;
+        let expectations: Vec<Expectation> = serde_json::from_slice(&expectations)?;
+
+        let faults: Vec<_> = expectations
+            .iter()
+            .filter_map(|expectation| fault(&folder, expectation))
+            .collect();
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        Ok(())
+    }
+
+    /// What is wrong with the way that we decode a file.
+    fn fault(folder: &Path, expectation: &Expectation) -> Option<String> {
+        let name = &expectation.file_name;
+        let decoded = decode_image(&folder.join("images").join(name));
+        if NOT_SUPPORTED.contains(&name.as_str()) || expectation.pil_error.is_some() {
+            return match decoded {
+                Ok(_) => Some(format!("{name}: decoded, which must be an error")),
+                Err(error) => (!error.to_string().contains(name.as_str()))
+                    .then(|| format!("{name}: its name is not in {error}")),
+            };
+        }
+        let image = match decoded {
+            Ok(image) => image,
+            Err(error) => return Some(format!("{name}: {error:?}")),
+        };
+        if image.dimensions() != expectation.upright_size {
+            return Some(format!("{name}: size {:?}", image.dimensions()));
+        }
+        let mean = mean(&image);
+        let expected = expectation.pil_rgb_mean_upright?;
+        let off = (mean.iter().zip(expected)).any(|(mean, pil)| (mean - pil).abs() > TOLERANCE);
+        off.then(|| format!("{name}: mean {mean:.2?}, expected {expected:.2?}"))
+    }
+
+    fn mean(image: &RgbImage) -> [f64; 3] {
+        let mut sums = [0_u64; 3];
+        for pixel in image.pixels() {
+            for (sum, value) in sums.iter_mut().zip(pixel.0) {
+                *sum += u64::from(value);
+            }
+        }
+        let pixels = f64::from(image.width()) * f64::from(image.height());
+        sums.map(|sum| sum as f64 / pixels)
+    }
+
+    /// A mean colour cannot tell a picture from its mirror image.
+    #[test]
+    fn every_orientation_gives_the_same_picture() -> Result<(), DataError> {
+        let Some(folder) = shared_data("oddities") else {
+            return Ok(());
+        };
+        let images = folder.join("images");
+        let upright = decode_image(&images.join("hopper.jpg"))?;
+        for extension in ["jpg", "webp"] {
+            for orientation in 2..=8 {
+                let name = format!("hopper_orientation_{orientation}.{extension}");
+                let image = decode_image(&images.join(&name))?;
+                let differences = image.as_raw().iter().zip(upright.as_raw());
+                let sum: u64 = differences.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+                let difference = sum as f64 / upright.as_raw().len() as f64;
+                // Lossy encodings differ by about 5 levels, other orientations by 50.
+                assert!(difference < 15.0, "{name}: {difference:.1}");
+            }
+        }
+        Ok(())
+    }
+
+    fn encoded(format: ImageFormat) -> Vec<u8> {
+        let image = RgbImage::from_fn(64, 48, |x, y| {
+            Rgb([4 * x as u8, 5 * y as u8, (x * y) as u8])
+        });
+        let mut bytes = Cursor::new(Vec::new());
+        image
+            .write_to(&mut bytes, format)
+            .expect("a picture in memory can be encoded");
+        bytes.into_inner()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<RgbImage, DataError> {
+        let folder = TempDir::new().expect("a temporary folder");
+        let path = folder.path().join("picture");
+        fs_err::write(&path, bytes).expect("the folder is ours");
+        decode_image(&path)
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_an_error() {
+        for format in [ImageFormat::Jpeg, ImageFormat::Png] {
+            let bytes = encoded(format);
+            assert!(decode(&bytes).is_ok(), "{format:?}");
+            // The last 8 bytes of a PNG are the name and checksum of its end marker.
+            for end in (0..bytes.len() - 8).step_by(7) {
+                assert!(decode(&bytes[..end]).is_err(), "{format:?} up to {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_after_the_end_do_no_harm() {
+        for format in [ImageFormat::Jpeg, ImageFormat::Png] {
+            let mut bytes = encoded(format);
+            bytes.extend(b"a camera's own notes");
+            assert!(decode(&bytes).is_ok(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_thumbnail_is_not_the_end_of_the_picture() {
+        let bytes = encoded(ImageFormat::Jpeg);
+        // An application segment whose content is a whole JPEG.
+        let mut with_thumbnail = vec![0xFF, 0xD8, 0xFF, 0xE2];
+        with_thumbnail.extend((bytes.len() as u16 + 2).to_be_bytes());
+        with_thumbnail.extend(&bytes);
+        with_thumbnail.extend(&bytes[2..]);
+        assert!(decode(&with_thumbnail).is_ok());
+
+        with_thumbnail.truncate(with_thumbnail.len() - 40);
+        assert!(matches!(
+            decode(&with_thumbnail),
+            Err(DataError::Truncated { .. })
+        ));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = decode_image(Path::new("nowhere/to-be-found.png")).expect_err("no such file");
+        assert!(error.to_string().contains("to-be-found.png"), "{error}");
+    }
+}

@@ -1,0 +1,73 @@
+//! From COCO annotations and image files to batches: plain arrays on the host, which any device
+//! can take.
+//!
+//! ```text
+//! annotations ── CocoDataset ──┐
+//!                              ├─► TrainLoader ─► Batch: images, anchors, targets
+//! TransformConfig ─ Transform ─┤
+//!                              ├─► EvalLoader ──► Batch: images, anchors
+//! image file ─── prepare ──────┘
+//! ```
+//!
+//! [`CocoDataset`] reads the annotations, leaves out the boxes that nothing can be learnt from and
+//! lists them. [`decode_image`] gives upright RGB or an error with the file's name. [`Transform`]
+//! resizes as detectron2's `ResizeShortestEdge` does, mirrors, normalises and pads. The loaders do
+//! all that on worker threads, anchors and targets included.
+//!
+//! What a training sample looks like is a function of (seed, epoch, image), and which samples make
+//! a batch is a function of (seed, iteration). So the batches are the same for any number of
+//! workers, and a run can go on from any iteration.
+//!
+//! [`shapes`] paints a data set of its own, for trying things out without a download.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig, TargetAssigner};
+//! use retinanet_data::{CocoDataset, LoaderConfig, TrainLoader, Transform, TransformConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dataset = CocoDataset::read(Path::new("train.json"), Path::new("images"))?;
+//! dataset.check_files()?;
+//!
+//! let loader = TrainLoader::new(
+//!     Arc::new(dataset),
+//!     LoaderConfig { batch_size: 4, ..LoaderConfig::default() },
+//!     Transform::new(&TransformConfig::default())?,
+//!     AnchorConfig::default().init(&[8, 16, 32, 64, 128])?,
+//!     TargetAssigner::new(MatcherConfig::default().init()?, BoxCoder::default()),
+//! )?;
+//! for batch in loader.start(0, 90_000) {
+//!     let batch = batch?;
+//!     assert_eq!(batch.images.len(), 4 * 3 * batch.height * batch.width);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod batch;
+mod coco;
+mod decode;
+mod error;
+mod loader;
+mod normalization;
+mod parallel;
+mod plan;
+mod random;
+mod resize;
+pub mod shapes;
+#[cfg(test)]
+mod shared;
+mod transform;
+
+pub use batch::{Batch, BatchItem, prepare};
+pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, ReadOptions};
+pub use decode::decode_image;
+pub use error::DataError;
+pub use loader::{BatchIter, EvalLoader, LoaderConfig, TrainLoader};
+pub use normalization::{ChannelOrder, Normalization};
+pub use resize::ResizeConfig;
+pub use transform::{AugmentConfig, Transform, TransformConfig};

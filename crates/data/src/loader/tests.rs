@@ -1,0 +1,312 @@
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use image::{Rgb, RgbImage};
+use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{TransformConfig, prepare};
+
+/// Grey levels after a normalisation that changes nothing.
+const WHITE: f32 = 255.0;
+const GREY: f32 = 100.0;
+
+/// Images of different shapes, each grey with one white rectangle.
+struct Fixture {
+    folder: TempDir,
+    dataset: Arc<CocoDataset>,
+}
+
+impl Fixture {
+    fn new(images: u32) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let (mut records, mut annotations) = (Vec::new(), Vec::new());
+        for id in 0..images {
+            let (width, height) = (40 + 6 * (id % 5), 64 - 5 * (id % 4));
+            let [x, y, w, h] = [3 + id % 7, 8, 20, 24 + id % 3];
+            let name = format!("{id}.png");
+            RgbImage::from_fn(width, height, |column, row| {
+                let inside = (x..x + w).contains(&column) && (y..y + h).contains(&row);
+                Rgb(if inside { [255; 3] } else { [100; 3] })
+            })
+            .save(folder.path().join(&name))
+            .expect("the folder is ours");
+            records.push(json!({"id": id, "file_name": name, "width": width, "height": height}));
+            annotations
+                .push(json!({"id": id, "image_id": id, "category_id": 1, "bbox": [x, y, w, h]}));
+        }
+        let file = json!({
+            "images": records,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "rectangle"}],
+        });
+        let annotations = folder.path().join("train.json");
+        fs_err::write(&annotations, file.to_string()).expect("the folder is ours");
+        let dataset = CocoDataset::read(&annotations, folder.path()).expect("the file is sound");
+        Self {
+            folder,
+            dataset: Arc::new(dataset),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn train(&self, config: LoaderConfig) -> TrainLoader {
+        let matcher = MatcherConfig::default().init().expect("defaults");
+        let assigner = TargetAssigner::new(matcher, BoxCoder::default());
+        TrainLoader::new(
+            Arc::clone(&self.dataset),
+            config,
+            transform(),
+            generator(),
+            assigner,
+        )
+        .expect("the settings are in range")
+    }
+
+    fn eval(&self, config: LoaderConfig) -> EvalLoader {
+        EvalLoader::new(Arc::clone(&self.dataset), config, transform(), generator())
+            .expect("the settings are in range")
+    }
+}
+
+fn transform() -> Transform {
+    let mut config = TransformConfig::default();
+    config.resize.short_side = vec![48, 64, 80];
+    config.resize.long_side = 100;
+    config.normalization.mean = [0.0; 3];
+    config.normalization.std = [1.0; 3];
+    Transform::new(&config).expect("the settings are in range")
+}
+
+fn generator() -> AnchorGenerator {
+    AnchorConfig::default()
+        .init(&[8, 16, 32, 64, 128])
+        .expect("defaults")
+}
+
+fn config(batch_size: usize, workers: usize) -> LoaderConfig {
+    LoaderConfig {
+        batch_size,
+        workers,
+        ..LoaderConfig::default()
+    }
+}
+
+fn all(batches: BatchIter) -> Vec<Batch> {
+    batches
+        .collect::<Result<_, _>>()
+        .expect("the images are sound")
+}
+
+#[test]
+fn the_number_of_workers_changes_nothing() {
+    let fixture = Fixture::new(5);
+    let train = all(fixture.train(config(3, 0)).start(0, 6));
+    let eval = all(fixture.eval(config(3, 0)).start());
+    for workers in 1..4 {
+        let config = config(3, workers);
+        assert!(
+            all(fixture.train(config).start(0, 6)) == train,
+            "{workers} workers"
+        );
+        assert!(
+            all(fixture.eval(config).start()) == eval,
+            "{workers} workers"
+        );
+    }
+}
+
+#[test]
+fn resuming_gives_the_tail() {
+    let fixture = Fixture::new(5);
+    let loader = fixture.train(config(3, 2));
+    let whole = all(loader.start(0, 8));
+    for first in [1, 4, 8] {
+        let tail = all(loader.start(first, 8));
+        assert!(tail == whole[first as usize..], "from {first}");
+    }
+}
+
+#[test]
+fn batches_are_full_even_beyond_the_data_set() {
+    let fixture = Fixture::new(3);
+    let batches = all(fixture.train(config(7, 1)).start(0, 3));
+    for epoch in batches
+        .iter()
+        .flat_map(|batch| &batch.items)
+        .collect::<Vec<_>>()
+        .chunks_exact(3)
+    {
+        let mut indices: Vec<_> = epoch.iter().map(|item| item.index).collect();
+        indices.sort_unstable();
+        assert_eq!(indices, [0, 1, 2]);
+    }
+    assert!(batches.iter().all(|batch| batch.items.len() == 7));
+}
+
+/// The white rectangle must be where the box says, whatever was done to the image, and nothing but
+/// 0 beyond the image.
+#[test]
+fn boxes_stay_on_their_objects_and_padding_is_zero() {
+    let fixture = Fixture::new(6);
+    let mut views = HashSet::new();
+    for batch in all(fixture.train(config(4, 2)).start(0, 12)) {
+        let plane = batch.height * batch.width;
+        assert_eq!((batch.height % 32, batch.width % 32), (0, 0));
+        assert_eq!(batch.images.len(), batch.items.len() * 3 * plane);
+        for (item, planes) in batch.items.iter().zip(batch.images.chunks_exact(3 * plane)) {
+            views.insert((item.flipped, item.resized_size.0.min(item.resized_size.1)));
+            let (width, height) = item.resized_size;
+            let bbox = item.objects[0].bbox;
+            for (place, &value) in planes.iter().enumerate() {
+                let (row, column) = (place % plane / batch.width, place % batch.width);
+                let (x, y) = (column as f32 + 0.5, row as f32 + 0.5);
+                if column >= width as usize || row >= height as usize {
+                    assert_eq!(value.to_bits(), 0, "padding at {x}, {y}: {value}");
+                } else if inset(&bbox, x, y) > 2.0 {
+                    assert!(
+                        (value - WHITE).abs() < 0.5,
+                        "{value} inside, {x}, {y}, {bbox:?}"
+                    );
+                } else if inset(&bbox, x, y) < -2.0 {
+                    assert!(
+                        (value - GREY).abs() < 0.5,
+                        "{value} outside, {x}, {y}, {bbox:?}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(views.len() >= 6, "flips and sizes vary: {views:?}");
+}
+
+/// How far inside the box a point lies; negative outside.
+fn inset(bbox: &BoundingBox, x: f32, y: f32) -> f32 {
+    (x - bbox.x1)
+        .min(bbox.x2 - x)
+        .min(y - bbox.y1)
+        .min(bbox.y2 - y)
+}
+
+#[test]
+fn training_has_targets_for_every_anchor_of_the_padded_size() {
+    let fixture = Fixture::new(4);
+    for batch in all(fixture.train(config(2, 1)).start(0, 2)) {
+        assert_eq!(
+            *batch.anchors,
+            generator().generate(batch.height, batch.width)
+        );
+        assert_eq!(batch.targets.len(), 2);
+        for targets in &batch.targets {
+            assert_eq!(targets.labels.len(), batch.anchors.len());
+            assert!(!targets.positives.is_empty());
+        }
+    }
+}
+
+#[test]
+fn evaluation_takes_each_image_once_as_prediction_does() {
+    let fixture = Fixture::new(5);
+    let loader = fixture.eval(config(2, 2));
+    let batches = all(loader.start());
+    assert_eq!(batches.len(), loader.batches());
+    assert_eq!(batches[2].items.len(), 1);
+    let ids: Vec<_> = batches
+        .iter()
+        .flat_map(|batch| &batch.items)
+        .map(|item| item.image_id.0)
+        .collect();
+    assert_eq!(ids, [0, 1, 2, 3, 4]);
+    assert!(batches.iter().all(|batch| batch.targets.is_empty()));
+
+    let last = prepare(&fixture.path("4.png"), &transform(), &generator()).expect("it is sound");
+    assert!(last.images == batches[2].images);
+    assert_eq!(last.anchors, batches[2].anchors);
+    assert_eq!(last.items[0].resized_size, batches[2].items[0].resized_size);
+
+    let item = &batches[2].items[0];
+    let back = item.to_original(item.objects[0].bbox).to_array();
+    let written = fixture.dataset.images[4].objects[0].bbox.to_array();
+    assert!((back.iter().zip(written)).all(|(edge, written)| (edge - written).abs() < 1e-3));
+}
+
+#[test]
+fn an_endless_stream_can_be_dropped() {
+    let fixture = Fixture::new(3);
+    for workers in 0..3 {
+        let mut batches = fixture.train(config(2, workers)).start(0, u64::MAX);
+        assert!(batches.next().is_some_and(|batch| batch.is_ok()));
+        drop(batches);
+    }
+    drop(fixture.train(config(2, 2)).start(0, u64::MAX));
+}
+
+#[test]
+fn a_broken_image_comes_out_in_its_place_and_ends_the_stream() {
+    let fixture = Fixture::new(6);
+    fs_err::write(fixture.path("3.png"), "no picture").expect("the folder is ours");
+    for workers in 0..3 {
+        let mut batches = fixture.eval(config(1, workers)).start();
+        for _ in 0..3 {
+            assert!(batches.next().is_some_and(|batch| batch.is_ok()));
+        }
+        let error = batches.next().expect("a batch").expect_err("3 is broken");
+        assert!(error.to_string().contains("3.png"), "{error}");
+        assert!(batches.next().is_none());
+    }
+}
+
+#[test]
+fn an_image_of_another_size_is_an_error() {
+    let fixture = Fixture::new(1);
+    let turned = fixture.dataset.images[0].height;
+    let path = fixture.path("0.png");
+    RgbImage::new(turned, fixture.dataset.images[0].width)
+        .save(&path)
+        .expect("the folder is ours");
+    let error = (fixture.eval(config(1, 0)).start().next().expect("a batch"))
+        .expect_err("width and height are swapped");
+    let message = error.to_string();
+    assert!(
+        message.contains("0.png` is 64×40 pixels, but the annotations say 40×64"),
+        "{message}"
+    );
+    assert!(message.contains("EXIF orientation"), "{message}");
+}
+
+#[test]
+fn bad_settings_and_empty_data_sets_are_named() {
+    let fixture = Fixture::new(1);
+    let mut empty = CocoDataset::clone(&fixture.dataset);
+    empty.images.clear();
+    let no_prefetch = LoaderConfig {
+        prefetch: 0,
+        ..config(1, 1)
+    };
+    for (dataset, config, expected) in [
+        (
+            Arc::clone(&fixture.dataset),
+            config(0, 1),
+            "`train.batch_size`",
+        ),
+        (Arc::clone(&fixture.dataset), no_prefetch, "`data.prefetch`"),
+        (Arc::new(empty), config(1, 1), "train.json` lists no images"),
+    ] {
+        let error = EvalLoader::new(dataset, config, transform(), generator())
+            .expect_err("this loads nothing");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn loaders_can_cross_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<TrainLoader>();
+    check::<EvalLoader>();
+    check::<DataError>();
+}

@@ -1,0 +1,149 @@
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+/// How large images become: the shorter side gets a given length, unless the longer one would
+/// outgrow its limit. The shape stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResizeConfig {
+    /// Lengths of the shorter side in pixels, each at least 1; in training one of them is drawn for
+    /// every sample. Default: `[800]`.
+    pub short_side: Vec<u32>,
+    /// Limit of the longer side in pixels, in `[1, 65535]`. Default: 1333.
+    pub long_side: u32,
+    /// Length of the shorter side outside training; unset, the largest of
+    /// [`short_side`](Self::short_side). Default: unset.
+    pub eval_short_side: Option<u32>,
+}
+
+impl Default for ResizeConfig {
+    fn default() -> Self {
+        Self {
+            short_side: vec![800],
+            long_side: 1333,
+            eval_short_side: None,
+        }
+    }
+}
+
+/// Width and height of a resized image, in the arithmetic of detectron2's `ResizeShortestEdge`.
+pub(crate) fn resized_size(
+    (width, height): (u32, u32),
+    short_side: u32,
+    long_side: u32,
+) -> (u32, u32) {
+    let (width, height) = (f64::from(width), f64::from(height));
+    let (short_side, long_side) = (f64::from(short_side), f64::from(long_side));
+    let scale = short_side / width.min(height);
+    // The shorter side is set, not computed: `scale * side` may round to a neighbour.
+    let (mut width, mut height) = if height < width {
+        (scale * width, short_side)
+    } else {
+        (short_side, scale * height)
+    };
+    if width.max(height) > long_side {
+        let scale = long_side / width.max(height);
+        width *= scale;
+        height *= scale;
+    }
+    let round = |side: f64| ((side + 0.5) as u32).max(1);
+    (round(width), round(height))
+}
+
+/// Resizes with Pillow's bilinear filter, which widens as the image shrinks: without that, thin
+/// objects break up.
+pub(crate) fn resize(image: RgbImage, (width, height): (u32, u32)) -> RgbImage {
+    if image.dimensions() == (width, height) {
+        return image;
+    }
+    let source = ImageRef::new(image.width(), image.height(), &image, PixelType::U8x3)
+        .expect("an `RgbImage` holds 3 bytes a pixel");
+    let mut resized = Image::new(width, height, PixelType::U8x3);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    Resizer::new()
+        .resize(&source, &mut resized, &options)
+        .expect("both images have the same kind of pixel");
+    RgbImage::from_raw(width, height, resized.into_vec())
+        .expect("a buffer of 3 bytes a pixel makes an `RgbImage`")
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+
+    /// From detectron2's `ResizeShortestEdge.get_output_shape(h, w, short, long)`, worked out by
+    /// hand: scale, then limit, then `int(x + 0.5)`.
+    #[test]
+    fn sizes_are_detectron2s() {
+        for ((width, height), short_side, expected) in [
+            // 800 / 480 · 640 = 1066.67
+            ((640, 480), 800, (1067, 800)),
+            ((480, 640), 800, (800, 1067)),
+            ((500, 500), 800, (800, 800)),
+            // 800 / 300 · 1000 = 2666.67 > 1333; 800 · 1333 / 2666.67 = 399.9
+            ((1000, 300), 800, (1333, 400)),
+            // 800 / 427 · 640 = 1199.06
+            ((640, 427), 800, (1199, 800)),
+            // Exactly 1332.5 rounds up: 533 · 2.5.
+            ((533, 320), 800, (1333, 800)),
+            // One side can not vanish: 1333 / 10000 = 0.13.
+            ((10_000, 1), 800, (1333, 1)),
+        ] {
+            let size = resized_size((width, height), short_side, 1333);
+            assert_eq!(size, expected, "{width}×{height}");
+        }
+    }
+
+    /// ```python
+    /// # Pillow 13.0
+    /// im = Image.new("RGB", (6, 4))
+    /// im.putdata([((x * 40) % 256, (y * 60) % 256, (x * y * 13) % 256)
+    ///             for y in range(4) for x in range(6)])
+    /// list(im.resize((3, 2), Image.BILINEAR).getdata())
+    /// list(im.resize((9, 6), Image.BILINEAR).getdata())[:12]
+    /// ```
+    #[test]
+    fn pixels_are_pillows() {
+        let image = RgbImage::from_fn(6, 4, |x, y| {
+            Rgb([(x * 40) as u8, (y * 60) as u8, (x * y * 13) as u8])
+        });
+        let smaller: [[u8; 3]; 6] = [
+            [29, 43, 7],
+            [100, 43, 23],
+            [171, 43, 40],
+            [29, 137, 21],
+            [100, 137, 75],
+            [171, 137, 127],
+        ];
+        let larger: [[u8; 3]; 12] = [
+            [0, 0, 0],
+            [20, 0, 0],
+            [47, 0, 0],
+            [73, 0, 0],
+            [100, 0, 0],
+            [127, 0, 0],
+            [153, 0, 0],
+            [180, 0, 0],
+            [200, 0, 0],
+            [0, 30, 0],
+            [20, 30, 4],
+            [47, 30, 8],
+        ];
+        for (size, expected) in [
+            ((3, 2), smaller.as_flattened()),
+            ((9, 6), larger.as_flattened()),
+        ] {
+            let resized = resize(image.clone(), size);
+            for (place, (&value, &pillow)) in resized.as_raw().iter().zip(expected).enumerate() {
+                assert!(
+                    value.abs_diff(pillow) <= 1,
+                    "byte {place}: {value}, not {pillow}"
+                );
+            }
+        }
+    }
+}
