@@ -1,0 +1,32 @@
+//! ResNet and the feature pyramid network of RetinaNet (Lin et al. 2017,
+//! [arXiv 1708.02002](https://arxiv.org/abs/1708.02002), section 4).
+//!
+//! [`ResNet`] turns an image into the maps C3, C4 and C5; [`FeaturePyramid`] turns those into P3
+//! to P7, all with the same number of channels.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use retinanet_backbone::{Architecture, FeaturePyramidConfig, ResNetConfig};
+//!
+//! let device = Device::flex();
+//! let resnet = ResNetConfig::new(Architecture::Resnet18).with_width(8).init(&device);
+//! let pyramid = FeaturePyramidConfig::new(resnet.channels()).with_channels(16).init(&device);
+//!
+//! let images = Tensor::<4>::zeros([1, 3, 64, 64], &device);
+//! let levels = pyramid.forward(resnet.forward(images));
+//! assert_eq!(levels.map(|level| level.dims()[2]), [8, 4, 2, 1, 1]);
+//! ```
+
+mod convolution;
+mod norm;
+mod pyramid;
+mod residual;
+mod resnet;
+
+pub use norm::{Norm, NormKind};
+pub use pyramid::{FeaturePyramid, FeaturePyramidConfig, P6Source};
+pub use residual::{Projection, ResidualBlock};
+pub use resnet::{Architecture, BackboneFeatures, ResNet, ResNetConfig};
+
+/// Strides of P3 to P7 in pixels of the network's input.
+pub const PYRAMID_STRIDES: [usize; 5] = [8, 16, 32, 64, 128];

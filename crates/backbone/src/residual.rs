@@ -1,0 +1,103 @@
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use crate::convolution::unbiased;
+use crate::norm::{Norm, NormKind};
+
+/// A residual block (He et al. 2016): two 3×3 convolutions, or the bottleneck of 1×1, 3×3 and
+/// 1×1 with the stride in the 3×3, as torchvision.
+#[derive(Module, Debug)]
+pub struct ResidualBlock {
+    conv1: Conv2d,
+    norm1: Norm,
+    conv2: Conv2d,
+    norm2: Norm,
+    /// Only the bottleneck has a third.
+    conv3: Option<Conv2d>,
+    norm3: Option<Norm>,
+    /// `None` where the block keeps shape, and its input is added as it is.
+    shortcut: Option<Projection>,
+}
+
+impl ResidualBlock {
+    pub(crate) fn basic(
+        [channels_in, channels_out]: [usize; 2],
+        stride: usize,
+        norm: NormKind,
+        device: &Device,
+    ) -> Self {
+        Self {
+            conv1: unbiased([channels_in, channels_out], 3, stride, device),
+            norm1: norm.init(channels_out, device),
+            conv2: unbiased([channels_out, channels_out], 3, 1, device),
+            norm2: norm.init(channels_out, device),
+            conv3: None,
+            norm3: None,
+            shortcut: Projection::where_needed([channels_in, channels_out], stride, norm, device),
+        }
+    }
+
+    pub(crate) fn bottleneck(
+        [channels_in, channels_out]: [usize; 2],
+        width: usize,
+        stride: usize,
+        norm: NormKind,
+        device: &Device,
+    ) -> Self {
+        Self {
+            conv1: unbiased([channels_in, width], 1, 1, device),
+            norm1: norm.init(width, device),
+            conv2: unbiased([width, width], 3, stride, device),
+            norm2: norm.init(width, device),
+            conv3: Some(unbiased([width, channels_out], 1, 1, device)),
+            norm3: Some(norm.init(channels_out, device)),
+            shortcut: Projection::where_needed([channels_in, channels_out], stride, norm, device),
+        }
+    }
+
+    /// Adds the block's residual to its input.
+    ///
+    /// # Shapes
+    ///
+    /// - `input`: `[batch, channels_in, height, width]`
+    /// - output: `[batch, channels_out, ceil(height / stride), ceil(width / stride)]`
+    pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let identity = match &self.shortcut {
+            Some(projection) => projection.forward(input.clone()),
+            None => input.clone(),
+        };
+        let hidden = relu(self.norm1.forward(self.conv1.forward(input)));
+        let mut residual = self.norm2.forward(self.conv2.forward(hidden));
+        if let (Some(conv3), Some(norm3)) = (&self.conv3, &self.norm3) {
+            residual = norm3.forward(conv3.forward(relu(residual)));
+        }
+        relu(residual + identity)
+    }
+}
+
+/// The 1×1 convolution on a shortcut whose block changes the shape.
+#[derive(Module, Debug)]
+pub struct Projection {
+    conv: Conv2d,
+    norm: Norm,
+}
+
+impl Projection {
+    fn where_needed(
+        [channels_in, channels_out]: [usize; 2],
+        stride: usize,
+        norm: NormKind,
+        device: &Device,
+    ) -> Option<Self> {
+        (stride != 1 || channels_in != channels_out).then(|| Self {
+            conv: unbiased([channels_in, channels_out], 1, stride, device),
+            norm: norm.init(channels_out, device),
+        })
+    }
+
+    fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        self.norm.forward(self.conv.forward(input))
+    }
+}

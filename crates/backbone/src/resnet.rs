@@ -1,0 +1,329 @@
+use burn::module::Module;
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::Conv2d;
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::convolution::unbiased;
+use crate::norm::{Norm, NormKind};
+use crate::residual::ResidualBlock;
+
+/// How much wider the output of a bottleneck is than its 3×3 convolution.
+const BOTTLENECK_EXPANSION: usize = 4;
+
+/// The ResNets of He et al. 2016, table 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it all")]
+pub enum Architecture {
+    Resnet18,
+    Resnet34,
+    #[default]
+    Resnet50,
+    Resnet101,
+    Resnet152,
+}
+
+impl Architecture {
+    /// Blocks in the stages that give C2, C3, C4 and C5.
+    const fn blocks(self) -> [usize; 4] {
+        match self {
+            Self::Resnet18 => [2, 2, 2, 2],
+            Self::Resnet34 | Self::Resnet50 => [3, 4, 6, 3],
+            Self::Resnet101 => [3, 4, 23, 3],
+            Self::Resnet152 => [3, 8, 36, 3],
+        }
+    }
+
+    const fn has_bottlenecks(self) -> bool {
+        !matches!(self, Self::Resnet18 | Self::Resnet34)
+    }
+}
+
+/// Settings of a [`ResNet`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResNetConfig {
+    architecture: Architecture,
+    norm: NormKind,
+    freeze_at: usize,
+    width: usize,
+}
+
+impl ResNetConfig {
+    /// Channels after the stem of the published networks.
+    pub const STANDARD_WIDTH: usize = 64;
+
+    /// The published network with frozen batch norm and nothing else frozen.
+    pub const fn new(architecture: Architecture) -> Self {
+        Self {
+            architecture,
+            norm: NormKind::FrozenBatchNorm,
+            freeze_at: 0,
+            width: Self::STANDARD_WIDTH,
+        }
+    }
+
+    /// Sets the normalisation.
+    #[must_use]
+    pub const fn with_norm(mut self, norm: NormKind) -> Self {
+        self.norm = norm;
+        self
+    }
+
+    /// Freezes the first `stages` of stem, C2, C3, C4 and C5, as detectron2's `FREEZE_AT`: 0
+    /// freezes nothing, 2 the stem and C2, 5 everything.
+    #[must_use]
+    pub const fn with_freeze_at(mut self, stages: usize) -> Self {
+        self.freeze_at = stages;
+        self
+    }
+
+    /// Sets the channels after the stem, from which all others follow; 64 is the published
+    /// network.
+    #[must_use]
+    pub const fn with_width(mut self, width: usize) -> Self {
+        self.width = width;
+        self
+    }
+
+    /// Draws the parameters.
+    pub fn init(&self, device: &Device) -> ResNet {
+        let [blocks2, blocks3, blocks4, blocks5] = self.architecture.blocks();
+        let resnet = ResNet {
+            conv1: unbiased([3, self.width], 7, 2, device),
+            norm1: self.norm.init(self.width, device),
+            pool: MaxPool2dConfig::new([3, 3])
+                .with_strides([2, 2])
+                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                .init(),
+            layer1: self.stage(self.width, 0, blocks2, device),
+            layer2: self.stage(self.stage_channels(0), 1, blocks3, device),
+            layer3: self.stage(self.stage_channels(1), 2, blocks4, device),
+            layer4: self.stage(self.stage_channels(2), 3, blocks5, device),
+            channels: [1, 2, 3].map(|stage| self.stage_channels(stage)),
+        };
+        resnet.freeze_first(self.freeze_at)
+    }
+
+    /// The blocks of stage 0 (C2) to 3 (C5).
+    fn stage(
+        &self,
+        channels_in: usize,
+        stage: usize,
+        blocks: usize,
+        device: &Device,
+    ) -> Vec<ResidualBlock> {
+        let channels_out = self.stage_channels(stage);
+        (0..blocks)
+            .map(|block| {
+                let channels_in = if block == 0 {
+                    channels_in
+                } else {
+                    channels_out
+                };
+                // C2 keeps the resolution of the pooled stem.
+                let stride = if block == 0 && stage > 0 { 2 } else { 1 };
+                if self.architecture.has_bottlenecks() {
+                    let width = self.width << stage;
+                    let channels = [channels_in, channels_out];
+                    ResidualBlock::bottleneck(channels, width, stride, self.norm, device)
+                } else {
+                    ResidualBlock::basic([channels_in, channels_out], stride, self.norm, device)
+                }
+            })
+            .collect()
+    }
+
+    const fn stage_channels(&self, stage: usize) -> usize {
+        let width = self.width << stage;
+        if self.architecture.has_bottlenecks() {
+            width * BOTTLENECK_EXPANSION
+        } else {
+            width
+        }
+    }
+}
+
+/// The maps that the pyramid is built on, `[batch, channels, height, width]` each.
+#[derive(Clone, Debug)]
+pub struct BackboneFeatures {
+    /// C3, stride 8.
+    pub c3: Tensor<4>,
+    /// C4, stride 16.
+    pub c4: Tensor<4>,
+    /// C5, stride 32.
+    pub c5: Tensor<4>,
+}
+
+/// A residual network without its classifier. The fields are named as torchvision's.
+///
+/// Should be created with [`ResNetConfig`].
+#[derive(Module, Debug)]
+pub struct ResNet {
+    conv1: Conv2d,
+    norm1: Norm,
+    pool: MaxPool2d,
+    layer1: Vec<ResidualBlock>,
+    layer2: Vec<ResidualBlock>,
+    layer3: Vec<ResidualBlock>,
+    layer4: Vec<ResidualBlock>,
+    channels: [usize; 3],
+}
+
+impl ResNet {
+    /// Computes C3, C4 and C5.
+    ///
+    /// # Shapes
+    ///
+    /// - `images`: `[batch, 3, height, width]`, normalised
+    /// - output: strides 8, 16 and 32, with [`channels`](Self::channels)
+    pub fn forward(&self, images: Tensor<4>) -> BackboneFeatures {
+        let stem = relu(self.norm1.forward(self.conv1.forward(images)));
+        let c2 = run(&self.layer1, self.pool.forward(stem));
+        let c3 = run(&self.layer2, c2);
+        let c4 = run(&self.layer3, c3.clone());
+        let c5 = run(&self.layer4, c4.clone());
+        BackboneFeatures { c3, c4, c5 }
+    }
+
+    /// The channels of C3, C4 and C5.
+    pub const fn channels(&self) -> [usize; 3] {
+        self.channels
+    }
+
+    fn freeze_first(mut self, stages: usize) -> Self {
+        if stages >= 1 {
+            self.conv1 = self.conv1.freeze();
+            self.norm1 = self.norm1.freeze();
+        }
+        if stages >= 2 {
+            self.layer1 = self.layer1.freeze();
+        }
+        if stages >= 3 {
+            self.layer2 = self.layer2.freeze();
+        }
+        if stages >= 4 {
+            self.layer3 = self.layer3.freeze();
+        }
+        if stages >= 5 {
+            self.layer4 = self.layer4.freeze();
+        }
+        self
+    }
+}
+
+fn run(blocks: &[ResidualBlock], input: Tensor<4>) -> Tensor<4> {
+    blocks.iter().fold(input, |x, block| block.forward(x))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::{ModuleVisitor, Param};
+
+    use super::*;
+
+    /// Counts of torchvision 0.29 without the classifier:
+    /// `sum(p.numel() for n, p in resnet18().named_parameters() if not n.startswith("fc"))`.
+    /// Here the running statistics count too, two for each channel of a batch norm.
+    #[test]
+    fn parameters_count_as_torchvisions() {
+        for (architecture, parameters, channels_of_norms) in [
+            (Architecture::Resnet18, 11_176_512, 4_800),
+            (Architecture::Resnet34, 21_284_672, 8_512),
+            (Architecture::Resnet50, 23_508_032, 26_560),
+            (Architecture::Resnet101, 42_500_160, 52_672),
+            (Architecture::Resnet152, 58_143_808, 75_712),
+        ] {
+            let resnet = ResNetConfig::new(architecture).init(&Device::flex());
+            assert_eq!(
+                resnet.num_params(),
+                parameters + 2 * channels_of_norms,
+                "{architecture:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn features_have_strides_8_16_32_also_for_odd_sizes() {
+        let device = Device::flex();
+        for architecture in [Architecture::Resnet18, Architecture::Resnet50] {
+            let resnet = ResNetConfig::new(architecture).with_width(4).init(&device);
+            let features = resnet.forward(Tensor::zeros([2, 3, 97, 64], &device));
+            let [channels3, channels4, channels5] = resnet.channels();
+            assert_eq!(features.c3.dims(), [2, channels3, 13, 8]);
+            assert_eq!(features.c4.dims(), [2, channels4, 7, 4]);
+            assert_eq!(features.c5.dims(), [2, channels5, 4, 2]);
+        }
+    }
+
+    #[test]
+    fn the_stride_of_a_bottleneck_is_in_its_3x3() {
+        let device = Device::flex();
+        let block = ResidualBlock::bottleneck([8, 16], 4, 2, NormKind::BatchNorm, &device);
+        let shown = format!("{block}");
+        let strides: Vec<_> = shown.matches("stride: [2, 2]").collect();
+        // The 3×3 and the shortcut.
+        assert_eq!(strides.len(), 2, "{shown}");
+        assert!(
+            shown
+                .lines()
+                .any(|line| line.contains("conv2") && line.contains("stride: [2, 2]")),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn freeze_at_freezes_stage_by_stage() {
+        let mut trainable_before = usize::MAX;
+        for freeze_at in 0..=5 {
+            let resnet = ResNetConfig::new(Architecture::Resnet18)
+                .with_width(4)
+                .with_norm(NormKind::GroupNorm)
+                .with_freeze_at(freeze_at)
+                .init(&Device::flex().autodiff());
+            let trainable = count_trainable(&resnet);
+            assert!(trainable < trainable_before, "freeze_at {freeze_at}");
+            trainable_before = trainable;
+        }
+        assert_eq!(trainable_before, 0);
+    }
+
+    #[test]
+    fn frozen_batch_norm_ignores_the_batch_and_batch_norm_does_not() {
+        let device = Device::flex().autodiff();
+        let images = Tensor::<4>::random(
+            [2, 3, 32, 32],
+            burn::tensor::Distribution::Normal(5.0, 3.0),
+            &device,
+        );
+        for (norm, moves) in [
+            (NormKind::FrozenBatchNorm, false),
+            (NormKind::BatchNorm, true),
+        ] {
+            let resnet = ResNetConfig::new(Architecture::Resnet18)
+                .with_width(4)
+                .with_norm(norm)
+                .init(&device);
+            resnet.forward(images.clone());
+            let Norm::Batch(batch_norm) = &resnet.norm1 else {
+                panic!("not a batch norm");
+            };
+            let mean = batch_norm.running_mean.value_sync().abs().sum();
+            assert_eq!(mean.into_scalar::<f32>() > 0.0, moves, "{norm:?}");
+        }
+    }
+
+    fn count_trainable(resnet: &ResNet) -> usize {
+        struct Counter(usize);
+        impl ModuleVisitor for Counter {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0 += usize::from(param.val().is_require_grad());
+            }
+        }
+        let mut counter = Counter(0);
+        resnet.visit(&mut counter);
+        counter.0
+    }
+}

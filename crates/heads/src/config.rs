@@ -1,0 +1,41 @@
+use serde::{Deserialize, Serialize};
+
+/// Settings that both subnets share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Hidden convolutions before the output.
+    pub depth: usize,
+    /// Channels of the hidden convolutions; as many as the pyramid's where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<usize>,
+    /// What follows each hidden convolution.
+    pub norm: HeadNorm,
+    /// π, the foreground probability that a fresh model gives every anchor, in `(0, 1)`
+    /// (section 3.3): without it the many negatives blow up the first steps.
+    pub prior: f64,
+}
+
+impl Default for HeadConfig {
+    /// Four hidden convolutions without norm, π = 0.01: the paper.
+    fn default() -> Self {
+        Self {
+            depth: 4,
+            channels: None,
+            norm: HeadNorm::None,
+            prior: 0.01,
+        }
+    }
+}
+
+/// What follows each hidden convolution of a head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadNorm {
+    /// Nothing: the paper.
+    #[default]
+    None,
+    /// Group norm with 32 groups (fewer where the channels do not divide): torchvision's second
+    /// version; helps where the model is trained from scratch.
+    GroupNorm,
+}

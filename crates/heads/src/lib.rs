@@ -1,0 +1,19 @@
+//! The two heads of RetinaNet (Lin et al. 2017, section 4): a class subnet and a box subnet, each
+//! a few 3×3 convolutions that slide over every pyramid level with the same weights.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use retinanet_heads::HeadConfig;
+//!
+//! let device = Device::flex();
+//! let config = HeadConfig { depth: 1, ..HeadConfig::default() };
+//! let classes = config.init_class_subnet(16, 9, 3, &device);
+//! let logits = classes.forward(Tensor::zeros([1, 16, 4, 4], &device));
+//! assert_eq!(logits.dims(), [1, 4 * 4 * 9, 3]);
+//! ```
+
+mod config;
+mod subnet;
+
+pub use config::{HeadConfig, HeadNorm};
+pub use subnet::Subnet;

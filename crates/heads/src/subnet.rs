@@ -1,0 +1,224 @@
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, Initializer, PaddingConfig2d};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+
+use crate::config::{HeadConfig, HeadNorm};
+
+/// Spread of the weights of a fresh head (section 4.1, "Initialization").
+const WEIGHT_STD: f64 = 0.01;
+
+/// Groups of a [`HeadNorm::GroupNorm`].
+const GROUPS: usize = 32;
+
+impl HeadConfig {
+    /// Draws a subnet that gives `classes` logits for each anchor, biased so that every class
+    /// starts with probability π.
+    pub fn init_class_subnet(
+        &self,
+        channels_in: usize,
+        anchors_per_cell: usize,
+        classes: usize,
+        device: &Device,
+    ) -> Subnet {
+        let bias = -((1.0 - self.prior) / self.prior).ln();
+        self.init(channels_in, anchors_per_cell, classes, bias, device)
+    }
+
+    /// Draws a subnet that gives four box deltas for each anchor, 0 at first.
+    pub fn init_box_subnet(
+        &self,
+        channels_in: usize,
+        anchors_per_cell: usize,
+        device: &Device,
+    ) -> Subnet {
+        self.init(channels_in, anchors_per_cell, 4, 0.0, device)
+    }
+
+    fn init(
+        &self,
+        channels_in: usize,
+        anchors_per_cell: usize,
+        values_per_anchor: usize,
+        output_bias: f64,
+        device: &Device,
+    ) -> Subnet {
+        let width = self.channels.unwrap_or(channels_in);
+        let channels_into = |layer: usize| if layer == 0 { channels_in } else { width };
+        let convs = (0..self.depth)
+            .map(|layer| convolution([channels_into(layer), width], 0.0, device))
+            .collect();
+        let norms = match self.norm {
+            HeadNorm::None => Vec::new(),
+            HeadNorm::GroupNorm => (0..self.depth).map(|_| group_norm(width, device)).collect(),
+        };
+        let channels_out = anchors_per_cell * values_per_anchor;
+        Subnet {
+            convs,
+            norms,
+            output: convolution(
+                [channels_into(self.depth), channels_out],
+                output_bias,
+                device,
+            ),
+            values_per_anchor,
+        }
+    }
+}
+
+/// A small fully convolutional network, shared over the pyramid's levels.
+///
+/// Should be created with [`HeadConfig`].
+#[derive(Module, Debug)]
+pub struct Subnet {
+    convs: Vec<Conv2d>,
+    /// As many as `convs`, or none.
+    norms: Vec<GroupNorm>,
+    output: Conv2d,
+    values_per_anchor: usize,
+}
+
+impl Subnet {
+    /// Predicts the values of every anchor of one level.
+    ///
+    /// # Shapes
+    ///
+    /// - `level`: `[batch, channels, height, width]`
+    /// - output: `[batch, height * width * anchors_per_cell, values_per_anchor]`, row by row, in a
+    ///   cell anchor by anchor: the order of the anchors
+    pub fn forward(&self, level: Tensor<4>) -> Tensor<3> {
+        let mut hidden = level;
+        for (index, conv) in self.convs.iter().enumerate() {
+            hidden = conv.forward(hidden);
+            if let Some(norm) = self.norms.get(index) {
+                hidden = norm.forward(hidden);
+            }
+            hidden = relu(hidden);
+        }
+        let output = self.output.forward(hidden); // [batch, anchors * values, height, width]
+        let [batch, channels, height, width] = output.dims();
+        let anchors = height * width * channels / self.values_per_anchor;
+        output
+            .permute([0, 2, 3, 1])
+            .reshape([batch, anchors, self.values_per_anchor])
+    }
+}
+
+fn convolution(channels: [usize; 2], bias: f64, device: &Device) -> Conv2d {
+    let mut convolution = Conv2dConfig::new(channels, [3, 3])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .with_initializer(Initializer::Normal {
+            mean: 0.0,
+            std: WEIGHT_STD,
+        })
+        .init(device);
+    // The config's initializer would draw the bias too.
+    convolution.bias = Some(Initializer::Constant { value: bias }.init([channels[1]], device));
+    convolution
+}
+
+fn group_norm(channels: usize, device: &Device) -> GroupNorm {
+    let groups = (1..=GROUPS.min(channels))
+        .rev()
+        .find(|groups| channels.is_multiple_of(*groups))
+        .unwrap_or(1);
+    GroupNormConfig::new(groups, channels).init(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+    use burn::tensor::activation::sigmoid;
+
+    use super::*;
+
+    fn features(device: &Device) -> Tensor<4> {
+        Tensor::random([2, 32, 8, 8], Distribution::Normal(0.0, 1.0), device)
+    }
+
+    #[test]
+    fn a_fresh_class_subnet_gives_the_prior_on_average() {
+        let device = Device::flex();
+        device.seed(1);
+        for prior in [0.01, 0.1] {
+            let config = HeadConfig {
+                prior,
+                ..HeadConfig::default()
+            };
+            let logits = config
+                .init_class_subnet(32, 9, 5, &device)
+                .forward(features(&device));
+            let mean = sigmoid(logits).mean().into_scalar::<f32>();
+            assert!(
+                (f64::from(mean) / prior - 1.0).abs() < 1e-3,
+                "mean probability {mean} for prior {prior}"
+            );
+        }
+    }
+
+    #[test]
+    fn weights_spread_by_a_hundredth_and_biases_are_zero_but_for_the_prior() {
+        let device = Device::flex();
+        device.seed(2);
+        let subnet = HeadConfig::default().init_class_subnet(64, 9, 4, &device);
+        for conv in &subnet.convs {
+            let std = conv.weight.val().var(0).mean().sqrt().into_scalar::<f32>();
+            assert!((std - 0.01).abs() < 5e-4, "{std}");
+            let bias = conv.bias.as_ref().map(|bias| bias.val().abs().sum());
+            assert_eq!(bias.map(|sum| sum.into_scalar::<f32>()), Some(0.0));
+        }
+        let bias = subnet.output.bias.as_ref().map(|bias| bias.val());
+        let expected = Tensor::<1>::full([36], -(99.0_f64.ln()), &device);
+        bias.unwrap()
+            .into_data()
+            .assert_approx_eq::<f32>(&expected.into_data(), burn::tensor::Tolerance::default());
+    }
+
+    #[test]
+    fn values_come_out_in_the_order_of_the_anchors() {
+        let device = Device::flex();
+        let mut subnet = HeadConfig {
+            depth: 0,
+            ..HeadConfig::default()
+        }
+        .init_box_subnet(1, 2, &device);
+        // The output's channel c is the input shifted by c, so each value tells where it is from.
+        subnet.output.weight = subnet.output.weight.map(|_| {
+            let mut kernel = [[[[0.0_f32; 3]; 3]; 1]; 8];
+            for plane in &mut kernel {
+                plane[0][1][1] = 1.0;
+            }
+            Tensor::from_floats(kernel, &device)
+        });
+        subnet.output.bias = subnet.output.bias.map(|bias| {
+            bias.map(|_| Tensor::from_floats([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], &device))
+        });
+        let level = Tensor::<4>::from_floats([[[[10.0, 20.0], [30.0, 40.0]]]], &device);
+        let rows: Vec<f32> = subnet.forward(level).into_data().to_vec().unwrap();
+        let expected: Vec<f32> = [10.0, 20.0, 30.0, 40.0]
+            .into_iter()
+            .flat_map(|cell| (0..8).map(move |value| cell + 0.1 * value as f32))
+            .collect();
+        for (row, expected) in rows.iter().zip(&expected) {
+            assert!((row - expected).abs() < 1e-5, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn group_norm_fits_any_width() {
+        let device = Device::flex();
+        for channels in [6, 32, 48] {
+            let config = HeadConfig {
+                depth: 1,
+                channels: Some(channels),
+                norm: HeadNorm::GroupNorm,
+                ..HeadConfig::default()
+            };
+            let deltas = config
+                .init_box_subnet(32, 3, &device)
+                .forward(features(&device));
+            assert_eq!(deltas.dims(), [2, 8 * 8 * 3, 4]);
+        }
+    }
+}
