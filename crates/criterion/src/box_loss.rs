@@ -1,0 +1,154 @@
+//! The loss of the box subnet, over positive anchors only.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::CriterionError;
+
+/// Settings of the box loss, `[criterion.box]`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BoxLossConfig {
+    /// Which loss.
+    pub loss: BoxLossKind,
+    /// Where smooth-L1 turns from a parabola into a line, in units of the deltas; at 0 it is L1.
+    pub beta: f64,
+    /// Factor on the box loss in the total.
+    pub weight: f64,
+}
+
+impl Default for BoxLossConfig {
+    /// L1 with weight 1: detectron2's RetinaNet.
+    fn default() -> Self {
+        Self {
+            loss: BoxLossKind::SmoothL1,
+            beta: 0.0,
+            weight: 1.0,
+        }
+    }
+}
+
+/// The box losses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BoxLossKind {
+    /// Smooth L1 of the four deltas, summed (Girshick 2015).
+    #[default]
+    SmoothL1,
+}
+
+impl BoxLossConfig {
+    /// Checks the settings and builds the loss.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where `beta` or `weight` is negative or not finite.
+    pub fn init(&self) -> Result<SmoothL1, CriterionError> {
+        for (key, got) in [
+            ("criterion.box.beta", self.beta),
+            ("criterion.box.weight", self.weight),
+        ] {
+            if !(got.is_finite() && got >= 0.0) {
+                return Err(CriterionError {
+                    key,
+                    got,
+                    allowed: "finite and at least 0",
+                });
+            }
+        }
+        Ok(SmoothL1 { beta: self.beta })
+    }
+}
+
+/// Smooth L1.
+///
+/// ```text
+/// d = |prediction - target|
+/// L = d^2 / (2 beta)   if d < beta
+///     d - beta / 2     otherwise
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SmoothL1 {
+    beta: f64,
+}
+
+impl SmoothL1 {
+    /// Computes the loss of every element; the caller reduces.
+    ///
+    /// # Shapes
+    ///
+    /// - `predictions`, `targets` and output: `[..dims]`
+    pub fn forward<const D: usize>(&self, predictions: Tensor<D>, targets: Tensor<D>) -> Tensor<D> {
+        let distance = (predictions - targets).abs();
+        if self.beta == 0.0 {
+            return distance;
+        }
+        let within = distance.clone().clamp_max(self.beta);
+        within.clone().square() / (2.0 * self.beta) + (distance - within)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tolerance};
+
+    use super::*;
+
+    fn loss_and_gradient(beta: f64, differences: [f32; 5]) -> (Vec<f32>, Vec<f32>) {
+        let device = Device::flex().autodiff();
+        let config = BoxLossConfig {
+            beta,
+            ..BoxLossConfig::default()
+        };
+        let predictions = Tensor::<1>::from_floats(differences, &device).require_grad();
+        let losses = config
+            .init()
+            .unwrap()
+            .forward(predictions.clone(), Tensor::zeros([5], &device));
+        let gradients = losses.clone().sum().backward();
+        (
+            losses.into_data().to_vec().unwrap(),
+            predictions
+                .grad(&gradients)
+                .unwrap()
+                .into_data()
+                .to_vec()
+                .unwrap(),
+        )
+    }
+
+    #[test]
+    fn beta_zero_is_l1() {
+        let (losses, gradients) = loss_and_gradient(0.0, [-2.0, -0.1, 0.0, 0.5, 3.0]);
+        assert_eq!(losses, [2.0, 0.1, 0.0, 0.5, 3.0]);
+        assert_eq!(gradients, [-1.0, -1.0, 0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn beta_rounds_the_corner() {
+        // beta 0.5: 0.1 -> 0.01 / 1 = 0.01; 2 -> 2 - 0.25.
+        let (losses, gradients) = loss_and_gradient(0.5, [-2.0, -0.1, 0.0, 0.25, 3.0]);
+        let tensor = |values: &[f32]| Tensor::<1>::from_floats(values, &Device::flex()).into_data();
+        tensor(&losses).assert_approx_eq::<f32>(
+            &tensor(&[1.75, 0.01, 0.0, 0.0625, 2.75]),
+            Tolerance::absolute(1e-6),
+        );
+        // Inside, the slope is d / beta.
+        tensor(&gradients).assert_approx_eq::<f32>(
+            &tensor(&[-1.0, -0.2, 0.0, 0.5, 1.0]),
+            Tolerance::absolute(1e-6),
+        );
+    }
+
+    #[test]
+    fn a_negative_beta_is_refused_by_name() {
+        let config = BoxLossConfig {
+            beta: -1.0,
+            ..BoxLossConfig::default()
+        };
+        assert_eq!(
+            config.init().unwrap_err().to_string(),
+            "`criterion.box.beta` must be finite and at least 0, got -1"
+        );
+    }
+}

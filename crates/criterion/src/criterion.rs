@@ -1,0 +1,259 @@
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::CriterionError;
+use crate::box_loss::{BoxLossConfig, SmoothL1};
+use crate::focal::{ClassLossConfig, FocalLoss};
+use crate::normalizer::{Normalizer, NormalizerKind};
+use crate::targets::{BatchTargets, IGNORED};
+
+/// Settings of the whole loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CriterionConfig {
+    /// The loss over the classes of all anchors.
+    pub class: ClassLossConfig,
+    /// The loss over the boxes of positive anchors.
+    pub bbox: BoxLossConfig,
+    /// What both are divided by.
+    pub normalizer: NormalizerKind,
+}
+
+impl CriterionConfig {
+    /// Checks the settings and builds the criterion.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the first setting out of range.
+    pub fn init(&self) -> Result<Criterion, CriterionError> {
+        Ok(Criterion {
+            class: self.class.init()?,
+            bbox: self.bbox.init()?,
+            box_weight: self.bbox.weight,
+            normalizer: self.normalizer.init(),
+        })
+    }
+}
+
+/// The loss of RetinaNet.
+///
+/// Should be created with [`CriterionConfig`].
+#[derive(Clone, Debug)]
+pub struct Criterion {
+    class: FocalLoss,
+    bbox: SmoothL1,
+    box_weight: f64,
+    normalizer: Normalizer,
+}
+
+/// The parts of the loss, `[1]` each, normalised and weighted: the total is their sum.
+#[derive(Clone, Debug)]
+pub struct LossParts {
+    /// Over the classes of all anchors that are not ignored.
+    pub class: Tensor<1>,
+    /// Over the boxes of positive anchors.
+    pub bbox: Tensor<1>,
+}
+
+impl LossParts {
+    /// What training minimises.
+    pub fn total(&self) -> Tensor<1> {
+        self.class.clone() + self.bbox.clone()
+    }
+}
+
+impl Criterion {
+    /// Computes the loss of a batch; a moving normaliser moves.
+    ///
+    /// # Shapes
+    ///
+    /// - `logits`: `[batch, anchors, classes]`
+    /// - `deltas`: `[batch, anchors, 4]`
+    pub fn forward(
+        &mut self,
+        logits: Tensor<3>,
+        deltas: Tensor<3>,
+        targets: &BatchTargets,
+    ) -> LossParts {
+        let weights = self.normalizer.weights(&targets.positives_per_image);
+        LossParts {
+            class: self.class_loss(logits, targets, &weights),
+            bbox: self.box_loss(deltas, targets, &weights),
+        }
+    }
+
+    /// The normaliser as it stands, for a checkpoint.
+    pub const fn normalizer(&self) -> &Normalizer {
+        &self.normalizer
+    }
+
+    /// Puts back a normaliser from a checkpoint.
+    pub const fn set_normalizer(&mut self, normalizer: Normalizer) {
+        self.normalizer = normalizer;
+    }
+
+    fn class_loss(&self, logits: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
+        let device = logits.device();
+        let [batch, _, classes] = logits.dims();
+        let labels = targets.labels.clone().unsqueeze_dim::<3>(2); // [batch, anchors, 1]
+        let class_ids =
+            Tensor::<1, Int>::arange(0..classes as i64, &device).reshape([1, 1, classes]);
+        let one_hot = labels
+            .clone()
+            .expand([-1, -1, classes as i64])
+            .equal(class_ids.expand(logits.dims()))
+            .float();
+        let counted = labels.not_equal_elem(IGNORED).float(); // [batch, anchors, 1]
+
+        let losses = self.class.forward(logits, one_hot) * counted;
+        let weights = Tensor::<1>::from_data(to_f32(weights), &device);
+        (losses.sum_dims_squeeze::<1, _>(&[1, 2]).reshape([batch]) * weights).sum()
+    }
+
+    fn box_loss(&self, deltas: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
+        let [batch, anchors, _] = deltas.dims();
+        let device = deltas.device();
+        let Some(positives) = &targets.positives else {
+            // Keeps the box subnet in the graph, with a gradient of 0.
+            return deltas.sum() * 0.0;
+        };
+        let predicted = deltas
+            .reshape([batch * anchors, 4])
+            .select(0, positives.indices.clone());
+        let weights: Vec<f64> = positives
+            .images
+            .iter()
+            .map(|&image| weights[image] * self.box_weight)
+            .collect();
+        let weights = Tensor::<1>::from_data(to_f32(&weights), &device).unsqueeze_dim::<2>(1); // [positives, 1]
+        (self.bbox.forward(predicted, positives.deltas.clone()) * weights).sum()
+    }
+}
+
+fn to_f32(values: &[f64]) -> TensorData {
+    let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    let count = values.len();
+    TensorData::new(values, [count])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+    use retinanet_boxes::{AnchorLabel, AnchorTargets, ClassId, PositiveAnchor};
+
+    use super::*;
+
+    fn positive(anchor: usize, class: u32, deltas: [f32; 4]) -> PositiveAnchor {
+        PositiveAnchor {
+            anchor,
+            class: ClassId(class),
+            object: 0,
+            deltas,
+        }
+    }
+
+    /// Two images of three anchors: one positive, one ignored and one background; then all
+    /// background.
+    fn images() -> Vec<AnchorTargets> {
+        vec![
+            AnchorTargets {
+                labels: vec![
+                    AnchorLabel::Object(ClassId(1)),
+                    AnchorLabel::Ignored,
+                    AnchorLabel::Background,
+                ],
+                positives: vec![positive(0, 1, [0.5, -0.5, 0.0, 1.0])],
+            },
+            AnchorTargets {
+                labels: vec![AnchorLabel::Background; 3],
+                positives: Vec::new(),
+            },
+        ]
+    }
+
+    fn criterion(normalizer: NormalizerKind) -> Criterion {
+        let config = CriterionConfig {
+            normalizer,
+            ..CriterionConfig::default()
+        };
+        config.init().unwrap()
+    }
+
+    fn scalar(tensor: Tensor<1>) -> f32 {
+        tensor.into_scalar::<f32>()
+    }
+
+    #[test]
+    fn parts_are_sums_over_counted_anchors_and_positives() {
+        let device = Device::flex();
+        let targets = BatchTargets::new(&images(), &device);
+        // All logits 0: every element costs α_t (1/2)² ln 2, α_t = 1/4 or 3/4. Of the 5 counted
+        // anchors with 2 classes, 1 element is positive and 9 are negative.
+        let element = 0.25_f32 * std::f32::consts::LN_2;
+        let expected_class = element * (0.25 + 9.0 * 0.75);
+        let logits = Tensor::zeros([2, 3, 2], &device);
+        let deltas = Tensor::zeros([2, 3, 4], &device);
+
+        let parts =
+            criterion(NormalizerKind::Batch).forward(logits.clone(), deltas.clone(), &targets);
+        assert!((scalar(parts.class) - expected_class).abs() < 1e-6);
+        assert_eq!(scalar(parts.bbox), 2.0);
+
+        // By image: both divide by 1, and the mean halves.
+        let parts = criterion(NormalizerKind::Image).forward(logits, deltas, &targets);
+        assert!((scalar(parts.class.clone()) - 0.5 * expected_class).abs() < 1e-6);
+        assert_eq!(scalar(parts.bbox.clone()), 1.0);
+        assert_eq!(scalar(parts.total()), scalar(parts.class) + 1.0);
+    }
+
+    #[test]
+    fn ignored_anchors_have_neither_loss_nor_gradient() {
+        let device = Device::flex().autodiff();
+        let targets = BatchTargets::new(&images(), &device);
+        let run = |ignored_logit: f32| {
+            let mut values = vec![0.3_f32; 12];
+            values[2] = ignored_logit;
+            values[3] = -ignored_logit;
+            let logits =
+                Tensor::<3>::from_data(TensorData::new(values, [2, 3, 2]), &device).require_grad();
+            let deltas = Tensor::<3>::zeros([2, 3, 4], &device).require_grad();
+            let parts =
+                criterion(NormalizerKind::Batch).forward(logits.clone(), deltas.clone(), &targets);
+            let total = parts.total();
+            let gradients = total.backward();
+            let values = |tensor: &Tensor<3>| -> Vec<f32> {
+                tensor
+                    .grad(&gradients)
+                    .unwrap()
+                    .into_data()
+                    .to_vec()
+                    .unwrap()
+            };
+            (scalar(total), values(&logits), values(&deltas))
+        };
+        let (loss, of_logits, of_deltas) = run(0.3);
+        assert_eq!(run(50.0).0, loss);
+        assert_eq!(of_logits[2..4], [0.0, 0.0]);
+        assert!(
+            of_logits[..2]
+                .iter()
+                .chain(&of_logits[4..])
+                .all(|g| *g != 0.0)
+        );
+        assert_eq!(of_deltas[..4], [-1.0, 1.0, 0.0, -1.0]);
+        assert!(of_deltas[4..].iter().all(|gradient| *gradient == 0.0));
+    }
+
+    #[test]
+    fn a_batch_without_objects_has_a_class_loss_and_a_box_loss_of_zero() {
+        let device = Device::flex().autodiff();
+        let targets = BatchTargets::new(&images()[1..], &device);
+        let logits = Tensor::<3>::zeros([1, 3, 2], &device).require_grad();
+        let deltas = Tensor::<3>::random([1, 3, 4], Distribution::Default, &device).require_grad();
+        let parts =
+            criterion(NormalizerKind::MovingAverage).forward(logits, deltas.clone(), &targets);
+        assert!(scalar(parts.class.clone()) > 0.0);
+        assert_eq!(scalar(parts.bbox.clone()), 0.0);
+        let gradients = parts.total().backward();
+        let gradient = deltas.grad(&gradients).unwrap().abs().sum();
+        assert_eq!(gradient.into_scalar::<f32>(), 0.0);
+    }
+}

@@ -1,0 +1,30 @@
+//! The loss of RetinaNet: focal loss over the classes of all anchors, a box loss over the
+//! positive ones, both divided by the number of positive anchors (Lin et al. 2017, section 3).
+//!
+//! The crate sees predictions and targets as tensors and knows neither model nor data. Anchors
+//! that are ignored count nowhere.
+
+mod box_loss;
+mod criterion;
+mod focal;
+mod normalizer;
+mod targets;
+
+pub use box_loss::{BoxLossConfig, BoxLossKind, SmoothL1};
+pub use criterion::{Criterion, CriterionConfig, LossParts};
+pub use focal::{ClassLossConfig, ClassLossKind, FocalLoss};
+pub use normalizer::{Normalizer, NormalizerKind};
+pub use targets::BatchTargets;
+
+/// A setting of the criterion is out of range; the text names the key, what it got and what it
+/// allows.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("`{key}` must be {allowed}, got {got}")]
+pub struct CriterionError {
+    /// The key in the run's config, such as `criterion.class.alpha`.
+    pub key: &'static str,
+    /// What the config says.
+    pub got: f64,
+    /// What it may say.
+    pub allowed: &'static str,
+}
