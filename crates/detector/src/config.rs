@@ -1,0 +1,235 @@
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use retinanet_anchors::{AnchorConfig, AnchorError, AnchorGenerator};
+use retinanet_backbone::{
+    Architecture, FeaturePyramidConfig, NormKind, P6Source, PYRAMID_STRIDES, ResNetConfig,
+};
+use retinanet_heads::HeadConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::model::RetinaNet;
+
+/// Settings of the model, `[model]`. The defaults are the paper's network as detectron2 builds
+/// it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The residual network.
+    pub backbone: Architecture,
+    /// Channels after the backbone's stem, from which its others follow; 64 is the published
+    /// network, fewer make a thin one.
+    pub width: usize,
+    /// The backbone's normalisation.
+    pub norm: NormKind,
+    /// How many of stem, C2, C3, C4 and C5 do not train.
+    pub freeze_at: usize,
+    /// Channels of every pyramid level.
+    pub fpn_channels: usize,
+    /// What P6 is computed from.
+    pub p6_from: P6Source,
+    /// The class and box subnets.
+    pub head: HeadConfig,
+    /// The anchors.
+    pub anchors: AnchorConfig,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            backbone: Architecture::Resnet50,
+            width: ResNetConfig::STANDARD_WIDTH,
+            norm: NormKind::FrozenBatchNorm,
+            freeze_at: 2,
+            fpn_channels: 256,
+            p6_from: P6Source::C5,
+            head: HeadConfig::default(),
+            anchors: AnchorConfig::default(),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the key at fault.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let at_least_one = |key, got: usize| {
+            (got >= 1)
+                .then_some(())
+                .ok_or_else(|| ModelError::out_of_range(key, got, "at least 1"))
+        };
+        at_least_one("model.width", self.width)?;
+        at_least_one("model.fpn_channels", self.fpn_channels)?;
+        at_least_one(
+            "model.head.channels",
+            self.head.channels.unwrap_or(self.fpn_channels),
+        )?;
+        if self.freeze_at > 5 {
+            return Err(ModelError::out_of_range(
+                "model.freeze_at",
+                self.freeze_at,
+                "0 to 5",
+            ));
+        }
+        let prior = self.head.prior;
+        if !(prior > 0.0 && prior < 1.0) {
+            return Err(ModelError::out_of_range(
+                "model.head.prior",
+                prior,
+                "between 0 and 1",
+            ));
+        }
+        self.anchor_generator().map(drop)
+    }
+
+    /// The generator of this model's anchors.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the anchors' settings do not fit the pyramid.
+    pub fn anchor_generator(&self) -> Result<AnchorGenerator, ModelError> {
+        Ok(self.anchors.init(&PYRAMID_STRIDES)?)
+    }
+
+    /// Draws a model for this many classes. The same device seed gives the same parameters.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a setting is out of range, or there is no class to learn.
+    pub fn init(&self, classes: usize, device: &Device) -> Result<RetinaNet, ModelError> {
+        self.check()?;
+        if classes == 0 {
+            return Err(ModelError::NoClasses);
+        }
+        let backbone = ResNetConfig::new(self.backbone)
+            .with_norm(self.norm)
+            .with_freeze_at(self.freeze_at)
+            .with_width(self.width)
+            .init(device);
+        let pyramid = FeaturePyramidConfig::new(backbone.channels())
+            .with_channels(self.fpn_channels)
+            .with_p6_from(self.p6_from)
+            .init(device);
+        let anchors_per_cell = self.anchor_generator()?.anchors_per_cell();
+        let class_subnet =
+            self.head
+                .init_class_subnet(self.fpn_channels, anchors_per_cell, classes, device);
+        let box_subnet = self
+            .head
+            .init_box_subnet(self.fpn_channels, anchors_per_cell, device);
+        let model = RetinaNet {
+            backbone,
+            pyramid,
+            class_subnet,
+            box_subnet,
+            classes,
+        };
+        draw_parameters(&model);
+        Ok(model)
+    }
+}
+
+/// Burn draws a parameter when it is first read; reading them all in order now makes them a
+/// function of the seed alone.
+fn draw_parameters(model: &RetinaNet) {
+    struct Reader;
+    impl ModuleVisitor for Reader {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            drop(param.val());
+        }
+    }
+    model.visit(&mut Reader);
+}
+
+/// The settings make no model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A setting is out of range.
+    #[error("`{key}` must be {allowed}, got {got}")]
+    OutOfRange {
+        /// The key in the run's config.
+        key: &'static str,
+        /// What the config says.
+        got: String,
+        /// What it may say.
+        allowed: &'static str,
+    },
+    /// The anchors' settings are out of range.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
+    /// There is nothing to tell from the background.
+    #[error("the data set has no class, a detector needs at least one")]
+    NoClasses,
+}
+
+impl ModelError {
+    pub(crate) fn out_of_range(
+        key: &'static str,
+        got: impl ToString,
+        allowed: &'static str,
+    ) -> Self {
+        Self::OutOfRange {
+            key,
+            got: got.to_string(),
+            allowed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_papers() {
+        let config = ModelConfig::default();
+        assert!(config.check().is_ok());
+        assert_eq!(config.anchor_generator().unwrap().anchors_per_cell(), 9);
+        assert_eq!((config.head.depth, config.head.prior), (4, 0.01));
+    }
+
+    #[test]
+    fn each_setting_out_of_range_is_refused_by_name() {
+        let change = |change: fn(&mut ModelConfig)| {
+            let mut config = ModelConfig::default();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert_eq!(
+            change(|config| config.width = 0),
+            "`model.width` must be at least 1, got 0"
+        );
+        assert_eq!(
+            change(|config| config.freeze_at = 6),
+            "`model.freeze_at` must be 0 to 5, got 6"
+        );
+        assert_eq!(
+            change(|config| config.head.prior = 1.0),
+            "`model.head.prior` must be between 0 and 1, got 1"
+        );
+        assert!(change(|config| config.anchors.aspect_ratios.clear()).contains("aspect_ratios"));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_weights() {
+        let device = Device::flex();
+        let config = ModelConfig {
+            backbone: Architecture::Resnet18,
+            width: 4,
+            fpn_channels: 8,
+            ..ModelConfig::default()
+        };
+        let draw = |seed| {
+            device.seed(seed);
+            let model = config.init(2, &device).unwrap();
+            let images = Tensor::ones([1, 3, 32, 32], &device);
+            let (logits, _) = model.forward(images).concatenate();
+            logits.into_data().to_vec::<f32>().unwrap()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+}

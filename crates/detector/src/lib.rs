@@ -1,0 +1,34 @@
+//! The assembled RetinaNet: its config, the forward pass, decoding with non-maximum suppression,
+//! and weight files.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use retinanet_backbone::Architecture;
+//! use retinanet_detector::ModelConfig;
+//!
+//! let device = Device::flex();
+//! let config = ModelConfig {
+//!     backbone: Architecture::Resnet18,
+//!     width: 8,
+//!     fpn_channels: 16,
+//!     ..ModelConfig::default()
+//! };
+//! let model = config.init(3, &device)?;
+//! let predictions = model.forward(Tensor::zeros([1, 3, 64, 64], &device));
+//! let (logits, deltas) = predictions.concatenate();
+//! assert_eq!(logits.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 3]);
+//! assert_eq!(deltas.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 4]);
+//! # Ok::<(), retinanet_detector::ModelError>(())
+//! ```
+
+mod config;
+mod decode;
+mod model;
+mod weights;
+
+pub use config::{ModelConfig, ModelError};
+pub use decode::{DecodeConfig, Decoder};
+pub use model::{LevelPredictions, Predictions, RetinaNet};
+pub use retinanet_backbone::{Architecture, NormKind, P6Source};
+pub use retinanet_heads::{HeadConfig, HeadNorm};
+pub use weights::{WeightsError, load_safetensors, read_classes, save_safetensors};
