@@ -1,0 +1,272 @@
+//! The experiment as its TOML file writes it. Every key has a default; see `layers` for how files
+//! build on each other, and `plan` for the checks.
+
+use std::path::PathBuf;
+
+use retinanet_anchors::MatcherConfig;
+use retinanet_criterion::{BoxLossConfig, ClassLossConfig, NormalizerKind};
+use retinanet_data::shapes::ShapesConfig;
+use retinanet_data::{Normalization, ResizeConfig};
+use retinanet_detector::{DecodeConfig, ModelConfig};
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use retinanet_data::AugmentConfig;
+
+/// A whole experiment. The defaults are the paper's recipe as detectron2 runs it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExperimentConfig {
+    /// Seed of the weights, of the order of the images and of their augmentation.
+    pub seed: u64,
+    /// Where the data lies and how images are prepared.
+    pub data: DataConfig,
+    /// The network.
+    pub model: ModelConfig,
+    /// The loss and which anchors it counts.
+    pub criterion: CriterionSection,
+    /// How gradients move the weights.
+    pub optimizer: OptimizerConfig,
+    /// How the learning rate goes.
+    pub schedule: ScheduleConfig,
+    /// How long, and what happens every so often.
+    pub train: TrainConfig,
+    /// How predictions become detections.
+    pub eval: DecodeConfig,
+    /// What computes.
+    pub compute: ComputeConfig,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// The folder that the other paths start from; itself relative to where the program is
+    /// started.
+    pub root: PathBuf,
+    /// What is trained on.
+    pub train: SplitConfig,
+    /// What is evaluated on.
+    pub val: SplitConfig,
+    /// Length of the shorter side in pixels, or several of which one is drawn for each training
+    /// image.
+    #[serde(deserialize_with = "one_or_many")]
+    pub short_side: Vec<u32>,
+    /// Limit of the longer side in pixels.
+    pub long_side: u32,
+    /// Length of the shorter side outside training; the largest of `short_side` where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_short_side: Option<u32>,
+    /// How training images vary.
+    pub augment: AugmentConfig,
+    /// How pixels become numbers.
+    pub normalization: Normalization,
+    /// Whether training sees images without boxes, as background.
+    pub keep_empty: bool,
+    /// Threads that prepare images; 0 prepares them between the steps.
+    pub workers: usize,
+    /// Where given, the built-in shapes data set is drawn into `root` unless it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synth: Option<ShapesConfig>,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        let resize = ResizeConfig::default();
+        Self {
+            root: PathBuf::from("."),
+            train: SplitConfig {
+                annotations: "train.json".into(),
+                images: "images".into(),
+            },
+            val: SplitConfig {
+                annotations: "val.json".into(),
+                images: "images".into(),
+            },
+            short_side: resize.short_side,
+            long_side: resize.long_side,
+            eval_short_side: resize.eval_short_side,
+            augment: AugmentConfig::default(),
+            normalization: Normalization::default(),
+            keep_empty: true,
+            workers: 2,
+            synth: None,
+        }
+    }
+}
+
+/// `[data.train]`, `[data.val]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SplitConfig {
+    /// The COCO instances JSON file, relative to `data.root`.
+    pub annotations: PathBuf,
+    /// The folder of the images, relative to `data.root`.
+    pub images: PathBuf,
+}
+
+/// `[criterion]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CriterionSection {
+    /// The loss over classes.
+    pub class: ClassLossConfig,
+    /// The loss over boxes.
+    #[serde(rename = "box")]
+    pub bbox: BoxLossConfig,
+    /// Which anchors are positive, negative or ignored.
+    pub matcher: MatcherConfig,
+    /// What the losses are divided by.
+    pub normalizer: NormalizerKind,
+}
+
+/// `[optimizer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Which optimiser.
+    pub name: OptimizerName,
+    /// The learning rate after the warm-up and before the first milestone.
+    pub lr: f64,
+    /// How much of the last step goes on.
+    pub momentum: f64,
+    /// L2 penalty on all weights and biases but those of norms.
+    pub weight_decay: f64,
+    /// Where given, the gradients' norm over all parameters is cut to this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+}
+
+/// The optimisers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerName {
+    /// Stochastic gradient descent with momentum, as PyTorch's.
+    #[default]
+    Sgd,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            name: OptimizerName::Sgd,
+            lr: 0.01,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            clip_norm: None,
+        }
+    }
+}
+
+/// `[schedule]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Which schedule.
+    pub name: ScheduleName,
+    /// Iterations over which the learning rate grows linearly to its full height.
+    pub warmup: u64,
+    /// The factor that the warm-up starts from.
+    pub warmup_start: f64,
+    /// When the learning rate falls, in the unit that `[train]` counts in: iterations or epochs.
+    pub milestones: Vec<u64>,
+    /// What it is multiplied by then.
+    pub factor: f64,
+}
+
+/// The schedules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleName {
+    /// Falls at milestones.
+    #[default]
+    MultiStep,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self {
+            name: ScheduleName::MultiStep,
+            warmup: 1000,
+            warmup_start: 0.001,
+            milestones: vec![60_000, 80_000],
+            factor: 0.1,
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// How many batches; 90 000 where neither this nor `epochs` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iterations: Option<u64>,
+    /// How many times through the training images, instead of `iterations`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<u64>,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Evaluates every so many iterations or epochs; at the end always. 5000 iterations or one
+    /// epoch where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_every: Option<u64>,
+    /// Writes a checkpoint every so many iterations or epochs; at the end always. 5000 iterations
+    /// or one epoch where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<u64>,
+    /// Tells how it goes every so many iterations, where there is no bar.
+    pub log_every: u64,
+    /// How many checkpoints before the last stay.
+    pub keep_last: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            iterations: None,
+            epochs: None,
+            batch_size: 16,
+            eval_every: None,
+            checkpoint_every: None,
+            log_every: 20,
+            keep_last: 1,
+        }
+    }
+}
+
+/// `[compute]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ComputeConfig {
+    /// What computes, as `--device`: `flex` is the CPU, `wgpu` the GPU.
+    pub device: String,
+    /// Threads of the CPU; all cores where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+impl Default for ComputeConfig {
+    fn default() -> Self {
+        Self {
+            device: "flex".to_owned(),
+            threads: None,
+        }
+    }
+}
+
+/// Lets a list with one entry be written without brackets.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "expected a whole number or a list of whole numbers"
+    )]
+    enum OneOrMany {
+        One(u32),
+        Many(Vec<u32>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(value) => vec![value],
+        OneOrMany::Many(values) => values,
+    })
+}

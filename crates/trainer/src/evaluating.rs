@@ -1,0 +1,232 @@
+//! A trained model with all that it needs to look at images.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use retinanet_anchors::AnchorGenerator;
+use retinanet_boxes::{ClassList, Detection};
+use retinanet_data::{
+    Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, ReadOptions, Transform,
+};
+use retinanet_detector::{
+    Decoder, ModelError, RetinaNet, WeightsError, load_safetensors, read_classes,
+};
+use retinanet_evaluation::{CocoDetection, EvaluationError, Evaluator, Metrics};
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::{DataConfig, ExperimentConfig, SplitConfig};
+use crate::observer::{Observer, Progress};
+use crate::plan::{Plan, PlanError, draw_shapes_if_absent, read_split, transform};
+
+/// A model that looks at images: weights, classes, and how images are prepared and predictions
+/// decoded.
+pub struct Detector {
+    pub(crate) model: RetinaNet,
+    pub(crate) transform: Transform,
+    pub(crate) generator: AnchorGenerator,
+    decoder: Decoder,
+    classes: ClassList,
+    device: Device,
+}
+
+impl Detector {
+    /// The detector of a run's checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where config and checkpoint do not fit together.
+    pub fn from_checkpoint(
+        config: &ExperimentConfig,
+        checkpoint: &Checkpoint,
+        device: &Device,
+    ) -> Result<Self, EvaluateError> {
+        let classes = checkpoint.state.classes.clone();
+        let model = config.model.init(classes.len(), device)?;
+        let model = checkpoint.load_model(model)?;
+        Self::new(config, model, classes, device)
+    }
+
+    /// The detector of an exported weight file.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the file cannot be read or does not fit the config.
+    pub fn from_weights(
+        config: &ExperimentConfig,
+        weights: &Path,
+        device: &Device,
+    ) -> Result<Self, EvaluateError> {
+        let classes = read_classes(weights)?;
+        let mut model = config.model.init(classes.len(), device)?;
+        load_safetensors(&mut model, weights)?;
+        Self::new(config, model, classes, device)
+    }
+
+    /// The detector of a model in training.
+    pub(crate) fn of_plan(plan: &Plan, model: &RetinaNet, device: &Device) -> Self {
+        Self {
+            model: model.valid(),
+            transform: plan.transform.clone(),
+            generator: plan.generator.clone(),
+            decoder: plan.decoder.clone(),
+            classes: plan.train.classes.clone(),
+            device: device.clone().inner(),
+        }
+    }
+
+    fn new(
+        config: &ExperimentConfig,
+        model: RetinaNet,
+        classes: ClassList,
+        device: &Device,
+    ) -> Result<Self, EvaluateError> {
+        Ok(Self {
+            model: model.valid(),
+            transform: transform(&config.data)?,
+            generator: config.model.anchor_generator()?,
+            decoder: config.eval.init()?,
+            classes,
+            device: device.clone().inner(),
+        })
+    }
+
+    /// The classes that the model tells apart.
+    pub const fn classes(&self) -> &ClassList {
+        &self.classes
+    }
+
+    /// The model itself.
+    pub const fn model(&self) -> &RetinaNet {
+        &self.model
+    }
+
+    /// What the model sees on each image of a batch, best first, in pixels of the original image.
+    pub fn detect(&self, batch: Batch) -> Vec<Vec<Detection>> {
+        let shape = [batch.items.len(), 3, batch.height, batch.width];
+        let images = Tensor::from_data(TensorData::new(batch.images, shape), &self.device);
+        let predictions = self.model.forward(images);
+        let detections = self.decoder.decode(predictions, &batch.anchors);
+        let images = detections.into_iter().zip(&batch.items);
+        images
+            .map(|(detections, item)| {
+                let in_original = detections.into_iter().map(|detection| Detection {
+                    bbox: item.to_original(detection.bbox),
+                    ..detection
+                });
+                in_original
+                    .filter(|detection| detection.bbox.is_proper())
+                    .collect()
+            })
+            .collect()
+    }
+
+    /// Evaluates on one of the config's splits.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the split cannot be read or has other classes.
+    pub fn evaluate_split(
+        &self,
+        data: &DataConfig,
+        split: &SplitConfig,
+        observer: &mut dyn Observer,
+    ) -> Result<Metrics, EvaluateError> {
+        draw_shapes_if_absent(data, observer)?;
+        let dataset = read_split(data, split, ReadOptions::default())?;
+        if dataset.classes != self.classes {
+            return Err(EvaluateError::Classes {
+                annotations: dataset.annotations.display().to_string(),
+                data: dataset.classes.len(),
+                model: self.classes.len(),
+            });
+        }
+        let evaluator = Evaluator::from_file(&dataset.annotations)?;
+        self.evaluate(&Arc::new(dataset), &evaluator, data.workers, observer)
+    }
+
+    /// Evaluates on all images of a data set, one at a time, so that no image's padding depends
+    /// on its neighbours.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where an image cannot be read.
+    pub(crate) fn evaluate(
+        &self,
+        dataset: &Arc<CocoDataset>,
+        evaluator: &Evaluator,
+        workers: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<Metrics, EvaluateError> {
+        let config = LoaderConfig {
+            batch_size: 1,
+            workers,
+            ..LoaderConfig::default()
+        };
+        let loader = EvalLoader::new(
+            Arc::clone(dataset),
+            config,
+            self.transform.clone(),
+            self.generator.clone(),
+        )?;
+        let mut detections = Vec::new();
+        let what = "evaluating";
+        let total = dataset.images.len() as u64;
+        observer.progress(Progress::Start { what, total });
+        for batch in loader.start() {
+            let batch = batch?;
+            let images: Vec<_> = batch.items.iter().map(|item| item.image_id).collect();
+            for (image_id, found) in images.into_iter().zip(self.detect(batch)) {
+                detections.extend(found.iter().filter_map(|detection| {
+                    Some(CocoDetection {
+                        image_id,
+                        category_id: self.classes.category(detection.class)?,
+                        bbox: detection.bbox.to_xywh(),
+                        score: f64::from(detection.score),
+                    })
+                }));
+                observer.progress(Progress::Tick);
+            }
+        }
+        observer.progress(Progress::Finish);
+        Ok(evaluator.evaluate(&detections)?)
+    }
+}
+
+/// The model cannot be evaluated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluateError {
+    /// The data has other classes than the model.
+    #[error(
+        "`{annotations}` has {data} categories, the weights are for {model} others; is it the \
+         right data set?"
+    )]
+    Classes {
+        /// The annotations.
+        annotations: String,
+        /// Their classes.
+        data: usize,
+        /// The model's classes.
+        model: usize,
+    },
+    /// The checkpoint does not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The weight file does not fit.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The config makes no model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The validation split cannot be prepared.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// An image cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The detections cannot be evaluated.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+}

@@ -1,0 +1,31 @@
+//! Training and evaluation: the experiment's config, the training loop as one linear story,
+//! checkpoints, and the run directory.
+//!
+//! A TOML file becomes an [`ExperimentConfig`] (as written), that becomes a [`Plan`] (checked and
+//! able to build), and [`train`] carries it out. The crate prints nothing: what happens is told to
+//! an [`Observer`].
+
+mod checkpoint;
+mod config;
+mod evaluating;
+mod layers;
+mod metrics_log;
+mod observer;
+mod optimizer;
+mod plan;
+mod predicting;
+mod run_directory;
+mod schedule;
+mod training;
+
+pub use checkpoint::{Checkpoint, CheckpointError, CheckpointState};
+pub use config::{
+    AugmentConfig, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig, OptimizerConfig,
+    OptimizerName, ScheduleConfig, ScheduleName, SplitConfig, TrainConfig,
+};
+pub use evaluating::{Detector, EvaluateError};
+pub use layers::{ConfigError, config_to_toml, load_config};
+pub use observer::{Observer, Progress, StepReport};
+pub use plan::{Plan, PlanError};
+pub use run_directory::{DamagedCheckpoint, RunDirectory, RunDirectoryError};
+pub use training::{TrainError, TrainOutcome, train};

@@ -1,0 +1,103 @@
+//! `metrics.jsonl`: a line for each step and a line for each evaluation.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err::File;
+use retinanet_evaluation::Metrics;
+use serde_json::{Value, json};
+
+use crate::observer::StepReport;
+
+pub(crate) struct MetricsLog {
+    file: File,
+}
+
+impl MetricsLog {
+    /// Opens the log and cuts off what stands after `iteration`: lines of steps that a stopped run
+    /// made after its last checkpoint, and that will be made again.
+    pub(crate) fn open(path: &Path, iteration: u64) -> std::io::Result<Self> {
+        let kept = match File::open(path) {
+            Ok(file) => lines_up_to(file, iteration)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        let beside: PathBuf = path.with_extension("jsonl.tmp");
+        fs_err::write(&beside, kept)?;
+        fs_err::rename(&beside, path)?;
+        let file = fs_err::OpenOptions::new().append(true).open(path)?;
+        Ok(Self { file })
+    }
+
+    pub(crate) fn step(&mut self, report: &StepReport) -> std::io::Result<()> {
+        self.line(&json!({
+            "kind": "step",
+            "iteration": report.iteration,
+            "epoch": report.epoch,
+            "lr": report.learning_rate,
+            "loss": report.loss(),
+            "class_loss": report.class_loss,
+            "box_loss": report.box_loss,
+            "gradient_norm": report.gradient_norm,
+            "positives": report.positives,
+            "images": report.images,
+            "seconds": report.duration.as_secs_f64(),
+            "waited_seconds": report.waited.as_secs_f64(),
+        }))
+    }
+
+    pub(crate) fn evaluation(&mut self, iteration: u64, metrics: &Metrics) -> std::io::Result<()> {
+        let mut line = json!({ "kind": "evaluation", "iteration": iteration });
+        if let (Some(line), Ok(Value::Object(metrics))) =
+            (line.as_object_mut(), serde_json::to_value(metrics))
+        {
+            line.extend(metrics);
+        }
+        self.line(&line)
+    }
+
+    fn line(&mut self, value: &Value) -> std::io::Result<()> {
+        writeln!(self.file, "{value}")
+    }
+}
+
+fn lines_up_to(file: File, iteration: u64) -> std::io::Result<String> {
+    let mut kept = String::new();
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        // A line cut short by a kill is none.
+        let Ok(value) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        if value["iteration"]
+            .as_u64()
+            .is_some_and(|at| at <= iteration)
+        {
+            kept.push_str(&line);
+            kept.push('\n');
+        }
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reopening_cuts_what_comes_after_the_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        fs_err::write(
+            &path,
+            "{\"iteration\":1}\n{\"iteration\":2}\n{\"iteration\":3}\n{\"itera",
+        )
+        .unwrap();
+        let mut log = MetricsLog::open(&path, 2).unwrap();
+        log.line(&json!({ "iteration": 3, "again": true })).unwrap();
+        assert_eq!(
+            fs_err::read_to_string(&path).unwrap(),
+            "{\"iteration\":1}\n{\"iteration\":2}\n{\"again\":true,\"iteration\":3}\n"
+        );
+    }
+}

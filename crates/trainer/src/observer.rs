@@ -1,0 +1,80 @@
+use std::path::Path;
+use std::time::Duration;
+
+use retinanet_evaluation::Metrics;
+
+/// Is told what a run does. Every method has an empty default.
+pub trait Observer {
+    /// A sentence for the person who watches.
+    fn message(&mut self, _text: &str) {}
+
+    /// Training begins at iteration `first` of `total`.
+    fn training_starts(&mut self, _first: u64, _total: u64) {}
+
+    /// A step is done.
+    fn step(&mut self, _report: &StepReport) {}
+
+    /// Some long work begins, is under way, or ends.
+    fn progress(&mut self, _progress: Progress<'_>) {}
+
+    /// The model was evaluated after `iteration` steps; `is_best` by AP so far.
+    fn evaluated(&mut self, _iteration: u64, _metrics: &Metrics, _is_best: bool) {}
+
+    /// A checkpoint was written.
+    fn checkpoint_written(&mut self, _iteration: u64, _folder: &Path) {}
+
+    /// Whether to write a checkpoint and end after the current step.
+    fn stop_requested(&self) -> bool {
+        false
+    }
+}
+
+/// Work other than training steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// It begins and has this many parts.
+    Start {
+        /// What is done, such as `evaluating`.
+        what: &'a str,
+        /// How many parts it has.
+        total: u64,
+    },
+    /// One part is done.
+    Tick,
+    /// All is done.
+    Finish,
+}
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Which step, counted from 1.
+    pub iteration: u64,
+    /// Of how many.
+    pub total: u64,
+    /// How often all training images were seen.
+    pub epoch: f64,
+    /// The step's learning rate.
+    pub learning_rate: f64,
+    /// The class part of the loss.
+    pub class_loss: f64,
+    /// The box part of the loss.
+    pub box_loss: f64,
+    /// The gradients' norm before clipping.
+    pub gradient_norm: f64,
+    /// Positive anchors of the batch.
+    pub positives: usize,
+    /// Images of the batch.
+    pub images: usize,
+    /// How long the step took, waiting for its batch included.
+    pub duration: Duration,
+    /// How much of that was waiting for the batch.
+    pub waited: Duration,
+}
+
+impl StepReport {
+    /// What the step minimised.
+    pub fn loss(&self) -> f64 {
+        self.class_loss + self.box_loss
+    }
+}

@@ -1,0 +1,256 @@
+//! Stochastic gradient descent over the model, with global-norm clipping.
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{GradientsParams, ModuleOptimizer, Sgd, SgdConfig};
+use burn::store::RecordError;
+use burn::tensor::{Bytes, Tensor};
+use retinanet_detector::RetinaNet;
+
+use crate::config::OptimizerConfig;
+
+/// The optimiser of a run: Burn's SGD, with no weight decay on norms.
+pub(crate) struct Optimizer {
+    inner: ModuleOptimizer,
+    clip_norm: Option<f64>,
+}
+
+impl Optimizer {
+    /// An optimiser at its start. It knows the norms by their parameters' ids, so the model's
+    /// weights must be loaded before.
+    pub(crate) fn new(config: &OptimizerConfig, model: &RetinaNet) -> Self {
+        let decayed = sgd(config, config.weight_decay);
+        let undecayed = sgd(config, 0.0);
+        let norms = ParamGroup::from_ids(norm_parameters(model));
+        Self {
+            inner: ModuleOptimizer::from(decayed).with_group(norms, undecayed, None),
+            clip_norm: config.clip_norm,
+        }
+    }
+
+    /// Moves the weights against their gradients; returns the gradients' norm before clipping.
+    pub(crate) fn step(
+        &mut self,
+        learning_rate: f64,
+        model: RetinaNet,
+        mut gradients: GradientsParams,
+    ) -> (RetinaNet, f64) {
+        let norm = global_norm(&model, &gradients);
+        if let Some(limit) = self.clip_norm
+            && norm > limit
+        {
+            scale(&model, &mut gradients, limit / norm);
+        }
+        (self.inner.step(learning_rate, model, gradients), norm)
+    }
+
+    pub(crate) fn to_bytes(&self) -> Result<Bytes, RecordError> {
+        self.inner.to_record().into_bytes()
+    }
+
+    pub(crate) fn load_bytes(self, bytes: Bytes) -> Result<Self, RecordError> {
+        Ok(Self {
+            inner: self.inner.from_bytes(bytes)?,
+            ..self
+        })
+    }
+}
+
+fn sgd(config: &OptimizerConfig, weight_decay: f64) -> Sgd {
+    let mut sgd = SgdConfig::new();
+    if config.momentum > 0.0 {
+        // Burn's default dampening is 0.1; PyTorch's and the peers' is 0.
+        let momentum = MomentumConfig::new()
+            .with_momentum(config.momentum)
+            .with_dampening(0.0);
+        sgd = sgd.with_momentum(Some(momentum));
+    }
+    if weight_decay > 0.0 {
+        sgd = sgd.with_weight_decay(Some(WeightDecayConfig::new(weight_decay as f32)));
+    }
+    sgd.build()
+}
+
+/// The parameters of all batch and group norms.
+fn norm_parameters(model: &RetinaNet) -> Vec<ParamId> {
+    #[derive(Default)]
+    struct Collector {
+        containers: Vec<bool>,
+        ids: Vec<ParamId>,
+    }
+    impl ModuleVisitor for Collector {
+        fn enter_module(&mut self, _name: &str, container_type: &str) {
+            self.containers.push(matches!(
+                container_type,
+                "Struct:BatchNorm" | "Struct:GroupNorm"
+            ));
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.containers.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.containers.contains(&true) {
+                self.ids.push(param.id);
+            }
+        }
+    }
+    let mut collector = Collector::default();
+    model.visit(&mut collector);
+    collector.ids
+}
+
+/// The Euclidean norm of all gradients as one vector.
+fn global_norm(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
+    struct Summer<'a> {
+        gradients: &'a GradientsParams,
+        squares: Vec<Tensor<1>>,
+    }
+    impl ModuleVisitor for Summer<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.get::<D>(param.id) {
+                self.squares.push(gradient.square().sum());
+            }
+        }
+    }
+    let mut summer = Summer {
+        gradients,
+        squares: Vec::new(),
+    };
+    model.visit(&mut summer);
+    if summer.squares.is_empty() {
+        return 0.0;
+    }
+    let total = Tensor::cat(summer.squares, 0).sum();
+    f64::from(total.into_scalar::<f32>()).sqrt()
+}
+
+fn scale(model: &RetinaNet, gradients: &mut GradientsParams, factor: f64) {
+    struct Scaler<'a> {
+        gradients: &'a mut GradientsParams,
+        factor: f64,
+    }
+    impl ModuleVisitor for Scaler<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+                self.gradients.register(param.id, gradient * self.factor);
+            }
+        }
+    }
+    model.visit(&mut Scaler { gradients, factor });
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use retinanet_detector::{Architecture, ModelConfig, NormKind};
+
+    use super::*;
+
+    fn model() -> RetinaNet {
+        let device = Device::flex().autodiff();
+        device.seed(3);
+        let config = ModelConfig {
+            backbone: Architecture::Resnet18,
+            width: 2,
+            fpn_channels: 4,
+            norm: NormKind::GroupNorm,
+            freeze_at: 0,
+            ..ModelConfig::default()
+        };
+        config.init(1, &device).unwrap()
+    }
+
+    fn loss(model: &RetinaNet) -> Tensor<1> {
+        let images = Tensor::ones([1, 3, 32, 32], &Device::flex().autodiff());
+        let (logits, deltas) = model.forward(images).concatenate();
+        (logits + 1.0).square().sum() + (deltas - 1.0).square().sum()
+    }
+
+    fn gradients(model: &RetinaNet) -> GradientsParams {
+        GradientsParams::from_grads(loss(model).backward(), model)
+    }
+
+    /// All parameters in a row, norms and others apart.
+    fn parameters(model: &RetinaNet) -> (Vec<f32>, Vec<f32>) {
+        struct Collector {
+            norms: Vec<ParamId>,
+            values: (Vec<f32>, Vec<f32>),
+        }
+        impl ModuleVisitor for Collector {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let values = if self.norms.contains(&param.id) {
+                    &mut self.values.0
+                } else {
+                    &mut self.values.1
+                };
+                values.extend(param.val().into_data().iter::<f32>());
+            }
+        }
+        let mut collector = Collector {
+            norms: norm_parameters(model),
+            values: (Vec::new(), Vec::new()),
+        };
+        model.visit(&mut collector);
+        collector.values
+    }
+
+    #[test]
+    fn the_second_step_carries_the_first_on_without_dampening() {
+        // With a learning rate of 0 the weights stay, so both gradients are the same g. Then the
+        // velocity is g, then 0.9 g + g.
+        let config = OptimizerConfig {
+            weight_decay: 0.0,
+            ..OptimizerConfig::default()
+        };
+        let model = model();
+        let mut optimizer = Optimizer::new(&config, &model);
+        let start = parameters(&model).1;
+        let (model, _) = optimizer.step(0.0, model.clone(), gradients(&model));
+        let once = gradients(&model);
+        let plain = Optimizer::new(&config, &model)
+            .step(0.001, model.clone(), gradients(&model))
+            .0;
+        let (model, _) = optimizer.step(0.001, model, once);
+        let (carried, plain) = (parameters(&model).1, parameters(&plain).1);
+        let mut compared = 0;
+        for ((start, carried), plain) in start.iter().zip(&carried).zip(&plain) {
+            if (plain - start).abs() > 1e-3 {
+                let ratio = (carried - start) / (plain - start);
+                assert!((ratio - 1.9).abs() < 1e-2, "{ratio}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 5, "{compared}");
+    }
+
+    #[test]
+    fn weight_decay_shrinks_all_but_norms() {
+        let config = OptimizerConfig {
+            weight_decay: 0.5,
+            momentum: 0.0,
+            clip_norm: Some(1e-12),
+            ..OptimizerConfig::default()
+        };
+        let model = model();
+        let mut optimizer = Optimizer::new(&config, &model);
+        let (norms, others) = parameters(&model);
+        // Clipped to nothing, the gradients leave only the decay.
+        let (model, _) = optimizer.step(0.1, model.clone(), gradients(&model));
+        let (norms_after, others_after) = parameters(&model);
+        assert_eq!(norms_after, norms);
+        for (after, before) in others_after.iter().zip(&others) {
+            assert!((after - 0.95 * before).abs() < 1e-6, "{after} {before}");
+        }
+    }
+
+    #[test]
+    fn clipping_cuts_the_norm_over_all_parameters_at_once() {
+        let model = model();
+        let mut clipped = gradients(&model);
+        let norm = global_norm(&model, &clipped);
+        assert!(norm > 0.5);
+        scale(&model, &mut clipped, 0.5 / norm);
+        assert!((global_norm(&model, &clipped) - 0.5).abs() < 1e-4);
+    }
+}

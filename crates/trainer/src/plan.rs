@@ -1,0 +1,423 @@
+//! From the experiment as written to an experiment that can run: every setting checked, every
+//! file found, the parts ready to build.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use retinanet_anchors::{AnchorError, AnchorGenerator, BoxCoder, TargetAssigner};
+use retinanet_boxes::ClassList;
+use retinanet_criterion::{Criterion, CriterionConfig, CriterionError};
+use retinanet_data::shapes::ShapesError;
+use retinanet_data::{
+    CocoDataset, DataError, LoaderConfig, ReadOptions, ResizeConfig, TrainLoader, Transform,
+    TransformConfig,
+};
+use retinanet_detector::{Decoder, ModelError};
+use retinanet_evaluation::{EvaluationError, Evaluator};
+
+use crate::config::{DataConfig, ExperimentConfig, SplitConfig};
+use crate::observer::Observer;
+use crate::schedule::Schedule;
+
+/// Training length where the config gives none: the paper's 90 000 iterations.
+const DEFAULT_ITERATIONS: u64 = 90_000;
+/// Between evaluations and checkpoints where the config says nothing and counts in iterations.
+const DEFAULT_INTERVAL: u64 = 5_000;
+
+/// A checked experiment.
+pub struct Plan {
+    /// The config, with the data's root made absolute.
+    pub config: ExperimentConfig,
+    /// What is trained on.
+    pub train: Arc<CocoDataset>,
+    /// What is evaluated on.
+    pub val: Arc<CocoDataset>,
+    pub(crate) evaluator: Evaluator,
+    pub(crate) transform: Transform,
+    pub(crate) generator: AnchorGenerator,
+    pub(crate) decoder: Decoder,
+    pub(crate) criterion: Criterion,
+    pub(crate) loader: TrainLoader,
+    pub(crate) schedule: Schedule,
+    pub(crate) iterations: u64,
+    pub(crate) eval_every: u64,
+    pub(crate) checkpoint_every: u64,
+}
+
+impl Plan {
+    /// Checks the settings, reads the annotations and looks for the images. Where the config asks
+    /// for the built-in data set and it is not there, it is drawn.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the setting or the file at fault.
+    pub fn new(
+        mut config: ExperimentConfig,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, PlanError> {
+        check_settings(&config)?;
+        config.data.root = std::path::absolute(&config.data.root).map_err(PlanError::Root)?;
+        config.model.check()?;
+        let decoder = config.eval.init()?;
+        let criterion = CriterionConfig {
+            class: config.criterion.class,
+            bbox: config.criterion.bbox,
+            normalizer: config.criterion.normalizer,
+        }
+        .init()?;
+        let generator = config.model.anchor_generator()?;
+        let matcher = config.criterion.matcher.init()?;
+        let transform = transform(&config.data)?;
+
+        draw_shapes_if_absent(&config.data, observer)?;
+        let train = Arc::new(read_split(
+            &config.data,
+            &config.data.train,
+            ReadOptions {
+                keep_empty: config.data.keep_empty,
+            },
+        )?);
+        let val = read_split(&config.data, &config.data.val, ReadOptions::default())?;
+        let evaluator = Evaluator::from_file(&val.annotations)?;
+        same_classes(&train.classes, &val.classes, &val.annotations)?;
+        tell_dropped(&train, observer);
+
+        let loader_config = LoaderConfig {
+            batch_size: config.train.batch_size,
+            workers: config.data.workers,
+            seed: config.seed,
+            ..LoaderConfig::default()
+        };
+        let loader = TrainLoader::new(
+            Arc::clone(&train),
+            loader_config,
+            transform.clone(),
+            generator.clone(),
+            TargetAssigner::new(matcher, BoxCoder::default()),
+        )?;
+        let clock = Clock::new(&config, train.images.len());
+        Ok(Self {
+            iterations: clock.iterations,
+            eval_every: clock.interval(config.train.eval_every),
+            checkpoint_every: clock.interval(config.train.checkpoint_every),
+            schedule: clock.schedule(&config),
+            config,
+            train,
+            val: Arc::new(val),
+            evaluator,
+            transform,
+            generator,
+            decoder,
+            criterion,
+            loader,
+        })
+    }
+}
+
+/// Turns the config's unit, iterations or epochs, into iterations.
+struct Clock {
+    iterations: u64,
+    /// Iterations of one unit.
+    unit: f64,
+    default_interval: u64,
+}
+
+impl Clock {
+    fn new(config: &ExperimentConfig, images: usize) -> Self {
+        let epoch = images as f64 / config.train.batch_size as f64;
+        match config.train.epochs {
+            Some(epochs) => Self {
+                iterations: (epochs as f64 * epoch).ceil() as u64,
+                unit: epoch,
+                default_interval: 1,
+            },
+            None => Self {
+                iterations: config.train.iterations.unwrap_or(DEFAULT_ITERATIONS),
+                unit: 1.0,
+                default_interval: DEFAULT_INTERVAL,
+            },
+        }
+    }
+
+    fn interval(&self, every: Option<u64>) -> u64 {
+        self.in_iterations(every.unwrap_or(self.default_interval))
+            .max(1)
+    }
+
+    fn in_iterations(&self, units: u64) -> u64 {
+        (units as f64 * self.unit).ceil() as u64
+    }
+
+    fn schedule(&self, config: &ExperimentConfig) -> Schedule {
+        let milestones = config.schedule.milestones.iter();
+        Schedule {
+            base: config.optimizer.lr,
+            warmup: config.schedule.warmup,
+            warmup_start: config.schedule.warmup_start,
+            milestones: milestones.map(|units| self.in_iterations(*units)).collect(),
+            factor: config.schedule.factor,
+        }
+    }
+}
+
+/// The transform that a data section describes.
+pub(crate) fn transform(data: &DataConfig) -> Result<Transform, DataError> {
+    Transform::new(&TransformConfig {
+        resize: ResizeConfig {
+            short_side: data.short_side.clone(),
+            long_side: data.long_side,
+            eval_short_side: data.eval_short_side,
+        },
+        augment: data.augment.clone(),
+        normalization: data.normalization.clone(),
+        ..TransformConfig::default()
+    })
+}
+
+/// The images and annotations of a split; all files are there.
+pub(crate) fn read_split(
+    data: &DataConfig,
+    split: &SplitConfig,
+    options: ReadOptions,
+) -> Result<CocoDataset, DataError> {
+    let annotations = data.root.join(&split.annotations);
+    let images = data.root.join(&split.images);
+    let dataset = CocoDataset::read_with(&annotations, &images, options)?;
+    dataset.check_files()?;
+    Ok(dataset)
+}
+
+/// Draws the built-in data set where the config asks for it and it is not there.
+pub(crate) fn draw_shapes_if_absent(
+    data: &DataConfig,
+    observer: &mut dyn Observer,
+) -> Result<(), PlanError> {
+    let Some(shapes) = &data.synth else {
+        return Ok(());
+    };
+    if shapes.is_written_at(&data.root) {
+        return Ok(());
+    }
+    observer.message(&format!(
+        "drawing the shapes data set into {}",
+        data.root.display()
+    ));
+    shapes.write(&data.root)?;
+    Ok(())
+}
+
+fn same_classes(train: &ClassList, val: &ClassList, path: &Path) -> Result<(), PlanError> {
+    if train == val {
+        return Ok(());
+    }
+    Err(PlanError::Classes {
+        path: path.to_owned(),
+        train: train.len(),
+        val: val.len(),
+    })
+}
+
+fn tell_dropped(dataset: &CocoDataset, observer: &mut dyn Observer) {
+    const SHOWN: usize = 5;
+    let dropped = &dataset.dropped;
+    if dropped.is_empty() {
+        return;
+    }
+    observer.message(&format!(
+        "{}: left out {} annotations that nothing can be learnt from:",
+        dataset.annotations.display(),
+        dropped.len()
+    ));
+    for dropped in dropped.iter().take(SHOWN) {
+        observer.message(&format!("  {dropped}"));
+    }
+    if dropped.len() > SHOWN {
+        observer.message(&format!("  and {} more", dropped.len() - SHOWN));
+    }
+}
+
+fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
+    let at_least_one = |key, got: u64| {
+        (got >= 1)
+            .then_some(())
+            .ok_or_else(|| PlanError::out_of_range(key, got, "at least 1"))
+    };
+    let train = &config.train;
+    at_least_one("train.batch_size", train.batch_size as u64)?;
+    at_least_one("train.log_every", train.log_every)?;
+    for (key, got) in [
+        ("train.iterations", train.iterations),
+        ("train.epochs", train.epochs),
+        ("train.eval_every", train.eval_every),
+        ("train.checkpoint_every", train.checkpoint_every),
+        ("compute.threads", config.compute.threads.map(|n| n as u64)),
+    ] {
+        at_least_one(key, got.unwrap_or(1))?;
+    }
+    if train.iterations.is_some() && train.epochs.is_some() {
+        return Err(PlanError::TwoLengths);
+    }
+    for (key, got) in [
+        ("optimizer.lr", config.optimizer.lr),
+        ("optimizer.weight_decay", config.optimizer.weight_decay),
+        ("schedule.warmup_start", config.schedule.warmup_start),
+        ("schedule.factor", config.schedule.factor),
+    ] {
+        if !(got.is_finite() && got >= 0.0) {
+            return Err(PlanError::out_of_range(key, got, "finite and at least 0"));
+        }
+    }
+    let momentum = config.optimizer.momentum;
+    if !(0.0..1.0).contains(&momentum) {
+        return Err(PlanError::out_of_range(
+            "optimizer.momentum",
+            momentum,
+            "in [0, 1)",
+        ));
+    }
+    if let Some(limit) = config.optimizer.clip_norm
+        && !(limit.is_finite() && limit > 0.0)
+    {
+        return Err(PlanError::out_of_range(
+            "optimizer.clip_norm",
+            limit,
+            "finite and above 0",
+        ));
+    }
+    if !config.schedule.milestones.is_sorted() {
+        return Err(PlanError::out_of_range(
+            "schedule.milestones",
+            format!("{:?}", config.schedule.milestones),
+            "ascending",
+        ));
+    }
+    Ok(())
+}
+
+/// The experiment cannot run as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A setting is out of range.
+    #[error("`{key}` must be {allowed}, got {got}")]
+    OutOfRange {
+        /// The key in the config.
+        key: &'static str,
+        /// What the config says.
+        got: String,
+        /// What it may say.
+        allowed: &'static str,
+    },
+    /// Both lengths are given.
+    #[error("`train.iterations` and `train.epochs` are both given, which one holds?")]
+    TwoLengths,
+    /// Training and validation have other classes.
+    #[error(
+        "`{}` has other categories ({val}) than the training annotations ({train})",
+        path.display()
+    )]
+    Classes {
+        /// The validation annotations.
+        path: std::path::PathBuf,
+        /// Classes of the training annotations.
+        train: usize,
+        /// Classes of the validation annotations.
+        val: usize,
+    },
+    /// The data's root is no path.
+    #[error("`data.root` is no path")]
+    Root(#[source] std::io::Error),
+    /// A model or decoding setting is out of range.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A matcher setting is out of range.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
+    /// A loss setting is out of range.
+    #[error(transparent)]
+    Criterion(#[from] CriterionError),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The built-in data set cannot be drawn.
+    #[error(transparent)]
+    Shapes(#[from] ShapesError),
+    /// The annotations cannot be evaluated on.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+}
+
+impl PlanError {
+    fn out_of_range(key: &'static str, got: impl ToString, allowed: &'static str) -> Self {
+        Self::OutOfRange {
+            key,
+            got: got.to_string(),
+            allowed,
+        }
+    }
+
+    /// Whether the config is at fault, and not the data.
+    pub fn is_about_config(&self) -> bool {
+        !matches!(
+            self,
+            Self::Data(_) | Self::Shapes(_) | Self::Evaluation(_) | Self::Classes { .. }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl Fn(&mut ExperimentConfig)) -> String {
+        let mut config = ExperimentConfig::default();
+        change(&mut config);
+        check_settings(&config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_setting_out_of_range_is_refused_by_name() {
+        assert_eq!(
+            refusal(|config| config.train.batch_size = 0),
+            "`train.batch_size` must be at least 1, got 0"
+        );
+        assert_eq!(
+            refusal(|config| config.optimizer.lr = f64::NAN),
+            "`optimizer.lr` must be finite and at least 0, got NaN"
+        );
+        assert_eq!(
+            refusal(|config| config.optimizer.momentum = 1.0),
+            "`optimizer.momentum` must be in [0, 1), got 1"
+        );
+        assert_eq!(
+            refusal(|config| config.optimizer.clip_norm = Some(0.0)),
+            "`optimizer.clip_norm` must be finite and above 0, got 0"
+        );
+        assert_eq!(
+            refusal(|config| config.schedule.milestones = vec![2, 1]),
+            "`schedule.milestones` must be ascending, got [2, 1]"
+        );
+        let both = refusal(|config| {
+            config.train.iterations = Some(1);
+            config.train.epochs = Some(1);
+        });
+        assert!(both.contains("both given"), "{both}");
+    }
+
+    #[test]
+    fn epochs_and_their_milestones_become_iterations() {
+        let mut config = ExperimentConfig::default();
+        config.train.batch_size = 4;
+        config.train.epochs = Some(3);
+        config.schedule.milestones = vec![1, 2];
+        // 10 images make 2.5 iterations an epoch.
+        let clock = Clock::new(&config, 10);
+        assert_eq!(clock.iterations, 8);
+        assert_eq!(clock.interval(None), 3);
+        assert_eq!(clock.schedule(&config).milestones, [3, 5]);
+
+        config.train.epochs = None;
+        let clock = Clock::new(&config, 10);
+        assert_eq!((clock.iterations, clock.interval(Some(7))), (90_000, 7));
+    }
+}

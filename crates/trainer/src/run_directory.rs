@@ -1,0 +1,371 @@
+//! The run directory: `config.toml` (resolved), `classes.json`, `metrics.jsonl`, `log.txt`,
+//! `checkpoints/{last,best,step-N}` and `eval/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use retinanet_boxes::ClassList;
+use retinanet_detector::RetinaNet;
+use retinanet_evaluation::Metrics;
+
+use crate::checkpoint::{self, Checkpoint, CheckpointError, CheckpointState};
+use crate::config::ExperimentConfig;
+use crate::layers::{ConfigError, config_to_toml, load_config};
+use crate::optimizer::Optimizer;
+
+const CONFIG_FILE: &str = "config.toml";
+
+/// Keys that a resumed run may change: they do not change what a step does.
+const MAY_CHANGE: [&str; 8] = [
+    "compute.",
+    "data.workers",
+    "train.checkpoint_every",
+    "train.epochs",
+    "train.eval_every",
+    "train.iterations",
+    "train.keep_last",
+    "train.log_every",
+];
+
+/// Where a run keeps all it makes.
+#[derive(Clone, Debug)]
+pub struct RunDirectory {
+    root: PathBuf,
+}
+
+impl RunDirectory {
+    /// Makes the directory of a new run.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the folder holds a run already, or cannot be written.
+    pub fn create(root: &Path, config: &ExperimentConfig) -> Result<Self, RunDirectoryError> {
+        if Self::is_run(root) {
+            return Err(RunDirectoryError::HoldsRun {
+                root: root.to_owned(),
+            });
+        }
+        let directory = Self {
+            root: root.to_owned(),
+        };
+        fs_err::create_dir_all(directory.checkpoints()).map_err(RunDirectoryError::Io)?;
+        fs_err::create_dir_all(root.join("eval")).map_err(RunDirectoryError::Io)?;
+        directory.write_config(config)?;
+        Ok(directory)
+    }
+
+    /// Opens the directory of a run.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the folder holds no run.
+    pub fn open(root: &Path) -> Result<Self, RunDirectoryError> {
+        if !Self::is_run(root) {
+            return Err(RunDirectoryError::NoRun {
+                root: root.to_owned(),
+            });
+        }
+        Ok(Self {
+            root: root.to_owned(),
+        })
+    }
+
+    /// Whether a folder holds a run.
+    pub fn is_run(root: &Path) -> bool {
+        root.join(CONFIG_FILE).exists()
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The run's config.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where it cannot be read.
+    pub fn config(&self) -> Result<ExperimentConfig, ConfigError> {
+        load_config(&self.root.join(CONFIG_FILE), &[])
+    }
+
+    /// Checks that a config continues this run: all that decides how the weights move must be as
+    /// it was; how long it goes on and how it is watched may change. The config is then the run's.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names a key that differs.
+    pub fn continue_with(&self, config: &ExperimentConfig) -> Result<(), RunDirectoryError> {
+        let was = flatten(&self.config().map_err(RunDirectoryError::Config)?)?;
+        let is = flatten(config)?;
+        let keys: BTreeSet<_> = was.keys().chain(is.keys()).collect();
+        for key in keys {
+            let may_change = MAY_CHANGE.iter().any(|allowed| key.starts_with(allowed));
+            if !may_change && was.get(key) != is.get(key) {
+                let show = |values: &BTreeMap<String, String>| {
+                    values.get(key).map_or("not set", String::as_str).to_owned()
+                };
+                return Err(RunDirectoryError::Differs {
+                    root: self.root.clone(),
+                    key: key.clone(),
+                    was: show(&was),
+                    is: show(&is),
+                });
+            }
+        }
+        self.write_config(config)
+    }
+
+    pub(crate) fn write_config(&self, config: &ExperimentConfig) -> Result<(), RunDirectoryError> {
+        let text = config_to_toml(config).map_err(RunDirectoryError::Config)?;
+        write_over(&self.root.join(CONFIG_FILE), text.as_bytes())
+    }
+
+    pub(crate) fn write_classes(&self, classes: &ClassList) -> Result<(), RunDirectoryError> {
+        self.write_json("classes.json", classes)
+    }
+
+    pub(crate) fn write_evaluation(
+        &self,
+        iteration: u64,
+        metrics: &Metrics,
+    ) -> Result<(), RunDirectoryError> {
+        self.write_json(&format!("eval/step-{iteration}.json"), metrics)
+    }
+
+    /// Adds a line to `log.txt`.
+    pub(crate) fn log(&self, line: &str) -> Result<(), RunDirectoryError> {
+        let mut file = fs_err::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.root.join("log.txt"))
+            .map_err(RunDirectoryError::Io)?;
+        writeln!(file, "{line}").map_err(RunDirectoryError::Io)
+    }
+
+    pub(crate) fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// Writes the checkpoint `last`. The one that stood there stays as `step-N`, and of those the
+    /// newest `keep`.
+    pub(crate) fn write_last(
+        &self,
+        model: &RetinaNet,
+        optimizer: &Optimizer,
+        config: &ExperimentConfig,
+        state: CheckpointState,
+        keep: usize,
+    ) -> Result<PathBuf, RunDirectoryError> {
+        let last = self.last();
+        let config = config_to_toml(config).map_err(RunDirectoryError::Config)?;
+        let beside = checkpoint::write_beside(&last, model, optimizer, &config, state)?;
+        if let Some(iteration) = iteration_of(&last) {
+            let step = self.checkpoints().join(format!("step-{iteration}"));
+            checkpoint::replace(&last, &step)?;
+        }
+        checkpoint::replace(&beside, &last)?;
+        for (_, folder) in self.steps()?.into_iter().skip(keep) {
+            fs_err::remove_dir_all(folder).map_err(RunDirectoryError::Io)?;
+        }
+        Ok(last)
+    }
+
+    /// Makes `last` the run's `best` too.
+    pub(crate) fn keep_best(&self) -> Result<(), RunDirectoryError> {
+        Ok(checkpoint::copy(&self.last(), &self.best())?)
+    }
+
+    /// The newest checkpoint that is whole, and the newer ones that are not, with what is wrong
+    /// with them; `None` where the run has not written one yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where there are checkpoints and none is whole.
+    pub fn newest(
+        &self,
+    ) -> Result<(Option<Checkpoint>, Vec<DamagedCheckpoint>), RunDirectoryError> {
+        let mut damaged = Vec::new();
+        let steps = self.steps()?.into_iter().map(|(_, folder)| folder);
+        for folder in std::iter::once(self.last()).chain(steps) {
+            if !folder.exists() {
+                continue;
+            }
+            match Checkpoint::read(&folder) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+                Err(error) => damaged.push(DamagedCheckpoint { folder, error }),
+            }
+        }
+        match damaged.into_iter().next() {
+            Some(newest) => Err(RunDirectoryError::NoWholeCheckpoint {
+                root: self.root.clone(),
+                source: newest.error,
+            }),
+            None => Ok((None, Vec::new())),
+        }
+    }
+
+    /// Renames a damaged checkpoint to `….damaged`, out of the way of the run's next ones.
+    pub(crate) fn set_aside(&self, damaged: &DamagedCheckpoint) -> Result<(), RunDirectoryError> {
+        let aside = damaged.folder.with_extension("damaged");
+        Ok(checkpoint::replace(&damaged.folder, &aside)?)
+    }
+
+    /// The best checkpoint by AP, or the newest where nothing was evaluated yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where there is none, or it is damaged.
+    pub fn best_checkpoint(&self) -> Result<Checkpoint, RunDirectoryError> {
+        if self.best().exists() {
+            return Ok(Checkpoint::read(&self.best())?);
+        }
+        let (newest, _) = self.newest()?;
+        newest.ok_or_else(|| RunDirectoryError::NoCheckpoint {
+            root: self.root.clone(),
+        })
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    fn last(&self) -> PathBuf {
+        self.checkpoints().join("last")
+    }
+
+    fn best(&self) -> PathBuf {
+        self.checkpoints().join("best")
+    }
+
+    /// The folders `step-N`, newest first.
+    fn steps(&self) -> Result<Vec<(u64, PathBuf)>, RunDirectoryError> {
+        let mut steps = Vec::new();
+        for entry in fs_err::read_dir(self.checkpoints()).map_err(RunDirectoryError::Io)? {
+            let path = entry.map_err(RunDirectoryError::Io)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some(iteration) = name
+                .and_then(|name| name.strip_prefix("step-"))
+                .and_then(|iteration| iteration.parse().ok())
+            {
+                steps.push((iteration, path));
+            }
+        }
+        steps.sort_by_key(|(iteration, _)| std::cmp::Reverse(*iteration));
+        Ok(steps)
+    }
+
+    fn write_json(
+        &self,
+        name: &str,
+        value: &impl serde::Serialize,
+    ) -> Result<(), RunDirectoryError> {
+        let path = self.root.join(name);
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| RunDirectoryError::Io(std::io::Error::other(error)))?;
+        write_over(&path, text.as_bytes())
+    }
+}
+
+/// The config as dotted keys and their values.
+fn flatten(config: &ExperimentConfig) -> Result<BTreeMap<String, String>, RunDirectoryError> {
+    fn collect(prefix: &str, value: &toml::Value, into: &mut BTreeMap<String, String>) {
+        if let toml::Value::Table(table) = value {
+            for (key, value) in table {
+                collect(&format!("{prefix}.{key}"), value, into);
+            }
+        } else {
+            into.insert(prefix.trim_start_matches('.').to_owned(), value.to_string());
+        }
+    }
+    let text = config_to_toml(config).map_err(RunDirectoryError::Config)?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error| RunDirectoryError::Io(std::io::Error::other(error)))?;
+    let mut flat = BTreeMap::new();
+    collect("", &toml::Value::Table(table), &mut flat);
+    Ok(flat)
+}
+
+/// A checkpoint that cannot be used.
+#[derive(Debug)]
+pub struct DamagedCheckpoint {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// What is wrong with it.
+    pub error: CheckpointError,
+}
+
+/// The iteration that a checkpoint's state tells, if there is one to read.
+fn iteration_of(folder: &Path) -> Option<u64> {
+    let text = fs_err::read_to_string(folder.join("state.json")).ok()?;
+    serde_json::from_str::<serde_json::Value>(&text).ok()?["iteration"].as_u64()
+}
+
+fn write_over(path: &Path, content: &[u8]) -> Result<(), RunDirectoryError> {
+    let beside = path.with_extension("tmp");
+    fs_err::write(&beside, content).map_err(RunDirectoryError::Io)?;
+    fs_err::rename(&beside, path).map_err(RunDirectoryError::Io)
+}
+
+/// The run directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunDirectoryError {
+    /// The folder holds a run already.
+    #[error(
+        "`{}` already holds a run; go on with it by --resume, or name another folder with --run-dir",
+        root.display()
+    )]
+    HoldsRun {
+        /// Which folder.
+        root: PathBuf,
+    },
+    /// The run was made with another config.
+    #[error(
+        "the run `{}` was made with `{key}` = {was}, the config says {is}; a run goes on with the \
+         config that it began with",
+        root.display()
+    )]
+    Differs {
+        /// Which run.
+        root: PathBuf,
+        /// The first key that differs.
+        key: String,
+        /// The run's value.
+        was: String,
+        /// The config's value.
+        is: String,
+    },
+    /// The folder holds no run.
+    #[error("`{}` holds no run: it has no config.toml", root.display())]
+    NoRun {
+        /// Which folder.
+        root: PathBuf,
+    },
+    /// The run has no checkpoint yet.
+    #[error("the run `{}` has no checkpoint yet", root.display())]
+    NoCheckpoint {
+        /// Which run.
+        root: PathBuf,
+    },
+    /// All checkpoints are damaged.
+    #[error("no checkpoint of `{}` is whole", root.display())]
+    NoWholeCheckpoint {
+        /// Which run.
+        root: PathBuf,
+        /// What is wrong with the newest.
+        #[source]
+        source: CheckpointError,
+    },
+    /// A checkpoint cannot be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The config has no TOML form.
+    #[error("cannot write the config")]
+    Config(#[source] ConfigError),
+    /// A file cannot be read or written; the cause names it.
+    #[error("cannot use the run directory")]
+    Io(#[source] std::io::Error),
+}
