@@ -1,0 +1,78 @@
+//! One file a command; here what several share.
+
+pub(crate) mod config;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod predict;
+pub(crate) mod synth;
+pub(crate) mod train;
+
+use std::path::Path;
+
+use anyhow::{anyhow, Context};
+use retinanet_trainer::{load_config, Detector, ExperimentConfig, RunDirectory};
+
+use crate::args::ModelArguments;
+use crate::device;
+use crate::failure::Failure;
+
+/// A trained model and the config that it was trained with.
+struct LoadedModel {
+    detector: Detector,
+    config: ExperimentConfig,
+}
+
+fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
+    let set = &arguments.settings.set;
+    let (config, run) = match (&arguments.run, &arguments.config) {
+        (Some(root), _) => {
+            let run = RunDirectory::open(root)?;
+            (load_config(&root.join("config.toml"), set)?, Some(run))
+        }
+        (None, Some(config)) => (load_config(config, set)?, None),
+        (None, None) => {
+            return Err(Failure::usage(anyhow!(
+                "which model? give --run DIR, or --weights FILE and --config FILE"
+            )))
+        }
+    };
+    set_threads(config.compute.threads);
+    let device = arguments.device.as_ref().unwrap_or(&config.compute.device);
+    let device = device::open(device).map_err(Failure::usage)?;
+    let detector = match (run, &arguments.weights) {
+        (Some(run), _) => Detector::from_checkpoint(&config, &run.best_checkpoint()?, &device)?,
+        (None, Some(weights)) => Detector::from_weights(&config, weights, &device)?,
+        (None, None) => return Err(Failure::usage(anyhow!("--config needs --weights FILE"))),
+    };
+    Ok(LoadedModel { detector, config })
+}
+
+/// Limits the CPU's threads; nothing where not given.
+fn set_threads(threads: Option<usize>) {
+    if let Some(threads) = threads {
+        // Fails only where the pool is running already, and then it has a size.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
+    }
+}
+
+/// Writes a file beside its place and renames it over.
+fn write_over(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let write = || -> anyhow::Result<()> {
+        if let Some(folder) = folder {
+            fs_err::create_dir_all(folder)?;
+        }
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".tmp");
+        fs_err::write(&beside, content)?;
+        fs_err::rename(&beside, path)?;
+        Ok(())
+    };
+    write()
+        .with_context(|| format!("cannot write `{}`", path.display()))
+        .map_err(Failure::Work)
+}

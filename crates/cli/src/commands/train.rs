@@ -1,0 +1,85 @@
+use std::path::{Path, PathBuf};
+
+use retinanet_trainer::{load_config, train, Plan, RunDirectory, RunDirectoryError, TrainOutcome};
+
+use crate::args::TrainArguments;
+use crate::console::{self, Console};
+use crate::device;
+use crate::failure::Failure;
+
+/// Where runs go that nobody names.
+const RUNS: &str = "runs";
+
+pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
+    let mut config = load_config(&arguments.config, &arguments.settings.set)?;
+    if let Some(device) = &arguments.device {
+        config.compute.device.clone_from(device);
+    }
+    let root = run_directory(arguments);
+    if !arguments.resume && RunDirectory::is_run(&root) {
+        return Err(RunDirectoryError::HoldsRun { root }.into());
+    }
+    if arguments.resume && !RunDirectory::is_run(&root) {
+        return Err(RunDirectoryError::NoRun { root }.into());
+    }
+    super::set_threads(config.compute.threads);
+    let device = device::open(&config.compute.device).map_err(Failure::usage)?;
+
+    let mut console = Console::new(config.train.log_every);
+    let plan = Plan::new(config, &mut console)?;
+    let run = if arguments.resume {
+        let run = RunDirectory::open(&root)?;
+        run.continue_with(&plan.config)?;
+        run
+    } else {
+        RunDirectory::create(&root, &plan.config)?
+    };
+    console.stop_on_signal();
+    let outcome = train(&plan, &run, &device, &mut console)?;
+    tell_outcome(&outcome, arguments);
+    Ok(())
+}
+
+/// The folder that the user names; else `runs/NAME` after the config, the first that is free for
+/// a new run and the newest to resume.
+fn run_directory(arguments: &TrainArguments) -> PathBuf {
+    if let Some(root) = &arguments.run_dir {
+        return root.clone();
+    }
+    let name = arguments.config.file_stem().unwrap_or_default();
+    let name = name.to_string_lossy();
+    let candidate = |number: u32| match number {
+        1 => Path::new(RUNS).join(&*name),
+        _ => Path::new(RUNS).join(format!("{name}-{number}")),
+    };
+    let free = (1..)
+        .find(|number| !RunDirectory::is_run(&candidate(*number)))
+        .unwrap_or(1);
+    candidate(if arguments.resume {
+        (free - 1).max(1)
+    } else {
+        free
+    })
+}
+
+fn tell_outcome(outcome: &TrainOutcome, arguments: &TrainArguments) {
+    let run = outcome.run.display();
+    if outcome.interrupted {
+        console::result(&format!(
+            "stopped at step {}; go on with\n  retinanet train {} --run-dir {run} --resume",
+            outcome.iteration,
+            arguments.config.display(),
+        ));
+        return;
+    }
+    if let Some(metrics) = &outcome.last {
+        console::result(&format!("{metrics}"));
+    }
+    if let Some(best) = outcome.best_ap {
+        console::result(&format!("best AP {best:.4}"));
+    }
+    console::result(&format!(
+        "the run lies in {run}\nnext:\n  retinanet eval --run {run}\n  \
+         retinanet predict --run {run} IMAGE_OR_FOLDER"
+    ));
+}

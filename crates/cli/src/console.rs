@@ -1,0 +1,168 @@
+//! What a person sees on stderr: bars where it is a terminal, plain lines where it is not.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use retinanet_evaluation::Metrics;
+use retinanet_trainer::{Observer, Progress, StepReport};
+
+use crate::failure::Failure;
+
+/// Prints a failure, once and on one line.
+#[expect(clippy::print_stderr, reason = "this is where the program speaks")]
+pub(crate) fn error(failure: &Failure) {
+    eprintln!("error: {:#}", failure.error());
+}
+
+/// Prints a result.
+#[expect(clippy::print_stdout, reason = "results go to stdout")]
+pub(crate) fn result(text: &str) {
+    use std::io::Write;
+    // A closed pipe, as of `| head`, is nothing to complain about.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The observer of the command line.
+pub(crate) struct Console {
+    terminal: bool,
+    log_every: u64,
+    training: ProgressBar,
+    work: ProgressBar,
+    /// Rate of the last steps, in images a second.
+    images_per_second: f64,
+    stop: Arc<AtomicBool>,
+}
+
+impl Console {
+    /// A console that prints a line every `log_every` steps where there is no bar.
+    pub(crate) fn new(log_every: u64) -> Self {
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            log_every,
+            training: ProgressBar::hidden(),
+            work: ProgressBar::hidden(),
+            images_per_second: 0.0,
+            stop: Arc::default(),
+        }
+    }
+
+    /// Lets the first Ctrl-C end training after the current step, with a checkpoint; the second
+    /// ends the program at once.
+    pub(crate) fn stop_on_signal(&self) {
+        let stop = Arc::clone(&self.stop);
+        // Without a handler Ctrl-C ends the program at once, which loses no checkpoint either.
+        let _ = ctrlc::set_handler(move || {
+            if stop.swap(true, Ordering::SeqCst) {
+                std::process::abort();
+            }
+        });
+    }
+
+    #[expect(clippy::print_stderr, reason = "this is where the program speaks")]
+    fn line(&self, text: &str) {
+        if self.terminal {
+            // Above the bar, which is drawn anew below.
+            self.training.suspend(|| eprintln!("{text}"));
+        } else {
+            eprintln!("{text}");
+        }
+    }
+}
+
+impl Observer for Console {
+    fn message(&mut self, text: &str) {
+        self.line(text);
+    }
+
+    fn training_starts(&mut self, first: u64, total: u64) {
+        if self.terminal {
+            let style = "{bar:24} {pos}/{len} {msg} {eta_precise} left";
+            self.training = bar(total, style);
+            self.training.set_position(first);
+            self.training.reset_eta();
+        }
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        let rate = report.images as f64 / report.duration.as_secs_f64().max(1e-9);
+        self.images_per_second = if self.images_per_second == 0.0 {
+            rate
+        } else {
+            0.9 * self.images_per_second + 0.1 * rate
+        };
+        let message = format!(
+            "epoch {:.2} loss {:.4} (class {:.4} box {:.4}) lr {:.2e} {:.1} images/s",
+            report.epoch,
+            report.loss(),
+            report.class_loss,
+            report.box_loss,
+            report.learning_rate,
+            self.images_per_second,
+        );
+        if self.terminal {
+            self.training.set_message(message);
+            self.training.set_position(report.iteration);
+        } else if report.iteration.is_multiple_of(self.log_every)
+            || report.iteration == report.total
+        {
+            let left = (report.total - report.iteration) as f64 * report.images as f64
+                / self.images_per_second;
+            let left = indicatif::HumanDuration(Duration::from_secs_f64(left));
+            self.line(&format!(
+                "step {}/{} {message} {left} left",
+                report.iteration, report.total
+            ));
+        }
+    }
+
+    fn progress(&mut self, progress: Progress<'_>) {
+        match progress {
+            Progress::Start { what, total } if self.terminal => {
+                self.work = work_bar(what, total as usize);
+            }
+            Progress::Start { what, total } => self.line(&format!("{what}: {total} images")),
+            Progress::Tick => self.work.inc(1),
+            Progress::Finish => self.work.finish_and_clear(),
+        }
+    }
+
+    fn evaluated(&mut self, iteration: u64, metrics: &Metrics, is_best: bool) {
+        self.line(&format!(
+            "step {iteration}: AP {:.4} AP50 {:.4} AP75 {:.4}{}",
+            metrics.ap,
+            metrics.ap50,
+            metrics.ap75,
+            if is_best { " (best)" } else { "" }
+        ));
+    }
+
+    fn checkpoint_written(&mut self, iteration: u64, folder: &Path) {
+        if !self.terminal {
+            self.line(&format!("step {iteration}: wrote {}", folder.display()));
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// A bar for work with this many parts; nothing where stderr is no terminal.
+pub(crate) fn work_bar(what: &str, total: usize) -> ProgressBar {
+    let bar = bar(
+        total as u64,
+        "{msg} {bar:24} {pos}/{len} {per_sec} {eta_precise} left",
+    );
+    bar.set_message(what.to_owned());
+    bar
+}
+
+fn bar(total: u64, style: &str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}

@@ -1,0 +1,370 @@
+//! Boxes with labels, drawn onto images.
+
+use std::convert::Infallible;
+use std::ops::Range;
+
+use embedded_graphics::draw_target::DrawTarget;
+use embedded_graphics::geometry::{OriginDimensions, Point, Size};
+use embedded_graphics::mono_font::iso_8859_1::{FONT_10X20, FONT_6X10, FONT_7X13};
+use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
+use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
+use embedded_graphics::text::{Baseline, Text};
+use embedded_graphics::Drawable;
+use embedded_graphics::Pixel;
+use image::{Rgb, RgbImage};
+use retinanet_boxes::{BoundingBox, ClassId, ClassList, Detection};
+
+/// Draws each detection as a box with a tag that gives its class and score; the surer lies on top.
+///
+/// Boxes are clipped to the image; one that covers no part of it is left out.
+pub(crate) fn draw_detections(image: &mut RgbImage, detections: &[Detection], classes: &ClassList) {
+    let mut detections = detections.to_vec();
+    detections.sort_by(|a, b| a.score.total_cmp(&b.score));
+    let marks = detections.iter().map(|detection| Mark {
+        bbox: detection.bbox,
+        color: class_color(detection.class),
+        label: format!("{} {:.2}", classes.name(detection.class), detection.score),
+    });
+    draw_marks(image, &marks.collect::<Vec<_>>());
+}
+
+/// The colour of a class: always the same, and unlike its neighbours'.
+pub(crate) fn class_color(class: ClassId) -> [u8; 3] {
+    /// Degrees; multiples of it stay apart however many there are.
+    const GOLDEN_ANGLE: f64 = 137.507_764;
+    /// Saturation and value of one class after another, for where many classes bring hues
+    /// together; none is so dark that a thin line gets lost.
+    const TONES: [(f64, f64); 3] = [(0.92, 1.0), (0.7, 0.92), (0.55, 1.0)];
+
+    let hue = f64::from(class.0) * GOLDEN_ANGLE % 360.0 / 60.0;
+    let (saturation, value) = TONES[class.index() % TONES.len()];
+    // A channel is full within one sextant of its hue, and weakest beyond two.
+    [0.0, 2.0, 4.0].map(|peak| {
+        let distance = (hue - peak).abs().min(6.0 - (hue - peak).abs());
+        let strength = (2.0 - distance).clamp(0.0, 1.0);
+        (255.0 * value * (1.0 - saturation * (1.0 - strength))).round() as u8
+    })
+}
+
+struct Mark {
+    bbox: BoundingBox,
+    color: [u8; 3],
+    label: String,
+}
+
+/// Draws the boxes and then the tags, so that no box crosses out a tag; the last lies on top.
+fn draw_marks(image: &mut RgbImage, marks: &[Mark]) {
+    let visible: Vec<_> = marks
+        .iter()
+        .filter_map(|mark| Some((mark, PixelBox::new(&mark.bbox, image)?)))
+        .collect();
+    for (mark, pixels) in &visible {
+        draw_frame(image, pixels, mark.color);
+    }
+    for (mark, pixels) in &visible {
+        draw_tag(image, pixels, mark);
+    }
+}
+
+/// The pixels of a box: within the image, at least one by one.
+struct PixelBox {
+    columns: Range<u32>,
+    rows: Range<u32>,
+}
+
+impl PixelBox {
+    /// `None` where the box covers no part of the image.
+    fn new(bbox: &BoundingBox, image: &RgbImage) -> Option<Self> {
+        let (width, height) = image.dimensions();
+        let clipped = bbox.clip(width as f32, height as f32);
+        let range = |low: f32, high: f32, length: u32| {
+            let start = (low.round() as u32).min(length - 1);
+            start..(high.round() as u32).clamp(start + 1, length)
+        };
+        clipped.is_proper().then(|| Self {
+            columns: range(clipped.x1, clipped.x2, width),
+            rows: range(clipped.y1, clipped.y2, height),
+        })
+    }
+}
+
+fn draw_frame(image: &mut RgbImage, pixels: &PixelBox, color: [u8; 3]) {
+    let thickness = line_thickness(image);
+    let PixelBox { columns, rows } = pixels;
+    let [left, right] = ends(columns, thickness);
+    let [top, bottom] = ends(rows, thickness);
+    for side in [left, right] {
+        fill(image, side, rows.clone(), color);
+    }
+    for side in [top, bottom] {
+        fill(image, columns.clone(), side, color);
+    }
+}
+
+/// The first and the last `thickness` of a range.
+fn ends(range: &Range<u32>, thickness: u32) -> [Range<u32>; 2] {
+    let thickness = thickness.min(range.end - range.start);
+    [
+        range.start..range.start + thickness,
+        range.end - thickness..range.end,
+    ]
+}
+
+/// Puts the tag above the box, or into its top where there is no room, and shifts it into the
+/// image. What a small image cannot hold is cut off.
+fn draw_tag(image: &mut RgbImage, pixels: &PixelBox, mark: &Mark) {
+    let font = font(image);
+    let label: String = mark.label.chars().map(printable).collect();
+    let width = label.chars().count() as u32 * font.character_size.width + 2 * TAG_MARGIN;
+    let height = font.character_size.height;
+
+    let (image_width, image_height) = image.dimensions();
+    let x = pixels.columns.start.min(image_width.saturating_sub(width));
+    let y = pixels
+        .rows
+        .start
+        .checked_sub(height)
+        .unwrap_or(pixels.rows.start)
+        .min(image_height.saturating_sub(height));
+    let columns = x..(x + width).min(image_width);
+    let rows = y..(y + height).min(image_height);
+    fill(image, columns, rows, mark.color);
+
+    let style = MonoTextStyle::new(font, text_color(mark.color));
+    let position = Point::new((x + TAG_MARGIN) as i32, y as i32);
+    let text = Text::with_baseline(&label, position, style, Baseline::Top);
+    let Ok(_) = text.draw(&mut Canvas(image));
+}
+
+/// Black or white, whichever the eye reads more easily on a colour.
+fn text_color([red, green, blue]: [u8; 3]) -> Rgb888 {
+    // Luma by ITU-R BT.601, in 0..=255.
+    let luma = 0.299 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue);
+    if luma > 128.0 {
+        Rgb888::BLACK
+    } else {
+        Rgb888::WHITE
+    }
+}
+
+/// The character, or `?` where ISO 8859-1, and so the font, does not have it.
+const fn printable(character: char) -> char {
+    match character {
+        ' '..='~' | '\u{a0}'..='\u{ff}' => character,
+        _ => '?',
+    }
+}
+
+fn font(image: &RgbImage) -> &'static MonoFont<'static> {
+    match image.width().max(image.height()) {
+        0..400 => &FONT_6X10,
+        400..1000 => &FONT_7X13,
+        1000.. => &FONT_10X20,
+    }
+}
+
+/// 2 pixels, and beyond a longer side of 1000 one for each 500.
+fn line_thickness(image: &RgbImage) -> u32 {
+    (image.width().max(image.height()) / 500).max(2)
+}
+
+/// Columns and rows must lie within the image.
+fn fill(image: &mut RgbImage, columns: Range<u32>, rows: Range<u32>, color: [u8; 3]) {
+    for y in rows {
+        for x in columns.clone() {
+            image.put_pixel(x, y, Rgb(color));
+        }
+    }
+}
+
+/// Lets `embedded_graphics` draw onto an image.
+struct Canvas<'a>(&'a mut RgbImage);
+
+impl DrawTarget for Canvas<'_> {
+    type Color = Rgb888;
+    type Error = Infallible;
+
+    fn draw_iter<I>(&mut self, pixels: I) -> Result<(), Infallible>
+    where
+        I: IntoIterator<Item = Pixel<Rgb888>>,
+    {
+        for Pixel(point, color) in pixels {
+            let x = u32::try_from(point.x).ok();
+            let y = u32::try_from(point.y).ok();
+            let pixel = x
+                .zip(y)
+                .and_then(|(x, y)| self.0.get_pixel_mut_checked(x, y));
+            if let Some(pixel) = pixel {
+                *pixel = Rgb([color.r(), color.g(), color.b()]);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OriginDimensions for Canvas<'_> {
+    fn size(&self) -> Size {
+        Size::new(self.0.width(), self.0.height())
+    }
+}
+
+/// Pixels left and right of the text in a tag.
+const TAG_MARGIN: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use retinanet_boxes::{CategoryId, Class};
+
+    use super::*;
+
+    const BLACK: Rgb<u8> = Rgb([0; 3]);
+
+    fn classes() -> ClassList {
+        let class = |category, name: &str| Class {
+            category: CategoryId(category),
+            name: name.into(),
+        };
+        ClassList::new(vec![
+            class(1, "circle"),
+            class(7, "d\u{e9}j\u{e0} \u{661f}"),
+        ])
+        .unwrap()
+    }
+
+    fn detection(bbox: [f32; 4], class: u32, score: f32) -> Detection {
+        Detection {
+            bbox: bbox.into(),
+            class: ClassId(class),
+            score,
+        }
+    }
+
+    fn drawn(width: u32, height: u32, detections: &[Detection]) -> RgbImage {
+        let mut image = RgbImage::new(width, height);
+        draw_detections(&mut image, detections, &classes());
+        image
+    }
+
+    #[test]
+    fn the_edge_of_the_box_has_the_colour_of_the_class() {
+        let image = drawn(200, 200, &[detection([40.0, 60.0, 160.0, 150.0], 0, 0.5)]);
+        let color = Rgb(class_color(ClassId(0)));
+        for (x, y) in [
+            (40, 100),
+            (41, 100),
+            (158, 100),
+            (159, 100),
+            (100, 60),
+            (100, 149),
+        ] {
+            assert_eq!(*image.get_pixel(x, y), color, "({x}, {y})");
+        }
+        for (x, y) in [
+            (39, 100),
+            (42, 100),
+            (157, 100),
+            (160, 100),
+            (100, 62),
+            (100, 150),
+        ] {
+            assert_eq!(*image.get_pixel(x, y), BLACK, "({x}, {y})");
+        }
+    }
+
+    #[test]
+    fn lines_are_thicker_on_large_images() {
+        let image = drawn(2000, 100, &[detection([500.0, 40.0, 900.0, 90.0], 0, 0.5)]);
+        let color = Rgb(class_color(ClassId(0)));
+        assert_eq!(*image.get_pixel(503, 70), color);
+        assert_eq!(*image.get_pixel(504, 70), BLACK);
+    }
+
+    #[test]
+    fn the_tag_stands_above_the_box_or_within_its_top() {
+        let color = Rgb(class_color(ClassId(0)));
+        let image = drawn(200, 200, &[detection([40.0, 60.0, 160.0, 150.0], 0, 0.5)]);
+        // "circle 0.50" takes 11 · 6 + 4 = 70 columns and 10 rows.
+        assert_eq!(*image.get_pixel(40, 50), color);
+        assert_eq!(*image.get_pixel(109, 50), color);
+        assert_eq!(*image.get_pixel(110, 50), BLACK);
+        assert_eq!(*image.get_pixel(40, 49), BLACK);
+
+        let image = drawn(200, 200, &[detection([40.0, 5.0, 160.0, 150.0], 0, 0.5)]);
+        assert_eq!(*image.get_pixel(40, 4), BLACK);
+        assert_eq!(*image.get_pixel(109, 14), color);
+    }
+
+    #[test]
+    fn the_tag_is_shifted_into_the_image() {
+        let image = drawn(200, 200, &[detection([190.0, 60.0, 199.0, 150.0], 0, 0.5)]);
+        let color = Rgb(class_color(ClassId(0)));
+        assert_eq!(*image.get_pixel(130, 50), color);
+        assert_eq!(*image.get_pixel(199, 50), color);
+        assert_eq!(*image.get_pixel(129, 50), BLACK);
+    }
+
+    #[test]
+    fn the_surer_detection_lies_on_top() {
+        let sure = detection([40.0, 60.0, 160.0, 150.0], 1, 0.9);
+        let unsure = detection([40.0, 60.0, 160.0, 150.0], 0, 0.4);
+        for order in [[sure, unsure], [unsure, sure]] {
+            let image = drawn(200, 200, &order);
+            assert_eq!(image.get_pixel(40, 100).0, class_color(ClassId(1)));
+        }
+    }
+
+    #[test]
+    fn odd_boxes_and_tiny_images_are_survived() {
+        let (nan, infinity) = (f32::NAN, f32::INFINITY);
+        let odd: Vec<_> = [
+            [0.0, 0.0, 0.0, 0.0],
+            [5.0, 5.0, 5.0, 9.0],
+            [9.0, 9.0, 3.0, 3.0],
+            [-50.0, -50.0, -10.0, -10.0],
+            [1e9, 1e9, 2e9, 2e9],
+            [nan, 0.0, 5.0, 5.0],
+            [-infinity, -infinity, infinity, infinity],
+            [0.4, 0.4, 0.45, 0.45],
+            [-1e30, 2.0, 1e30, 3.0],
+        ]
+        .into_iter()
+        .cycle()
+        .zip([0.1, nan, 0.3, -1.0, infinity].into_iter().cycle())
+        .map(|(bbox, score)| detection(bbox, 99, score))
+        // As many as make the sort notice an order that is none.
+        .take(100)
+        .collect();
+        for (width, height) in [(1, 1), (0, 0), (3, 200), (200, 3), (64, 64)] {
+            drawn(width, height, &odd);
+        }
+    }
+
+    #[test]
+    fn a_box_outside_the_image_leaves_no_trace() {
+        let image = drawn(64, 64, &[detection([70.0, 10.0, 90.0, 30.0], 0, 0.9)]);
+        assert!(image.pixels().all(|pixel| *pixel == BLACK));
+    }
+
+    #[test]
+    fn characters_beyond_the_font_become_question_marks() {
+        let shown: String = "d\u{e9}j\u{e0}\n\u{661f}".chars().map(printable).collect();
+        assert_eq!(shown, "d\u{e9}j\u{e0}??");
+    }
+
+    #[test]
+    fn two_hundred_classes_have_colours_of_their_own() {
+        let colors: HashSet<_> = (0..200).map(|class| class_color(ClassId(class))).collect();
+        assert_eq!(colors.len(), 200);
+    }
+
+    #[test]
+    fn colours_stay_as_they_are() {
+        // Hue 0° with s = 0.92, v = 1; 137.5° with 0.7 and 0.92; 275° with 0.55 and 1. The
+        // weakest channel is 255 · v · (1 - s): 20.4, 70.4 and 114.75.
+        assert_eq!(class_color(ClassId(0)), [255, 20, 20]);
+        assert_eq!(class_color(ClassId(1)), [70, 235, 118]);
+        assert_eq!(class_color(ClassId(2)), [197, 115, 255]);
+    }
+}

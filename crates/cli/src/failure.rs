@@ -1,0 +1,92 @@
+use std::process::ExitCode;
+
+use retinanet_detector::ModelError;
+use retinanet_trainer::{
+    CheckpointError, ConfigError, EvaluateError, PlanError, RunDirectoryError, TrainError,
+};
+
+/// Why the program ends without having done its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The arguments or the config are wrong: exit code 2.
+    Usage(anyhow::Error),
+    /// The work failed: exit code 1.
+    Work(anyhow::Error),
+}
+
+impl Failure {
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::Usage(error.into())
+    }
+
+    pub(crate) fn work(error: impl Into<anyhow::Error>) -> Self {
+        Self::Work(error.into())
+    }
+
+    pub(crate) fn error(&self) -> &anyhow::Error {
+        let (Self::Usage(error) | Self::Work(error)) = self;
+        error
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Work(_) => ExitCode::from(1),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        if error.is_about_config() {
+            Self::usage(error)
+        } else {
+            Self::work(error)
+        }
+    }
+}
+
+impl From<RunDirectoryError> for Failure {
+    fn from(error: RunDirectoryError) -> Self {
+        match error {
+            RunDirectoryError::HoldsRun { .. }
+            | RunDirectoryError::NoRun { .. }
+            | RunDirectoryError::Differs { .. } => Self::usage(error),
+            _ => Self::work(error),
+        }
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Self {
+        Self::work(error)
+    }
+}
+
+impl From<EvaluateError> for Failure {
+    fn from(error: EvaluateError) -> Self {
+        match error {
+            EvaluateError::Model(error) => error.into(),
+            EvaluateError::Plan(error) => error.into(),
+            _ => Self::work(error),
+        }
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        Self::work(error)
+    }
+}

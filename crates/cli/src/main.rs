@@ -1,0 +1,37 @@
+//! `retinanet`: trains, evaluates and uses RetinaNet detectors.
+
+mod args;
+mod commands;
+mod console;
+mod device;
+mod draw;
+mod failure;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Arguments, Command, ConfigCommand, DatasetCommand};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    device::set_default();
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console::error(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Train(arguments) => commands::train::run(&arguments),
+        Command::Eval(arguments) => commands::eval::run(&arguments),
+        Command::Predict(arguments) => commands::predict::run(&arguments),
+        Command::Export(arguments) => commands::export::run(&arguments),
+        Command::Dataset(DatasetCommand::Synth(arguments)) => commands::synth::run(&arguments),
+        Command::Config(ConfigCommand::Show(arguments)) => commands::config::show(&arguments),
+    }
+}
