@@ -1,0 +1,202 @@
+//! The same model on the CPU (flex) and on a GPU (wgpu): the same losses, the same gradients. CI
+//! has a GPU in software, Mesa's llvmpipe.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::store::ModuleRecord;
+use burn::tensor::{Bytes, Device, Gradients, Tensor, TensorData};
+use retinanet_boxes::{AnchorLabel, AnchorTargets, ClassId, PositiveAnchor};
+use retinanet_criterion::{BatchTargets, CriterionConfig};
+use retinanet_detector::{Architecture, ModelConfig, NormKind, RetinaNet};
+use retinanet_tests::Experiment;
+
+const CLASSES: usize = 2;
+const SIDE: usize = 64;
+
+/// What one backend computes.
+struct Computed {
+    class_loss: f64,
+    box_loss: f64,
+    /// For each parameter its gradient.
+    gradients: BTreeMap<String, Vec<f32>>,
+}
+
+#[test]
+fn wgpu_gives_the_losses_and_gradients_of_flex() {
+    let Some(wgpu) = wgpu_device() else { return };
+    let flex = Device::flex();
+    flex.seed(11);
+    let weights = config()
+        .init(CLASSES, &flex)
+        .unwrap()
+        .into_record()
+        .into_bytes()
+        .unwrap();
+    let on_flex = compute(&weights, &flex);
+    let on_wgpu = compute(&weights, &wgpu);
+
+    for (name, a, b) in [
+        ("class", on_flex.class_loss, on_wgpu.class_loss),
+        ("box", on_flex.box_loss, on_wgpu.box_loss),
+    ] {
+        assert!((a / b - 1.0).abs() < 1e-3, "{name} loss {a} and {b}");
+    }
+    assert!(on_flex.gradients.len() > 60, "{}", on_flex.gradients.len());
+    assert!(on_flex.gradients.keys().eq(on_wgpu.gradients.keys()));
+    for (name, a) in &on_flex.gradients {
+        let b = &on_wgpu.gradients[name];
+        let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+        assert!(norm(a) > 0.0, "{name} has no gradient");
+        let relative = norm(&difference) / norm(a);
+        assert!(relative < 1e-3, "gradient of {name} differs by {relative}");
+    }
+}
+
+#[test]
+fn ten_steps_train_on_wgpu() {
+    if wgpu_device().is_none() {
+        return;
+    }
+    let experiment = Experiment::new();
+    let length = [
+        "--set",
+        "train.iterations=10",
+        "--set",
+        "train.eval_every=10",
+    ];
+    let on = |device: &str| {
+        let arguments = [&["--device", device], &length[..]].concat();
+        experiment.train(device, &arguments).expect_success();
+        crate::training::losses(&experiment, device)
+    };
+    let steps = on("wgpu");
+    assert_eq!(steps.len(), 10);
+    assert!(
+        steps
+            .iter()
+            .all(|(loss, _)| loss.parse::<f64>().unwrap() > 0.0)
+    );
+}
+
+/// Opens the GPU, or tells that there is none.
+#[expect(clippy::print_stderr, reason = "a skipped test tells why")]
+fn wgpu_device() -> Option<Device> {
+    match Device::wgpu_options().init() {
+        Ok(device) => Some(device),
+        Err(error) => {
+            // A second test of this process may find the runtime open already.
+            if error.to_string().contains("already") {
+                return Some(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice));
+            }
+            eprintln!("skipped: no wgpu adapter ({error})");
+            None
+        }
+    }
+}
+
+fn config() -> ModelConfig {
+    let mut config = ModelConfig {
+        backbone: Architecture::Resnet18,
+        width: 8,
+        norm: NormKind::BatchNorm,
+        freeze_at: 0,
+        fpn_channels: 8,
+        ..ModelConfig::default()
+    };
+    config.head.depth = 1;
+    config.anchors.scales_per_octave = 1;
+    config
+}
+
+fn compute(weights: &Bytes, device: &Device) -> Computed {
+    let device = device.clone().autodiff();
+    let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(weights.to_vec())).unwrap();
+    let model = config()
+        .init(CLASSES, &device)
+        .unwrap()
+        .try_load_record(record)
+        .unwrap();
+    let (logits, deltas) = model.forward(images(&device)).concatenate();
+    let targets = BatchTargets::new(&targets(logits.dims()[1]), &device);
+    let mut criterion = CriterionConfig::default().init().unwrap();
+    let parts = criterion.forward(logits, deltas, &targets);
+    let gradients = parts.total().backward();
+    Computed {
+        class_loss: f64::from(parts.class.into_scalar::<f32>()),
+        box_loss: f64::from(parts.bbox.into_scalar::<f32>()),
+        gradients: gradients_by_name(&model, &gradients),
+    }
+}
+
+/// Two images of waves, the same on every backend.
+fn images(device: &Device) -> Tensor<4> {
+    let values = 2 * 3 * SIDE * SIDE;
+    let pixels: Vec<f32> = (0..values)
+        .map(|index| (index as f32 * 0.37).sin() + (index as f32 * 0.011).cos())
+        .collect();
+    Tensor::from_data(TensorData::new(pixels, [2, 3, SIDE, SIDE]), device)
+}
+
+/// Every seventh anchor positive, every fifth ignored.
+fn targets(anchors: usize) -> Vec<AnchorTargets> {
+    let label = |anchor: usize| match anchor {
+        anchor if anchor.is_multiple_of(7) => AnchorLabel::Object(class_of(anchor)),
+        anchor if anchor.is_multiple_of(5) => AnchorLabel::Ignored,
+        _ => AnchorLabel::Background,
+    };
+    let image = AnchorTargets {
+        labels: (0..anchors).map(label).collect(),
+        positives: (0..anchors)
+            .step_by(7)
+            .map(|anchor| PositiveAnchor {
+                anchor,
+                class: class_of(anchor),
+                object: 0,
+                deltas: [0.3, -0.2, 0.1, -0.4].map(|delta| delta * (anchor as f32 * 0.1).cos()),
+            })
+            .collect(),
+    };
+    vec![image.clone(), image]
+}
+
+fn class_of(anchor: usize) -> ClassId {
+    ClassId((anchor % CLASSES) as u32)
+}
+
+fn gradients_by_name(model: &RetinaNet, gradients: &Gradients) -> BTreeMap<String, Vec<f32>> {
+    struct Collector<'a> {
+        gradients: &'a Gradients,
+        path: Vec<String>,
+        found: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Collector<'_> {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.gradients) {
+                let values = gradient.into_data().iter::<f32>().collect();
+                self.found.insert(self.path.join("."), values);
+            }
+        }
+    }
+    let mut collector = Collector {
+        gradients,
+        path: Vec::new(),
+        found: BTreeMap::new(),
+    };
+    model.visit(&mut collector);
+    collector.found
+}
+
+fn norm(values: &[f32]) -> f64 {
+    values
+        .iter()
+        .map(|value| f64::from(*value).powi(2))
+        .sum::<f64>()
+        .sqrt()
+}

@@ -1,0 +1,93 @@
+//! The experiments and data sets that come with the project.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use retinanet_tests::run;
+use retinanet_trainer::{ExperimentConfig, load_config};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(name: &str) -> ExperimentConfig {
+    load_config(&root().join("configs").join(name), &[]).unwrap()
+}
+
+#[test]
+fn every_config_and_data_set_reads() {
+    for folder in ["configs", "datasets"] {
+        for entry in fs_err::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+            {
+                let config = load_config(&path, &[]).unwrap();
+                config.model.check().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_papers_recipe_is_the_default_but_for_data_and_pixels() {
+    let mut config = read("coco_retinanet_r50_fpn_1x.toml");
+    let default = ExperimentConfig::default();
+    assert_eq!(config.model, default.model);
+    assert_eq!(config.criterion, default.criterion);
+    assert_eq!(config.optimizer, default.optimizer);
+    assert_eq!(config.schedule, default.schedule);
+    assert_eq!(config.eval, default.eval);
+    assert_eq!(config.train.iterations, Some(90_000));
+    config.train.iterations = None;
+    config.train.eval_every = None;
+    config.train.checkpoint_every = None;
+    assert_eq!(config.train, default.train);
+}
+
+/// Layer by layer, with 80 classes and 9 anchors: the ResNet without its classifier 23 508 032 or
+/// 42 500 160; laterals 918 272, outputs 3 · 590 080, P6 4 718 848, P7 590 080; subnets
+/// 8 · 590 080, class output 1 659 600, box output 82 980. Each norm's two running statistics
+/// count too: 53 120 or 105 344.
+#[test]
+fn the_papers_networks_are_built_with_the_right_number_of_parameters() {
+    use burn::module::Module;
+
+    for (name, parameters) in [
+        ("coco_retinanet_r50_fpn_1x.toml", 37_968_692 + 53_120),
+        ("coco_retinanet_r101_fpn_1x.toml", 56_960_820 + 105_344),
+    ] {
+        let model = read(name).model.init(80, &Device::flex()).unwrap();
+        assert_eq!(model.num_params(), parameters, "{name}");
+    }
+}
+
+#[test]
+fn the_papers_network_looks_at_an_image() {
+    let device = Device::flex();
+    let model = read("coco_retinanet_r50_fpn_1x.toml")
+        .model
+        .init(80, &device)
+        .unwrap();
+    let (logits, deltas) = model
+        .forward(Tensor::zeros([1, 3, 64, 96], &device))
+        .concatenate();
+    // 9 anchors in each cell of 8×12, 4×6, 2×3, 1×2 and 1×1.
+    let anchors = 9 * (96 + 24 + 6 + 2 + 1);
+    assert_eq!(logits.dims(), [1, anchors, 80]);
+    assert_eq!(deltas.dims(), [1, anchors, 4]);
+}
+
+#[test]
+fn config_show_prints_what_reads_back_the_same() {
+    let path = root().join("configs/quickstart.toml");
+    let shown = run(&["config", "show", path.to_str().unwrap(), "--set", "seed=9"]);
+    let shown = shown.expect_success().stdout;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.toml");
+    fs_err::write(&copy, shown).unwrap();
+    let mut expected = load_config(&path, &[]).unwrap();
+    expected.seed = 9;
+    assert_eq!(load_config(&copy, &[]).unwrap(), expected);
+}

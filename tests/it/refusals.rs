@@ -1,0 +1,154 @@
+//! What cannot work ends in one clear message that names the culprit, and an exit code.
+
+use retinanet_tests::{Experiment, run};
+
+#[test]
+fn a_config_with_an_unknown_key() {
+    let experiment = Experiment::new();
+    let config = experiment.write("bad.toml", "[model]\nbackbon = \"resnet18\"\n");
+    run(&["train", &config]).expect_refusal(2, &["bad.toml", "model.backbon", "`backbone`"]);
+    run(&["config", "show", &config]).expect_refusal(2, &["bad.toml"]);
+}
+
+#[test]
+fn an_override_with_an_unknown_key_or_value() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "modle.width=4"])
+        .expect_refusal(2, &["modle", "`model`"]);
+    experiment
+        .train("run", &["--set", "model.backbone=resnet19"])
+        .expect_refusal(2, &["model.backbone", "`resnet19`", "`resnet18`"]);
+    experiment
+        .train("run", &["--set", "train.batch_size=0"])
+        .expect_refusal(2, &["`train.batch_size` must be at least 1, got 0"]);
+}
+
+#[test]
+fn a_config_that_is_not_there() {
+    run(&["train", "no/such.toml"]).expect_refusal(2, &["no/such.toml"]);
+}
+
+#[test]
+fn json_that_is_not_coco() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    for (text, part) in [
+        ("not json at all", "train.json"),
+        ("{\"shapes\": []}", "train.json"),
+        ("[]", "train.json"),
+    ] {
+        experiment.write("other.json", text);
+        experiment
+            .train("bad", &["--set", "data.train.annotations=../other.json"])
+            .expect_refusal(1, &[&part.replace("train", "other")]);
+    }
+}
+
+#[test]
+fn an_image_that_is_missing() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    fs_err::remove_file(experiment.path("data/images/train_00002.png")).unwrap();
+    experiment
+        .train("bad", &[])
+        .expect_refusal(1, &["train_00002.png"]);
+}
+
+#[test]
+fn an_image_that_is_cut_short() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let image = experiment.path("data/images/train_00002.png");
+    let bytes = fs_err::read(&image).unwrap();
+    fs_err::write(&image, &bytes[..bytes.len() / 2]).unwrap();
+    experiment
+        .train("bad", &[])
+        .expect_refusal(1, &["train_00002.png"]);
+}
+
+#[test]
+fn a_class_count_that_does_not_fit_the_weights() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let mut val = experiment.json("data/val.json");
+    let categories = val["categories"].as_array_mut().unwrap();
+    categories.push(serde_json::json!({ "id": 99, "name": "hexagon" }));
+    experiment.write("data/five.json", &val.to_string());
+
+    let root = experiment.path("run");
+    let arguments = [
+        "eval",
+        "--run",
+        &root,
+        "--set",
+        "data.val.annotations=five.json",
+    ];
+    run(&arguments).expect_refusal(1, &["five.json", "5", "4"]);
+}
+
+#[test]
+fn weights_of_another_model() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let (root, weights) = (experiment.path("run"), experiment.path("w.safetensors"));
+    let _ = run(&["export", "--run", &root, "--out", &weights]).expect_success();
+    let config = experiment.path("run/config.toml");
+    let eval = |set: &str| {
+        run(&[
+            "eval",
+            "--weights",
+            &weights,
+            "--config",
+            &config,
+            "--set",
+            set,
+        ])
+    };
+    eval("model.width=8").expect_refusal(1, &["w.safetensors", "do not fit"]);
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--device", "gpu"])
+        .expect_refusal(2, &["`gpu`", "flex"]);
+    experiment
+        .train("run", &["--device", "wgpu:7"])
+        .expect_refusal(2, &["`wgpu:7`"]);
+    experiment
+        .train("run", &["--device", "ndarray"])
+        .expect_refusal(2, &["ndarray", "not compiled in"]);
+}
+
+#[test]
+fn a_run_directory_that_already_holds_another_run() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let before = experiment.bytes("run/metrics.jsonl");
+    experiment
+        .train("run", &[])
+        .expect_refusal(2, &["already holds a run", "--resume"]);
+    experiment
+        .train("run", &["--resume", "--set", "optimizer.lr=0.5"])
+        .expect_refusal(2, &["optimizer.lr"]);
+    assert_eq!(experiment.bytes("run/metrics.jsonl"), before);
+}
+
+#[test]
+fn a_run_that_is_not_there() {
+    run(&["eval", "--run", "no/such/run"]).expect_refusal(2, &["no/such/run"]);
+    run(&["eval"]).expect_refusal(2, &["--run"]);
+}
+
+#[test]
+fn an_image_to_predict_that_is_not_there_or_no_image() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let root = experiment.path("run");
+    run(&["predict", "--run", &root, "no/such.png"]).expect_refusal(1, &["no/such.png"]);
+    let text = experiment.write("text.png", "no image");
+    let out = experiment.path("out");
+    run(&["predict", "--run", &root, &text, "--out", &out]).expect_refusal(1, &["text.png"]);
+}

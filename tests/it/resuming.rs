@@ -1,0 +1,95 @@
+//! Runs that are killed, damaged and resumed.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use retinanet_tests::{Experiment, retinanet};
+
+use crate::training::losses;
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_end_to_the_last_bit() {
+    let experiment = Experiment::new();
+    experiment.train("whole", &[]).expect_success();
+
+    kill_after_first_checkpoint(&experiment, "killed");
+    let resumed = experiment.train("killed", &["--resume"]).expect_success();
+    assert!(resumed.stderr.contains("going on from"), "{resumed:#?}");
+
+    assert_eq!(losses(&experiment, "killed"), losses(&experiment, "whole"));
+    assert_eq!(
+        experiment.json("killed/eval/step-6.json"),
+        experiment.json("whole/eval/step-6.json")
+    );
+}
+
+#[test]
+fn a_checkpoint_cut_in_half_is_refused_and_the_one_before_it_used() {
+    let experiment = Experiment::new();
+    experiment.train("whole", &[]).expect_success();
+    experiment.train("cut", &[]).expect_success();
+    let model = experiment.path("cut/checkpoints/last/model.bpk");
+    let bytes = fs_err::read(&model).unwrap();
+    fs_err::write(&model, &bytes[..bytes.len() / 2]).unwrap();
+
+    let resumed = experiment.train("cut", &["--resume"]).expect_success();
+    assert!(
+        resumed.stderr.contains("last/model.bpk` is damaged"),
+        "{resumed:#?}"
+    );
+    assert!(resumed.stderr.contains("step-4, step 4"), "{resumed:#?}");
+    assert_eq!(losses(&experiment, "cut"), losses(&experiment, "whole"));
+}
+
+#[test]
+fn a_changed_byte_is_found_too_and_without_a_whole_checkpoint_nothing_starts() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.keep_last=0"])
+        .expect_success();
+    let optimizer = experiment.path("run/checkpoints/last/optimizer.bpk");
+    let mut bytes = fs_err::read(&optimizer).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs_err::write(&optimizer, &bytes).unwrap();
+    experiment
+        .train("run", &["--resume", "--set", "train.keep_last=0"])
+        .expect_refusal(1, &["no checkpoint of", "last/optimizer.bpk` is damaged"]);
+    assert_eq!(fs_err::read(&optimizer).unwrap(), bytes);
+}
+
+#[test]
+fn a_finished_run_can_be_made_longer() {
+    let experiment = Experiment::new();
+    experiment
+        .train("long", &["--set", "train.iterations=6"])
+        .expect_success();
+    experiment
+        .train("short", &["--set", "train.iterations=3"])
+        .expect_success();
+    experiment
+        .train("short", &["--resume", "--set", "train.iterations=6"])
+        .expect_success();
+    assert_eq!(losses(&experiment, "short"), losses(&experiment, "long"));
+}
+
+/// Starts a run and kills it (SIGKILL) in the middle, once it has told of its first checkpoint.
+fn kill_after_first_checkpoint(experiment: &Experiment, run: &str) {
+    let (config, root) = (experiment.path("tiny.toml"), experiment.path(run));
+    let mut child = retinanet()
+        .args(["train", &config, "--run-dir", &root])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(
+        stderr.any(|line| line.unwrap().contains("step 2: wrote")),
+        "the run told of no checkpoint"
+    );
+    child.kill().unwrap();
+    assert!(
+        !child.wait().unwrap().success(),
+        "the run ended before the kill"
+    );
+}
