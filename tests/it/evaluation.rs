@@ -77,6 +77,6 @@ fn evaluate(truth: &Path, found: &Path) -> Value {
         .args(arguments)
         .output()
         .unwrap();
-    let _ = retinanet_tests::Finished::from(output).expect_success();
+    retinanet_tests::Finished::from(output).expect_success();
     serde_json::from_slice(&fs_err::read(json).unwrap()).unwrap()
 }

@@ -1,5 +1,7 @@
 //! Whole-program tests: the binary as a user runs it, from outside.
 
+#![expect(clippy::unwrap_used, reason = "all of this is tests, helpers included")]
+
 mod backends;
 mod configs;
 mod evaluation;

@@ -17,8 +17,8 @@ fn thirteen_photos_are_learnt_by_heart() {
     let root = format!("data.root={}", data.display());
     let (directory, json) = (experiment.path("run"), experiment.path("eval.json"));
     let arguments = ["train", config, "--set", &root, "--run-dir", &directory];
-    let _ = run(&arguments).expect_success();
-    let _ = run(&["eval", "--run", &directory, "--json", &json]).expect_success();
+    run(&arguments).expect_success();
+    run(&["eval", "--run", &directory, "--json", &json]).expect_success();
     let ap50 = experiment.json("eval.json")["AP50"].as_f64().unwrap();
     assert!(ap50 >= 0.9, "AP50 {ap50}");
 }

@@ -92,7 +92,7 @@ fn weights_of_another_model() {
     let experiment = Experiment::new();
     experiment.train("run", &[]).expect_success();
     let (root, weights) = (experiment.path("run"), experiment.path("w.safetensors"));
-    let _ = run(&["export", "--run", &root, "--out", &weights]).expect_success();
+    run(&["export", "--run", &root, "--out", &weights]).expect_success();
     let config = experiment.path("run/config.toml");
     let eval = |set: &str| {
         run(&[

@@ -33,7 +33,10 @@ impl Finished {
     /// # Panics
     ///
     /// Panics with all that it said where it did not.
-    #[must_use]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "most callers only want the check"
+    )]
     pub fn expect_success(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self
@@ -74,8 +77,10 @@ pub fn retinanet() -> Command {
         .join(format!("retinanet{}", std::env::consts::EXE_SUFFIX));
     assert!(program.exists(), "{} is not built", program.display());
     let mut command = Command::new(program);
-    // Tuning kernels on software Vulkan takes minutes.
+    // Tuning kernels on software Vulkan takes minutes, and its window system complains where it
+    // has no place for sockets.
     command.env("CUBECL_AUTOTUNE_LEVEL", "minimal");
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
     command
 }
 
@@ -124,6 +129,8 @@ freeze_at = 0
 fpn_channels = 8
 head = {{ depth = 1 }}
 anchors = {{ sizes = [8.0, 16.0, 32.0, 64.0, 128.0], scales_per_octave = 1 }}
+[criterion]
+normalizer = "batch"
 [schedule]
 warmup = 2
 milestones = []

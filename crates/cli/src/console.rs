@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use retinanet_evaluation::Metrics;
 use retinanet_trainer::{Observer, Progress, StepReport};
 
@@ -19,7 +19,6 @@ pub(crate) fn error(failure: &Failure) {
 }
 
 /// Prints a result.
-#[expect(clippy::print_stdout, reason = "results go to stdout")]
 pub(crate) fn result(text: &str) {
     use std::io::Write;
     // A closed pipe, as of `| head`, is nothing to complain about.
@@ -30,6 +29,7 @@ pub(crate) fn result(text: &str) {
 pub(crate) struct Console {
     terminal: bool,
     log_every: u64,
+    bars: MultiProgress,
     training: ProgressBar,
     work: ProgressBar,
     /// Rate of the last steps, in images a second.
@@ -43,6 +43,7 @@ impl Console {
         Self {
             terminal: std::io::stderr().is_terminal(),
             log_every,
+            bars: MultiProgress::new(),
             training: ProgressBar::hidden(),
             work: ProgressBar::hidden(),
             images_per_second: 0.0,
@@ -65,8 +66,8 @@ impl Console {
     #[expect(clippy::print_stderr, reason = "this is where the program speaks")]
     fn line(&self, text: &str) {
         if self.terminal {
-            // Above the bar, which is drawn anew below.
-            self.training.suspend(|| eprintln!("{text}"));
+            // Above the bars, which are drawn anew below.
+            self.bars.suspend(|| eprintln!("{text}"));
         } else {
             eprintln!("{text}");
         }
@@ -81,7 +82,7 @@ impl Observer for Console {
     fn training_starts(&mut self, first: u64, total: u64) {
         if self.terminal {
             let style = "{bar:24} {pos}/{len} {msg} {eta_precise} left";
-            self.training = bar(total, style);
+            self.training = self.bars.add(bar(total, style));
             self.training.set_position(first);
             self.training.reset_eta();
         }
@@ -122,7 +123,7 @@ impl Observer for Console {
     fn progress(&mut self, progress: Progress<'_>) {
         match progress {
             Progress::Start { what, total } if self.terminal => {
-                self.work = work_bar(what, total as usize);
+                self.work = self.bars.add(work_bar(what, total as usize));
             }
             Progress::Start { what, total } => self.line(&format!("{what}: {total} images")),
             Progress::Tick => self.work.inc(1),

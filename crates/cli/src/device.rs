@@ -35,6 +35,7 @@ pub(crate) fn open(name: &str) -> Result<Device> {
 
 #[cfg(feature = "wgpu")]
 fn wgpu(name: &str, index: Option<usize>) -> Result<Device> {
+    use burn::tensor::wgpu::WgpuInitError;
     use burn::tensor::DeviceKind;
 
     let kind = index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu);
@@ -44,15 +45,16 @@ fn wgpu(name: &str, index: Option<usize>) -> Result<Device> {
     let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| options.init()));
     match opened {
         Ok(Ok(device)) => Ok(device),
+        // Its text lists every adapter with all properties.
+        Ok(Err(WgpuInitError::AdapterUnavailable { .. })) | Err(_) => bail!(no_gpu(name)),
         Ok(Err(error)) => Err(anyhow!(error).context(no_gpu(name))),
-        Err(_) => bail!(no_gpu(name)),
     }
 }
 
 #[cfg(feature = "wgpu")]
 fn no_gpu(name: &str) -> String {
     format!(
-        "device `{name}` is not there: no GPU driver answered (Vulkan, Metal or DirectX 12); \
+        "device `{name}` is not there: no such GPU answers through Vulkan, Metal or DirectX 12; \
          `--device flex` computes on the CPU"
     )
 }

@@ -107,12 +107,12 @@ mod tests {
             .forward(predictions.clone(), Tensor::zeros([5], &device));
         let gradients = losses.clone().sum().backward();
         (
-            losses.into_data().to_vec().unwrap(),
+            losses.into_data().try_to_vec().unwrap(),
             predictions
                 .grad(&gradients)
                 .unwrap()
                 .into_data()
-                .to_vec()
+                .try_to_vec()
                 .unwrap(),
         )
     }

@@ -224,7 +224,7 @@ mod tests {
                     .grad(&gradients)
                     .unwrap()
                     .into_data()
-                    .to_vec()
+                    .try_to_vec()
                     .unwrap()
             };
             (scalar(total), values(&logits), values(&deltas))

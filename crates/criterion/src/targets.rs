@@ -39,7 +39,7 @@ impl BatchTargets {
         let (mut indices, mut deltas, mut image_of) = (Vec::new(), Vec::new(), Vec::new());
         for (index, image) in images.iter().enumerate() {
             assert_eq!(image.labels.len(), anchors, "anchors of image {index}");
-            labels.extend(image.labels.iter().map(encode));
+            labels.extend(image.labels.iter().copied().map(encode));
             for positive in &image.positives {
                 indices.push((index * anchors + positive.anchor) as i32);
                 deltas.extend(positive.deltas);
@@ -64,7 +64,7 @@ impl BatchTargets {
     }
 }
 
-fn encode(label: &AnchorLabel) -> i32 {
+fn encode(label: AnchorLabel) -> i32 {
     match label {
         AnchorLabel::Background => BACKGROUND,
         AnchorLabel::Ignored => IGNORED,

@@ -168,7 +168,7 @@ pub enum ModelError {
 impl ModelError {
     pub(crate) fn out_of_range(
         key: &'static str,
-        got: impl ToString,
+        got: impl std::fmt::Display,
         allowed: &'static str,
     ) -> Self {
         Self::OutOfRange {
@@ -227,7 +227,7 @@ mod tests {
             let model = config.init(2, &device).unwrap();
             let images = Tensor::ones([1, 3, 32, 32], &device);
             let (logits, _) = model.forward(images).concatenate();
-            logits.into_data().to_vec::<f32>().unwrap()
+            logits.into_data().try_to_vec::<f32>().unwrap()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

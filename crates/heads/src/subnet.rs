@@ -128,6 +128,7 @@ fn group_norm(channels: usize, device: &Device) -> GroupNorm {
 
 #[cfg(test)]
 mod tests {
+    use burn::module::Param;
     use burn::tensor::Distribution;
     use burn::tensor::activation::sigmoid;
 
@@ -168,7 +169,7 @@ mod tests {
             let bias = conv.bias.as_ref().map(|bias| bias.val().abs().sum());
             assert_eq!(bias.map(|sum| sum.into_scalar::<f32>()), Some(0.0));
         }
-        let bias = subnet.output.bias.as_ref().map(|bias| bias.val());
+        let bias = subnet.output.bias.as_ref().map(Param::val);
         let expected = Tensor::<1>::full([36], -(99.0_f64.ln()), &device);
         bias.unwrap()
             .into_data()
@@ -195,7 +196,7 @@ mod tests {
             bias.map(|_| Tensor::from_floats([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], &device))
         });
         let level = Tensor::<4>::from_floats([[[[10.0, 20.0], [30.0, 40.0]]]], &device);
-        let rows: Vec<f32> = subnet.forward(level).into_data().to_vec().unwrap();
+        let rows: Vec<f32> = subnet.forward(level).into_data().try_to_vec().unwrap();
         let expected: Vec<f32> = [10.0, 20.0, 30.0, 40.0]
             .into_iter()
             .flat_map(|cell| (0..8).map(move |value| cell + 0.1 * value as f32))

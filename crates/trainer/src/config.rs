@@ -129,7 +129,7 @@ pub struct OptimizerConfig {
     pub lr: f64,
     /// How much of the last step goes on.
     pub momentum: f64,
-    /// L2 penalty on all weights and biases but those of norms.
+    /// Penalty on all weights and biases but those of norms.
     pub weight_decay: f64,
     /// Where given, the gradients' norm over all parameters is cut to this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,6 +143,9 @@ pub enum OptimizerName {
     /// Stochastic gradient descent with momentum, as PyTorch's.
     #[default]
     Sgd,
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019); `momentum` is its β₁, β₂ is
+    /// 0.999. Learns faster from scratch; its learning rates are about 1e-3.
+    Adamw,
 }
 
 impl Default for OptimizerConfig {

@@ -45,7 +45,7 @@ impl Detector {
         let classes = checkpoint.state.classes.clone();
         let model = config.model.init(classes.len(), device)?;
         let model = checkpoint.load_model(model)?;
-        Self::new(config, model, classes, device)
+        Self::new(config, &model, classes, device)
     }
 
     /// The detector of an exported weight file.
@@ -61,7 +61,7 @@ impl Detector {
         let classes = read_classes(weights)?;
         let mut model = config.model.init(classes.len(), device)?;
         load_safetensors(&mut model, weights)?;
-        Self::new(config, model, classes, device)
+        Self::new(config, &model, classes, device)
     }
 
     /// The detector of a model in training.
@@ -78,7 +78,7 @@ impl Detector {
 
     fn new(
         config: &ExperimentConfig,
-        model: RetinaNet,
+        model: &RetinaNet,
         classes: ClassList,
         device: &Device,
     ) -> Result<Self, EvaluateError> {

@@ -1,16 +1,16 @@
-//! Stochastic gradient descent over the model, with global-norm clipping.
+//! The optimiser over the model, with global-norm clipping.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{GradientsParams, ModuleOptimizer, Sgd, SgdConfig};
+use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer, Sgd, SgdConfig};
 use burn::store::RecordError;
 use burn::tensor::{Bytes, Tensor};
 use retinanet_detector::RetinaNet;
 
-use crate::config::OptimizerConfig;
+use crate::config::{OptimizerConfig, OptimizerName};
 
-/// The optimiser of a run: Burn's SGD, with no weight decay on norms.
+/// The optimiser of a run: Burn's, with no weight decay on norms.
 pub(crate) struct Optimizer {
     inner: ModuleOptimizer,
     clip_norm: Option<f64>,
@@ -20,11 +20,22 @@ impl Optimizer {
     /// An optimiser at its start. It knows the norms by their parameters' ids, so the model's
     /// weights must be loaded before.
     pub(crate) fn new(config: &OptimizerConfig, model: &RetinaNet) -> Self {
-        let decayed = sgd(config, config.weight_decay);
-        let undecayed = sgd(config, 0.0);
         let norms = ParamGroup::from_ids(norm_parameters(model));
+        let (decay, no_decay) = (config.weight_decay, 0.0);
+        let inner = match config.name {
+            OptimizerName::Sgd => ModuleOptimizer::from(sgd(config, decay)).with_group(
+                norms,
+                sgd(config, no_decay),
+                None,
+            ),
+            OptimizerName::Adamw => ModuleOptimizer::from(adamw(config, decay)).with_group(
+                norms,
+                adamw(config, no_decay),
+                None,
+            ),
+        };
         Self {
-            inner: ModuleOptimizer::from(decayed).with_group(norms, undecayed, None),
+            inner,
             clip_norm: config.clip_norm,
         }
     }
@@ -70,6 +81,15 @@ fn sgd(config: &OptimizerConfig, weight_decay: f64) -> Sgd {
         sgd = sgd.with_weight_decay(Some(WeightDecayConfig::new(weight_decay as f32)));
     }
     sgd.build()
+}
+
+fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
+    AdamWConfig::new()
+        .with_beta_1(config.momentum as f32)
+        // PyTorch's; Burn's default is 1e-5.
+        .with_epsilon(1e-8)
+        .with_weight_decay(weight_decay as f32)
+        .build()
 }
 
 /// The parameters of all batch and group norms.
@@ -238,10 +258,34 @@ mod tests {
         // Clipped to nothing, the gradients leave only the decay.
         let (model, _) = optimizer.step(0.1, model.clone(), gradients(&model));
         let (norms_after, others_after) = parameters(&model);
-        assert_eq!(norms_after, norms);
+        for (after, before) in norms_after.iter().zip(&norms) {
+            assert!((after - before).abs() < 1e-12, "{after} {before}");
+        }
         for (after, before) in others_after.iter().zip(&others) {
             assert!((after - 0.95 * before).abs() < 1e-6, "{after} {before}");
         }
+    }
+
+    #[test]
+    fn the_first_step_of_adamw_is_the_learning_rate_against_the_sign() {
+        // m / sqrt(v) of one gradient is its sign, whatever its size.
+        let config = OptimizerConfig {
+            name: OptimizerName::Adamw,
+            weight_decay: 0.0,
+            ..OptimizerConfig::default()
+        };
+        let model = model();
+        let mut optimizer = Optimizer::new(&config, &model);
+        let before = parameters(&model).1;
+        let (model, _) = optimizer.step(0.01, model.clone(), gradients(&model));
+        let steps: Vec<f32> = before
+            .iter()
+            .zip(&parameters(&model).1)
+            .map(|(before, after)| (before - after).abs())
+            .filter(|step| *step > 0.0)
+            .collect();
+        let full = steps.iter().filter(|step| (**step - 0.01).abs() < 1e-4);
+        assert!(full.count() * 10 > steps.len() * 9, "{steps:?}");
     }
 
     #[test]

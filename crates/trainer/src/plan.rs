@@ -168,8 +168,8 @@ pub(crate) fn transform(data: &DataConfig) -> Result<Transform, DataError> {
             long_side: data.long_side,
             eval_short_side: data.eval_short_side,
         },
-        augment: data.augment.clone(),
-        normalization: data.normalization.clone(),
+        augment: data.augment,
+        normalization: data.normalization,
         ..TransformConfig::default()
     })
 }
@@ -348,7 +348,7 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    fn out_of_range(key: &'static str, got: impl ToString, allowed: &'static str) -> Self {
+    fn out_of_range(key: &'static str, got: impl std::fmt::Display, allowed: &'static str) -> Self {
         Self::OutOfRange {
             key,
             got: got.to_string(),

@@ -206,12 +206,6 @@ impl RunDirectory {
         }
     }
 
-    /// Renames a damaged checkpoint to `….damaged`, out of the way of the run's next ones.
-    pub(crate) fn set_aside(&self, damaged: &DamagedCheckpoint) -> Result<(), RunDirectoryError> {
-        let aside = damaged.folder.with_extension("damaged");
-        Ok(checkpoint::replace(&damaged.folder, &aside)?)
-    }
-
     /// The best checkpoint by AP, or the newest where nothing was evaluated yet.
     ///
     /// # Errors
@@ -225,6 +219,12 @@ impl RunDirectory {
         newest.ok_or_else(|| RunDirectoryError::NoCheckpoint {
             root: self.root.clone(),
         })
+    }
+
+    /// The AP of the checkpoint `best`, if there is one and it is whole. What counts on resuming:
+    /// a kill may have come after a better one was measured and before it was kept.
+    pub(crate) fn best_ap(&self) -> Option<f64> {
+        Checkpoint::read(&self.best()).ok()?.state.best_ap
     }
 
     fn checkpoints(&self) -> PathBuf {
@@ -295,6 +295,14 @@ pub struct DamagedCheckpoint {
     pub folder: PathBuf,
     /// What is wrong with it.
     pub error: CheckpointError,
+}
+
+impl DamagedCheckpoint {
+    /// Renames the folder to `….damaged`, out of the way of the run's next checkpoints.
+    pub(crate) fn set_aside(&self) -> Result<(), RunDirectoryError> {
+        let aside = self.folder.with_extension("damaged");
+        Ok(checkpoint::replace(&self.folder, &aside)?)
+    }
 }
 
 /// The iteration that a checkpoint's state tells, if there is one to read.

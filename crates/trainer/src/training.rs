@@ -109,7 +109,7 @@ impl<'a> Session<'a> {
         let (checkpoint, damaged) = run.newest()?;
         for damaged in &damaged {
             tell(run, observer, &format!("not used: {}", damaged.error))?;
-            run.set_aside(damaged)?;
+            damaged.set_aside()?;
         }
         if let Some(checkpoint) = &checkpoint {
             model = checkpoint.load_model(model)?;
@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
             optimizer = checkpoint.load_optimizer(optimizer)?;
             criterion.set_normalizer(checkpoint.state.normalizer);
             iteration = checkpoint.state.iteration;
-            best_ap = checkpoint.state.best_ap;
+            best_ap = run.best_ap();
             let folder = checkpoint.folder.display();
             tell(
                 run,

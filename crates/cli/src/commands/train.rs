@@ -52,9 +52,10 @@ fn run_directory(arguments: &TrainArguments) -> PathBuf {
         1 => Path::new(RUNS).join(&*name),
         _ => Path::new(RUNS).join(format!("{name}-{number}")),
     };
-    let free = (1..)
-        .find(|number| !RunDirectory::is_run(&candidate(*number)))
-        .unwrap_or(1);
+    let mut free = 1;
+    while RunDirectory::is_run(&candidate(free)) {
+        free += 1;
+    }
     candidate(if arguments.resume {
         (free - 1).max(1)
     } else {

@@ -47,7 +47,7 @@ impl Shape {
                     .to_vec()
             }
             Self::Triangle => {
-                let turn = rng.random_range(0.0..TAU);
+                let turn = rng.random_range(UPRIGHT_TRIANGLE);
                 (0..3_u8)
                     .map(|corner| {
                         let jitter = rng.random_range(-TRIANGLE_JITTER..=TRIANGLE_JITTER);
@@ -56,7 +56,7 @@ impl Shape {
                     .collect()
             }
             Self::Star => {
-                let turn = rng.random_range(0.0..TAU);
+                let turn = rng.random_range(UPRIGHT_STAR);
                 let inner = rng.random_range(STAR_INNER_RADIUS);
                 let mut points = regular(10, turn);
                 for point in points.iter_mut().skip(1).step_by(2) {
@@ -229,6 +229,12 @@ const RECTANGLE_ASPECT: std::ops::RangeInclusive<f32> = 0.6..=1.6;
 
 /// Radians; more would make a thin rectangle's box say little about it.
 const RECTANGLE_TURN: f32 = 20.0 / 180.0 * PI;
+
+/// Radians from the x axis to a corner, downwards: the tip points up, give or take 20 degrees.
+const UPRIGHT_TRIANGLE: std::ops::RangeInclusive<f32> = -110.0 / 180.0 * PI..=-70.0 / 180.0 * PI;
+
+/// Radians from the x axis to a tip, downwards: one points up, give or take 12 degrees.
+const UPRIGHT_STAR: std::ops::RangeInclusive<f32> = -102.0 / 180.0 * PI..=-78.0 / 180.0 * PI;
 
 /// Radians that each corner may stray along the circle: no triangle gets thin.
 const TRIANGLE_JITTER: f32 = 14.0 / 180.0 * PI;

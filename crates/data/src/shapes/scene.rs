@@ -286,7 +286,7 @@ pub(super) fn color_distance(a: Rgb, b: Rgb) -> f32 {
 const REFERENCE_SIDE: f32 = 160.0;
 
 /// Longer side of an object's box in pixels of the reference image: small, medium, large.
-pub(super) const SIZE_RANGES: [(f32, f32); 3] = [(14.0, 24.0), (28.0, 52.0), (60.0, 100.0)];
+pub(super) const SIZE_RANGES: [(f32, f32); 3] = [(16.0, 24.0), (28.0, 52.0), (60.0, 100.0)];
 
 /// Pixels; below, a star cannot be told from a circle.
 const MIN_SIZE: f32 = 12.0;
@@ -304,7 +304,7 @@ const CUT_SHARE: f64 = 0.15;
 pub(super) const MAX_OUTSIDE: f32 = 0.25;
 
 /// The least of an object's area that is inside the image and under no other object.
-pub(super) const MIN_VISIBLE: f32 = 0.65;
+pub(super) const MIN_VISIBLE: f32 = 0.75;
 
 /// Positions to try for an object.
 const PLACEMENT_TRIES: usize = 60;
@@ -313,7 +313,7 @@ const PLACEMENT_TRIES: usize = 60;
 const SAMPLES_PER_SIDE: u8 = 24;
 
 /// Of the objects that are large enough.
-const HOLLOW_SHARE: f64 = 0.25;
+const HOLLOW_SHARE: f64 = 0.1;
 
 const PLAIN_SHARE: f64 = 0.6;
 
