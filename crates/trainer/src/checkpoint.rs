@@ -151,7 +151,9 @@ pub(crate) fn write_beside(
         folder: folder.to_owned(),
         reason: error.to_string(),
     };
-    let model = model.clone().into_record().into_bytes().map_err(failed)?;
+    // `valid` because a batch norm holds its last update back until somebody asks, and a plain
+    // record does not ask: it would save the statistics of the step before.
+    let model = model.valid().into_record().into_bytes().map_err(failed)?;
     let optimizer = optimizer.to_bytes().map_err(failed)?;
     let mut files = BTreeMap::new();
     for (name, content) in [

@@ -282,10 +282,11 @@ mod tests {
             .iter()
             .zip(&parameters(&model).1)
             .map(|(before, after)| (before - after).abs())
-            .filter(|step| *step > 0.0)
             .collect();
+        // Only where the gradient is not far above ε = 1e-8 is a step shorter.
+        assert!(steps.iter().all(|step| *step < 0.01 + 1e-6), "{steps:?}");
         let full = steps.iter().filter(|step| (**step - 0.01).abs() < 1e-4);
-        assert!(full.count() * 10 > steps.len() * 9, "{steps:?}");
+        assert!(full.count() > 10, "{steps:?}");
     }
 
     #[test]
