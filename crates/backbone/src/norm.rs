@@ -29,7 +29,10 @@ impl NormKind {
             }
             Self::BatchNorm => Norm::Batch(BatchNormConfig::new(channels).init(device)),
             Self::GroupNorm => {
-                let groups = greatest_common_divisor(GROUPS, channels);
+                let groups = (1..=GROUPS.min(channels))
+                    .rev()
+                    .find(|groups| channels.is_multiple_of(*groups))
+                    .unwrap_or(1);
                 Norm::Group(GroupNormConfig::new(groups, channels).init(device))
             }
         }
@@ -56,13 +59,5 @@ impl Norm {
             Self::Batch(norm) => norm.forward(input),
             Self::Group(norm) => norm.forward(input),
         }
-    }
-}
-
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
     }
 }

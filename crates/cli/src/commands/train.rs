@@ -66,8 +66,17 @@ fn run_directory(arguments: &TrainArguments) -> PathBuf {
 fn tell_outcome(outcome: &TrainOutcome, arguments: &TrainArguments) {
     let run = outcome.run.display();
     if outcome.interrupted {
+        let settings: String = (arguments.settings.set.iter())
+            .map(|(key, value)| format!(" --set '{key}={value}'"))
+            .chain(
+                arguments
+                    .device
+                    .iter()
+                    .map(|device| format!(" --device {device}")),
+            )
+            .collect();
         console::result(&format!(
-            "stopped at step {}; go on with\n  retinanet train {} --run-dir {run} --resume",
+            "stopped at step {}; go on with\n  retinanet train {} --run-dir {run}{settings} --resume",
             outcome.iteration,
             arguments.config.display(),
         ));
