@@ -41,13 +41,11 @@ fn wgpu(name: &str, index: Option<usize>) -> Result<Device> {
     let kind = index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu);
     // `Device::wgpu` would panic at the first tensor where there is no adapter.
     let options = Device::wgpu_options().device_kind(kind);
-    // The driver stack reports some missing adapters by panicking.
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| options.init()));
-    match opened {
-        Ok(Ok(device)) => Ok(device),
+    match options.init() {
+        Ok(device) => Ok(device),
         // Its text lists every adapter with all properties.
-        Ok(Err(WgpuInitError::AdapterUnavailable { .. })) | Err(_) => bail!(no_gpu(name)),
-        Ok(Err(error)) => Err(anyhow!(error).context(no_gpu(name))),
+        Err(WgpuInitError::AdapterUnavailable { .. }) => bail!(no_gpu(name)),
+        Err(error) => Err(anyhow!(error).context(no_gpu(name))),
     }
 }
 
@@ -85,7 +83,7 @@ fn cuda(_index: usize) -> Result<Device> {
     not_compiled("cuda", "cuda")
 }
 
-#[allow(dead_code, reason = "unused where every backend is compiled in")]
+#[cfg(not(all(feature = "wgpu", feature = "ndarray", feature = "cuda")))]
 fn not_compiled(name: &str, feature: &str) -> Result<Device> {
     bail!("device `{name}` is not compiled in; build with `--features {feature}`")
 }
