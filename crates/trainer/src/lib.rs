@@ -7,13 +7,12 @@
 
 mod checkpoint;
 mod config;
-mod evaluating;
+mod detector;
 mod layers;
 mod metrics_log;
 mod observer;
 mod optimizer;
 mod plan;
-mod predicting;
 mod run_directory;
 mod schedule;
 mod training;
@@ -23,7 +22,7 @@ pub use config::{
     AugmentConfig, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig, OptimizerConfig,
     OptimizerName, ScheduleConfig, ScheduleName, SplitConfig, TrainConfig,
 };
-pub use evaluating::{Detector, EvaluateError};
+pub use detector::{Detector, EvaluateError};
 pub use layers::{ConfigError, config_to_toml, load_config};
 pub use observer::{Observer, Progress, StepReport};
 pub use plan::{Plan, PlanError};

@@ -13,7 +13,7 @@ use retinanet_evaluation::Metrics;
 
 use crate::checkpoint::{CheckpointError, CheckpointState};
 use crate::config::ExperimentConfig;
-use crate::evaluating::{Detector, EvaluateError};
+use crate::detector::{Detector, EvaluateError};
 use crate::metrics_log::MetricsLog;
 use crate::observer::{Observer, StepReport};
 use crate::optimizer::Optimizer;

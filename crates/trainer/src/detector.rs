@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_data::{
-    Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, ReadOptions, Transform,
+    Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, ReadOptions, Transform, prepare,
 };
 use retinanet_detector::{
     Decoder, ModelError, RetinaNet, WeightsError, load_safetensors, read_classes,
@@ -23,9 +23,9 @@ use crate::plan::{Plan, PlanError, draw_shapes_if_absent, read_split, transform}
 /// A model that looks at images: weights, classes, and how images are prepared and predictions
 /// decoded.
 pub struct Detector {
-    pub(crate) model: RetinaNet,
-    pub(crate) transform: Transform,
-    pub(crate) generator: AnchorGenerator,
+    model: RetinaNet,
+    transform: Transform,
+    generator: AnchorGenerator,
     decoder: Decoder,
     classes: ClassList,
     device: Device,
@@ -120,6 +120,16 @@ impl Detector {
                     .collect()
             })
             .collect()
+    }
+
+    /// What the model sees on an image file, best first, in pixels of the upright image.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the file cannot be read.
+    pub fn detect_file(&self, path: &Path) -> Result<Vec<Detection>, DataError> {
+        let batch = prepare(path, &self.transform, &self.generator)?;
+        Ok(self.detect(batch).pop().unwrap_or_default())
     }
 
     /// Evaluates on one of the config's splits.
