@@ -9,7 +9,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Gradients, Tensor, TensorData};
 use retinanet_boxes::{AnchorLabel, AnchorTargets, ClassId, PositiveAnchor};
 use retinanet_criterion::{BatchTargets, CriterionConfig, LossParts, NormalizerKind};
-use retinanet_detector::{Architecture, ModelConfig, NormKind, RetinaNet};
+use retinanet_detector::{Architecture, ModelConfig, NormKind, Predictions, RetinaNet};
 
 const CLASSES: usize = 2;
 const SIDE: usize = 64;
@@ -105,7 +105,7 @@ fn model(weights: &Bytes, device: &Device) -> RetinaNet {
 
 fn loss(model: &RetinaNet) -> LossParts {
     let device = model.devices()[0].clone().autodiff();
-    let (logits, deltas) = model.forward(images(&device)).concatenate();
+    let Predictions { logits, deltas, .. } = model.forward(images(&device));
     let targets = BatchTargets::new(&targets(logits.dims()[1]), &device);
     let config = CriterionConfig {
         normalizer: NormalizerKind::Batch,

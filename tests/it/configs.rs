@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use retinanet_detector::Predictions;
 use retinanet_tests::run;
 use retinanet_trainer::{ExperimentConfig, load_config};
 
@@ -70,9 +71,7 @@ fn the_papers_network_looks_at_an_image() {
         .model
         .init(80, &device)
         .unwrap();
-    let (logits, deltas) = model
-        .forward(Tensor::zeros([1, 3, 64, 96], &device))
-        .concatenate();
+    let Predictions { logits, deltas, .. } = model.forward(Tensor::zeros([1, 3, 64, 96], &device));
     // 9 anchors in each cell of 8×12, 4×6, 2×3, 1×2 and 1×1.
     let anchors = 9 * (96 + 24 + 6 + 2 + 1);
     assert_eq!(logits.dims(), [1, anchors, 80]);

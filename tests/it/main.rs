@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is tests, helpers included")]
 
 mod backends;
+mod bench;
 mod configs;
 mod evaluation;
 mod real_data;

@@ -1,6 +1,8 @@
 use burn::module::Module;
+use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor};
+use retinanet_convolution::{End, Levels, batch_norm, conv2d_with_end, group_norm, options_of};
 use serde::{Deserialize, Serialize};
 
 /// Groups of a [`NormKind::GroupNorm`] (Wu and He 2018).
@@ -48,16 +50,64 @@ pub enum Norm {
     Group(GroupNorm),
 }
 
+/// What follows a convolution and its norm.
+pub(crate) enum Then {
+    Nothing,
+    Relu,
+    /// Adds a residual, then ReLU.
+    AddAndRelu(Tensor<4>),
+}
+
 impl Norm {
-    /// Normalises the channels.
+    /// Convolves, normalises and does what follows, in as few passes as can be: a frozen norm is
+    /// a scale and a bias at the end of the convolution.
     ///
     /// # Shapes
     ///
-    /// - `input` and output: `[batch, channels, height, width]`
-    pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+    /// - `input` and output: `[batch, height, width, channels]`
+    pub(crate) fn after(&self, conv: &Conv2d, input: Tensor<4>, then: Then) -> Tensor<4> {
+        let (residual, relu) = match then {
+            Then::Nothing => (None, false),
+            Then::Relu => (None, true),
+            Then::AddAndRelu(residual) => (Some(residual), true),
+        };
+        let mut end = End {
+            residual,
+            relu,
+            ..End::NOTHING
+        };
+        let (weight, options) = (conv.weight.val(), options_of(conv));
+        let learns = |norm: &BatchNorm| norm.training.is_enabled() && input.device().is_autodiff();
         match self {
-            Self::Batch(norm) => norm.forward(input),
-            Self::Group(norm) => norm.forward(input),
+            Self::Batch(norm) if !learns(norm) => {
+                let (scale, bias) = scale_and_bias(norm);
+                end.scale = Some(scale);
+                end.bias = Some(bias);
+                conv2d_with_end(input, weight, options, end)
+            }
+            Self::Batch(norm) => {
+                let convolved = conv2d_with_end(input, weight, options, End::NOTHING);
+                batch_norm(norm, convolved, end)
+            }
+            Self::Group(norm) => {
+                let convolved = conv2d_with_end(input, weight, options, End::NOTHING);
+                let shape = convolved.dims();
+                let end = End {
+                    residual: end.residual.map(|residual| Levels::one(residual).values),
+                    relu,
+                    ..End::NOTHING
+                };
+                let normalized = group_norm(norm, Levels::one(convolved), end);
+                normalized.values.reshape(shape)
+            }
         }
     }
+}
+
+/// Batch norm with its running statistics, `x * scale + bias`.
+fn scale_and_bias(norm: &BatchNorm) -> (Tensor<1>, Tensor<1>) {
+    let deviation = (norm.running_var.value() + norm.epsilon).sqrt();
+    let scale = norm.gamma.val() / deviation;
+    let bias = norm.beta.val() - norm.running_mean.value() * scale.clone();
+    (scale, bias)
 }

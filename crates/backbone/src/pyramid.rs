@@ -1,9 +1,8 @@
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::conv::Conv2d;
 use burn::tensor::activation::relu;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
+use retinanet_convolution::{add_upsampled, conv2d, options_of};
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::biased;
@@ -97,32 +96,30 @@ impl FeaturePyramid {
     ///
     /// # Shapes
     ///
-    /// - output: `[batch, channels, ceil(height / stride), ceil(width / stride)]` for the strides
+    /// - output: `[batch, ceil(height / stride), ceil(width / stride), channels]` for the strides
     ///   8, 16, 32, 64 and 128 of the image
     pub fn forward(&self, features: BackboneFeatures) -> [Tensor<4>; 5] {
         let BackboneFeatures { c3, c4, c5 } = features;
-        let top_down5 = self.lateral5.forward(c5.clone());
-        let top_down4 = add_upsampled(self.lateral4.forward(c4), top_down5.clone());
-        let top_down3 = add_upsampled(self.lateral3.forward(c3), top_down4.clone());
+        let top_down5 = convolve(&self.lateral5, c5.clone());
+        let top_down4 = add_upsampled(convolve(&self.lateral4, c4), top_down5.clone());
+        let top_down3 = add_upsampled(convolve(&self.lateral3, c3), top_down4.clone());
 
-        let p3 = self.output3.forward(top_down3);
-        let p4 = self.output4.forward(top_down4);
-        let p5 = self.output5.forward(top_down5);
-        let p6 = self.p6.forward(match self.p6_from {
+        let p3 = convolve(&self.output3, top_down3);
+        let p4 = convolve(&self.output4, top_down4);
+        let p5 = convolve(&self.output5, top_down5);
+        let from = match self.p6_from {
             P6Source::C5 => c5,
             P6Source::P5 => p5.clone(),
-        });
-        let p7 = self.p7.forward(relu(p6.clone()));
+        };
+        let p6 = convolve(&self.p6, from);
+        let p7 = convolve(&self.p7, relu(p6.clone()));
         [p3, p4, p5, p6, p7]
     }
 }
 
-/// Adds the coarser map, enlarged to the finer one's size by repeating pixels.
-fn add_upsampled(finer: Tensor<4>, coarser: Tensor<4>) -> Tensor<4> {
-    let [_, _, height, width] = finer.dims();
-    let options =
-        InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([height, width]);
-    finer + interpolate(coarser, options)
+fn convolve(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
+    let bias = conv.bias.as_ref().map(Param::val);
+    conv2d(input, conv.weight.val(), bias, options_of(conv))
 }
 
 #[cfg(test)]
@@ -133,7 +130,7 @@ mod tests {
 
     fn features(device: &Device) -> BackboneFeatures {
         let map = |channels: usize, side: usize| {
-            Tensor::random([1, channels, side, side], Distribution::Default, device)
+            Tensor::random([1, side, side, channels], Distribution::Default, device)
         };
         BackboneFeatures {
             c3: map(4, 16),
@@ -151,25 +148,8 @@ mod tests {
                 .with_p6_from(source)
                 .init(&device);
             let dims = pyramid.forward(features(&device)).map(|level| level.dims());
-            assert_eq!(dims, [16, 8, 4, 2, 1].map(|side| [1, 6, side, side]));
+            assert_eq!(dims, [16, 8, 4, 2, 1].map(|side| [1, side, side, 6]));
         }
-    }
-
-    #[test]
-    fn upsampling_repeats_pixels() {
-        let device = Device::flex();
-        let coarser = Tensor::<4>::from_floats([[[[1.0, 2.0], [3.0, 4.0]]]], &device);
-        let sum = add_upsampled(Tensor::zeros([1, 1, 4, 4], &device), coarser);
-        let expected = Tensor::<4>::from_floats(
-            [[[
-                [1.0, 1.0, 2.0, 2.0],
-                [1.0, 1.0, 2.0, 2.0],
-                [3.0, 3.0, 4.0, 4.0],
-                [3.0, 3.0, 4.0, 4.0],
-            ]]],
-            &device,
-        );
-        sum.into_data().assert_eq(&expected.into_data(), true);
     }
 
     #[test]

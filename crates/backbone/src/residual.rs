@@ -1,10 +1,9 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
 use crate::convolution::unbiased;
-use crate::norm::{Norm, NormKind};
+use crate::norm::{Norm, NormKind, Then};
 
 /// A residual block (He et al. 2016): two 3×3 convolutions, or the bottleneck of 1×1, 3×3 and
 /// 1×1 with the stride in the 3×3, as torchvision.
@@ -61,19 +60,21 @@ impl ResidualBlock {
     ///
     /// # Shapes
     ///
-    /// - `input`: `[batch, channels_in, height, width]`
-    /// - output: `[batch, channels_out, ceil(height / stride), ceil(width / stride)]`
+    /// - `input`: `[batch, height, width, channels_in]`
+    /// - output: `[batch, ceil(height / stride), ceil(width / stride), channels_out]`
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let identity = match &self.shortcut {
             Some(projection) => projection.forward(input.clone()),
             None => input.clone(),
         };
-        let hidden = relu(self.norm1.forward(self.conv1.forward(input)));
-        let mut residual = self.norm2.forward(self.conv2.forward(hidden));
+        let hidden = self.norm1.after(&self.conv1, input, Then::Relu);
+        let last = Then::AddAndRelu(identity);
         if let (Some(conv3), Some(norm3)) = (&self.conv3, &self.norm3) {
-            residual = norm3.forward(conv3.forward(relu(residual)));
+            let hidden = self.norm2.after(&self.conv2, hidden, Then::Relu);
+            norm3.after(conv3, hidden, last)
+        } else {
+            self.norm2.after(&self.conv2, hidden, last)
         }
-        relu(residual + identity)
     }
 }
 
@@ -98,6 +99,6 @@ impl Projection {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        self.norm.forward(self.conv.forward(input))
+        self.norm.after(&self.conv, input, Then::Nothing)
     }
 }

@@ -1,13 +1,11 @@
 use burn::module::Module;
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
-use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use retinanet_convolution::max_pool2d;
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::unbiased;
-use crate::norm::{Norm, NormKind};
+use crate::norm::{Norm, NormKind, Then};
 use crate::residual::ResidualBlock;
 
 /// How much wider the output of a bottleneck is than its 3×3 convolution.
@@ -94,10 +92,6 @@ impl ResNetConfig {
         let resnet = ResNet {
             conv1: unbiased([3, self.width], 7, 2, device),
             norm1: self.norm.init(self.width, device),
-            pool: MaxPool2dConfig::new([3, 3])
-                .with_strides([2, 2])
-                .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-                .init(),
             layer1: self.stage(self.width, 0, blocks2, device),
             layer2: self.stage(self.stage_channels(0), 1, blocks3, device),
             layer3: self.stage(self.stage_channels(1), 2, blocks4, device),
@@ -146,7 +140,7 @@ impl ResNetConfig {
     }
 }
 
-/// The maps that the pyramid is built on, `[batch, channels, height, width]` each.
+/// The maps that the pyramid is built on, `[batch, height, width, channels]` each.
 #[derive(Clone, Debug)]
 pub struct BackboneFeatures {
     /// C3, stride 8.
@@ -164,7 +158,6 @@ pub struct BackboneFeatures {
 pub struct ResNet {
     conv1: Conv2d,
     norm1: Norm,
-    pool: MaxPool2d,
     layer1: Vec<ResidualBlock>,
     layer2: Vec<ResidualBlock>,
     layer3: Vec<ResidualBlock>,
@@ -177,11 +170,11 @@ impl ResNet {
     ///
     /// # Shapes
     ///
-    /// - `images`: `[batch, 3, height, width]`, normalised
+    /// - `images`: `[batch, height, width, 3]`, normalised
     /// - output: strides 8, 16 and 32, with [`channels`](Self::channels)
     pub fn forward(&self, images: Tensor<4>) -> BackboneFeatures {
-        let stem = relu(self.norm1.forward(self.conv1.forward(images)));
-        let c2 = run(&self.layer1, self.pool.forward(stem));
+        let stem = self.norm1.after(&self.conv1, images, Then::Relu);
+        let c2 = run(&self.layer1, max_pool2d(stem, 3, 2, 1));
         let c3 = run(&self.layer2, c2);
         let c4 = run(&self.layer3, c3.clone());
         let c5 = run(&self.layer4, c4.clone());
@@ -250,11 +243,11 @@ mod tests {
         let device = Device::flex();
         for architecture in [Architecture::Resnet18, Architecture::Resnet50] {
             let resnet = ResNetConfig::new(architecture).with_width(4).init(&device);
-            let features = resnet.forward(Tensor::zeros([2, 3, 97, 64], &device));
+            let features = resnet.forward(Tensor::zeros([2, 97, 64, 3], &device));
             let [channels3, channels4, channels5] = resnet.channels();
-            assert_eq!(features.c3.dims(), [2, channels3, 13, 8]);
-            assert_eq!(features.c4.dims(), [2, channels4, 7, 4]);
-            assert_eq!(features.c5.dims(), [2, channels5, 4, 2]);
+            assert_eq!(features.c3.dims(), [2, 13, 8, channels3]);
+            assert_eq!(features.c4.dims(), [2, 7, 4, channels4]);
+            assert_eq!(features.c5.dims(), [2, 4, 2, channels5]);
         }
     }
 
@@ -294,7 +287,7 @@ mod tests {
     fn frozen_batch_norm_ignores_the_batch_and_batch_norm_does_not() {
         let device = Device::flex().autodiff();
         let images = Tensor::<4>::random(
-            [2, 3, 32, 32],
+            [2, 32, 32, 3],
             burn::tensor::Distribution::Normal(5.0, 3.0),
             &device,
         );

@@ -3,12 +3,14 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_vision::{Nms, NmsOptions};
+use rayon::prelude::*;
 use retinanet_anchors::BoxCoder;
 use retinanet_boxes::{BoundingBox, ClassId, Detection};
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
-use crate::model::{LevelPredictions, Predictions};
+use crate::candidates::best_candidates;
+use crate::model::Predictions;
 
 /// Settings of decoding, `[eval]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,62 +90,59 @@ impl Decoder {
     ///
     /// `anchors` are those of the input's size, level by level as the predictions.
     pub fn decode(&self, predictions: Predictions, anchors: &[BoundingBox]) -> Vec<Vec<Detection>> {
-        let mut candidates: Vec<Vec<Detection>> = Vec::new();
-        let mut first_anchor = 0;
-        for level in predictions.levels {
-            let [batch, count, _] = level.logits.dims();
-            candidates.resize(batch, Vec::new());
-            let anchors = &anchors[first_anchor..first_anchor + count];
-            self.decode_level(level, anchors, &mut candidates);
-            first_anchor += count;
-        }
-        candidates
-            .into_iter()
-            .map(|candidates| self.suppress(&candidates))
+        let [batch, count, classes] = predictions.logits.dims();
+        let logits = to_host(predictions.logits);
+        let deltas = to_host(predictions.deltas);
+        let (logits, deltas) = (floats(&logits), floats(&deltas));
+        (0..batch)
+            .into_par_iter()
+            .map(|image| {
+                let image = Image {
+                    logits: &logits[image * count * classes..][..count * classes],
+                    deltas: &deltas[image * count * 4..][..count * 4],
+                    anchors,
+                    classes,
+                };
+                let candidates = self.candidates(&image, &predictions.level_anchors);
+                self.suppress(&candidates)
+            })
             .collect()
     }
 
-    fn decode_level(
-        &self,
-        level: LevelPredictions,
-        anchors: &[BoundingBox],
-        candidates: &mut [Vec<Detection>],
-    ) {
-        let [_, _, classes] = level.logits.dims();
-        let logits = to_host(level.logits);
-        let deltas = to_host(level.deltas);
-        let images = logits
-            .chunks_exact(anchors.len() * classes)
-            .zip(deltas.chunks_exact(anchors.len() * 4));
-        for ((logits, deltas), candidates) in images.zip(candidates) {
-            for (index, score) in self.best(logits) {
-                let anchor = index / classes;
-                let delta = [0, 1, 2, 3].map(|value| deltas[4 * anchor + value]);
-                candidates.push(Detection {
-                    bbox: self.coder.decode(&anchors[anchor], delta),
-                    class: ClassId((index % classes) as u32),
-                    score,
-                });
-            }
-        }
+    /// The best candidates of every level, level by level and best first.
+    fn candidates(&self, image: &Image<'_>, level_anchors: &[usize]) -> Vec<Detection> {
+        let starts = level_anchors.iter().scan(0, |end, &count| {
+            *end += count;
+            Some(*end - count)
+        });
+        let levels: Vec<(usize, usize)> = starts.zip(level_anchors.iter().copied()).collect();
+        levels
+            .into_par_iter()
+            .flat_map_iter(|(start, count)| self.level_candidates(image, start, count))
+            .collect()
     }
 
-    /// The positions and scores of the `top_k` logits whose scores are above the threshold, best
-    /// first; among equals the earlier.
-    fn best(&self, logits: &[f32]) -> Vec<(usize, f32)> {
-        let mut scored: Vec<(usize, f32)> = logits
-            .iter()
-            .map(|logit| 1.0 / (1.0 + (-logit).exp()))
-            .enumerate()
-            .filter(|(_, score)| *score > self.config.score_threshold)
-            .collect();
-        let order = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if scored.len() > self.config.top_k {
-            scored.select_nth_unstable_by(self.config.top_k, order);
-            scored.truncate(self.config.top_k);
-        }
-        scored.sort_unstable_by(order);
-        scored
+    /// The best candidates of a level, best first: its `count` anchors begin at `start`.
+    fn level_candidates(&self, image: &Image<'_>, start: usize, count: usize) -> Vec<Detection> {
+        let Image {
+            logits,
+            deltas,
+            anchors,
+            classes,
+        } = image;
+        let logits = &logits[start * classes..][..count * classes];
+        let (deltas, _) = deltas.as_chunks::<4>();
+        best_candidates(logits, self.config.score_threshold, self.config.top_k)
+            .into_iter()
+            .map(|candidate| {
+                let anchor = start + candidate.index / classes;
+                Detection {
+                    bbox: self.coder.decode(&anchors[anchor], deltas[anchor]),
+                    class: ClassId((candidate.index % classes) as u32),
+                    score: candidate.score,
+                }
+            })
+            .collect()
     }
 
     /// Class by class, so that boxes of different classes never suppress each other, and no offset
@@ -189,8 +188,23 @@ impl Decoder {
     }
 }
 
-fn to_host(tensor: Tensor<3>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
+/// What the model says of one image.
+struct Image<'a> {
+    /// `[anchors, classes]`
+    logits: &'a [f32],
+    /// `[anchors, 4]`
+    deltas: &'a [f32],
+    anchors: &'a [BoundingBox],
+    classes: usize,
+}
+
+/// The tensor's values, without a copy where it is on the CPU, contiguous and nobody else's.
+fn to_host(tensor: Tensor<3>) -> TensorData {
+    tensor.into_data_as::<f32>()
+}
+
+fn floats(data: &TensorData) -> &[f32] {
+    data.as_slice().expect("`to_host` made them `f32`")
 }
 
 #[cfg(test)]
@@ -203,21 +217,28 @@ mod tests {
         BoundingBox::new(50.0, 50.0, 60.0, 60.0),
     ];
 
-    fn predictions(logits: [[[f32; 2]; 3]; 1]) -> Predictions {
+    fn predictions<const B: usize>(
+        logits: [[[f32; 2]; 3]; B],
+        level_anchors: &[usize],
+    ) -> Predictions {
         let device = Device::flex();
         Predictions {
-            levels: vec![LevelPredictions {
-                logits: Tensor::from_floats(logits, &device),
-                deltas: Tensor::zeros([1, 3, 4], &device),
-            }],
+            logits: Tensor::from_floats(logits, &device),
+            deltas: Tensor::zeros([B, 3, 4], &device),
+            level_anchors: level_anchors.to_vec(),
         }
     }
 
     fn decode(config: DecodeConfig, logits: [[[f32; 2]; 3]; 1]) -> Vec<(u32, f32, f32)> {
-        let decoder = config.init().unwrap();
-        decoder
-            .decode(predictions(logits), &ANCHORS)
-            .remove(0)
+        summary(&decode_batch(config, predictions(logits, &[3]))[0])
+    }
+
+    fn decode_batch(config: DecodeConfig, predictions: Predictions) -> Vec<Vec<Detection>> {
+        config.init().unwrap().decode(predictions, &ANCHORS)
+    }
+
+    fn summary(detections: &[Detection]) -> Vec<(u32, f32, f32)> {
+        detections
             .iter()
             .map(|detection| (detection.class.0, detection.bbox.x1, detection.score))
             .collect()
@@ -277,6 +298,51 @@ mod tests {
             ..config
         };
         assert_eq!(decode(one, logits).len(), 1);
+    }
+
+    #[test]
+    fn every_level_sends_its_own_best() {
+        // One candidate a level, of levels with two anchors and one.
+        let config = DecodeConfig {
+            top_k: 1,
+            ..DecodeConfig::default()
+        };
+        let logits = [[[3.0, LOW], [LOW, 2.0], [LOW, 1.0]]];
+        let kept = |level_anchors: &[usize]| {
+            summary(&decode_batch(config, predictions(logits, level_anchors))[0])
+                .iter()
+                .map(|kept| (kept.0, kept.1))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&[2, 1]), [(0, 0.0), (1, 50.0)]);
+        assert_eq!(kept(&[3]), [(0, 0.0)]);
+    }
+
+    #[test]
+    fn images_of_a_batch_are_decoded_apart() {
+        let logits = [
+            [[3.0, LOW], [LOW; 2], [LOW; 2]],
+            [[LOW; 2]; 3],
+            [[LOW; 2], [LOW; 2], [LOW, 2.0]],
+        ];
+        let found = decode_batch(DecodeConfig::default(), predictions(logits, &[2, 1]));
+        let found: Vec<Vec<(u32, f32)>> = found
+            .iter()
+            .map(|image| summary(image).iter().map(|kept| (kept.0, kept.1)).collect())
+            .collect();
+        assert_eq!(found, [vec![(0, 0.0)], vec![], vec![(1, 50.0)]]);
+    }
+
+    #[test]
+    fn deltas_move_the_boxes_of_their_anchors() {
+        let device = Device::flex();
+        let mut predictions = predictions([[[LOW; 2], [LOW; 2], [LOW, 2.0]]], &[2, 1]);
+        // Half a width to the right, and twice as high: the anchor is 10 wide and high.
+        let ln_2 = std::f32::consts::LN_2;
+        let deltas = [[[9.0; 4], [9.0; 4], [0.5, 0.0, 0.0, ln_2]]];
+        predictions.deltas = Tensor::from_floats(deltas, &device);
+        let found = decode_batch(DecodeConfig::default(), predictions);
+        assert_eq!(found[0][0].bbox, BoundingBox::new(55.0, 45.0, 65.0, 65.0));
     }
 
     #[test]

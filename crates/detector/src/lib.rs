@@ -4,7 +4,7 @@
 //! ```
 //! use burn::tensor::{Device, Tensor};
 //! use retinanet_backbone::Architecture;
-//! use retinanet_detector::ModelConfig;
+//! use retinanet_detector::{ModelConfig, Predictions};
 //!
 //! let device = Device::flex();
 //! let config = ModelConfig {
@@ -14,13 +14,14 @@
 //!     ..ModelConfig::default()
 //! };
 //! let model = config.init(3, &device)?;
-//! let predictions = model.forward(Tensor::zeros([1, 3, 64, 64], &device));
-//! let (logits, deltas) = predictions.concatenate();
+//! let images = Tensor::zeros([1, 3, 64, 64], &device);
+//! let Predictions { logits, deltas, .. } = model.forward(images);
 //! assert_eq!(logits.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 3]);
 //! assert_eq!(deltas.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 4]);
 //! # Ok::<(), retinanet_detector::ModelError>(())
 //! ```
 
+mod candidates;
 mod config;
 mod decode;
 mod model;
@@ -28,7 +29,7 @@ mod weights;
 
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};
-pub use model::{LevelPredictions, Predictions, RetinaNet};
+pub use model::{Predictions, RetinaNet};
 pub use retinanet_backbone::{Architecture, NormKind, P6Source};
 pub use retinanet_heads::{HeadConfig, HeadNorm};
 pub use weights::{WeightsError, load_safetensors, read_classes, save_safetensors};

@@ -1,6 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use retinanet_backbone::{FeaturePyramid, ResNet};
+use retinanet_convolution::{Levels, channels_last};
 use retinanet_heads::Subnet;
 
 /// RetinaNet: a residual network, a feature pyramid, and two subnets shared over its levels.
@@ -23,15 +24,20 @@ impl RetinaNet {
     /// - `images`: `[batch, 3, height, width]`, normalised; sides of any length, though only
     ///   multiples of 32 keep the pyramid's levels aligned
     pub fn forward(&self, images: Tensor<4>) -> Predictions {
-        let levels = self.pyramid.forward(self.backbone.forward(images));
+        let features = self.backbone.forward(channels_last(images));
+        let levels = Levels::pack(self.pyramid.forward(features));
+        let cells: Vec<usize> = levels
+            .sizes
+            .iter()
+            .map(|[height, width]| height * width)
+            .collect();
+        let logits = self.class_subnet.forward(levels.clone());
+        let deltas = self.box_subnet.forward(levels);
+        let anchors_per_cell = deltas.dims()[1] / cells.iter().sum::<usize>();
         Predictions {
-            levels: levels
-                .into_iter()
-                .map(|level| LevelPredictions {
-                    logits: self.class_subnet.forward(level.clone()),
-                    deltas: self.box_subnet.forward(level),
-                })
-                .collect(),
+            logits,
+            deltas,
+            level_anchors: cells.iter().map(|cells| cells * anchors_per_cell).collect(),
         }
     }
 
@@ -41,37 +47,15 @@ impl RetinaNet {
     }
 }
 
-/// What the model says of one pyramid level's anchors.
+/// What the model says of every anchor, level by level from P3: the order of the anchors.
 #[derive(Clone, Debug)]
-pub struct LevelPredictions {
+pub struct Predictions {
     /// `[batch, anchors, classes]`, before the sigmoid.
     pub logits: Tensor<3>,
     /// `[batch, anchors, 4]`, for the box coder.
     pub deltas: Tensor<3>,
-}
-
-/// What the model says of every anchor, level by level from P3.
-#[derive(Clone, Debug)]
-pub struct Predictions {
-    /// P3 to P7.
-    pub levels: Vec<LevelPredictions>,
-}
-
-impl Predictions {
-    /// Joins the levels in the order of the anchors.
-    ///
-    /// # Shapes
-    ///
-    /// - logits: `[batch, anchors, classes]`
-    /// - deltas: `[batch, anchors, 4]`
-    pub fn concatenate(self) -> (Tensor<3>, Tensor<3>) {
-        let (logits, deltas) = self
-            .levels
-            .into_iter()
-            .map(|level| (level.logits, level.deltas))
-            .unzip();
-        (Tensor::cat(logits, 1), Tensor::cat(deltas, 1))
-    }
+    /// How many anchors each level has.
+    pub level_anchors: Vec<usize>,
 }
 
 #[cfg(test)]
@@ -95,10 +79,15 @@ mod tests {
         let model = config.init(2, &device).unwrap();
         for [height, width] in [[64, 96], [32, 32], [160, 64]] {
             let images = Tensor::random([2, 3, height, width], Distribution::Default, &device);
-            let (logits, deltas) = model.forward(images).concatenate();
+            let Predictions {
+                logits,
+                deltas,
+                level_anchors,
+            } = model.forward(images);
             let anchors = generator.generate(height, width).len();
             assert_eq!(logits.dims(), [2, anchors, 2]);
             assert_eq!(deltas.dims(), [2, anchors, 4]);
+            assert_eq!(level_anchors.iter().sum::<usize>(), anchors);
         }
     }
 }

@@ -196,7 +196,7 @@ mod tests {
 
     fn logits(model: &RetinaNet) -> Vec<f32> {
         let images = Tensor::ones([1, 3, 32, 32], &Device::flex());
-        let (logits, _) = model.forward(images).concatenate();
+        let logits = model.forward(images).logits;
         logits.into_data().try_to_vec().unwrap()
     }
 

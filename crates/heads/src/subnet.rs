@@ -1,8 +1,8 @@
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Initializer, PaddingConfig2d};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
+use retinanet_convolution::{End, Levels, conv2d_levels, group_norm, options_of};
 
 use crate::config::{HeadConfig, HeadNorm};
 
@@ -51,7 +51,9 @@ impl HeadConfig {
             .collect();
         let norms = match self.norm {
             HeadNorm::None => Vec::new(),
-            HeadNorm::GroupNorm => (0..self.depth).map(|_| group_norm(width, device)).collect(),
+            HeadNorm::GroupNorm => (0..self.depth)
+                .map(|_| new_group_norm(width, device))
+                .collect(),
         };
         let channels_out = anchors_per_cell * values_per_anchor;
         Subnet {
@@ -80,29 +82,41 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// Predicts the values of every anchor of one level.
+    /// Predicts the values of every anchor of all levels.
     ///
     /// # Shapes
     ///
-    /// - `level`: `[batch, channels, height, width]`
-    /// - output: `[batch, height * width * anchors_per_cell, values_per_anchor]`, row by row, in a
-    ///   cell anchor by anchor: the order of the anchors
-    pub fn forward(&self, level: Tensor<4>) -> Tensor<3> {
-        let mut hidden = level;
+    /// - `levels`: `[batch, cells, channels]`
+    /// - output: `[batch, cells * anchors_per_cell, values_per_anchor]`, level by level, row by
+    ///   row, in a cell anchor by anchor: the order of the anchors
+    pub fn forward(&self, levels: Levels) -> Tensor<3> {
+        let mut hidden = levels;
         for (index, conv) in self.convs.iter().enumerate() {
-            hidden = conv.forward(hidden);
-            if let Some(norm) = self.norms.get(index) {
-                hidden = norm.forward(hidden);
-            }
-            hidden = relu(hidden);
+            hidden = match self.norms.get(index) {
+                Some(norm) => {
+                    let end = End {
+                        relu: true,
+                        ..End::NOTHING
+                    };
+                    group_norm(norm, convolve(conv, hidden, false), end)
+                }
+                None => convolve(conv, hidden, true),
+            };
         }
-        let output = self.output.forward(hidden); // [batch, anchors * values, height, width]
-        let [batch, channels, height, width] = output.dims();
-        let anchors = height * width * channels / self.values_per_anchor;
-        output
-            .permute([0, 2, 3, 1])
-            .reshape([batch, anchors, self.values_per_anchor])
+        let output = convolve(&self.output, hidden, false).values;
+        let [batch, cells, channels] = output.dims();
+        let anchors = cells * channels / self.values_per_anchor;
+        output.reshape([batch, anchors, self.values_per_anchor])
     }
+}
+
+fn convolve(conv: &Conv2d, levels: Levels, relu: bool) -> Levels {
+    let end = End {
+        bias: conv.bias.as_ref().map(Param::val),
+        relu,
+        ..End::NOTHING
+    };
+    conv2d_levels(levels, conv.weight.val(), options_of(conv), end)
 }
 
 fn convolution(channels: [usize; 2], bias: f64, device: &Device) -> Conv2d {
@@ -118,7 +132,7 @@ fn convolution(channels: [usize; 2], bias: f64, device: &Device) -> Conv2d {
     convolution
 }
 
-fn group_norm(channels: usize, device: &Device) -> GroupNorm {
+fn new_group_norm(channels: usize, device: &Device) -> GroupNorm {
     let groups = (1..=GROUPS.min(channels))
         .rev()
         .find(|groups| channels.is_multiple_of(*groups))
@@ -128,14 +142,15 @@ fn group_norm(channels: usize, device: &Device) -> GroupNorm {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::Param;
     use burn::tensor::Distribution;
     use burn::tensor::activation::sigmoid;
 
     use super::*;
 
-    fn features(device: &Device) -> Tensor<4> {
-        Tensor::random([2, 32, 8, 8], Distribution::Normal(0.0, 1.0), device)
+    fn features(device: &Device) -> Levels {
+        let map =
+            |side| Tensor::random([2, side, side, 32], Distribution::Normal(0.0, 1.0), device);
+        Levels::pack([map(8), map(4)])
     }
 
     #[test]
@@ -195,12 +210,15 @@ mod tests {
         subnet.output.bias = subnet.output.bias.map(|bias| {
             bias.map(|_| Tensor::from_floats([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], &device))
         });
-        let level = Tensor::<4>::from_floats([[[[10.0, 20.0], [30.0, 40.0]]]], &device);
-        let rows: Vec<f32> = subnet.forward(level).into_data().try_to_vec().unwrap();
-        let expected: Vec<f32> = [10.0, 20.0, 30.0, 40.0]
+        let fine = Tensor::<3>::from_floats([[[10.0], [20.0]], [[30.0], [40.0]]], &device);
+        let coarse = Tensor::<3>::from_floats([[[50.0]]], &device);
+        let levels = Levels::pack([fine.unsqueeze(), coarse.unsqueeze()]);
+        let rows: Vec<f32> = subnet.forward(levels).into_data().try_to_vec().unwrap();
+        let expected: Vec<f32> = [10.0, 20.0, 30.0, 40.0, 50.0]
             .into_iter()
             .flat_map(|cell| (0..8).map(move |value| cell + 0.1 * value as f32))
             .collect();
+        assert_eq!(rows.len(), expected.len());
         for (row, expected) in rows.iter().zip(&expected) {
             assert!((row - expected).abs() < 1e-5, "{rows:?}");
         }
@@ -219,7 +237,7 @@ mod tests {
             let deltas = config
                 .init_box_subnet(32, 3, &device)
                 .forward(features(&device));
-            assert_eq!(deltas.dims(), [2, 8 * 8 * 3, 4]);
+            assert_eq!(deltas.dims(), [2, (8 * 8 + 4 * 4) * 3, 4]);
         }
     }
 }

@@ -15,6 +15,7 @@ mod optimizer;
 mod plan;
 mod run_directory;
 mod schedule;
+mod step;
 mod training;
 
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointState};
@@ -27,4 +28,5 @@ pub use layers::{ConfigError, config_to_toml, load_config};
 pub use observer::{Observer, Progress, StepReport};
 pub use plan::{Plan, PlanError};
 pub use run_directory::{DamagedCheckpoint, RunDirectory, RunDirectoryError};
+pub use step::{Learner, StepError, StepLoss};
 pub use training::{TrainError, TrainOutcome, train};

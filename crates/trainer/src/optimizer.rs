@@ -163,7 +163,7 @@ fn scale(model: &RetinaNet, gradients: &mut GradientsParams, factor: f64) {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use retinanet_detector::{Architecture, ModelConfig, NormKind};
+    use retinanet_detector::{Architecture, ModelConfig, NormKind, Predictions};
 
     use super::*;
 
@@ -183,7 +183,7 @@ mod tests {
 
     fn loss(model: &RetinaNet) -> Tensor<1> {
         let images = Tensor::ones([1, 3, 32, 32], &Device::flex().autodiff());
-        let (logits, deltas) = model.forward(images).concatenate();
+        let Predictions { logits, deltas, .. } = model.forward(images);
         (logits + 1.0).square().sum() + (deltas - 1.0).square().sum()
     }
 

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use retinanet_criterion::{BatchTargets, Criterion};
+use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batch, DataError};
 use retinanet_detector::{ModelError, NormKind, RetinaNet};
 use retinanet_evaluation::Metrics;
@@ -19,6 +18,7 @@ use crate::observer::{Observer, StepReport};
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
+use crate::step::{Learner, StepError};
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -87,9 +87,7 @@ struct Session<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
     device: &'a Device,
-    model: RetinaNet,
-    optimizer: Optimizer,
-    criterion: Criterion,
+    learner: Learner,
     log: MetricsLog,
     /// Steps done.
     iteration: u64,
@@ -137,15 +135,17 @@ impl<'a> Session<'a> {
             plan,
             run,
             device,
-            model,
-            optimizer,
-            criterion,
+            learner: Learner {
+                model,
+                optimizer,
+                criterion,
+            },
             iteration,
             best_ap,
         })
     }
 
-    /// One step: forward, loss, backward, update.
+    /// One step, and what is told of it.
     fn step(
         &mut self,
         batch: Batch,
@@ -158,24 +158,15 @@ impl<'a> Session<'a> {
         let targets = BatchTargets::new(&batch.targets, self.device);
         let pixels = Tensor::from_data(TensorData::new(batch.images, shape), self.device);
 
-        let (logits, deltas) = self.model.forward(pixels).concatenate();
-        let parts = self.criterion.forward(logits, deltas, &targets);
         let learning_rate = self.plan.schedule.learning_rate(self.iteration);
-        let class_loss = f64::from(parts.class.clone().into_scalar::<f32>());
-        let box_loss = f64::from(parts.bbox.clone().into_scalar::<f32>());
-        if !(class_loss.is_finite() && box_loss.is_finite()) {
-            return Err(TrainError::NotFinite {
+        let loss = (self.learner)
+            .step(pixels, &targets, learning_rate)
+            .map_err(|StepError { class, bbox }| TrainError::NotFinite {
                 iteration: self.iteration + 1,
-                class_loss,
-                box_loss,
+                class_loss: class,
+                box_loss: bbox,
                 learning_rate,
-            });
-        }
-        let gradients = GradientsParams::from_grads(parts.total().backward(), &self.model);
-        let (model, gradient_norm) =
-            self.optimizer
-                .step(learning_rate, self.model.clone(), gradients);
-        self.model = model;
+            })?;
         self.iteration += 1;
 
         let seen = self.iteration * self.plan.config.train.batch_size as u64;
@@ -184,9 +175,9 @@ impl<'a> Session<'a> {
             total: self.plan.iterations,
             epoch: seen as f64 / self.plan.train.images.len() as f64,
             learning_rate,
-            class_loss,
-            box_loss,
-            gradient_norm,
+            class_loss: loss.class,
+            box_loss: loss.bbox,
+            gradient_norm: loss.gradient_norm,
             positives: targets.positives(),
             images,
             duration: started.elapsed(),
@@ -199,7 +190,7 @@ impl<'a> Session<'a> {
 
     /// Evaluates the model as it stands; tells whether it is the run's best.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(Metrics, bool), TrainError> {
-        let detector = Detector::of_plan(self.plan, &self.model, self.device);
+        let detector = Detector::of_plan(self.plan, &self.learner.model, self.device);
         let workers = self.plan.config.data.workers;
         let metrics = detector.evaluate(&self.plan.val, &self.plan.evaluator, workers, observer)?;
         let is_best = self.best_ap.is_none_or(|best| metrics.ap > best);
@@ -228,13 +219,13 @@ impl<'a> Session<'a> {
     ) -> Result<(), TrainError> {
         let state = CheckpointState {
             iteration: self.iteration,
-            normalizer: *self.criterion.normalizer(),
+            normalizer: *self.learner.criterion.normalizer(),
             best_ap: self.best_ap,
             classes: self.plan.train.classes.clone(),
         };
         let folder = self.run.write_last(
-            &self.model,
-            &self.optimizer,
+            &self.learner.model,
+            &self.learner.optimizer,
             &self.plan.config,
             state,
             self.plan.config.train.keep_last,

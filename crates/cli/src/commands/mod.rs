@@ -1,5 +1,6 @@
 //! One file a command; here what several share.
 
+pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod eval;
 pub(crate) mod export;

@@ -1,0 +1,149 @@
+use anyhow::{anyhow, Context};
+use clap::ValueEnum;
+use retinanet_detector::ModelConfig;
+use retinanet_trainer::{load_config, DataConfig, SplitConfig};
+use serde::de::value::Error as NameError;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::Serialize;
+
+use crate::args::{BenchArguments, Workload};
+use crate::console;
+use crate::device;
+use crate::failure::Failure;
+use crate::machine::{peak_rss_mib, Machine};
+use crate::workloads::{Bench, Measurement};
+
+/// All that `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    machine: Machine,
+    device: &'a str,
+    threads: usize,
+    results: Vec<Measurement>,
+    peak_rss_mib: Option<f64>,
+}
+
+pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
+    let model = ModelConfig {
+        backbone: named("--backbone", &arguments.backbone)?,
+        norm: named("--norm", &arguments.norm)?,
+        freeze_at: arguments.freeze_at,
+        ..ModelConfig::default()
+    };
+    let data = data(arguments)?;
+    let workloads = chosen(&arguments.only, data.is_some())?;
+    super::set_threads(arguments.threads);
+    let device = device::open(&arguments.device).map_err(Failure::usage)?;
+    let bench = Bench::new(arguments, model, data, &device)?;
+
+    let bar = console::work_bar("measuring", workloads.len());
+    let mut results = Vec::new();
+    for workload in workloads {
+        results.extend(bench.measure(workload)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+
+    let report = Report {
+        machine: Machine::here(),
+        device: &arguments.device,
+        threads: rayon::current_num_threads(),
+        results,
+        peak_rss_mib: peak_rss_mib(),
+    };
+    if arguments.json {
+        let text = serde_json::to_string(&report)
+            .context("cannot write the measurements")
+            .map_err(Failure::work)?;
+        console::result(&text);
+    } else {
+        console::result(&table(&report));
+    }
+    Ok(())
+}
+
+/// The setting of this name, so that the option takes what the config takes.
+fn named<T: DeserializeOwned>(option: &str, name: &str) -> Result<T, Failure> {
+    T::deserialize(name.into_deserializer())
+        .map_err(|error: NameError| Failure::usage(anyhow!("{option}: {error}")))
+}
+
+/// What the loader shall load.
+fn data(arguments: &BenchArguments) -> Result<Option<DataConfig>, Failure> {
+    Ok(match arguments {
+        BenchArguments {
+            data: Some(config), ..
+        } => Some(load_config(config, &[])?.data),
+        BenchArguments {
+            annotations: Some(annotations),
+            images: Some(images),
+            ..
+        } => Some(DataConfig {
+            train: SplitConfig {
+                annotations: annotations.clone(),
+                images: images.clone(),
+            },
+            ..DataConfig::default()
+        }),
+        _ => None,
+    })
+}
+
+/// What to measure, each once and in one order.
+fn chosen(only: &[Workload], has_data: bool) -> Result<Vec<Workload>, Failure> {
+    if only.contains(&Workload::Loader) && !has_data {
+        return Err(Failure::usage(anyhow!(
+            "the loader needs --data CONFIG, or --annotations FILE and --images DIR"
+        )));
+    }
+    Ok(Workload::value_variants()
+        .iter()
+        .copied()
+        .filter(|workload| only.is_empty() || only.contains(workload))
+        .filter(|workload| *workload != Workload::Loader || has_data)
+        .collect())
+}
+
+fn table(report: &Report<'_>) -> String {
+    let header = ["what", "", "median", "min", "max", ""].map(str::to_owned);
+    let rows: Vec<[String; 6]> = std::iter::once(header)
+        .chain(report.results.iter().map(row))
+        .collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths = [0, 1, 2, 3, 4, 5].map(width);
+    let mut lines: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let [name, what, median, min, max, rate] = row;
+            let [w0, w1, w2, w3, w4, w5] = widths;
+            let line = format!(
+                "{name:w0$}  {what:w1$}  {median:>w2$}  {min:>w3$}  {max:>w4$}  {rate:>w5$}"
+            );
+            line.trim_end().to_owned()
+        })
+        .collect();
+    if let Some(peak) = report.peak_rss_mib {
+        lines.push(format!("at most {peak:.0} MiB of memory"));
+    }
+    lines.join("\n")
+}
+
+fn row(measurement: &Measurement) -> [String; 6] {
+    let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
+    let rate = match (measurement.gflops, measurement.images_per_s) {
+        (Some(gflops), _) => format!("{gflops:.1} GFLOP/s"),
+        (None, Some(images)) => format!("{images:.2} images/s"),
+        (None, None) => String::new(),
+    };
+    [
+        measurement.name.to_owned(),
+        measurement.what.clone(),
+        milliseconds(measurement.median_s),
+        milliseconds(measurement.min_s),
+        milliseconds(measurement.max_s),
+        rate,
+    ]
+}

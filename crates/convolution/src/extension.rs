@@ -1,0 +1,427 @@
+//! The kernels as operations of Burn's CPU backend, flex, with their gradients.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
+use burn::tensor::TensorData;
+
+use crate::kernels::epilogue::{Epilogue, channel_sums, relu_gradient};
+use crate::kernels::norm::{Groups, Moments, NormGradients};
+use crate::kernels::resample::{Pool, add_upsampled, upsampled_gradient};
+use crate::problem::Problem;
+use crate::shape::Maps;
+
+/// A convolution with its end.
+#[derive(Clone, Debug)]
+pub struct ConvCall {
+    pub(crate) problem: Arc<Problem>,
+    /// `[outputs]`, what the product is multiplied by; constant.
+    pub(crate) scale: Option<Arc<Vec<f32>>>,
+    pub(crate) has_bias: bool,
+    pub(crate) has_residual: bool,
+    pub(crate) relu: bool,
+    pub(crate) output_shape: Vec<usize>,
+}
+
+/// A normalisation with its end.
+#[derive(Clone, Debug)]
+pub struct NormCall {
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) moments: Arc<Moments>,
+    pub(crate) epsilon: f32,
+    pub(crate) has_residual: bool,
+    pub(crate) relu: bool,
+}
+
+/// A pooling.
+#[derive(Clone, Debug)]
+pub struct PoolCall {
+    pub(crate) pool: Pool,
+    pub(crate) maps: Arc<[Maps; 2]>,
+    pub(crate) output_shape: Vec<usize>,
+}
+
+/// An upsampling: the finer and the coarser maps.
+#[derive(Clone, Debug)]
+pub struct UpsampleCall {
+    pub(crate) maps: Arc<[Maps; 2]>,
+}
+
+/// Operations on maps with the channels last. Tensors that a call says are absent are any at all.
+#[allow(unreachable_pub, reason = "what the macro makes of it is public")]
+#[backend_extension(Flex, Autodiff)]
+pub trait ChannelsLast: Backend {
+    /// Convolves, and finishes with scale, bias, residual and ReLU.
+    fn convolve(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        call: ConvCall,
+    ) -> FloatTensor<Self>;
+
+    /// Normalises with statistics of the input that were taken before.
+    fn normalize(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        call: NormCall,
+    ) -> FloatTensor<Self>;
+
+    /// Takes the largest value under every window.
+    fn max_pool(input: FloatTensor<Self>, call: PoolCall) -> FloatTensor<Self>;
+
+    /// Adds the coarser map, enlarged by repeating pixels, to the finer.
+    fn add_upsampled(
+        finer: FloatTensor<Self>,
+        coarser: FloatTensor<Self>,
+        call: UpsampleCall,
+    ) -> FloatTensor<Self>;
+}
+
+type FlexTensor = FloatTensor<Flex>;
+
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor
+        .as_slice()
+        .expect("parameters and maps are f32 and were made contiguous")
+}
+
+fn new_tensor(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+fn shape_of(tensor: &FlexTensor) -> Vec<usize> {
+    tensor.shape().to_vec()
+}
+
+/// The gradient before the ReLU, where there was one; in place where nobody else holds it.
+fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> FlexTensor {
+    let mut gradient = contiguous(gradient);
+    let Some(output) = output else {
+        return gradient;
+    };
+    if gradient.layout().start_offset() != 0 {
+        gradient = new_tensor(values(&gradient).to_vec(), shape_of(&gradient));
+    }
+    let length = values(output).len();
+    relu_gradient(&mut gradient.storage_mut::<f32>()[..length], values(output));
+    gradient
+}
+
+impl ChannelsLast for Flex {
+    fn convolve(
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        residual: FlexTensor,
+        call: ConvCall,
+    ) -> FlexTensor {
+        let [input, weight] = [input, weight].map(contiguous);
+        let [bias, residual] = [bias, residual].map(contiguous);
+        let end = Epilogue {
+            scale: call.scale.as_ref().map(|scale| &***scale),
+            bias: call.has_bias.then(|| values(&bias)),
+            residual: call.has_residual.then(|| values(&residual)),
+            relu: call.relu,
+        };
+        let output = call.problem.forward(values(&input), values(&weight), end);
+        new_tensor(output, call.output_shape)
+    }
+
+    fn normalize(
+        input: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        residual: FlexTensor,
+        call: NormCall,
+    ) -> FlexTensor {
+        let [input, gamma, beta, residual] = [input, gamma, beta, residual].map(contiguous);
+        let end = Epilogue {
+            residual: call.has_residual.then(|| values(&residual)),
+            relu: call.relu,
+            ..Epilogue::default()
+        };
+        let affine = [values(&gamma), values(&beta)];
+        let output =
+            call.groups
+                .normalize(values(&input), &call.moments, call.epsilon, affine, end);
+        new_tensor(output, shape_of(&input))
+    }
+
+    fn max_pool(input: FlexTensor, call: PoolCall) -> FlexTensor {
+        pool(input, &call).0
+    }
+
+    fn add_upsampled(finer: FlexTensor, coarser: FlexTensor, call: UpsampleCall) -> FlexTensor {
+        let [finer, coarser] = [finer, coarser].map(contiguous);
+        let [finer_maps, coarser_maps] = &*call.maps;
+        let channels = channels(&finer);
+        let maps = [finer_maps, coarser_maps];
+        let sum = add_upsampled(maps, values(&finer), values(&coarser), channels);
+        new_tensor(sum, shape_of(&finer))
+    }
+}
+
+fn channels(tensor: &FlexTensor) -> usize {
+    shape_of(tensor).last().copied().unwrap_or(1)
+}
+
+fn pool(input: FlexTensor, call: &PoolCall) -> (FlexTensor, Vec<u8>) {
+    let input = contiguous(input);
+    let [maps_in, maps_out] = &*call.maps;
+    let maps = [maps_in, maps_out];
+    let (output, taps) = call.pool.forward(maps, values(&input), channels(&input));
+    (new_tensor(output, call.output_shape.clone()), taps)
+}
+
+#[derive(Debug)]
+struct ConvolveBackward;
+
+#[derive(Clone, Debug)]
+struct ConvolveState {
+    input: FlexTensor,
+    weight: FlexTensor,
+    /// Where a ReLU ends it.
+    output: Option<FlexTensor>,
+    call: ConvCall,
+}
+
+impl Backward<Flex, 4> for ConvolveBackward {
+    type State = ConvolveState;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [input, weight, bias, residual] = ops.parents;
+        let state = ops.state;
+        let call = state.call;
+        let scale = call.scale.as_ref().map(|scale| &***scale);
+        let gradient = grads.consume::<Flex>(&ops.node);
+        let gradient = before_relu(gradient, state.output.as_ref());
+        if let Some(node) = bias {
+            let sums = channel_sums(values(&gradient), call.problem.outputs);
+            grads.register::<Flex>(node.id, new_tensor(sums, [call.problem.outputs]));
+        }
+        if let Some(node) = weight {
+            let (input, gradient) = (values(&state.input), values(&gradient));
+            let weights = call.problem.weight_gradient(input, gradient, scale);
+            grads.register::<Flex>(node.id, new_tensor(weights, shape_of(&state.weight)));
+        }
+        if let Some(node) = input {
+            let (weight, gradient) = (values(&state.weight), values(&gradient));
+            let pixels = call.problem.input_gradient(gradient, weight, scale);
+            grads.register::<Flex>(node.id, new_tensor(pixels, shape_of(&state.input)));
+        }
+        if let Some(node) = residual {
+            grads.register::<Flex>(node.id, gradient);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NormalizeBackward;
+
+#[derive(Clone, Debug)]
+struct NormalizeState {
+    input: FlexTensor,
+    gamma: FlexTensor,
+    output: Option<FlexTensor>,
+    call: NormCall,
+}
+
+impl Backward<Flex, 4> for NormalizeBackward {
+    type State = NormalizeState;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [input, gamma, beta, residual] = ops.parents;
+        let NormalizeState {
+            input: seen,
+            gamma: scale,
+            output,
+            call,
+        } = ops.state;
+        let gradient = grads.consume::<Flex>(&ops.node);
+        let gradient = before_relu(gradient, output.as_ref());
+        let NormGradients {
+            input: of_input,
+            gamma: of_gamma,
+            beta: of_beta,
+        } = call.groups.gradients(
+            values(&seen),
+            values(&gradient),
+            &call.moments,
+            call.epsilon,
+            values(&scale),
+        );
+        if let Some(node) = input {
+            grads.register::<Flex>(node.id, new_tensor(of_input, shape_of(&seen)));
+        }
+        for (node, gradient) in [(gamma, of_gamma), (beta, of_beta)] {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, new_tensor(gradient, shape_of(&scale)));
+            }
+        }
+        if let Some(node) = residual {
+            grads.register::<Flex>(node.id, gradient);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PoolBackward;
+
+impl Backward<Flex, 1> for PoolBackward {
+    type State = (Arc<Vec<u8>>, Vec<usize>, PoolCall);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (taps, shape, call) = ops.state;
+        let gradient = contiguous(grads.consume::<Flex>(&ops.node));
+        let [Some(node)] = ops.parents else { return };
+        let [maps_in, maps_out] = &*call.maps;
+        let maps = [maps_in, maps_out];
+        let channels = channels(&gradient);
+        let pixels = call.pool.gradient(maps, values(&gradient), &taps, channels);
+        grads.register::<Flex>(node.id, new_tensor(pixels, shape));
+    }
+}
+
+#[derive(Debug)]
+struct UpsampleBackward;
+
+impl Backward<Flex, 2> for UpsampleBackward {
+    type State = (Vec<usize>, UpsampleCall);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (shape, call) = ops.state;
+        let gradient = contiguous(grads.consume::<Flex>(&ops.node));
+        let [finer, coarser] = ops.parents;
+        if let Some(node) = coarser {
+            let [finer_maps, coarser_maps] = &*call.maps;
+            let maps = [finer_maps, coarser_maps];
+            let pixels = upsampled_gradient(maps, values(&gradient), channels(&gradient));
+            grads.register::<Flex>(node.id, new_tensor(pixels, shape));
+        }
+        if let Some(node) = finer {
+            grads.register::<Flex>(node.id, gradient);
+        }
+    }
+}
+
+impl<C: CheckpointStrategy> ChannelsLast for Autodiff<Flex, C> {
+    fn convolve(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        call: ConvCall,
+    ) -> FloatTensor<Self> {
+        let nodes = [input.node(), weight.node(), bias.node(), residual.node()];
+        let prepared = ConvolveBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let [input, weight] = [input, weight].map(|tensor| contiguous(tensor.into_primitive()));
+        let [bias, residual] = [bias, residual].map(FloatTensor::<Self>::into_primitive);
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let output =
+                    Flex::convolve(input.clone(), weight.clone(), bias, residual, call.clone());
+                let state = ConvolveState {
+                    input,
+                    weight,
+                    output: call.relu.then(|| output.clone()),
+                    call,
+                };
+                prepared.finish(state, output)
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(Flex::convolve(input, weight, bias, residual, call))
+            }
+        }
+    }
+
+    fn normalize(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        call: NormCall,
+    ) -> FloatTensor<Self> {
+        let nodes = [input.node(), gamma.node(), beta.node(), residual.node()];
+        let prepared = NormalizeBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let [input, gamma] = [input, gamma].map(|tensor| contiguous(tensor.into_primitive()));
+        let [beta, residual] = [beta, residual].map(FloatTensor::<Self>::into_primitive);
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let output =
+                    Flex::normalize(input.clone(), gamma.clone(), beta, residual, call.clone());
+                let state = NormalizeState {
+                    input,
+                    gamma,
+                    output: call.relu.then(|| output.clone()),
+                    call,
+                };
+                prepared.finish(state, output)
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(Flex::normalize(input, gamma, beta, residual, call))
+            }
+        }
+    }
+
+    fn max_pool(input: FloatTensor<Self>, call: PoolCall) -> FloatTensor<Self> {
+        let prepared = PoolBackward
+            .prepare::<C>([input.node()])
+            .compute_bound()
+            .stateful();
+        let input = input.into_primitive();
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let shape = shape_of(&input);
+                let (output, taps) = pool(input, &call);
+                prepared.finish((Arc::new(taps), shape, call), output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(Flex::max_pool(input, call)),
+        }
+    }
+
+    fn add_upsampled(
+        finer: FloatTensor<Self>,
+        coarser: FloatTensor<Self>,
+        call: UpsampleCall,
+    ) -> FloatTensor<Self> {
+        let prepared = UpsampleBackward
+            .prepare::<C>([finer.node(), coarser.node()])
+            .compute_bound()
+            .stateful();
+        let [finer, coarser] = [finer, coarser].map(FloatTensor::<Self>::into_primitive);
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let shape = shape_of(&coarser);
+                prepared.finish(
+                    (shape, call.clone()),
+                    Flex::add_upsampled(finer, coarser, call),
+                )
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(Flex::add_upsampled(finer, coarser, call))
+            }
+        }
+    }
+}

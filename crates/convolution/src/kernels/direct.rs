@@ -1,0 +1,494 @@
+//! Convolution as a plain product: of the input itself for 1×1, of blocks of columns otherwise.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::epilogue::Epilogue;
+use super::gather::{Columns, Windows};
+use super::matrix::{Matrix, Product, Threads, multiply};
+use super::{weights, with_scratch};
+use crate::problem::Problem;
+use crate::shape::split;
+
+/// Values of a block of columns: they should stay in a core's own cache until multiplied.
+const BLOCK_VALUES: usize = 1 << 18;
+
+/// Rows of a block of columns at least and at most.
+const BLOCK_ROWS: [usize; 2] = [48, 512];
+
+/// Computes the output, `[pixels, outputs]`.
+pub(crate) fn forward(
+    problem: &Problem,
+    input: &[f32],
+    parameters: &[f32],
+    end: Epilogue<'_>,
+) -> Vec<f32> {
+    let mut output = vec![0.0; problem.maps_out.pixels() * problem.outputs];
+    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+    for group in 0..problem.options.groups {
+        let size = outputs * inputs * problem.taps();
+        let parameters = &parameters[group * size..][..size];
+        let by_input = weights::transpose(parameters, outputs, inputs * problem.taps());
+        let factor = match problem.taps() {
+            1 => by_input,
+            taps => weights::swap_rows(&by_input, [inputs, taps], outputs),
+        };
+        forward_group(problem, group, input, &factor, end, &mut output);
+    }
+    output
+}
+
+fn forward_group(
+    problem: &Problem,
+    group: usize,
+    input: &[f32],
+    factor: &[f32],
+    end: Epilogue<'_>,
+    output: &mut [f32],
+) {
+    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+    let depth = problem.taps() * inputs;
+    let factor = Matrix::dense(factor, depth, outputs);
+    let end = end.from_channel(group * outputs);
+    let part = Columns {
+        taps: 0..problem.taps(),
+        channels: group * inputs..(group + 1) * inputs,
+    };
+    let (blocks, threads) = blocks(problem.maps_out.pixels(), depth);
+    let chunks = split_by(
+        output,
+        blocks.iter().map(|block| block.len() * problem.outputs),
+    );
+    for_each(threads, blocks.into_iter().zip(chunks), |(block, chunk)| {
+        let start = block.start * problem.outputs;
+        with_columns(problem, input, block, &part, |columns| {
+            let product = Product {
+                values: &mut chunk[group * outputs..],
+                stride: problem.outputs,
+                accumulate: false,
+            };
+            multiply(columns, factor, product, threads);
+        });
+        if problem.options.groups == 1 {
+            end.at(start).apply(chunk, outputs);
+        } else {
+            for (pixel, values) in chunk.chunks_exact_mut(problem.outputs).enumerate() {
+                let values = &mut values[group * outputs..][..outputs];
+                end.at(start + pixel * problem.outputs)
+                    .apply(values, outputs);
+            }
+        }
+    });
+}
+
+/// Computes the gradient of the input, `[pixels, inputs]`.
+pub(crate) fn input_gradient(
+    problem: &Problem,
+    gradient: &[f32],
+    parameters: &[f32],
+    scale: Option<&[f32]>,
+) -> Vec<f32> {
+    let mut result = vec![0.0; problem.maps_in.pixels() * problem.inputs];
+    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+    for group in 0..problem.options.groups {
+        let size = outputs * inputs * problem.taps();
+        let parameters = &parameters[group * size..][..size];
+        let scale = scale.map(|scale| &scale[group * outputs..][..outputs]);
+        let by_output = weights::taps_before_inputs(parameters, [inputs, problem.taps()], scale);
+        let factor = match problem.taps() {
+            1 => by_output,
+            taps => weights::swap_rows(&by_output, [outputs, taps], inputs),
+        };
+        if problem.is_pointwise() {
+            pointwise_input_gradient(problem, group, gradient, &factor, &mut result);
+        } else {
+            input_gradient_group(problem, group, gradient, &factor, &mut result);
+        }
+    }
+    result
+}
+
+fn pointwise_input_gradient(
+    problem: &Problem,
+    group: usize,
+    gradient: &[f32],
+    factor: &[f32],
+    result: &mut [f32],
+) {
+    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+    let factor = Matrix::dense(factor, outputs, inputs);
+    let (blocks, threads) = blocks(problem.maps_in.pixels(), outputs);
+    let chunks = split_by(
+        result,
+        blocks.iter().map(|block| block.len() * problem.inputs),
+    );
+    for_each(threads, blocks.into_iter().zip(chunks), |(block, chunk)| {
+        let values = &gradient[block.start * problem.outputs + group * outputs..];
+        let gradient = Matrix::new(values, block.len(), outputs, problem.outputs);
+        let product = Product {
+            values: &mut chunk[group * inputs..],
+            stride: problem.inputs,
+            accumulate: false,
+        };
+        multiply(gradient, factor, product, threads);
+    });
+}
+
+/// Every input pixel gathers the windows it was in. With a stride, pixels whose coordinates leave
+/// the same rest when divided by it meet the same taps: a phase.
+fn input_gradient_group(
+    problem: &Problem,
+    group: usize,
+    gradient: &[f32],
+    factor: &[f32],
+    result: &mut [f32],
+) {
+    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+    let plane = outputs * inputs;
+    let phases: Vec<(Phase, Vec<f32>)> = Phase::all(problem)
+        .map(|phase| {
+            let planes = phase.taps.iter();
+            let factor = planes.flat_map(|tap| &factor[tap.index * plane..][..plane]);
+            let factor = factor.copied().collect();
+            (phase, factor)
+        })
+        .collect();
+    let deepest = phases.iter().map(|(phase, _)| phase.taps.len()).max();
+    let depth = deepest.unwrap_or(0) * outputs;
+    let (blocks, threads) = row_blocks(problem, depth);
+    let chunks = split_by(
+        result,
+        blocks.iter().map(|block| block.pixels * problem.inputs),
+    );
+    for_each(threads, blocks.into_iter().zip(chunks), |(block, chunk)| {
+        for (phase, factor) in &phases {
+            let pixels = phase.pixels(problem, &block);
+            let rows: usize = pixels.iter().map(PhaseRow::len).sum();
+            let depth = phase.taps.len() * outputs;
+            if rows == 0 || depth == 0 {
+                continue;
+            }
+            with_scratch(rows * (depth + inputs), |scratch| {
+                let (columns, product) = scratch.split_at_mut(rows * depth);
+                phase.gather(problem, group, gradient, &pixels, columns);
+                multiply(
+                    Matrix::dense(columns, rows, depth),
+                    Matrix::dense(factor, depth, inputs),
+                    Product {
+                        values: product,
+                        stride: inputs,
+                        accumulate: false,
+                    },
+                    threads,
+                );
+                let places = pixels.iter().flat_map(PhaseRow::places);
+                for (place, values) in places.zip(product.chunks_exact(inputs)) {
+                    let start = place * problem.inputs + group * inputs;
+                    chunk[start..start + inputs].copy_from_slice(values);
+                }
+            });
+        }
+    });
+}
+
+/// A tap of the kernel, as an input pixel sees it: which output pixel is `shift` from its own.
+struct PhaseTap {
+    index: usize,
+    shift: [isize; 2],
+}
+
+/// The input pixels that meet the same taps.
+struct Phase {
+    first: [usize; 2],
+    taps: Vec<PhaseTap>,
+}
+
+/// The pixels of one phase in one row of the input.
+struct PhaseRow {
+    map: usize,
+    /// Of the pixels, counted in strides.
+    y: usize,
+    xs: usize,
+    /// Of the first pixel in the block, and from there to the next.
+    place: usize,
+    step: usize,
+}
+
+impl PhaseRow {
+    const fn len(&self) -> usize {
+        self.xs
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> {
+        (0..self.xs).map(|x| self.place + x * self.step)
+    }
+}
+
+/// Whole rows of the input, one after another.
+struct RowBlock {
+    /// `(map, row)`
+    rows: Vec<[usize; 2]>,
+    pixels: usize,
+}
+
+impl Phase {
+    fn all(problem: &Problem) -> impl Iterator<Item = Self> {
+        let [stride_y, stride_x] = problem.options.stride;
+        (0..stride_y).flat_map(move |y| (0..stride_x).map(move |x| Self::new(problem, [y, x])))
+    }
+
+    fn new(problem: &Problem, first: [usize; 2]) -> Self {
+        let options = problem.options;
+        let shift = |axis: usize, tap: usize| {
+            let reach = (first[axis] + options.padding[axis]) as isize
+                - (tap * options.dilation[axis]) as isize;
+            let stride = options.stride[axis] as isize;
+            (reach % stride == 0).then_some(reach / stride)
+        };
+        let [height, width] = problem.kernel;
+        let mut taps = Vec::new();
+        for (tap_y, tap_x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+            if let (Some(shift_y), Some(shift_x)) = (shift(0, tap_y), shift(1, tap_x)) {
+                taps.push(PhaseTap {
+                    index: tap_y * width + tap_x,
+                    shift: [shift_y, shift_x],
+                });
+            }
+        }
+        Self { first, taps }
+    }
+
+    fn pixels(&self, problem: &Problem, block: &RowBlock) -> Vec<PhaseRow> {
+        let [stride_y, stride_x] = problem.options.stride;
+        let mut start = 0;
+        let mut rows = Vec::new();
+        for &[map, y] in &block.rows {
+            let [_, width] = problem.maps_in.sizes()[map];
+            if y % stride_y == self.first[0] && self.first[1] < width {
+                rows.push(PhaseRow {
+                    map,
+                    y: y / stride_y,
+                    xs: (width - self.first[1]).div_ceil(stride_x),
+                    place: start + self.first[1],
+                    step: stride_x,
+                });
+            }
+            start += width;
+        }
+        rows
+    }
+
+    /// Writes the gradients that the pixels gather to `columns`, `[pixels, taps, outputs]`.
+    fn gather(
+        &self,
+        problem: &Problem,
+        group: usize,
+        gradient: &[f32],
+        pixels: &[PhaseRow],
+        columns: &mut [f32],
+    ) {
+        let outputs = problem.outputs_per_group();
+        let starts: Vec<usize> = problem.maps_out.ranges().map(|range| range.start).collect();
+        let windows = pixels
+            .iter()
+            .flat_map(|row| (0..row.xs).map(move |x| (row, x)));
+        let columns = columns.chunks_exact_mut(self.taps.len() * outputs);
+        for ((row, x), window) in windows.zip(columns) {
+            let [height, width] = problem.maps_out.sizes()[row.map];
+            for (tap, values) in self.taps.iter().zip(window.chunks_exact_mut(outputs)) {
+                let y = row.y as isize + tap.shift[0];
+                let x = x as isize + tap.shift[1];
+                if (0..height as isize).contains(&y) && (0..width as isize).contains(&x) {
+                    let pixel = starts[row.map] + y as usize * width + x as usize;
+                    let start = pixel * problem.outputs + group * outputs;
+                    values.copy_from_slice(&gradient[start..start + outputs]);
+                } else {
+                    values.fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+/// Computes the gradient of the weights, `[outputs, inputs / groups, kernel height, width]`.
+pub(crate) fn weight_gradient(
+    problem: &Problem,
+    input: &[f32],
+    gradient: &[f32],
+    scale: Option<&[f32]>,
+) -> Vec<f32> {
+    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+    let mut result = Vec::new();
+    for group in 0..problem.options.groups {
+        let mut sums = vec![0.0; problem.taps() * inputs * outputs];
+        weight_gradient_group(problem, group, input, gradient, &mut sums);
+        let scale = scale.map(|scale| &scale[group * outputs..][..outputs]);
+        if problem.taps() > 1 {
+            sums = weights::swap_rows(&sums, [problem.taps(), inputs], outputs);
+        }
+        let ordered = weights::in_parameter_order(&sums, outputs, scale);
+        if problem.options.groups == 1 {
+            return ordered;
+        }
+        result.extend(ordered);
+    }
+    result
+}
+
+/// Threads share the weights, not the pixels, so that no sum depends on how many there are.
+fn weight_gradient_group(
+    problem: &Problem,
+    group: usize,
+    input: &[f32],
+    gradient: &[f32],
+    sums: &mut [f32],
+) {
+    let outputs = problem.outputs_per_group();
+    let parts = weight_parts(problem, group);
+    let rows = |part: &Columns| part.taps.len() * part.channels.len();
+    let chunks = split_by(sums, parts.iter().map(|part| rows(part) * outputs));
+    let parts = parts.into_iter().zip(chunks);
+    for_each(Threads::One, parts, |(part, chunk)| {
+        let rows = rows(&part);
+        let at_once = (BLOCK_VALUES / 2 / rows).clamp(128, 1024);
+        for block in split(problem.maps_out.pixels(), at_once) {
+            let values = &gradient[block.start * problem.outputs + group * outputs..];
+            let gradient = Matrix::new(values, block.len(), outputs, problem.outputs);
+            let product = Product {
+                values: chunk,
+                stride: outputs,
+                accumulate: block.start > 0,
+            };
+            with_columns(problem, input, block, &part, |columns| {
+                multiply(columns.transposed(), gradient, product, Threads::One);
+            });
+        }
+    });
+}
+
+/// The weights in parts of some 64 rows of the product at least.
+fn weight_parts(problem: &Problem, group: usize) -> Vec<Columns> {
+    const ROWS: usize = 64;
+    const PARTS: usize = 8;
+    let (inputs, taps) = (problem.inputs_per_group(), problem.taps());
+    let first = group * inputs;
+    if inputs < ROWS {
+        let at_once = ROWS.div_ceil(inputs).min(taps.div_ceil(PARTS).max(1));
+        return split(taps, at_once)
+            .into_iter()
+            .map(|taps| Columns {
+                taps,
+                channels: first..first + inputs,
+            })
+            .collect();
+    }
+    let parts_of_a_tap = if taps < PARTS {
+        PARTS.div_ceil(taps)
+    } else {
+        2
+    };
+    let at_once = inputs.div_ceil(parts_of_a_tap).max(ROWS);
+    (0..taps)
+        .flat_map(|tap| {
+            split(inputs, at_once)
+                .into_iter()
+                .map(move |part| (tap, part))
+        })
+        .map(|(tap, part)| Columns {
+            taps: tap..tap + 1,
+            channels: first + part.start..first + part.end,
+        })
+        .collect()
+}
+
+/// Lends the columns of some output pixels, `[pixels, taps * channels]`.
+fn with_columns(
+    problem: &Problem,
+    input: &[f32],
+    pixels: Range<usize>,
+    part: &Columns,
+    work: impl FnOnce(Matrix<'_>),
+) {
+    let rows = pixels.len();
+    if problem.is_pointwise() {
+        let values = &input[pixels.start * problem.inputs + part.channels.start..];
+        return work(Matrix::new(
+            values,
+            rows,
+            part.channels.len(),
+            problem.inputs,
+        ));
+    }
+    let depth = part.taps.len() * part.channels.len();
+    with_scratch(rows * depth, |columns| {
+        let windows = Windows {
+            input,
+            channels: problem.inputs,
+            maps_in: &problem.maps_in,
+            maps_out: &problem.maps_out,
+            kernel: problem.kernel,
+            options: problem.options,
+        };
+        windows.gather(pixels, part, columns);
+        work(Matrix::dense(columns, rows, depth));
+    });
+}
+
+/// The rows of a product of depth `depth` in blocks; where they are too few to share out, one that
+/// all threads work on together. They do not depend on the number of threads.
+fn blocks(rows: usize, depth: usize) -> (Vec<Range<usize>>, Threads) {
+    let [least, most] = BLOCK_ROWS;
+    if rows < 4 * least {
+        return (split(rows, rows), Threads::All);
+    }
+    let length = (BLOCK_VALUES / depth.max(1)).clamp(least, most);
+    (split(rows, length.min(rows.div_ceil(4))), Threads::One)
+}
+
+/// As [`blocks`], of whole rows of the input maps.
+fn row_blocks(problem: &Problem, depth: usize) -> (Vec<RowBlock>, Threads) {
+    let (ranges, threads) = blocks(problem.maps_in.pixels(), depth);
+    let length = ranges.iter().map(Range::len).max().unwrap_or(1);
+    let mut blocks: Vec<RowBlock> = Vec::new();
+    for (map, [height, width]) in problem.maps_in.sizes().iter().enumerate() {
+        for y in 0..*height {
+            match blocks.last_mut() {
+                Some(block) if block.pixels + width <= length || threads == Threads::All => {
+                    block.rows.push([map, y]);
+                    block.pixels += width;
+                }
+                _ => blocks.push(RowBlock {
+                    rows: vec![[map, y]],
+                    pixels: *width,
+                }),
+            }
+        }
+    }
+    (blocks, threads)
+}
+
+/// Cuts a slice into pieces of these lengths.
+pub(crate) fn split_by(
+    mut values: &mut [f32],
+    lengths: impl Iterator<Item = usize>,
+) -> Vec<&mut [f32]> {
+    lengths
+        .map(|length| values.split_off_mut(..length).unwrap_or_default())
+        .collect()
+}
+
+/// Works on the items one after another where each shall have all threads, otherwise side by side.
+fn for_each<T: Send>(
+    threads: Threads,
+    items: impl Iterator<Item = T>,
+    work: impl Fn(T) + Send + Sync,
+) {
+    match threads {
+        Threads::All => items.for_each(work),
+        Threads::One => {
+            let items: Vec<T> = items.collect();
+            items.into_par_iter().with_max_len(1).for_each(work);
+        }
+    }
+}

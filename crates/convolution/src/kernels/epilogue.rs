@@ -1,0 +1,122 @@
+//! What is fused to the end of a convolution, and the first step of its gradient.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+/// What happens to an output pixel after the product: `relu(x * scale + bias + residual)`, each
+/// part where it is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Epilogue<'a> {
+    /// `[channels]`
+    pub(crate) scale: Option<&'a [f32]>,
+    /// `[channels]`
+    pub(crate) bias: Option<&'a [f32]>,
+    /// `[pixels, channels]`, as the output.
+    pub(crate) residual: Option<&'a [f32]>,
+    pub(crate) relu: bool,
+}
+
+impl<'a> Epilogue<'a> {
+    /// The same for `values` that start at `start` in the output.
+    pub(crate) fn at(self, start: usize) -> Self {
+        Self {
+            residual: self.residual.map(|residual| &residual[start..]),
+            ..self
+        }
+    }
+
+    /// The same for channels from `first` on.
+    pub(crate) fn from_channel(self, first: usize) -> Self {
+        Self {
+            scale: self.scale.map(|scale| &scale[first..]),
+            bias: self.bias.map(|bias| &bias[first..]),
+            residual: self.residual.map(|residual| &residual[first..]),
+            relu: self.relu,
+        }
+    }
+
+    /// Finishes whole pixels.
+    pub(crate) fn apply(&self, values: &mut [f32], channels: usize) {
+        if self.scale.is_none() && self.bias.is_none() && self.residual.is_none() && !self.relu {
+            return;
+        }
+        Arch::new().dispatch(|| {
+            for (index, pixel) in values.chunks_exact_mut(channels).enumerate() {
+                self.at_pixel(index * channels).apply_pixel(pixel);
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn at_pixel(&self, start: usize) -> Self {
+        self.at(start)
+    }
+
+    #[inline(always)]
+    fn apply_pixel(&self, pixel: &mut [f32]) {
+        if let Some(scale) = self.scale {
+            for (value, scale) in pixel.iter_mut().zip(scale) {
+                *value *= scale;
+            }
+        }
+        if let Some(bias) = self.bias {
+            for (value, bias) in pixel.iter_mut().zip(bias) {
+                *value += bias;
+            }
+        }
+        if let Some(residual) = self.residual {
+            for (value, residual) in pixel.iter_mut().zip(residual) {
+                *value += residual;
+            }
+        }
+        if self.relu {
+            for value in pixel {
+                // As `max`, but NaN stays NaN, so that a diverging run is seen.
+                *value = if *value < 0.0 { 0.0 } else { *value };
+            }
+        }
+    }
+}
+
+/// How many values a thread takes at once.
+const CHUNK: usize = 1 << 14;
+
+/// The gradient before a ReLU, from the gradient after it and its output.
+pub(crate) fn relu_gradient(gradient: &mut [f32], output: &[f32]) {
+    let chunks = gradient.par_chunks_mut(CHUNK).zip(output.par_chunks(CHUNK));
+    chunks.for_each(|(gradient, output)| {
+        Arch::new().dispatch(|| {
+            for (gradient, output) in gradient.iter_mut().zip(output) {
+                *gradient = if *output > 0.0 { *gradient } else { 0.0 };
+            }
+        });
+    });
+}
+
+/// The sum of every channel over all pixels: the gradient of a bias.
+///
+/// The blocks do not depend on the number of threads, so neither does the sum.
+pub(crate) fn channel_sums(values: &[f32], channels: usize) -> Vec<f32> {
+    let pixels_at_once = (CHUNK / channels).max(1);
+    let sums: Vec<Vec<f32>> = values
+        .par_chunks(pixels_at_once * channels)
+        .map(|block| {
+            let mut sums = vec![0.0; channels];
+            Arch::new().dispatch(|| {
+                for pixel in block.chunks_exact(channels) {
+                    for (sum, value) in sums.iter_mut().zip(pixel) {
+                        *sum += value;
+                    }
+                }
+            });
+            sums
+        })
+        .collect();
+    let mut totals = vec![0.0_f64; channels];
+    for block in sums {
+        for (total, sum) in totals.iter_mut().zip(block) {
+            *total += f64::from(sum);
+        }
+    }
+    totals.into_iter().map(|total| total as f32).collect()
+}

@@ -1,0 +1,269 @@
+//! Normalisation over groups of channels: batch norm (every channel a group, all maps together) and
+//! group norm (each map apart).
+
+use std::ops::Range;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::epilogue::Epilogue;
+
+/// Over what statistics are taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Groups {
+    /// Pixels that share statistics.
+    pub(crate) segments: Vec<Range<usize>>,
+    pub(crate) groups: usize,
+    pub(crate) channels: usize,
+}
+
+/// Mean and variance (over n, not n - 1) of every group of every segment.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Moments {
+    pub(crate) mean: Vec<f32>,
+    pub(crate) variance: Vec<f32>,
+}
+
+/// The gradients of a normalisation.
+pub(crate) struct NormGradients {
+    pub(crate) input: Vec<f32>,
+    pub(crate) gamma: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
+}
+
+/// Pixels of a block of sums.
+const BLOCK: usize = 64;
+
+impl Groups {
+    fn group_of(&self, segment: usize, channel: usize) -> usize {
+        segment * self.groups + channel / (self.channels / self.groups)
+    }
+
+    /// Values that share statistics in a segment.
+    fn values(&self, segment: usize) -> f64 {
+        (self.segments[segment].len() * self.channels / self.groups) as f64
+    }
+
+    /// Takes the statistics, in two passes: squares of values far from 0 would cancel.
+    pub(crate) fn moments(&self, input: &[f32]) -> Moments {
+        let mean = self.means(|segment| {
+            channel_sums(
+                self.of_segment(input, segment),
+                self.channels,
+                |sums, pixel| {
+                    for (sum, value) in sums.iter_mut().zip(pixel) {
+                        *sum += value;
+                    }
+                },
+            )
+        });
+        let variance = self.means(|segment| {
+            let means = self.per_channel(&mean, segment);
+            channel_sums(
+                self.of_segment(input, segment),
+                self.channels,
+                |sums, pixel| {
+                    for ((sum, value), mean) in sums.iter_mut().zip(pixel).zip(&means) {
+                        *sum += (value - mean) * (value - mean);
+                    }
+                },
+            )
+        });
+        Moments { mean, variance }
+    }
+
+    fn means(&self, sums_of: impl Fn(usize) -> Vec<f64>) -> Vec<f32> {
+        let mut totals = vec![0.0; self.segments.len() * self.groups];
+        for segment in 0..self.segments.len() {
+            for (channel, sum) in sums_of(segment).into_iter().enumerate() {
+                totals[self.group_of(segment, channel)] += sum / self.values(segment);
+            }
+        }
+        totals.into_iter().map(|total| total as f32).collect()
+    }
+
+    fn of_segment<'a>(&self, values: &'a [f32], segment: usize) -> &'a [f32] {
+        let Range { start, end } = self.segments[segment];
+        &values[start * self.channels..end * self.channels]
+    }
+
+    fn per_channel(&self, of_groups: &[f32], segment: usize) -> Vec<f32> {
+        (0..self.channels)
+            .map(|channel| of_groups[self.group_of(segment, channel)])
+            .collect()
+    }
+
+    /// `relu((x - mean) / sqrt(variance + epsilon) * gamma + beta + residual)`
+    pub(crate) fn normalize(
+        &self,
+        input: &[f32],
+        moments: &Moments,
+        epsilon: f32,
+        [gamma, beta]: [&[f32]; 2],
+        end: Epilogue<'_>,
+    ) -> Vec<f32> {
+        let mut output = vec![0.0; input.len()];
+        for (segment, pixels) in self.segments.iter().enumerate() {
+            let mean = self.per_channel(&moments.mean, segment);
+            let deviation = self.per_channel(&inverse_deviations(moments, epsilon), segment);
+            let scale: Vec<f32> = gamma.iter().zip(&deviation).map(|(g, d)| g * d).collect();
+            let centers = mean.iter().zip(&scale).map(|(mean, scale)| mean * scale);
+            let bias: Vec<f32> = beta.iter().zip(centers).map(|(beta, c)| beta - c).collect();
+            let end = Epilogue {
+                scale: Some(&scale),
+                bias: Some(&bias),
+                ..end
+            };
+            let first = pixels.start * self.channels;
+            let output = &mut output[first..pixels.end * self.channels];
+            let at_once = BLOCK * self.channels;
+            let blocks = output.par_chunks_mut(at_once).enumerate();
+            blocks.for_each(|(block, output)| {
+                let start = first + block * at_once;
+                output.copy_from_slice(&input[start..start + output.len()]);
+                end.at(start).apply(output, self.channels);
+            });
+        }
+        output
+    }
+
+    /// The gradients, from the gradient before the ReLU.
+    pub(crate) fn gradients(
+        &self,
+        input: &[f32],
+        gradient: &[f32],
+        moments: &Moments,
+        epsilon: f32,
+        gamma: &[f32],
+    ) -> NormGradients {
+        let mut result = NormGradients {
+            input: vec![0.0; input.len()],
+            gamma: vec![0.0; self.channels],
+            beta: vec![0.0; self.channels],
+        };
+        let deviations = inverse_deviations(moments, epsilon);
+        for segment in 0..self.segments.len() {
+            let means = self.per_channel(&moments.mean, segment);
+            let deviations = self.per_channel(&deviations, segment);
+            let input = self.of_segment(input, segment);
+            let gradient = self.of_segment(gradient, segment);
+            let sums = channel_sums(gradient, self.channels, |sums, pixel| {
+                for (sum, value) in sums.iter_mut().zip(pixel) {
+                    *sum += value;
+                }
+            });
+            let products = paired_sums(input, gradient, &means);
+            let mut of_groups = vec![[0.0; 2]; self.groups];
+            for channel in 0..self.channels {
+                let product = products[channel] * f64::from(deviations[channel]);
+                result.beta[channel] += sums[channel] as f32;
+                result.gamma[channel] += product as f32;
+                let group = &mut of_groups[self.group_of(0, channel)];
+                let weight = f64::from(gamma[channel]) / self.values(segment);
+                group[0] += sums[channel] * weight;
+                group[1] += product * weight;
+            }
+            // dx = (gamma g - mean(gamma g) - x̂ mean(gamma g x̂)) / deviation, with
+            // x̂ = (x - mean) / deviation, as factors of g and x and a rest.
+            let factors: Vec<[f32; 3]> = (0..self.channels)
+                .map(|channel| {
+                    let [mean, mean_product] = of_groups[self.group_of(0, channel)];
+                    let deviation = f64::from(deviations[channel]);
+                    let of_input = -deviation * deviation * mean_product;
+                    let rest = -deviation * mean - f64::from(means[channel]) * of_input;
+                    [
+                        gamma[channel] * deviations[channel],
+                        of_input as f32,
+                        rest as f32,
+                    ]
+                })
+                .collect();
+            let Range { start, end } = self.segments[segment];
+            let output = &mut result.input[start * self.channels..end * self.channels];
+            combine(output, gradient, input, &factors);
+        }
+        result
+    }
+}
+
+fn inverse_deviations(moments: &Moments, epsilon: f32) -> Vec<f32> {
+    let variances = moments.variance.iter();
+    variances
+        .map(|variance| 1.0 / (variance + epsilon).sqrt())
+        .collect()
+}
+
+/// Sums over pixels, block by block, so that the result does not depend on the number of threads.
+fn channel_sums(
+    values: &[f32],
+    channels: usize,
+    add: impl Fn(&mut [f32], &[f32]) + Sync,
+) -> Vec<f64> {
+    let blocks = values.par_chunks(BLOCK * channels).map(|block| {
+        let mut sums = vec![0.0; channels];
+        Arch::new().dispatch(|| {
+            for pixel in block.chunks_exact(channels) {
+                add(&mut sums, pixel);
+            }
+        });
+        sums
+    });
+    total(blocks.collect(), channels)
+}
+
+/// Sums `gradient * (input - mean)` over pixels.
+fn paired_sums(input: &[f32], gradient: &[f32], means: &[f32]) -> Vec<f64> {
+    let channels = means.len();
+    let blocks = input
+        .par_chunks(BLOCK * channels)
+        .zip(gradient.par_chunks(BLOCK * channels))
+        .map(|(input, gradient)| {
+            let mut sums = vec![0.0; channels];
+            Arch::new().dispatch(|| {
+                let pixels = input
+                    .chunks_exact(channels)
+                    .zip(gradient.chunks_exact(channels));
+                for (input, gradient) in pixels {
+                    for channel in 0..channels {
+                        sums[channel] += gradient[channel] * (input[channel] - means[channel]);
+                    }
+                }
+            });
+            sums
+        });
+    total(blocks.collect(), channels)
+}
+
+fn total(blocks: Vec<Vec<f32>>, channels: usize) -> Vec<f64> {
+    let mut totals = vec![0.0; channels];
+    for block in blocks {
+        for (total, sum) in totals.iter_mut().zip(block) {
+            *total += f64::from(sum);
+        }
+    }
+    totals
+}
+
+/// `output = gradient * factors[0] + input * factors[1] + factors[2]`, channel by channel.
+fn combine(output: &mut [f32], gradient: &[f32], input: &[f32], factors: &[[f32; 3]]) {
+    let channels = factors.len();
+    let at_once = BLOCK * channels;
+    let blocks = output
+        .par_chunks_mut(at_once)
+        .zip(gradient.par_chunks(at_once))
+        .zip(input.par_chunks(at_once));
+    blocks.for_each(|((output, gradient), input)| {
+        Arch::new().dispatch(|| {
+            let pixels = output
+                .chunks_exact_mut(channels)
+                .zip(gradient.chunks_exact(channels))
+                .zip(input.chunks_exact(channels));
+            for ((output, gradient), input) in pixels {
+                for (channel, [of_gradient, of_input, rest]) in factors.iter().enumerate() {
+                    output[channel] =
+                        gradient[channel] * of_gradient + input[channel] * of_input + rest;
+                }
+            }
+        });
+    });
+}

@@ -1,0 +1,559 @@
+//! The layers: the CPU's kernels on flex, Burn's own operations on every other device.
+
+use std::sync::Arc;
+
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, GroupNorm, PaddingConfig2d};
+use burn::tensor::module::{batch_norm_train, interpolate};
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions, MaxPoolOptions};
+use burn::tensor::{Device, Tensor, TensorData, activation, module};
+
+use crate::extension::{ChannelsLast, ConvCall, NormCall, PoolCall, UpsampleCall};
+use crate::kernels::norm::{Groups, Moments};
+use crate::kernels::resample::Pool;
+use crate::levels::Levels;
+use crate::problem::Problem;
+use crate::shape::{ConvOptions, Maps};
+
+/// What is fused to the end of a layer: `relu(x * scale + bias + residual)`, each part where it is
+/// asked for.
+#[derive(Clone, Debug)]
+pub struct End<T> {
+    /// `[channels]`, a constant: no gradient reaches it. A frozen norm's.
+    pub scale: Option<Tensor<1>>,
+    /// `[channels]`
+    pub bias: Option<Tensor<1>>,
+    /// As the output.
+    pub residual: Option<T>,
+    /// Whether negative values become 0.
+    pub relu: bool,
+}
+
+impl<T> End<T> {
+    /// The layer's values as they are.
+    pub const NOTHING: Self = Self {
+        scale: None,
+        bias: None,
+        residual: None,
+        relu: false,
+    };
+}
+
+/// Convolves.
+///
+/// # Shapes
+///
+/// - `input`: `[batch, height, width, channels_in]`
+/// - `weight`: `[channels_out, channels_in / groups, kernel height, kernel width]`
+/// - `bias`: `[channels_out]`
+/// - output: `[batch, height_out, width_out, channels_out]`
+///
+/// # Panics
+///
+/// Panics where the shapes do not fit together.
+pub fn conv2d(
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: ConvOptions,
+) -> Tensor<4> {
+    let end = End {
+        bias,
+        ..End::NOTHING
+    };
+    conv2d_with_end(input, weight, options, end)
+}
+
+/// [`conv2d`] with what follows it.
+///
+/// # Panics
+///
+/// Panics where the shapes do not fit together.
+pub fn conv2d_with_end(
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    options: ConvOptions,
+    end: End<Tensor<4>>,
+) -> Tensor<4> {
+    let [batch, height, width, channels] = input.dims();
+    if !is_flex(&input.device()) {
+        return end.apply(plain_conv2d(input, weight, options));
+    }
+    let maps = Maps::batch(batch, height, width);
+    let problem = Problem::new(maps, channels, weight.dims(), options);
+    let [height, width] = options.output_size([height, width], problem.kernel);
+    let shape = vec![batch, height, width, problem.outputs];
+    convolve(input, weight, problem, shape, end)
+}
+
+/// Convolves every level with the same weights.
+///
+/// # Shapes
+///
+/// - `weight`: `[channels_out, channels_in / groups, kernel height, kernel width]`
+///
+/// # Panics
+///
+/// Panics where the shapes do not fit together.
+pub fn conv2d_levels(
+    input: Levels,
+    weight: Tensor<4>,
+    options: ConvOptions,
+    end: End<Tensor<3>>,
+) -> Levels {
+    if !is_flex(&input.values.device()) {
+        let convolved = input.map_each(|map| plain_conv2d(map, weight.clone(), options));
+        return Levels {
+            values: end.apply(convolved.values),
+            ..convolved
+        };
+    }
+    let [batch, _, channels] = input.values.dims();
+    let maps = Maps::levels(batch, &input.sizes);
+    let problem = Problem::new(maps, channels, weight.dims(), options);
+    let sizes = problem.maps_out.sizes()[..input.sizes.len()].to_vec();
+    let shape = vec![batch, problem.maps_out.pixels() / batch, problem.outputs];
+    Levels {
+        values: convolve(input.values, weight, problem, shape, end),
+        sizes,
+    }
+}
+
+fn convolve<const D: usize>(
+    input: Tensor<D>,
+    weight: Tensor<4>,
+    problem: Problem,
+    output_shape: Vec<usize>,
+    end: End<Tensor<D>>,
+) -> Tensor<D> {
+    let absent = || Tensor::<1>::zeros([1], &input.device()).into_dispatch();
+    let call = ConvCall {
+        problem: Arc::new(problem),
+        scale: end.scale.map(|scale| Arc::new(to_host(scale))),
+        has_bias: end.bias.is_some(),
+        has_residual: end.residual.is_some(),
+        relu: end.relu,
+        output_shape,
+    };
+    let bias = end.bias.map_or_else(absent, Tensor::into_dispatch);
+    let residual = end.residual.map_or_else(absent, Tensor::into_dispatch);
+    let output = <Dispatch as ChannelsLast>::convolve(
+        input.into_dispatch(),
+        weight.into_dispatch(),
+        bias,
+        residual,
+        call,
+    );
+    Tensor::from_dispatch(output)
+}
+
+fn plain_conv2d(input: Tensor<4>, weight: Tensor<4>, options: ConvOptions) -> Tensor<4> {
+    let options = burn::tensor::ops::ConvOptions::new(
+        options.stride,
+        options.padding,
+        options.dilation,
+        options.groups,
+    );
+    let output = module::conv2d(channels_first(input), weight, None, options);
+    channels_last(output)
+}
+
+impl<const D: usize> End<Tensor<D>> {
+    fn apply(self, mut values: Tensor<D>) -> Tensor<D> {
+        let mut shape = [1; D];
+        shape[D - 1] = values.dims()[D - 1];
+        if let Some(scale) = self.scale {
+            values = values * scale.detach().reshape(shape);
+        }
+        if let Some(bias) = self.bias {
+            values = values + bias.reshape(shape);
+        }
+        if let Some(residual) = self.residual {
+            values = values + residual;
+        }
+        if self.relu {
+            values = activation::relu(values);
+        }
+        values
+    }
+}
+
+/// The options of Burn's layer.
+pub fn options_of(conv: &Conv2d) -> ConvOptions {
+    let padding = match conv.padding {
+        PaddingConfig2d::Valid => [0, 0],
+        PaddingConfig2d::Same => {
+            [0, 1].map(|axis| conv.dilation[axis] * (conv.kernel_size[axis] - 1) / 2)
+        }
+        PaddingConfig2d::Explicit(top, left, ..) => [top, left],
+    };
+    ConvOptions {
+        stride: conv.stride,
+        padding,
+        dilation: conv.dilation,
+        groups: conv.groups,
+    }
+}
+
+/// Batch norm that learns: normalises with the batch's statistics, and moves the running ones.
+/// `end` gives residual and ReLU.
+///
+/// # Shapes
+///
+/// - `input` and output: `[batch, height, width, channels]`
+pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: End<Tensor<4>>) -> Tensor<4> {
+    let [batch, height, width, channels] = input.dims();
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+    let device = input.device();
+    let (output, mean, variance) = if is_flex(&device) {
+        let groups = Groups {
+            segments: vec![0..batch * height * width],
+            groups: channels,
+            channels,
+        };
+        let moments = groups.moments(&to_host(input.clone()));
+        let statistic = |values: &[f32]| {
+            Tensor::<1>::from_data(TensorData::new(values.to_vec(), [channels]), &device)
+        };
+        let (mean, variance) = (statistic(&moments.mean), statistic(&moments.variance));
+        let output = normalize(input, [gamma, beta], groups, moments, norm.epsilon, end);
+        (output, mean, variance)
+    } else {
+        let result = batch_norm_train(channels_first(input), gamma, beta, norm.epsilon);
+        let output = end.apply(channels_last(result.output));
+        (output, result.mean.detach(), result.variance.detach())
+    };
+    for (running, statistic) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+        let moved = running.value_sync().to_device(&device) * (1.0 - norm.momentum);
+        running.update((moved + statistic * norm.momentum).detach());
+    }
+    output
+}
+
+/// Group norm over each level of each image. `end` gives residual and ReLU.
+pub fn group_norm(norm: &GroupNorm, input: Levels, end: End<Tensor<3>>) -> Levels {
+    let (Some(gamma), Some(beta)) = (&norm.gamma, &norm.beta) else {
+        let normalized = input.map_each(|map| channels_last(norm.forward(channels_first(map))));
+        return Levels {
+            values: end.apply(normalized.values),
+            ..normalized
+        };
+    };
+    if !is_flex(&input.values.device()) {
+        let normalized = input.map_each(|map| channels_last(norm.forward(channels_first(map))));
+        return Levels {
+            values: end.apply(normalized.values),
+            ..normalized
+        };
+    }
+    let [batch, _, channels] = input.values.dims();
+    let groups = Groups {
+        segments: Maps::levels(batch, &input.sizes).ranges().collect(),
+        groups: norm.num_groups,
+        channels,
+    };
+    let moments = groups.moments(&to_host(input.values.clone()));
+    let affine = [gamma.val(), beta.val()];
+    Levels {
+        values: normalize(input.values, affine, groups, moments, norm.epsilon, end),
+        sizes: input.sizes,
+    }
+}
+
+fn normalize<const D: usize>(
+    input: Tensor<D>,
+    [gamma, beta]: [Tensor<1>; 2],
+    groups: Groups,
+    moments: Moments,
+    epsilon: f64,
+    end: End<Tensor<D>>,
+) -> Tensor<D> {
+    let call = NormCall {
+        groups: Arc::new(groups),
+        moments: Arc::new(moments),
+        epsilon: epsilon as f32,
+        has_residual: end.residual.is_some(),
+        relu: end.relu,
+    };
+    let absent = || Tensor::<1>::zeros([1], &input.device()).into_dispatch();
+    let residual = end.residual.map_or_else(absent, Tensor::into_dispatch);
+    let output = <Dispatch as ChannelsLast>::normalize(
+        input.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        residual,
+        call,
+    );
+    Tensor::from_dispatch(output)
+}
+
+/// Takes the largest value under every square window.
+///
+/// # Shapes
+///
+/// - `input`: `[batch, height, width, channels]`
+///
+/// # Panics
+///
+/// Panics where the kernel has more than 16 pixels along a side.
+pub fn max_pool2d(input: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    assert!(kernel <= 16, "a pooling window of {kernel} pixels");
+    let [batch, height, width, channels] = input.dims();
+    if !is_flex(&input.device()) {
+        let options = MaxPoolOptions::new([kernel; 2])
+            .with_stride([stride; 2])
+            .with_padding([padding; 2]);
+        return channels_last(module::max_pool2d(channels_first(input), options));
+    }
+    let options = ConvOptions::new(stride, padding);
+    let maps = Maps::batch(batch, height, width);
+    let [height, width] = options.output_size([height, width], [kernel; 2]);
+    let call = PoolCall {
+        pool: Pool {
+            kernel,
+            stride,
+            padding,
+        },
+        maps: Arc::new([maps, Maps::batch(batch, height, width)]),
+        output_shape: vec![batch, height, width, channels],
+    };
+    Tensor::from_dispatch(<Dispatch as ChannelsLast>::max_pool(
+        input.into_dispatch(),
+        call,
+    ))
+}
+
+/// Adds the coarser map, enlarged to the finer one's size by repeating pixels.
+///
+/// # Shapes
+///
+/// - `finer`, `coarser`: `[batch, height, width, channels]`
+pub fn add_upsampled(finer: Tensor<4>, coarser: Tensor<4>) -> Tensor<4> {
+    let [batch, height, width, _] = finer.dims();
+    if !is_flex(&finer.device()) {
+        let options =
+            InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([height, width]);
+        return finer + channels_last(interpolate(channels_first(coarser), options));
+    }
+    let [_, coarser_height, coarser_width, _] = coarser.dims();
+    let call = UpsampleCall {
+        maps: Arc::new([
+            Maps::batch(batch, height, width),
+            Maps::batch(batch, coarser_height, coarser_width),
+        ]),
+    };
+    let sum = <Dispatch as ChannelsLast>::add_upsampled(
+        finer.into_dispatch(),
+        coarser.into_dispatch(),
+        call,
+    );
+    Tensor::from_dispatch(sum)
+}
+
+/// From Burn's `[batch, channels, height, width]` to `[batch, height, width, channels]`.
+pub fn channels_last(maps: Tensor<4>) -> Tensor<4> {
+    maps.permute([0, 2, 3, 1])
+}
+
+/// From `[batch, height, width, channels]` to Burn's `[batch, channels, height, width]`.
+pub fn channels_first(maps: Tensor<4>) -> Tensor<4> {
+    maps.permute([0, 3, 1, 2])
+}
+
+fn is_flex(device: &Device) -> bool {
+    matches!(
+        device.clone().inner().as_dispatch(),
+        DispatchDevice::Flex(_)
+    )
+}
+
+fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{BatchNormConfig, GroupNormConfig};
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::*;
+
+    fn device() -> Device {
+        Device::flex().autodiff()
+    }
+
+    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device()).require_grad()
+    }
+
+    /// Checks that two ways to compute an output from inputs agree, and their gradients, too.
+    fn assert_same<const D: usize>(
+        ours: Tensor<D>,
+        burns: Tensor<D>,
+        inputs: &[Tensor<4>],
+        vectors: &[Tensor<1>],
+    ) {
+        let tolerance = Tolerance::<f32>::absolute(2e-4).set_relative(1e-4);
+        let (ours_data, burns_data) = (ours.clone().into_data(), burns.clone().into_data());
+        ours_data.assert_approx_eq::<f32>(&burns_data, tolerance);
+        // Weights tell the pixels apart, in the gradient too.
+        let weights = Tensor::random(ours.dims(), Distribution::Default, &device());
+        let gradients = (ours * weights.clone()).sum().backward();
+        let expected = (burns * weights).sum().backward();
+        for input in inputs {
+            let [ours, burns] = [&gradients, &expected].map(|all| input.grad(all).unwrap());
+            let (ours, burns) = (ours.into_data(), burns.into_data());
+            ours.assert_approx_eq::<f32>(&burns, tolerance);
+        }
+        for vector in vectors {
+            let [ours, burns] = [&gradients, &expected].map(|all| vector.grad(all).unwrap());
+            let (ours, burns) = (ours.into_data(), burns.into_data());
+            ours.assert_approx_eq::<f32>(&burns, tolerance);
+        }
+    }
+
+    #[test]
+    fn convolutions_are_burns_with_all_ends() {
+        for (kernel, options, [inputs, outputs]) in [
+            (1, ConvOptions::new(1, 0), [5, 7]),
+            (3, ConvOptions::new(1, 1), [18, 17]),
+            (3, ConvOptions::new(2, 1), [5, 4]),
+            (7, ConvOptions::new(2, 3), [3, 8]),
+        ] {
+            let (height, width) = (21, 18);
+            let input = random([2, height, width, inputs]);
+            let weight = random([outputs, inputs, kernel, kernel]);
+            let bias = random([outputs]);
+            let [out_height, out_width] = options.output_size([height, width], [kernel; 2]);
+            let residual = random([2, out_height, out_width, outputs]);
+            let scale = random([outputs]).detach();
+            let end = End {
+                scale: Some(scale),
+                bias: Some(bias.clone()),
+                residual: Some(residual.clone()),
+                relu: true,
+            };
+            let ours = conv2d_with_end(input.clone(), weight.clone(), options, end.clone());
+            let burns = end.apply(plain_conv2d(input.clone(), weight.clone(), options));
+            assert_same(ours, burns, &[input, weight, residual], &[bias]);
+        }
+    }
+
+    #[test]
+    fn levels_are_convolved_each_alone() {
+        let maps = [
+            random([2, 9, 8, 17]),
+            random([2, 4, 4, 17]),
+            random([2, 1, 1, 17]),
+        ];
+        let weight = random([16, 17, 3, 3]);
+        let options = ConvOptions::new(1, 1);
+        let ours = conv2d_levels(
+            Levels::pack(maps.clone()),
+            weight.clone(),
+            options,
+            End::NOTHING,
+        );
+        assert_eq!(ours.sizes, [[9, 8], [4, 4], [1, 1]]);
+        let burns = maps
+            .clone()
+            .map(|map| plain_conv2d(map, weight.clone(), options));
+        let burns = Levels::pack(burns).values;
+        let [fine, middle, coarse] = maps;
+        assert_same(ours.values, burns, &[fine, middle, coarse, weight], &[]);
+    }
+
+    #[test]
+    fn an_input_that_is_not_tracked_gives_the_weights_their_gradient() {
+        let input = random([1, 6, 6, 3]).detach();
+        let weight = random([4, 3, 3, 3]);
+        let options = ConvOptions::new(1, 1);
+        let ours = conv2d(input.clone(), weight.clone(), None, options);
+        let burns = plain_conv2d(input, weight.clone(), options);
+        assert_same(ours, burns, &[weight], &[]);
+    }
+
+    #[test]
+    fn batch_norm_is_burns_and_moves_the_same_statistics() {
+        let input = random([2, 5, 7, 6]) * 3.0 + 2.0;
+        let input = input.detach().require_grad();
+        let residual = random([2, 5, 7, 6]);
+        let [ours, burns] = [(); 2].map(|()| BatchNormConfig::new(6).init(&device()));
+        let end = End {
+            residual: Some(residual.clone()),
+            relu: true,
+            ..End::NOTHING
+        };
+        let output = batch_norm(&ours, input.clone(), end.clone());
+        let expected = channels_last(burns.forward(channels_first(input.clone())));
+        let expected = end.clone().apply(expected);
+        let (gamma, beta) = (ours.gamma.val(), ours.beta.val());
+        for [ours, burns] in [
+            [&ours.running_mean, &burns.running_mean],
+            [&ours.running_var, &burns.running_var],
+        ] {
+            let [ours, burns] = [ours, burns].map(|state| state.value_sync().into_data());
+            ours.assert_approx_eq::<f32>(&burns, Tolerance::default());
+        }
+        // Each norm has parameters of its own, so theirs are compared apart.
+        let gradients = output.clone().square().sum().backward();
+        let expected_gradients = expected.clone().square().sum().backward();
+        for (ours, burns) in [(gamma, burns.gamma.val()), (beta, burns.beta.val())] {
+            let (ours, burns) = (ours.grad(&gradients), burns.grad(&expected_gradients));
+            let (ours, burns) = (ours.unwrap().into_data(), burns.unwrap().into_data());
+            ours.assert_approx_eq::<f32>(&burns, Tolerance::<f32>::relative(1e-3));
+        }
+        let again = batch_norm(&ours, input.clone(), end.clone());
+        let burns = end.apply(channels_last(burns.forward(channels_first(input.clone()))));
+        assert_same(again, burns, &[input, residual], &[]);
+    }
+
+    #[test]
+    fn group_norm_is_burns_on_each_level() {
+        let maps = [random([2, 5, 7, 6]) * 2.0 + 1.0, random([2, 2, 3, 6])];
+        let maps = maps.map(|map| map.detach().require_grad());
+        let mut norm = GroupNormConfig::new(3, 6).init(&device());
+        let (gamma, beta) = (random([6]), random([6]));
+        norm.gamma = Some(burn::module::Param::from_tensor(gamma.clone()));
+        norm.beta = Some(burn::module::Param::from_tensor(beta.clone()));
+        let [gamma, beta] = [&norm.gamma, &norm.beta].map(|p| p.as_ref().unwrap().val());
+        let end = End {
+            relu: true,
+            ..End::NOTHING
+        };
+        let ours = group_norm(&norm, Levels::pack(maps.clone()), end.clone());
+        let burns = maps
+            .clone()
+            .map(|map| channels_last(norm.forward(channels_first(map))));
+        let burns = end.apply(Levels::pack(burns).values);
+        assert_same(ours.values, burns, &maps, &[gamma, beta]);
+    }
+
+    #[test]
+    fn pooling_is_burns() {
+        let input = random([2, 11, 8, 5]);
+        let ours = max_pool2d(input.clone(), 3, 2, 1);
+        let options = MaxPoolOptions::new([3, 3])
+            .with_stride([2, 2])
+            .with_padding([1, 1]);
+        let burns = channels_last(module::max_pool2d(channels_first(input.clone()), options));
+        assert_same(ours, burns, &[input], &[]);
+    }
+
+    #[test]
+    fn upsampling_repeats_pixels_also_for_odd_sizes() {
+        for ([height, width], [coarser_height, coarser_width]) in
+            [([4, 4], [2, 2]), ([7, 5], [4, 3])]
+        {
+            let finer = random([2, height, width, 3]);
+            let coarser = random([2, coarser_height, coarser_width, 3]);
+            let ours = add_upsampled(finer.clone(), coarser.clone());
+            let options =
+                InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([height, width]);
+            let enlarged = interpolate(channels_first(coarser.clone()), options);
+            let burns = finer.clone() + channels_last(enlarged);
+            assert_same(ours, burns, &[finer, coarser], &[]);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Convolution, norms, pooling and upsampling for maps with the channels last,
+//! `[batch, height, width, channels]`.
+//!
+//! On the CPU (Burn's flex backend) they are kernels of this crate, with gradients of their own,
+//! on the `gemm` crate: 1×1 convolutions are plain products, 3×3 with stride 1 go by Winograd's
+//! algorithm (see [`set_winograd`]) where it pays, all others by blocks of columns. Every other
+//! device runs Burn's own operations. Results do not depend on the number of threads.
+//!
+//! Channels come last because then a pixel is a row: a 1×1 convolution is a product of the map as
+//! it lies, columns are copied in runs, and every other kernel walks memory in order.
+
+mod extension;
+mod kernels;
+mod layers;
+mod levels;
+mod problem;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+pub use layers::{
+    End, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
+    conv2d_with_end, group_norm, max_pool2d, options_of,
+};
+pub use levels::Levels;
+pub use problem::{set_winograd, winograd_allowed};
+pub use shape::ConvOptions;

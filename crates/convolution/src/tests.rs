@@ -1,0 +1,244 @@
+//! Every kernel against a plain reference in f64.
+
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::kernels::epilogue::Epilogue;
+use crate::kernels::{direct, winograd};
+use crate::problem::Problem;
+use crate::shape::{ConvOptions, Maps};
+
+/// A problem with its values.
+#[derive(Debug)]
+struct Case {
+    problem: Problem,
+    input: Vec<f32>,
+    weights: Vec<f32>,
+    gradient: Vec<f32>,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+}
+
+impl Case {
+    fn new(problem: Problem, seed: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut values = |count: usize| -> Vec<f32> {
+            (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
+        };
+        let (pixels_in, pixels_out) = (problem.maps_in.pixels(), problem.maps_out.pixels());
+        let weights = problem.outputs * problem.inputs_per_group() * problem.taps();
+        Self {
+            input: values(pixels_in * problem.inputs),
+            weights: values(weights),
+            gradient: values(pixels_out * problem.outputs),
+            scale: values(problem.outputs),
+            bias: values(problem.outputs),
+            residual: values(pixels_out * problem.outputs),
+            problem,
+        }
+    }
+
+    /// Calls `visit(output, input, weight)` with the places of all factors of the convolution.
+    fn visit(&self, mut visit: impl FnMut(usize, usize, usize)) {
+        let problem = &self.problem;
+        let ConvOptions {
+            stride,
+            padding,
+            dilation,
+            ..
+        } = problem.options;
+        let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+        let [height, width] = problem.kernel;
+        let (mut first_in, mut first_out) = (0, 0);
+        let sizes = problem.maps_in.sizes().iter().zip(problem.maps_out.sizes());
+        for (&[height_in, width_in], &[height_out, width_out]) in sizes {
+            for place in 0..height_out * width_out * height * width {
+                let (pixel, tap) = (place / (height * width), place % (height * width));
+                let (y, x) = (pixel / width_out, pixel % width_out);
+                let in_y = (y * stride[0] + tap / width * dilation[0]).wrapping_sub(padding[0]);
+                let in_x = (x * stride[1] + tap % width * dilation[1]).wrapping_sub(padding[1]);
+                if in_y >= height_in || in_x >= width_in {
+                    continue;
+                }
+                for output in 0..problem.outputs {
+                    let first = output / outputs * inputs;
+                    for input in 0..inputs {
+                        visit(
+                            (first_out + pixel) * problem.outputs + output,
+                            (first_in + in_y * width_in + in_x) * problem.inputs + first + input,
+                            (output * inputs + input) * height * width + tap,
+                        );
+                    }
+                }
+            }
+            first_in += height_in * width_in;
+            first_out += height_out * width_out;
+        }
+    }
+
+    fn scale_of(&self, output: usize) -> f64 {
+        f64::from(self.scale[output % self.problem.outputs])
+    }
+
+    fn forward(&self) -> Vec<f64> {
+        let mut result = vec![0.0; self.gradient.len()];
+        self.visit(|output, input, weight| {
+            result[output] += f64::from(self.input[input]) * f64::from(self.weights[weight]);
+        });
+        let ends = result.iter_mut().enumerate();
+        ends.for_each(|(place, value)| {
+            let bias = self.bias[place % self.problem.outputs];
+            *value =
+                *value * self.scale_of(place) + f64::from(bias) + f64::from(self.residual[place]);
+            *value = value.max(0.0);
+        });
+        result
+    }
+
+    fn input_gradient(&self) -> Vec<f64> {
+        let mut result = vec![0.0; self.input.len()];
+        self.visit(|output, input, weight| {
+            result[input] += f64::from(self.gradient[output])
+                * f64::from(self.weights[weight])
+                * self.scale_of(output);
+        });
+        result
+    }
+
+    fn weight_gradient(&self) -> Vec<f64> {
+        let mut result = vec![0.0; self.weights.len()];
+        self.visit(|output, input, weight| {
+            result[weight] += f64::from(self.gradient[output])
+                * f64::from(self.input[input])
+                * self.scale_of(output);
+        });
+        result
+    }
+
+    fn end(&self) -> Epilogue<'_> {
+        Epilogue {
+            scale: Some(&self.scale),
+            bias: Some(&self.bias),
+            residual: Some(&self.residual),
+            relu: true,
+        }
+    }
+
+    fn check_direct(&self) {
+        const PRECISION: f64 = 2e-6;
+        let (problem, scale) = (&self.problem, Some(&*self.scale));
+        let forward = direct::forward(problem, &self.input, &self.weights, self.end());
+        assert_close("output", &forward, &self.forward(), PRECISION);
+        let input = direct::input_gradient(problem, &self.gradient, &self.weights, scale);
+        assert_close("input gradient", &input, &self.input_gradient(), PRECISION);
+        let weights = direct::weight_gradient(problem, &self.input, &self.gradient, scale);
+        assert_close(
+            "weight gradient",
+            &weights,
+            &self.weight_gradient(),
+            PRECISION,
+        );
+    }
+
+    fn check_winograd(&self) {
+        const PRECISION: f64 = 2e-5;
+        let (problem, scale) = (&self.problem, Some(&*self.scale));
+        let forward = winograd::forward(problem, &self.input, &self.weights, self.end());
+        assert_close("output", &forward, &self.forward(), PRECISION);
+        let input = winograd::input_gradient(problem, &self.gradient, &self.weights, scale);
+        assert_close("input gradient", &input, &self.input_gradient(), PRECISION);
+        let weights = winograd::weight_gradient(problem, &self.input, &self.gradient, scale);
+        assert_close(
+            "weight gradient",
+            &weights,
+            &self.weight_gradient(),
+            PRECISION,
+        );
+    }
+}
+
+/// Compares with the largest value as the measure.
+fn assert_close(what: &str, values: &[f32], expected: &[f64], precision: f64) {
+    assert_eq!(values.len(), expected.len(), "{what}");
+    let largest = expected
+        .iter()
+        .fold(1e-3_f64, |largest, value| largest.max(value.abs()));
+    for (place, (value, expected)) in values.iter().zip(expected).enumerate() {
+        let error = (f64::from(*value) - expected).abs() / largest;
+        assert!(
+            error <= precision,
+            "{what}[{place}] is {value}, not {expected} ({error:e})"
+        );
+    }
+}
+
+prop_compose! {
+    fn any_case()(
+        maps in prop::collection::vec([1..9_usize, 1..9_usize], 1..4),
+        kernel in [1..4_usize, 1..4_usize],
+        stride in [1..4_usize, 1..3_usize],
+        padding in [0..3_usize, 0..3_usize],
+        dilation in [1..3_usize, 1..3_usize],
+        groups in 1..4_usize,
+        inputs in 1..6_usize,
+        outputs in 1..6_usize,
+        seed: u64,
+    ) -> Case {
+        let options = ConvOptions { stride, padding, dilation, groups };
+        let reach = [0, 1].map(|axis| {
+            (dilation[axis] * (kernel[axis] - 1) + 1).saturating_sub(2 * padding[axis])
+        });
+        let sizes = maps.iter().map(|size| [size[0].max(reach[0]), size[1].max(reach[1])]);
+        let maps = Maps::levels(1, &sizes.collect::<Vec<_>>());
+        let weights = [outputs * groups, inputs, kernel[0], kernel[1]];
+        Case::new(Problem::new(maps, inputs * groups, weights, options), seed)
+    }
+}
+
+prop_compose! {
+    fn case_for_winograd()(
+        maps in prop::collection::vec([1..14_usize, 1..14_usize], 1..4),
+        inputs in 1..40_usize,
+        outputs in 1..40_usize,
+        seed: u64,
+    ) -> Case {
+        let weights = [outputs, inputs, 3, 3];
+        let maps = Maps::levels(1, &maps);
+        Case::new(Problem::new(maps, inputs, weights, ConvOptions::new(1, 1)), seed)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn plain_products_agree_with_f64(case in any_case()) {
+        case.check_direct();
+    }
+
+    #[test]
+    fn winograd_agrees_with_f64(case in case_for_winograd()) {
+        case.check_winograd();
+    }
+}
+
+/// Sizes at which the work is cut into several blocks.
+#[test]
+fn blocks_join_without_a_seam() {
+    for (kernel, options, size, channels) in [
+        (1, ConvOptions::new(1, 0), [40, 37], [70, 20]),
+        (3, ConvOptions::new(2, 1), [61, 40], [33, 20]),
+        (7, ConvOptions::new(2, 3), [70, 64], [3, 10]),
+        (3, ConvOptions::new(1, 1), [40, 37], [130, 17]),
+    ] {
+        let weights = [channels[1], channels[0], kernel, kernel];
+        let maps = Maps::levels(2, &[size, [5, 3]]);
+        let case = Case::new(Problem::new(maps, channels[0], weights, options), 1);
+        case.check_direct();
+        if options == ConvOptions::new(1, 1) {
+            case.check_winograd();
+        }
+    }
+}
