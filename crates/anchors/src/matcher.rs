@@ -79,35 +79,54 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Assigns each anchor. The time grows with anchors times boxes where they overlap, the
-    /// memory only with the anchors.
+    /// Assigns each anchor. The time grows with anchors times boxes where they overlap at like
+    /// sizes, the memory only with the anchors.
     pub fn assign(&self, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
+        let mut assignments = vec![Assignment::Background; anchors.len()];
         if boxes.is_empty() {
-            return vec![Assignment::Background; anchors.len()];
+            return assignments;
         }
-        let mut blocks: Vec<Block> = anchors.chunks(LANES).map(Block::new).collect();
-        let highest: Vec<f32> = boxes
-            .iter()
-            .enumerate()
-            .map(|(index, bbox)| offer(&mut blocks, index, bbox))
-            .collect();
-        if self.config.low_quality {
-            for (bbox, &highest) in boxes.iter().zip(&highest) {
-                choose(&mut blocks, bbox, highest);
+        let mut claims: Vec<Claim> = boxes.iter().map(Claim::new).collect();
+        let blocks = anchors
+            .chunks(LANES)
+            .zip(assignments.chunks_mut(LANES))
+            .enumerate();
+        // Backwards, since the generator puts the coarse levels last: there large boxes soon have a
+        // high overlap, and need not be held against the many anchors of the fine levels.
+        for (place, (anchors, assignments)) in blocks.rev() {
+            let best = self.offer(&Block::new(anchors), place, &mut claims);
+            if best.peak >= self.config.background {
+                for (lane, assignment) in assignments.iter_mut().enumerate() {
+                    *assignment = self.assignment(best.iou[lane], best.index[lane]);
+                }
             }
         }
-        let mut assignments = Vec::with_capacity(blocks.len() * LANES);
-        for block in &blocks {
-            assignments.extend((0..LANES).map(|lane| self.assignment(block, lane)));
+        if self.config.low_quality {
+            for claim in &claims {
+                claim.choose(anchors, boxes, &mut assignments);
+            }
         }
-        assignments.truncate(anchors.len());
         assignments
     }
 
-    fn assignment(&self, block: &Block, lane: usize) -> Assignment {
-        let iou = block.best_iou[lane];
-        if block.chosen[lane] || iou >= self.config.foreground {
-            Assignment::Object(block.best_box[lane] as usize)
+    /// Offers the boxes to the anchors of a block. Of the answer, only overlaps from the
+    /// background's threshold on are sure to be an anchor's best.
+    fn offer(&self, block: &Block, place: usize, claims: &mut [Claim]) -> Best {
+        let mut best = Best::NONE;
+        for (index, claim) in claims.iter_mut().enumerate() {
+            // What stays below both changes neither an assignment nor a box's choice.
+            let needed = self.config.background.min(claim.highest);
+            if block.meets(&claim.bbox) && block.ceiling(claim.area) >= needed {
+                let peak = best.offer(index, &block.ious(&claim.bbox, claim.area));
+                claim.raise(peak, place);
+            }
+        }
+        best
+    }
+
+    fn assignment(&self, iou: f32, index: u32) -> Assignment {
+        if iou >= self.config.foreground {
+            Assignment::Object(index as usize)
         } else if iou >= self.config.background {
             Assignment::Ignored
         } else {
@@ -116,33 +135,101 @@ impl Matcher {
     }
 }
 
-/// Offers a box to every anchor and returns its highest overlap.
-fn offer(blocks: &mut [Block], index: usize, bbox: &BoundingBox) -> f32 {
-    let mut highest = 0.0_f32;
-    for block in blocks.iter_mut().filter(|block| block.meets(bbox)) {
-        highest = highest.max(block.offer(index, bbox));
-    }
-    highest
+/// A box, and which anchors overlap it most of those seen so far.
+struct Claim {
+    bbox: BoundingBox,
+    area: f32,
+    highest: f32,
+    /// The blocks where some anchor has this overlap, above 0.
+    places: Vec<usize>,
 }
 
-/// Marks the anchors whose overlap with the box is this, its highest.
-fn choose(blocks: &mut [Block], bbox: &BoundingBox, highest: f32) {
-    if highest > 0.0 {
-        for block in blocks
-            .iter_mut()
-            .filter(|block| block.peak >= highest && block.meets(bbox))
-        {
-            block.choose(bbox, highest);
+impl Claim {
+    fn new(bbox: &BoundingBox) -> Self {
+        Self {
+            bbox: *bbox,
+            area: bbox.area(),
+            highest: 0.0,
+            places: Vec::new(),
         }
     }
+
+    /// Notes the highest overlap in a block.
+    fn raise(&mut self, peak: f32, place: usize) {
+        if peak > self.highest {
+            self.highest = peak;
+            self.places.clear();
+        }
+        if peak == self.highest && peak > 0.0 {
+            self.places.push(place);
+        }
+    }
+
+    /// Makes the anchors that overlap the box most objects of whichever box is their own best.
+    fn choose(
+        &self,
+        anchors: &[BoundingBox],
+        boxes: &[BoundingBox],
+        assignments: &mut [Assignment],
+    ) {
+        for &place in &self.places {
+            let lanes = place * LANES..anchors.len().min((place + 1) * LANES);
+            for (anchor, assignment) in anchors[lanes.clone()].iter().zip(&mut assignments[lanes]) {
+                let chosen = anchor.iou(&self.bbox) == self.highest;
+                if chosen && !matches!(assignment, Assignment::Object(_)) {
+                    *assignment = Assignment::Object(most_overlapping(anchor, boxes));
+                }
+            }
+        }
+    }
+}
+
+/// The first of the boxes that overlap an anchor most.
+fn most_overlapping(anchor: &BoundingBox, boxes: &[BoundingBox]) -> usize {
+    let mut best = (0, 0.0);
+    for (index, bbox) in boxes.iter().enumerate() {
+        let iou = anchor.iou(bbox);
+        if iou > best.1 {
+            best = (index, iou);
+        }
+    }
+    best.0
 }
 
 /// How many anchors are handled together: a few vector registers, and in the generator's order
 /// neighbours, so that most blocks miss most boxes altogether.
 const LANES: usize = 64;
 
-/// Consecutive anchors, an array an edge, so that the loops over them become vector code. Lanes
-/// past the last anchor cover nothing and so overlap nothing.
+/// The highest overlap of each anchor of a block, the first box that has it, and the highest of
+/// all.
+struct Best {
+    iou: [f32; LANES],
+    index: [u32; LANES],
+    peak: f32,
+}
+
+impl Best {
+    const NONE: Self = Self {
+        iou: [0.0; LANES],
+        index: [0; LANES],
+        peak: 0.0,
+    };
+
+    /// Takes up a box's overlaps with the anchors and returns the highest of them.
+    fn offer(&mut self, index: usize, ious: &[f32; LANES]) -> f32 {
+        let best = self.iou.iter_mut().zip(&mut self.index);
+        for (&iou, (best_iou, best_index)) in ious.iter().zip(best) {
+            let better = iou > *best_iou;
+            *best_iou = if better { iou } else { *best_iou };
+            *best_index = if better { index as u32 } else { *best_index };
+        }
+        let peak = fold(ious, higher);
+        self.peak = self.peak.max(peak);
+        peak
+    }
+}
+
+/// Consecutive anchors, an array an edge, so that the loops over them become vector code.
 struct Block {
     x1: [f32; LANES],
     y1: [f32; LANES],
@@ -151,86 +238,48 @@ struct Block {
     area: [f32; LANES],
     /// A box around all the anchors.
     hull: BoundingBox,
-    /// The highest overlap of each anchor and the first box that has it.
-    best_iou: [f32; LANES],
-    best_box: [u32; LANES],
-    /// The highest of `best_iou`.
-    peak: f32,
-    /// Whether some box has its highest overlap with the anchor.
-    chosen: [bool; LANES],
+    /// The areas of the smallest and of the largest.
+    areas: [f32; 2],
 }
 
 impl Block {
-    const EMPTY: Self = Self {
-        x1: [0.0; LANES],
-        y1: [0.0; LANES],
-        x2: [0.0; LANES],
-        y2: [0.0; LANES],
-        area: [0.0; LANES],
-        hull: BoundingBox::new(
-            f32::INFINITY,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            f32::NEG_INFINITY,
-        ),
-        best_iou: [0.0; LANES],
-        best_box: [0; LANES],
-        peak: 0.0,
-        chosen: [false; LANES],
-    };
-
+    /// The block of these anchors; lanes past the last repeat the first.
     fn new(anchors: &[BoundingBox]) -> Self {
-        let mut block = Self::EMPTY;
-        for (lane, anchor) in anchors.iter().enumerate() {
-            block.x1[lane] = anchor.x1;
-            block.y1[lane] = anchor.y1;
-            block.x2[lane] = anchor.x2;
-            block.y2[lane] = anchor.y2;
-            block.area[lane] = anchor.area();
-            block.hull = BoundingBox::new(
-                block.hull.x1.min(anchor.x1),
-                block.hull.y1.min(anchor.y1),
-                block.hull.x2.max(anchor.x2),
-                block.hull.y2.max(anchor.y2),
-            );
+        let mut lanes = [anchors[0]; LANES];
+        lanes[..anchors.len()].copy_from_slice(anchors);
+        let x1 = lanes.map(|anchor| anchor.x1);
+        let y1 = lanes.map(|anchor| anchor.y1);
+        let x2 = lanes.map(|anchor| anchor.x2);
+        let y2 = lanes.map(|anchor| anchor.y2);
+        let area = lanes.map(|anchor| anchor.area());
+        let [smallest, left, top] = [&area, &x1, &y1].map(|lanes| fold(lanes, lower));
+        let [largest, right, bottom] = [&area, &x2, &y2].map(|lanes| fold(lanes, higher));
+        Self {
+            x1,
+            y1,
+            x2,
+            y2,
+            area,
+            hull: BoundingBox::new(left, top, right, bottom),
+            areas: [smallest, largest],
         }
-        block
     }
 
     /// Whether any of the anchors could overlap the box.
     fn meets(&self, bbox: &BoundingBox) -> bool {
-        self.hull.intersection(bbox) > 0.0
+        let hull = &self.hull;
+        hull.x1 < bbox.x2 && bbox.x1 < hull.x2 && hull.y1 < bbox.y2 && bbox.y1 < hull.y2
     }
 
-    /// Offers a box to the anchors and returns its highest overlap.
-    fn offer(&mut self, index: usize, bbox: &BoundingBox) -> f32 {
-        let ious = self.ious(bbox);
-        let best = self.best_iou.iter_mut().zip(&mut self.best_box);
-        for (&iou, (best_iou, best_box)) in ious.iter().zip(best) {
-            let better = iou > *best_iou;
-            *best_iou = if better { iou } else { *best_iou };
-            *best_box = if better { index as u32 } else { *best_box };
-        }
-        let highest = maximum(&ious);
-        self.peak = self.peak.max(highest);
-        highest
+    /// What no overlap of the anchors with a box of this area exceeds: the smaller area over the
+    /// larger, and a little for rounding.
+    fn ceiling(&self, area: f32) -> f32 {
+        let [smallest, largest] = self.areas;
+        1.000_01 * (area / smallest).min(largest / area)
     }
 
-    /// Marks the anchors whose overlap with the box is this.
-    #[expect(
-        clippy::float_cmp,
-        reason = "`ious` gives the same bits whenever it is asked"
-    )]
-    fn choose(&mut self, bbox: &BoundingBox, highest: f32) {
-        let ious = self.ious(bbox);
-        for (chosen, iou) in self.chosen.iter_mut().zip(ious) {
-            *chosen |= iou == highest;
-        }
-    }
-
-    /// [`BoundingBox::iou`] of each anchor, operation by operation.
-    fn ious(&self, bbox: &BoundingBox) -> [f32; LANES] {
-        let area = bbox.area();
+    /// [`BoundingBox::iou`] of each anchor, operation by operation, with a box of this area.
+    fn ious(&self, bbox: &BoundingBox, area: f32) -> [f32; LANES] {
         let mut ious = [0.0; LANES];
         for (lane, iou) in ious.iter_mut().enumerate() {
             let width = lower(self.x2[lane], bbox.x2) - higher(self.x1[lane], bbox.x1);
@@ -243,16 +292,15 @@ impl Block {
     }
 }
 
-/// The highest of the lanes, taken eight at a time: one after the other, each would wait for the
-/// last.
-fn maximum(lanes: &[f32; LANES]) -> f32 {
-    let mut partial = [0.0; 8];
+/// Folds the lanes, eight at a time: one after the other, each would wait for the last.
+fn fold(lanes: &[f32; LANES], choose: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+    let mut partial = [lanes[0]; 8];
     for chunk in lanes.chunks_exact(partial.len()) {
         for (partial, &lane) in partial.iter_mut().zip(chunk) {
-            *partial = higher(*partial, lane);
+            *partial = choose(*partial, lane);
         }
     }
-    partial.into_iter().fold(0.0, f32::max)
+    partial.into_iter().fold(lanes[0], choose)
 }
 
 /// `f32::min` without its care for NaN, which is a single vector instruction.
@@ -274,6 +322,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::AnchorConfig;
 
     /// The definition: the full matrix of overlaps, anchors by boxes.
     fn dense(
@@ -357,6 +406,37 @@ mod tests {
             let found = config.init().unwrap().assign(&anchors, &boxes);
             prop_assert_eq!(found, dense(&config, &anchors, &boxes));
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Blocks of like sizes, many of which have nothing to say of boxes of other sizes.
+        #[test]
+        fn assignments_of_a_pyramid_are_the_dense_definitions(
+            config in any_config(),
+            boxes in prop::collection::vec(pyramid_box(), 1..12),
+        ) {
+            let anchors = AnchorConfig::default().init(&[8, 16, 32, 64, 128]).unwrap();
+            let anchors = anchors.generate(96, 160);
+            let found = config.init().unwrap().assign(&anchors, &boxes);
+            prop_assert_eq!(found, dense(&config, &anchors, &boxes));
+        }
+    }
+
+    /// Boxes of the sizes of all levels and of none, some of them on an anchor's very edges.
+    fn pyramid_box() -> impl Strategy<Value = BoundingBox> {
+        let shape = (0_u8..20, 0_u8..12, 0.0_f32..9.0, 0.0_f32..9.0);
+        let anywhere = shape.prop_map(|(x, y, width, height)| {
+            let [x, y] = [x, y].map(|position| 8.0 * f32::from(position));
+            BoundingBox::from_center(x, y, width.exp2(), height.exp2())
+        });
+        let on_an_anchor = (0_u8..20, 0_u8..12, 5_u8..8).prop_map(|(x, y, side)| {
+            let [x, y] = [x, y].map(|position| 8.0 * f32::from(position));
+            let side = f32::from(side).exp2();
+            BoundingBox::from_center(x, y, side, side)
+        });
+        prop_oneof![3 => anywhere, 1 => on_an_anchor]
     }
 
     fn square(x: f32, side: f32) -> BoundingBox {

@@ -1,4 +1,5 @@
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::backend::DispatchDevice;
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::CriterionError;
 use crate::box_loss::{BoxLossConfig, SmoothL1};
@@ -92,8 +93,14 @@ impl Criterion {
 
     fn class_loss(&self, logits: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
         let device = logits.device();
-        let [batch, _, classes] = logits.dims();
-        let labels = targets.labels.clone().unsqueeze_dim::<3>(2); // [batch, anchors, 1]
+        if is_flex(&device) {
+            return self
+                .class
+                .weighted_sum(logits, &targets.labels, to_f32(weights));
+        }
+        let [batch, anchors, classes] = logits.dims();
+        let labels = TensorData::new(targets.labels.to_vec(), [batch, anchors, 1]);
+        let labels = Tensor::<3, Int>::from_data(labels, &device);
         let class_ids =
             Tensor::<1, Int>::arange(0..classes as i64, &device).reshape([1, 1, classes]);
         let one_hot = labels
@@ -104,7 +111,7 @@ impl Criterion {
         let counted = labels.not_equal_elem(IGNORED).float(); // [batch, anchors, 1]
 
         let losses = self.class.forward(logits, one_hot) * counted;
-        let weights = Tensor::<1>::from_data(to_f32(weights), &device);
+        let weights = Tensor::<1>::from_floats(&*to_f32(weights), &device);
         (losses.sum_dims_squeeze::<1, _>(&[1, 2]).reshape([batch]) * weights).sum()
     }
 
@@ -123,20 +130,26 @@ impl Criterion {
             .iter()
             .map(|&image| weights[image] * self.box_weight)
             .collect();
-        let weights = Tensor::<1>::from_data(to_f32(&weights), &device).unsqueeze_dim::<2>(1); // [positives, 1]
+        let weights = Tensor::<1>::from_floats(&*to_f32(&weights), &device);
+        let weights = weights.unsqueeze_dim::<2>(1); // [positives, 1]
         (self.bbox.forward(predicted, positives.deltas.clone()) * weights).sum()
     }
 }
 
-fn to_f32(values: &[f64]) -> TensorData {
-    let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-    let count = values.len();
-    TensorData::new(values, [count])
+fn to_f32(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&value| value as f32).collect()
+}
+
+fn is_flex(device: &Device) -> bool {
+    matches!(
+        device.clone().inner().as_dispatch(),
+        DispatchDevice::Flex(_)
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::Distribution;
     use retinanet_boxes::{AnchorLabel, AnchorTargets, ClassId, PositiveAnchor};
 
     use super::*;

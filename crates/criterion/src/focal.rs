@@ -1,10 +1,15 @@
 //! Sigmoid focal loss, [Lin et al. 2017](https://arxiv.org/abs/1708.02002), equation 5.
 
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_sigmoid;
 use serde::{Deserialize, Serialize};
 
 use crate::CriterionError;
+use crate::extension::{FocalBackend, FocalCall};
+use crate::focal_kernel::Focal;
 
 /// Settings of the classification loss, `[criterion.class]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,6 +122,29 @@ impl FocalLoss {
             Some(alpha) => loss * (targets * (2.0 * alpha - 1.0) + (1.0 - alpha)),
             None => loss,
         }
+    }
+
+    /// The sum of the losses of all classes of all anchors that are not ignored, each image's
+    /// times its weight, in one pass. Only on flex.
+    pub(crate) fn weighted_sum(
+        &self,
+        logits: Tensor<3>,
+        labels: &Arc<Vec<i32>>,
+        weights: Vec<f32>,
+    ) -> Tensor<1> {
+        let alphas = self.alpha.map_or([1.0, 1.0], |alpha| [1.0 - alpha, alpha]);
+        let call = FocalCall {
+            focal: Focal {
+                alphas: alphas.map(|alpha| alpha as f32),
+                gamma: self.gamma as f32,
+            },
+            labels: Arc::clone(labels),
+            weights,
+        };
+        Tensor::from_dispatch(<Dispatch as FocalBackend>::focal_sum(
+            logits.into_dispatch(),
+            call,
+        ))
     }
 }
 

@@ -6,7 +6,9 @@
 
 mod box_loss;
 mod criterion;
+mod extension;
 mod focal;
+mod focal_kernel;
 mod normalizer;
 mod targets;
 

@@ -1,16 +1,19 @@
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use retinanet_boxes::{AnchorLabel, AnchorTargets};
 
 /// Stands for [`AnchorLabel::Background`] in the tensor of labels.
-const BACKGROUND: i32 = -1;
+pub(crate) const BACKGROUND: i32 = -1;
 /// Stands for [`AnchorLabel::Ignored`] in the tensor of labels.
 pub(crate) const IGNORED: i32 = -2;
 
 /// What the anchors of a batch shall learn, on the device.
 #[derive(Clone, Debug)]
 pub struct BatchTargets {
-    /// `[batch, anchors]`: the class, or [`BACKGROUND`] or [`IGNORED`].
-    pub(crate) labels: Tensor<2, Int>,
+    /// `[batch, anchors]`: the class, or [`BACKGROUND`] or [`IGNORED`]. On the host, where the
+    /// CPU's loss reads them as they are.
+    pub(crate) labels: Arc<Vec<i32>>,
     /// Only where there are positives, since not every backend has empty tensors.
     pub(crate) positives: Option<Positives>,
     pub(crate) positives_per_image: Vec<usize>,
@@ -48,7 +51,7 @@ impl BatchTargets {
         }
         let count = indices.len();
         Self {
-            labels: Tensor::from_data(TensorData::new(labels, [images.len(), anchors]), device),
+            labels: Arc::new(labels),
             positives: (count > 0).then(|| Positives {
                 indices: Tensor::from_data(TensorData::new(indices, [count]), device),
                 images: image_of,

@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
+use retinanet_convolution::set_winograd;
 use retinanet_data::{
     Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, ReadOptions, Transform, prepare,
 };
@@ -82,6 +83,7 @@ impl Detector {
         classes: ClassList,
         device: &Device,
     ) -> Result<Self, EvaluateError> {
+        set_winograd(config.compute.winograd);
         Ok(Self {
             model: model.valid(),
             transform: transform(&config.data)?,

@@ -17,6 +17,7 @@ mod run_directory;
 mod schedule;
 mod step;
 mod training;
+mod update;
 
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointState};
 pub use config::{

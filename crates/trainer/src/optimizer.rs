@@ -1,16 +1,15 @@
 //! The optimiser over the model, with global-norm clipping.
 
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamW, AdamWConfig, GradientsParams, ModuleOptimizer, Sgd, SgdConfig};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::store::RecordError;
 use burn::tensor::{Bytes, Tensor};
 use retinanet_detector::RetinaNet;
 
 use crate::config::{OptimizerConfig, OptimizerName};
+use crate::update::{AdamW, Sgd, sum_of_squares};
 
-/// The optimiser of a run: Burn's, with no weight decay on norms.
+/// The optimiser of a run, with no weight decay on norms.
 pub(crate) struct Optimizer {
     inner: ModuleOptimizer,
     clip_norm: Option<f64>,
@@ -68,28 +67,19 @@ impl Optimizer {
     }
 }
 
-fn sgd(config: &OptimizerConfig, weight_decay: f64) -> Sgd {
-    let mut sgd = SgdConfig::new();
-    if config.momentum > 0.0 {
-        // Burn's default dampening is 0.1; PyTorch's and the peers' is 0.
-        let momentum = MomentumConfig::new()
-            .with_momentum(config.momentum)
-            .with_dampening(0.0);
-        sgd = sgd.with_momentum(Some(momentum));
+const fn sgd(config: &OptimizerConfig, weight_decay: f64) -> Sgd {
+    Sgd {
+        momentum: config.momentum,
+        weight_decay,
     }
-    if weight_decay > 0.0 {
-        sgd = sgd.with_weight_decay(Some(WeightDecayConfig::new(weight_decay as f32)));
-    }
-    sgd.build()
 }
 
-fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
-    AdamWConfig::new()
-        .with_beta_1(config.momentum as f32)
-        // PyTorch's; Burn's default is 1e-5.
-        .with_epsilon(1e-8)
-        .with_weight_decay(weight_decay as f32)
-        .build()
+const fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
+    AdamW {
+        betas: [config.momentum, 0.999],
+        epsilon: 1e-8,
+        weight_decay,
+    }
 }
 
 /// The parameters of all batch and group norms.
@@ -124,25 +114,21 @@ fn norm_parameters(model: &RetinaNet) -> Vec<ParamId> {
 fn global_norm(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
     struct Summer<'a> {
         gradients: &'a GradientsParams,
-        squares: Vec<Tensor<1>>,
+        squares: f64,
     }
     impl ModuleVisitor for Summer<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                self.squares.push(gradient.square().sum());
+                self.squares += sum_of_squares(gradient);
             }
         }
     }
     let mut summer = Summer {
         gradients,
-        squares: Vec::new(),
+        squares: 0.0,
     };
     model.visit(&mut summer);
-    if summer.squares.is_empty() {
-        return 0.0;
-    }
-    let total = Tensor::cat(summer.squares, 0).sum();
-    f64::from(total.into_scalar::<f32>()).sqrt()
+    summer.squares.sqrt()
 }
 
 fn scale(model: &RetinaNet, gradients: &mut GradientsParams, factor: f64) {

@@ -17,8 +17,9 @@ use crate::optimizer::Optimizer;
 const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that a resumed run may change: they do not change what a step does.
-const MAY_CHANGE: [&str; 8] = [
-    "compute.",
+const MAY_CHANGE: [&str; 9] = [
+    "compute.device",
+    "compute.threads",
     "data.workers",
     "train.checkpoint_every",
     "train.epochs",

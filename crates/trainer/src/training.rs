@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batch, DataError};
 use retinanet_detector::{ModelError, NormKind, RetinaNet};
@@ -48,6 +49,7 @@ pub fn train(
     device: &Device,
     observer: &mut dyn Observer,
 ) -> Result<TrainOutcome, TrainError> {
+    set_winograd(plan.config.compute.winograd);
     let device = device.clone().autodiff();
     let mut session = Session::start(plan, run, &device, observer)?;
     observer.training_starts(session.iteration, plan.iterations);

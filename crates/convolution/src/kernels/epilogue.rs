@@ -40,11 +40,14 @@ impl<'a> Epilogue<'a> {
         if self.scale.is_none() && self.bias.is_none() && self.residual.is_none() && !self.relu {
             return;
         }
-        Arch::new().dispatch(|| {
-            for (index, pixel) in values.chunks_exact_mut(channels).enumerate() {
-                self.at_pixel(index * channels).apply_pixel(pixel);
-            }
-        });
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (index, pixel) in values.chunks_exact_mut(channels).enumerate() {
+                    self.at_pixel(index * channels).apply_pixel(pixel);
+                }
+            },
+        );
     }
 
     #[inline(always)]
@@ -85,11 +88,14 @@ const CHUNK: usize = 1 << 14;
 pub(crate) fn relu_gradient(gradient: &mut [f32], output: &[f32]) {
     let chunks = gradient.par_chunks_mut(CHUNK).zip(output.par_chunks(CHUNK));
     chunks.for_each(|(gradient, output)| {
-        Arch::new().dispatch(|| {
-            for (gradient, output) in gradient.iter_mut().zip(output) {
-                *gradient = if *output > 0.0 { *gradient } else { 0.0 };
-            }
-        });
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (gradient, output) in gradient.iter_mut().zip(output) {
+                    *gradient = if *output > 0.0 { *gradient } else { 0.0 };
+                }
+            },
+        );
     });
 }
 
@@ -102,13 +108,16 @@ pub(crate) fn channel_sums(values: &[f32], channels: usize) -> Vec<f32> {
         .par_chunks(pixels_at_once * channels)
         .map(|block| {
             let mut sums = vec![0.0; channels];
-            Arch::new().dispatch(|| {
-                for pixel in block.chunks_exact(channels) {
-                    for (sum, value) in sums.iter_mut().zip(pixel) {
-                        *sum += value;
+            Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for pixel in block.chunks_exact(channels) {
+                        for (sum, value) in sums.iter_mut().zip(pixel) {
+                            *sum += value;
+                        }
                     }
-                }
-            });
+                },
+            );
             sums
         })
         .collect();

@@ -1,4 +1,7 @@
 //! The CPU's kernels, on plain slices: `[pixels, channels]`, map after map.
+//!
+//! Plain loops are vectorised by the compiler for the CPU at hand inside `pulp::Arch::dispatch`,
+//! and only what is inlined there: hence the `inline(always)` on closures.
 
 pub(crate) mod direct;
 pub(crate) mod epilogue;

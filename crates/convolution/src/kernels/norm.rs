@@ -201,11 +201,14 @@ fn channel_sums(
 ) -> Vec<f64> {
     let blocks = values.par_chunks(BLOCK * channels).map(|block| {
         let mut sums = vec![0.0; channels];
-        Arch::new().dispatch(|| {
-            for pixel in block.chunks_exact(channels) {
-                add(&mut sums, pixel);
-            }
-        });
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for pixel in block.chunks_exact(channels) {
+                    add(&mut sums, pixel);
+                }
+            },
+        );
         sums
     });
     total(blocks.collect(), channels)
@@ -219,16 +222,19 @@ fn paired_sums(input: &[f32], gradient: &[f32], means: &[f32]) -> Vec<f64> {
         .zip(gradient.par_chunks(BLOCK * channels))
         .map(|(input, gradient)| {
             let mut sums = vec![0.0; channels];
-            Arch::new().dispatch(|| {
-                let pixels = input
-                    .chunks_exact(channels)
-                    .zip(gradient.chunks_exact(channels));
-                for (input, gradient) in pixels {
-                    for channel in 0..channels {
-                        sums[channel] += gradient[channel] * (input[channel] - means[channel]);
+            Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    let pixels = input
+                        .chunks_exact(channels)
+                        .zip(gradient.chunks_exact(channels));
+                    for (input, gradient) in pixels {
+                        for channel in 0..channels {
+                            sums[channel] += gradient[channel] * (input[channel] - means[channel]);
+                        }
                     }
-                }
-            });
+                },
+            );
             sums
         });
     total(blocks.collect(), channels)
@@ -253,17 +259,20 @@ fn combine(output: &mut [f32], gradient: &[f32], input: &[f32], factors: &[[f32;
         .zip(gradient.par_chunks(at_once))
         .zip(input.par_chunks(at_once));
     blocks.for_each(|((output, gradient), input)| {
-        Arch::new().dispatch(|| {
-            let pixels = output
-                .chunks_exact_mut(channels)
-                .zip(gradient.chunks_exact(channels))
-                .zip(input.chunks_exact(channels));
-            for ((output, gradient), input) in pixels {
-                for (channel, [of_gradient, of_input, rest]) in factors.iter().enumerate() {
-                    output[channel] =
-                        gradient[channel] * of_gradient + input[channel] * of_input + rest;
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let pixels = output
+                    .chunks_exact_mut(channels)
+                    .zip(gradient.chunks_exact(channels))
+                    .zip(input.chunks_exact(channels));
+                for ((output, gradient), input) in pixels {
+                    for (channel, [of_gradient, of_input, rest]) in factors.iter().enumerate() {
+                        output[channel] =
+                            gradient[channel] * of_gradient + input[channel] * of_input + rest;
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }

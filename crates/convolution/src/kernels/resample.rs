@@ -31,23 +31,29 @@ impl Pool {
             .zip(places(maps_out))
             .for_each(|((output, taps), (map, [y, x]))| {
                 let ([height, width], start) = (maps_in.sizes()[map], start_of(maps_in, map));
-                Arch::new().dispatch(|| {
-                    for tap in 0..self.kernel * self.kernel {
-                        let in_y = (y * self.stride + tap / self.kernel).wrapping_sub(self.padding);
-                        let in_x = (x * self.stride + tap % self.kernel).wrapping_sub(self.padding);
-                        if in_y >= height || in_x >= width {
-                            continue;
-                        }
-                        let input = &input[(start + in_y * width + in_x) * channels..][..channels];
-                        for channel in 0..channels {
-                            // `!(<=)`, so that NaN wins and is seen.
-                            if !(input[channel] <= output[channel]) {
-                                output[channel] = input[channel];
-                                taps[channel] = tap as u8;
+                Arch::new().dispatch(
+                    #[inline(always)]
+                    || {
+                        for tap in 0..self.kernel * self.kernel {
+                            let in_y =
+                                (y * self.stride + tap / self.kernel).wrapping_sub(self.padding);
+                            let in_x =
+                                (x * self.stride + tap % self.kernel).wrapping_sub(self.padding);
+                            if in_y >= height || in_x >= width {
+                                continue;
+                            }
+                            let input =
+                                &input[(start + in_y * width + in_x) * channels..][..channels];
+                            for channel in 0..channels {
+                                // `!(<=)`, so that NaN wins and is seen.
+                                if !(input[channel] <= output[channel]) {
+                                    output[channel] = input[channel];
+                                    taps[channel] = tap as u8;
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
             });
         (output, taps)
     }

@@ -209,66 +209,75 @@ impl Block {
     /// `BᵀxB` of every tile, to `[frequencies, tiles, channels]`.
     fn transform_input(&self, maps: &Maps, input: &[f32], channels: usize, result: &mut [f32]) {
         let starts: Vec<usize> = maps.ranges().map(|range| range.start).collect();
-        Arch::new().dispatch(|| {
-            for (tile, (map, [y, x])) in self.places(maps).enumerate() {
-                let window = Window::new(maps.sizes()[map], starts[map], channels);
-                let offsets = window.offsets::<PATCH>([y as isize - 1, x as isize - 1]);
-                let place = tile * channels;
-                let step = self.tiles * channels;
-                for channel in (0..channels).step_by(LANES) {
-                    let lanes = LANES.min(channels - channel);
-                    let patch = load(input, &offsets, channel, lanes);
-                    let patch = both_ways::<Input, _, _>(&patch);
-                    store(result, &patch, place + channel, step, lanes);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (tile, (map, [y, x])) in self.places(maps).enumerate() {
+                    let window = Window::new(maps.sizes()[map], starts[map], channels);
+                    let offsets = window.offsets::<PATCH>([y as isize - 1, x as isize - 1]);
+                    let place = tile * channels;
+                    let step = self.tiles * channels;
+                    for channel in (0..channels).step_by(LANES) {
+                        let lanes = LANES.min(channels - channel);
+                        let patch = load(input, &offsets, channel, lanes);
+                        let patch = both_ways::<Input, _, _>(&patch);
+                        store(result, &patch, place + channel, step, lanes);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// `A dy Aᵀ` of every tile, to `[frequencies, tiles, channels]`.
     fn transform_gradient(&self, maps: &Maps, values: &[f32], channels: usize, result: &mut [f32]) {
         let starts: Vec<usize> = maps.ranges().map(|range| range.start).collect();
-        Arch::new().dispatch(|| {
-            for (tile, (map, [y, x])) in self.places(maps).enumerate() {
-                let window = Window::new(maps.sizes()[map], starts[map], channels);
-                let offsets = window.offsets::<TILE>([y as isize, x as isize]);
-                let place = tile * channels;
-                let step = self.tiles * channels;
-                for channel in (0..channels).step_by(LANES) {
-                    let lanes = LANES.min(channels - channel);
-                    let patch = load(values, &offsets, channel, lanes);
-                    let patch = both_ways::<OutputAdjoint, _, _>(&patch);
-                    store(result, &patch, place + channel, step, lanes);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (tile, (map, [y, x])) in self.places(maps).enumerate() {
+                    let window = Window::new(maps.sizes()[map], starts[map], channels);
+                    let offsets = window.offsets::<TILE>([y as isize, x as isize]);
+                    let place = tile * channels;
+                    let step = self.tiles * channels;
+                    for channel in (0..channels).step_by(LANES) {
+                        let lanes = LANES.min(channels - channel);
+                        let patch = load(values, &offsets, channel, lanes);
+                        let patch = both_ways::<OutputAdjoint, _, _>(&patch);
+                        store(result, &patch, place + channel, step, lanes);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// `AᵀYA` of every tile, to the block's own output pixels.
     fn transform_output(&self, maps: &Maps, products: &[f32], channels: usize, output: &mut [f32]) {
         let starts: Vec<usize> = maps.ranges().map(|range| range.start).collect();
-        Arch::new().dispatch(|| {
-            for (tile, (map, [y, x])) in self.places(maps).enumerate() {
-                let size = maps.sizes()[map];
-                let window = Window::new(size, starts[map], channels);
-                let offsets = window.offsets::<TILE>([y as isize, x as isize]);
-                let step = self.tiles * channels;
-                for channel in (0..channels).step_by(LANES) {
-                    let lanes = LANES.min(channels - channel);
-                    let place = tile * channels + channel;
-                    let patch = load_columns::<PATCH>(products, place, step, lanes);
-                    let pixels = both_ways::<Output, _, _>(&patch);
-                    for y in 0..TILE {
-                        for x in 0..TILE {
-                            if let Some(offset) = offsets[y][x] {
-                                let start = offset - self.pixels.start * channels + channel;
-                                pixels[y][x].store(&mut output[start..], lanes);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (tile, (map, [y, x])) in self.places(maps).enumerate() {
+                    let size = maps.sizes()[map];
+                    let window = Window::new(size, starts[map], channels);
+                    let offsets = window.offsets::<TILE>([y as isize, x as isize]);
+                    let step = self.tiles * channels;
+                    for channel in (0..channels).step_by(LANES) {
+                        let lanes = LANES.min(channels - channel);
+                        let place = tile * channels + channel;
+                        let patch = load_columns::<PATCH>(products, place, step, lanes);
+                        let pixels = both_ways::<Output, _, _>(&patch);
+                        for y in 0..TILE {
+                            for x in 0..TILE {
+                                if let Some(offset) = offsets[y][x] {
+                                    let start = offset - self.pixels.start * channels + channel;
+                                    pixels[y][x].store(&mut output[start..], lanes);
+                                }
                             }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -287,22 +296,25 @@ fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn) -> Vec
     rows.into_par_iter()
         .zip(kernels.par_chunks(9 * to))
         .for_each(|(mut result, kernels)| {
-            Arch::new().dispatch(|| {
-                for start in (0..to).step_by(LANES) {
-                    let lanes = LANES.min(to - start);
-                    let mut kernel = [[Lanes::ZERO; 3]; 3];
-                    for tap in 0..9 {
-                        let place = if turn == Turn::Half { 8 - tap } else { tap };
-                        kernel[place / 3][place % 3] =
-                            Lanes::load(&kernels[tap * to + start..], lanes);
+            Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for start in (0..to).step_by(LANES) {
+                        let lanes = LANES.min(to - start);
+                        let mut kernel = [[Lanes::ZERO; 3]; 3];
+                        for tap in 0..9 {
+                            let place = if turn == Turn::Half { 8 - tap } else { tap };
+                            kernel[place / 3][place % 3] =
+                                Lanes::load(&kernels[tap * to + start..], lanes);
+                        }
+                        let patch = both_ways::<Kernel, _, _>(&kernel);
+                        for place in 0..FREQUENCIES {
+                            patch[place / PATCH][place % PATCH]
+                                .store(&mut result[place][start..], lanes);
+                        }
                     }
-                    let patch = both_ways::<Kernel, _, _>(&kernel);
-                    for place in 0..FREQUENCIES {
-                        patch[place / PATCH][place % PATCH]
-                            .store(&mut result[place][start..], lanes);
-                    }
-                }
-            });
+                },
+            );
         });
     result
 }
@@ -312,16 +324,19 @@ fn gather_kernels(values: &[f32], [from, to]: [usize; 2]) -> Vec<f32> {
     let mut result = vec![0.0; 9 * from * to];
     let rows = result.par_chunks_mut(9 * to).enumerate();
     rows.for_each(|(row, result)| {
-        Arch::new().dispatch(|| {
-            for start in (0..to).step_by(LANES) {
-                let lanes = LANES.min(to - start);
-                let patch = load_columns::<PATCH>(values, row * to + start, from * to, lanes);
-                let kernel = both_ways::<KernelAdjoint, _, _>(&patch);
-                for tap in 0..9 {
-                    kernel[tap / 3][tap % 3].store(&mut result[tap * to + start..], lanes);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for start in (0..to).step_by(LANES) {
+                    let lanes = LANES.min(to - start);
+                    let patch = load_columns::<PATCH>(values, row * to + start, from * to, lanes);
+                    let kernel = both_ways::<KernelAdjoint, _, _>(&patch);
+                    for tap in 0..9 {
+                        kernel[tap / 3][tap % 3].store(&mut result[tap * to + start..], lanes);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     result
 }

@@ -1,0 +1,273 @@
+//! The updates of SGD and AdamW. On the CPU each is one pass over weights, gradients and state,
+//! where a chain of tensor operations makes eight; the other devices fuse such a chain themselves.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{DispatchDevice, Flex};
+use burn::optim::{
+    AdamWState, AdaptiveMomentumState, LearningRate, Optimizer, RecordState, StateSink, StateSource,
+};
+use burn::tensor::{Device, Tensor};
+use rayon::prelude::*;
+
+/// Values that a thread takes at once.
+const CHUNK: usize = 1 << 14;
+
+/// Stochastic gradient descent with momentum and weight decay, as PyTorch's:
+///
+/// ```text
+/// g = gradient + decay * w,   v = momentum * v + g,   w = w - rate * v
+/// ```
+#[derive(Clone)]
+pub(crate) struct Sgd {
+    pub(crate) momentum: f64,
+    pub(crate) weight_decay: f64,
+}
+
+/// What [`Sgd`] remembers of a parameter.
+#[derive(Clone)]
+pub(crate) struct Velocity<const D: usize>(Tensor<D>);
+
+impl<const D: usize> RecordState for Velocity<D> {
+    fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
+        out.push_tensor(prefix, "velocity", self.0.to_data());
+    }
+
+    fn state_unflatten(prefix: &str, source: &mut StateSource, device: &Device) -> Option<Self> {
+        let velocity = source.take_tensor(prefix, "velocity")?;
+        Some(Self(Tensor::from_data(velocity, device)))
+    }
+}
+
+impl Optimizer for Sgd {
+    type State<const D: usize> = Velocity<D>;
+
+    fn step<const D: usize>(
+        &self,
+        rate: LearningRate,
+        weights: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<Velocity<D>>,
+    ) -> (Tensor<D>, Option<Velocity<D>>) {
+        let velocity = state.map_or_else(|| gradient.zeros_like(), |velocity| velocity.0);
+        if !is_flex(&weights.device()) {
+            let gradient = gradient + weights.clone() * self.weight_decay;
+            let velocity = velocity * self.momentum + gradient;
+            return (weights - velocity.clone() * rate, Some(Velocity(velocity)));
+        }
+        let [rate, momentum, decay] = [rate, self.momentum, self.weight_decay].map(|x| x as f32);
+        let weights = to_flex(weights);
+        let (mut updated, mut velocity) = (to_flex(gradient), to_flex(velocity));
+        let chunks = values_mut(&mut updated)
+            .par_chunks_mut(CHUNK)
+            .zip(values_mut(&mut velocity).par_chunks_mut(CHUNK))
+            .zip(values(&weights).par_chunks(CHUNK));
+        chunks.for_each(|((gradients, velocities), weights)| {
+            for ((gradient, velocity), weight) in gradients.iter_mut().zip(velocities).zip(weights)
+            {
+                *velocity = momentum * *velocity + (*gradient + decay * weight);
+                *gradient = weight - rate * *velocity;
+            }
+        });
+        let velocity = Tensor::from_primitive::<Flex>(velocity);
+        (
+            Tensor::from_primitive::<Flex>(updated),
+            Some(Velocity(velocity)),
+        )
+    }
+
+    fn to_device<const D: usize>(state: Velocity<D>, device: &Device) -> Velocity<D> {
+        Velocity(state.0.to_device(device))
+    }
+}
+
+/// Adam with decoupled weight decay (Loshchilov and Hutter 2019), as PyTorch's.
+#[derive(Clone)]
+pub(crate) struct AdamW {
+    pub(crate) betas: [f64; 2],
+    pub(crate) epsilon: f64,
+    pub(crate) weight_decay: f64,
+}
+
+impl Optimizer for AdamW {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        rate: LearningRate,
+        weights: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let (time, mean, square) = state.map_or_else(
+            || (0, gradient.zeros_like(), gradient.zeros_like()),
+            |state| {
+                (
+                    state.momentum.time,
+                    state.momentum.moment_1,
+                    state.momentum.moment_2,
+                )
+            },
+        );
+        let time = time + 1;
+        let [beta1, beta2] = self.betas;
+        let steps = i32::try_from(time).unwrap_or(i32::MAX);
+        // Both corrections of the moments' start at 0, put where they cost least.
+        let size = rate / (1.0 - beta1.powi(steps));
+        let square_correction = 1.0 / (1.0 - beta2.powi(steps)).sqrt();
+        let keep = 1.0 - rate * self.weight_decay;
+
+        let (weights, mean, square) = if is_flex(&weights.device()) {
+            let weights = to_flex(weights);
+            let (mut updated, mut mean) = (to_flex(gradient), to_flex(mean));
+            let mut square = to_flex(square);
+            let [beta1, beta2, epsilon] = [beta1, beta2, self.epsilon].map(|x| x as f32);
+            let [size, correction, keep] = [size, square_correction, keep].map(|x| x as f32);
+            let chunks = values_mut(&mut updated)
+                .par_chunks_mut(CHUNK)
+                .zip(values_mut(&mut mean).par_chunks_mut(CHUNK))
+                .zip(values_mut(&mut square).par_chunks_mut(CHUNK))
+                .zip(values(&weights).par_chunks(CHUNK));
+            chunks.for_each(|(((gradients, means), squares), weights)| {
+                let moments = means.iter_mut().zip(squares);
+                for ((gradient, (mean, square)), weight) in
+                    gradients.iter_mut().zip(moments).zip(weights)
+                {
+                    *mean = beta1 * *mean + (1.0 - beta1) * *gradient;
+                    *square = beta2 * *square + (1.0 - beta2) * *gradient * *gradient;
+                    let deviation = square.sqrt() * correction + epsilon;
+                    *gradient = keep * weight - size * *mean / deviation;
+                }
+            });
+            let [updated, mean, square] =
+                [updated, mean, square].map(Tensor::from_primitive::<Flex>);
+            (updated, mean, square)
+        } else {
+            let mean = mean * beta1 + gradient.clone() * (1.0 - beta1);
+            let square = square * beta2 + gradient.square() * (1.0 - beta2);
+            let deviation = square.clone().sqrt() * square_correction + self.epsilon;
+            (
+                weights * keep - mean.clone() * size / deviation,
+                mean,
+                square,
+            )
+        };
+        let momentum = AdaptiveMomentumState::new(time, mean, square);
+        (weights, Some(AdamWState::new(momentum)))
+    }
+
+    fn to_device<const D: usize>(mut state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        state.momentum = state.momentum.to_device(device);
+        state
+    }
+}
+
+/// The sum of all squares of a tensor, taken in f64 block by block, so that it does not depend on
+/// the number of threads.
+pub(crate) fn sum_of_squares<const D: usize>(tensor: Tensor<D>) -> f64 {
+    if !is_flex(&tensor.device()) {
+        return f64::from(tensor.square().sum().into_scalar::<f32>());
+    }
+    let tensor = to_flex(tensor);
+    let blocks = values(&tensor).par_chunks(CHUNK).map(|block| {
+        // Side by side, so that the compiler may add them in one register.
+        let mut sums = [0.0_f32; 16];
+        for values in block.chunks(sums.len()) {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value * value;
+            }
+        }
+        sums.iter().map(|sum| f64::from(*sum)).sum::<f64>()
+    });
+    blocks.collect::<Vec<f64>>().iter().sum()
+}
+
+type FlexTensor = FloatTensor<Flex>;
+
+fn is_flex(device: &Device) -> bool {
+    matches!(
+        device.clone().inner().as_dispatch(),
+        DispatchDevice::Flex(_)
+    )
+}
+
+/// The tensor as flex has it, dense from the start of its memory.
+fn to_flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    let tensor = tensor
+        .try_into_primitive::<Flex>()
+        .expect("the device was asked before, and optimisers see no autodiff");
+    if tensor.is_contiguous() && tensor.layout().start_offset() == 0 {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("parameters are f32 and dense")
+}
+
+/// In place where nobody else holds the tensor, otherwise of a copy.
+fn values_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    let length = tensor.layout().num_elements();
+    &mut tensor.storage_mut()[..length]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(values: [f32; 3]) -> Tensor<1> {
+        Tensor::from_floats(values, &Device::flex())
+    }
+
+    fn assert_close(tensor: &Tensor<1>, expected: [f64; 3]) {
+        for (value, expected) in tensor.to_data().iter::<f64>().zip(expected) {
+            assert!((value - expected).abs() < 1e-6, "{value} {expected}");
+        }
+    }
+
+    /// ```python
+    /// w = torch.nn.Parameter(torch.tensor([1., -2., 3.]))
+    /// o = torch.optim.SGD([w], lr=0.1, momentum=0.9, weight_decay=0.01)
+    /// for g in ([.5, .5, -1.], [.1, -.2, .3]): w.grad = torch.tensor(g); o.step()
+    /// ```
+    #[test]
+    fn sgd_steps_as_pytorchs() {
+        let sgd = Sgd {
+            momentum: 0.9,
+            weight_decay: 0.01,
+        };
+        let (weights, state) = sgd.step(
+            0.1,
+            tensor([1.0, -2.0, 3.0]),
+            tensor([0.5, 0.5, -1.0]),
+            None,
+        );
+        assert_close(&weights, [0.949, -2.048, 3.097]);
+        let (weights, _) = sgd.step(0.1, weights, tensor([0.1, -0.2, 0.3]), state);
+        assert_close(&weights, [0.892_151, -2.069_152, 3.151_203]);
+    }
+
+    /// As above, `torch.optim.AdamW([w], lr=0.1, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.01)`.
+    #[test]
+    fn adamw_steps_as_pytorchs() {
+        let adamw = AdamW {
+            betas: [0.9, 0.99],
+            epsilon: 1e-3,
+            weight_decay: 0.01,
+        };
+        let start = tensor([1.0, -2.0, 3.0]);
+        let (weights, state) = adamw.step(0.1, start, tensor([0.5, 0.5, -1.0]), None);
+        assert_close(&weights, [0.899_199_6, -2.097_800_4, 3.096_900_1]);
+        let (weights, _) = adamw.step(0.1, weights, tensor([0.1, -0.2, 0.3]), state);
+        assert_close(&weights, [0.818_051_1, -2.130_229_1, 3.136_611_0]);
+    }
+
+    #[test]
+    fn squares_are_summed_over_blocks() {
+        let values: Vec<f32> = (0..50_000).map(|place| (place % 7) as f32).collect();
+        let expected: f64 = values.iter().map(|value| f64::from(value * value)).sum();
+        let tensor = Tensor::<1>::from_floats(&*values, &Device::flex());
+        assert_eq!(sum_of_squares(tensor), expected);
+    }
+}
