@@ -157,10 +157,9 @@ pub(crate) fn collate(
 ) -> Batch {
     let sizes = samples.iter().map(|sample| sample.item.resized_size);
     let (height, width) = transform.padded_size(sizes);
-    let mut images = vec![0.0; samples.len() * 3 * height * width];
-    for (planes, sample) in images.chunks_exact_mut(3 * height * width).zip(&samples) {
-        let flipped = sample.item.flipped;
-        (transform.normalizer()).write(&sample.pixels, flipped, planes, (height, width));
+    let mut images = Vec::with_capacity(samples.len() * 3 * height * width);
+    for Sample { item, pixels } in &samples {
+        (transform.normalizer()).append(pixels, item.flipped, &mut images, (height, width));
     }
     let items: Vec<_> = samples.into_iter().map(|sample| sample.item).collect();
     let anchors = anchors(height, width);

@@ -58,7 +58,19 @@ pub(crate) fn resize(image: RgbImage, (width, height): (u32, u32)) -> RgbImage {
     if image.dimensions() == (width, height) {
         return image;
     }
-    let source = ImageRef::new(image.width(), image.height(), &image, PixelType::U8x3)
+    // The rows take most of the time, so they are resized while there are few of them. Both at
+    // once would begin with the columns.
+    let image = if height > image.height() {
+        convolve(&image, (width, image.height()))
+    } else {
+        image
+    };
+    convolve(&image, (width, height))
+}
+
+/// Resizes the columns and then the rows, as far as they change.
+fn convolve(image: &RgbImage, (width, height): (u32, u32)) -> RgbImage {
+    let source = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)
         .expect("an `RgbImage` holds 3 bytes a pixel");
     let mut resized = Image::new(width, height, PixelType::U8x3);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
@@ -105,6 +117,7 @@ mod tests {
     ///             for y in range(4) for x in range(6)])
     /// list(im.resize((3, 2), Image.BILINEAR).getdata())
     /// list(im.resize((9, 6), Image.BILINEAR).getdata())[:12]
+    /// list(im.resize((3, 6), Image.BILINEAR).getdata())[:6]
     /// ```
     #[test]
     fn pixels_are_pillows() {
@@ -133,9 +146,18 @@ mod tests {
             [20, 30, 4],
             [47, 30, 8],
         ];
+        let narrower: [[u8; 3]; 6] = [
+            [29, 0, 0],
+            [100, 0, 0],
+            [171, 0, 0],
+            [29, 30, 5],
+            [100, 30, 17],
+            [171, 30, 28],
+        ];
         for (size, expected) in [
             ((3, 2), smaller.as_flattened()),
             ((9, 6), larger.as_flattened()),
+            ((3, 6), narrower.as_flattened()),
         ] {
             let resized = resize(image.clone(), size);
             for (place, (&value, &pillow)) in resized.as_raw().iter().zip(expected).enumerate() {
