@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::{direct, winograd};
+use crate::kernels::{direct, few_pixels, winograd};
 use crate::shape::{ConvOptions, Maps};
 
 static WINOGRAD: AtomicBool = AtomicBool::new(true);
@@ -94,11 +94,21 @@ impl Problem {
             && winograd::tiles(&self.maps_in) >= FEWEST_TILES
     }
 
-    pub(crate) fn forward(&self, input: &[f32], weights: &[f32], end: Epilogue<'_>) -> Vec<f32> {
-        if self.pays_winograd() {
-            winograd::forward(self, input, weights, end)
+    fn kernels(&self) -> Kernels {
+        if few_pixels::pays(self) {
+            Kernels::FewPixels
+        } else if self.pays_winograd() {
+            Kernels::Winograd
         } else {
-            direct::forward(self, input, weights, end)
+            Kernels::Direct
+        }
+    }
+
+    pub(crate) fn forward(&self, input: &[f32], weights: &[f32], end: Epilogue<'_>) -> Vec<f32> {
+        match self.kernels() {
+            Kernels::FewPixels => few_pixels::forward(self, input, weights, end),
+            Kernels::Winograd => winograd::forward(self, input, weights, end),
+            Kernels::Direct => direct::forward(self, input, weights, end),
         }
     }
 
@@ -109,10 +119,10 @@ impl Problem {
         weights: &[f32],
         scale: Option<&[f32]>,
     ) -> Vec<f32> {
-        if self.pays_winograd() {
-            winograd::input_gradient(self, gradient, weights, scale)
-        } else {
-            direct::input_gradient(self, gradient, weights, scale)
+        match self.kernels() {
+            Kernels::FewPixels => few_pixels::input_gradient(self, gradient, weights, scale),
+            Kernels::Winograd => winograd::input_gradient(self, gradient, weights, scale),
+            Kernels::Direct => direct::input_gradient(self, gradient, weights, scale),
         }
     }
 
@@ -123,10 +133,18 @@ impl Problem {
         gradient: &[f32],
         scale: Option<&[f32]>,
     ) -> Vec<f32> {
-        if self.pays_winograd() {
-            winograd::weight_gradient(self, input, gradient, scale)
-        } else {
-            direct::weight_gradient(self, input, gradient, scale)
+        match self.kernels() {
+            Kernels::FewPixels => few_pixels::weight_gradient(self, input, gradient, scale),
+            Kernels::Winograd => winograd::weight_gradient(self, input, gradient, scale),
+            Kernels::Direct => direct::weight_gradient(self, input, gradient, scale),
         }
     }
+}
+
+/// Which of the modules of kernels computes a problem.
+#[derive(Clone, Copy, Debug)]
+enum Kernels {
+    FewPixels,
+    Winograd,
+    Direct,
 }

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::{direct, winograd};
+use crate::kernels::{direct, few_pixels, winograd};
 use crate::problem::Problem;
 use crate::shape::{ConvOptions, Maps};
 
@@ -142,6 +142,22 @@ impl Case {
         );
     }
 
+    fn check_few_pixels(&self) {
+        const PRECISION: f64 = 2e-6;
+        let (problem, scale) = (&self.problem, Some(&*self.scale));
+        let forward = few_pixels::forward(problem, &self.input, &self.weights, self.end());
+        assert_close("output", &forward, &self.forward(), PRECISION);
+        let input = few_pixels::input_gradient(problem, &self.gradient, &self.weights, scale);
+        assert_close("input gradient", &input, &self.input_gradient(), PRECISION);
+        let weights = few_pixels::weight_gradient(problem, &self.input, &self.gradient, scale);
+        assert_close(
+            "weight gradient",
+            &weights,
+            &self.weight_gradient(),
+            PRECISION,
+        );
+    }
+
     fn check_winograd(&self) {
         const PRECISION: f64 = 2e-5;
         let (problem, scale) = (&self.problem, Some(&*self.scale));
@@ -216,6 +232,9 @@ proptest! {
     #[test]
     fn plain_products_agree_with_f64(case in any_case()) {
         case.check_direct();
+        if case.problem.options.groups == 1 {
+            case.check_few_pixels();
+        }
     }
 
     #[test]
@@ -237,6 +256,7 @@ fn blocks_join_without_a_seam() {
         let maps = Maps::levels(2, &[size, [5, 3]]);
         let case = Case::new(Problem::new(maps, channels[0], weights, options), 1);
         case.check_direct();
+        case.check_few_pixels();
         if options == ConvOptions::new(1, 1) {
             case.check_winograd();
         }

@@ -29,12 +29,18 @@ pub(crate) fn forward(
     for group in 0..problem.options.groups {
         let size = outputs * inputs * problem.taps();
         let parameters = &parameters[group * size..][..size];
-        let by_input = weights::transpose(parameters, outputs, inputs * problem.taps());
-        let factor = match problem.taps() {
-            1 => by_input,
-            taps => weights::swap_rows(&by_input, [inputs, taps], outputs),
-        };
-        forward_group(problem, group, input, &factor, end, &mut output);
+        with_scratch(2 * size, |scratch| {
+            let (by_input, by_tap) = scratch.split_at_mut(size);
+            weights::transpose(parameters, [outputs, inputs * problem.taps()], by_input);
+            let factor = match problem.taps() {
+                1 => by_input,
+                taps => {
+                    weights::swap_rows(by_input, [inputs, taps], outputs, by_tap);
+                    by_tap
+                }
+            };
+            forward_group(problem, group, input, factor, end, &mut output);
+        });
     }
     output
 }
@@ -95,16 +101,16 @@ pub(crate) fn input_gradient(
         let size = outputs * inputs * problem.taps();
         let parameters = &parameters[group * size..][..size];
         let scale = scale.map(|scale| &scale[group * outputs..][..outputs]);
-        let by_output = weights::taps_before_inputs(parameters, [inputs, problem.taps()], scale);
-        let factor = match problem.taps() {
-            1 => by_output,
-            taps => weights::swap_rows(&by_output, [outputs, taps], inputs),
-        };
-        if problem.is_pointwise() {
-            pointwise_input_gradient(problem, group, gradient, &factor, &mut result);
-        } else {
-            input_gradient_group(problem, group, gradient, &factor, &mut result);
-        }
+        with_scratch(2 * size, |scratch| {
+            let (by_output, by_tap) = scratch.split_at_mut(size);
+            weights::taps_before_inputs(parameters, [inputs, problem.taps()], scale, by_output);
+            if problem.is_pointwise() {
+                pointwise_input_gradient(problem, group, gradient, by_output, &mut result);
+            } else {
+                weights::swap_rows(by_output, [outputs, problem.taps()], inputs, by_tap);
+                input_gradient_group(problem, group, gradient, by_tap, &mut result);
+            }
+        });
     }
     result
 }
@@ -321,13 +327,20 @@ pub(crate) fn weight_gradient(
     let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
     let mut result = Vec::new();
     for group in 0..problem.options.groups {
-        let mut sums = vec![0.0; problem.taps() * inputs * outputs];
-        weight_gradient_group(problem, group, input, gradient, &mut sums);
+        let size = problem.taps() * inputs * outputs;
         let scale = scale.map(|scale| &scale[group * outputs..][..outputs]);
-        if problem.taps() > 1 {
-            sums = weights::swap_rows(&sums, [problem.taps(), inputs], outputs);
-        }
-        let ordered = weights::in_parameter_order(&sums, outputs, scale);
+        let ordered = with_scratch(2 * size, |scratch| {
+            let (by_tap, by_input) = scratch.split_at_mut(size);
+            weight_gradient_group(problem, group, input, gradient, by_tap);
+            let sums = match problem.taps() {
+                1 => by_tap,
+                taps => {
+                    weights::swap_rows(by_tap, [taps, inputs], outputs, by_input);
+                    by_input
+                }
+            };
+            weights::in_parameter_order(sums, outputs, scale)
+        });
         if problem.options.groups == 1 {
             return ordered;
         }

@@ -5,6 +5,7 @@
 
 pub(crate) mod direct;
 pub(crate) mod epilogue;
+pub(crate) mod few_pixels;
 pub(crate) mod gather;
 pub(crate) mod matrix;
 pub(crate) mod norm;
@@ -15,18 +16,26 @@ pub(crate) mod winograd;
 use std::cell::RefCell;
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends a thread's scratch memory, with whatever was left in it: fresh memory costs a page fault
-/// for each 4 KiB.
+/// for each 4 KiB. Work may lend more in its turn.
 pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    // Taken out, so that work that lends scratch memory in its turn gets other memory.
-    let mut scratch = SCRATCH.take();
-    if scratch.len() < length {
-        scratch.resize(length, 0.0);
+    let lent = SCRATCH.with_borrow_mut(|free| {
+        // The smallest that is large enough, or else the largest.
+        let fits = free.iter().position(|memory| memory.len() >= length);
+        let place = fits.or_else(|| free.len().checked_sub(1))?;
+        Some(free.remove(place))
+    });
+    let mut memory = lent.unwrap_or_default();
+    if memory.len() < length {
+        memory = vec![0.0; length];
     }
-    let result = work(&mut scratch[..length]);
-    SCRATCH.set(scratch);
+    let result = work(&mut memory[..length]);
+    SCRATCH.with_borrow_mut(|free| {
+        let place = free.partition_point(|other| other.len() < memory.len());
+        free.insert(place, memory);
+    });
     result
 }

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 const SQUARE: usize = 16;
 
 /// `[rows, columns]` to `[columns, rows]`.
-pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut result = vec![0.0; values.len()];
+pub(crate) fn transpose(values: &[f32], [rows, columns]: [usize; 2], result: &mut [f32]) {
+    assert!(values.len() == rows * columns && result.len() == values.len());
     let strips = result.par_chunks_mut((SQUARE * rows).max(1)).enumerate();
     strips.for_each(|(strip, result)| {
         let first = strip * SQUARE;
@@ -33,7 +33,6 @@ pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32>
             }
         }
     });
-    result
 }
 
 /// `[outputs, inputs, taps]` to `[outputs, taps, inputs]`, each output's weights times its scale.
@@ -41,8 +40,8 @@ pub(crate) fn taps_before_inputs(
     weights: &[f32],
     [inputs, taps]: [usize; 2],
     scale: Option<&[f32]>,
-) -> Vec<f32> {
-    let mut result = vec![0.0; weights.len()];
+    result: &mut [f32],
+) {
     let outputs = result
         .par_chunks_mut((inputs * taps).max(1))
         .zip(weights.par_chunks((inputs * taps).max(1)));
@@ -54,18 +53,20 @@ pub(crate) fn taps_before_inputs(
             }
         }
     });
-    result
 }
 
 /// `[outer, inner, length]` to `[inner, outer, length]`.
-pub(crate) fn swap_rows(values: &[f32], [outer, inner]: [usize; 2], length: usize) -> Vec<f32> {
-    let mut result = vec![0.0; values.len()];
+pub(crate) fn swap_rows(
+    values: &[f32],
+    [outer, inner]: [usize; 2],
+    length: usize,
+    result: &mut [f32],
+) {
     let rows = result.par_chunks_mut(length.max(1)).enumerate();
     rows.for_each(|(row, result)| {
         let source = (row % outer) * inner + row / outer;
         result.copy_from_slice(&values[source * length..][..length]);
     });
-    result
 }
 
 /// A gradient, `[inputs, taps, outputs]`, in the order of the weights, each output's times its
@@ -76,7 +77,8 @@ pub(crate) fn in_parameter_order(
     scale: Option<&[f32]>,
 ) -> Vec<f32> {
     let of_an_output = gradient.len() / outputs;
-    let mut result = transpose(gradient, of_an_output, outputs);
+    let mut result = vec![0.0; gradient.len()];
+    transpose(gradient, [of_an_output, outputs], &mut result);
     if let Some(scale) = scale {
         let rows = result.par_chunks_mut(of_an_output.max(1)).zip(scale);
         rows.for_each(|(row, scale)| row.iter_mut().for_each(|value| *value *= scale));
@@ -92,7 +94,8 @@ mod tests {
     fn transposition_moves_every_value() {
         for [rows, columns] in [[1, 1], [3, 40], [17, 16], [40, 33]] {
             let values: Vec<f32> = (0..rows * columns).map(|place| place as f32).collect();
-            let transposed = transpose(&values, rows, columns);
+            let mut transposed = vec![f32::NAN; values.len()];
+            transpose(&values, [rows, columns], &mut transposed);
             for (place, value) in transposed.iter().enumerate() {
                 assert_eq!(*value, values[place % rows * columns + place / rows]);
             }

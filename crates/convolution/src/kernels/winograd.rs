@@ -48,9 +48,13 @@ pub(crate) fn forward(
     end: Epilogue<'_>,
 ) -> Vec<f32> {
     let (inputs, outputs) = (problem.inputs, problem.outputs);
-    let kernels = weights::transpose(parameters, outputs, inputs * 9);
-    let kernels = transform_kernels(&kernels, [inputs, outputs], Turn::None);
-    convolve(&problem.maps_in, input, &kernels, [inputs, outputs], end)
+    let channels = [inputs, outputs];
+    with_scratch((9 + FREQUENCIES) * inputs * outputs, |scratch| {
+        let (kernels, transformed) = scratch.split_at_mut(9 * inputs * outputs);
+        weights::transpose(parameters, [outputs, inputs * 9], kernels);
+        transform_kernels(kernels, channels, Turn::None, transformed);
+        convolve(&problem.maps_in, input, transformed, channels, end)
+    })
 }
 
 /// Computes the gradient of the input, `[pixels, inputs]`.
@@ -61,16 +65,14 @@ pub(crate) fn input_gradient(
     scale: Option<&[f32]>,
 ) -> Vec<f32> {
     let (inputs, outputs) = (problem.inputs, problem.outputs);
-    let kernels = weights::taps_before_inputs(parameters, [inputs, 9], scale);
-    let kernels = transform_kernels(&kernels, [outputs, inputs], Turn::Half);
     let channels = [outputs, inputs];
-    convolve(
-        &problem.maps_in,
-        gradient,
-        &kernels,
-        channels,
-        Epilogue::default(),
-    )
+    with_scratch((9 + FREQUENCIES) * inputs * outputs, |scratch| {
+        let (kernels, transformed) = scratch.split_at_mut(9 * inputs * outputs);
+        weights::taps_before_inputs(parameters, [inputs, 9], scale, kernels);
+        transform_kernels(kernels, channels, Turn::Half, transformed);
+        let end = Epilogue::default();
+        convolve(&problem.maps_in, gradient, transformed, channels, end)
+    })
 }
 
 /// Computes the gradient of the weights, `[outputs, inputs, 3, 3]`.
@@ -82,22 +84,47 @@ pub(crate) fn weight_gradient(
 ) -> Vec<f32> {
     let (inputs, outputs) = (problem.inputs, problem.outputs);
     let maps = &problem.maps_in;
-    let mut sums = vec![0.0; FREQUENCIES * inputs * outputs];
     let blocks = blocks(maps);
-    for held in held_together(&blocks) {
-        let transformed: Vec<[Vec<f32>; 2]> = held
-            .par_iter()
-            .map(|block| {
-                let mut seen = vec![0.0; FREQUENCIES * block.tiles * inputs];
-                let mut wanted = vec![0.0; FREQUENCIES * block.tiles * outputs];
-                block.transform_input(maps, input, inputs, &mut seen);
-                block.transform_gradient(maps, gradient, outputs, &mut wanted);
-                [seen, wanted]
+    with_scratch((9 + FREQUENCIES) * inputs * outputs, |scratch| {
+        let (kernels, sums) = scratch.split_at_mut(9 * inputs * outputs);
+        sums.fill(0.0);
+        for held in held_together(&blocks) {
+            add_products(maps, held, input, gradient, [inputs, outputs], sums);
+        }
+        gather_kernels(sums, [inputs, outputs], kernels);
+        weights::in_parameter_order(kernels, outputs, scale)
+    })
+}
+
+/// Adds `X ⊙ (A dy Aᵀ)` of some tiles to `sums`, `[frequencies, inputs, outputs]`.
+fn add_products(
+    maps: &Maps,
+    blocks: &[Block],
+    input: &[f32],
+    gradient: &[f32],
+    [inputs, outputs]: [usize; 2],
+    sums: &mut [f32],
+) {
+    let of_a_tile = FREQUENCIES * (inputs + outputs);
+    let tiles: usize = blocks.iter().map(|block| block.tiles).sum();
+    with_scratch(of_a_tile * tiles, |scratch| {
+        let pieces = split_by(scratch, blocks.iter().map(|block| block.tiles * of_a_tile));
+        let mut pieces: Vec<(&Block, [&mut [f32]; 2])> = blocks
+            .iter()
+            .zip(pieces)
+            .map(|(block, piece)| {
+                let (seen, wanted) = piece.split_at_mut(FREQUENCIES * block.tiles * inputs);
+                (block, [seen, wanted])
             })
             .collect();
+        let work = pieces.par_iter_mut().with_max_len(1);
+        work.for_each(|(block, [seen, wanted])| {
+            block.transform_input(maps, input, inputs, seen);
+            block.transform_gradient(maps, gradient, outputs, wanted);
+        });
         let frequencies = sums.par_chunks_mut(inputs * outputs).with_max_len(1);
         frequencies.enumerate().for_each(|(frequency, sums)| {
-            for (block, [seen, wanted]) in held.iter().zip(&transformed) {
+            for (block, [seen, wanted]) in &pieces {
                 let (tiles, at) = (block.tiles, frequency * block.tiles);
                 let seen = Matrix::dense(&seen[at * inputs..], tiles, inputs);
                 let wanted = Matrix::dense(&wanted[at * outputs..], tiles, outputs);
@@ -109,9 +136,7 @@ pub(crate) fn weight_gradient(
                 multiply(seen.transposed(), wanted, product, Threads::One);
             }
         });
-    }
-    let gradient = gather_kernels(&sums, [inputs, outputs]);
-    weights::in_parameter_order(&gradient, outputs, scale)
+    });
 }
 
 /// Convolves with transformed kernels, `[frequencies, inputs, outputs]`.
@@ -289,8 +314,7 @@ enum Turn {
 }
 
 /// `GwGᵀ` of every kernel: from `[from, 9, to]` to `[frequencies, from, to]`.
-fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn) -> Vec<f32> {
-    let mut result = vec![0.0; FREQUENCIES * from * to];
+fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn, result: &mut [f32]) {
     let planes: Vec<&mut [f32]> = result.chunks_exact_mut(from * to).collect();
     let rows = rows_of(planes, to);
     rows.into_par_iter()
@@ -316,12 +340,10 @@ fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn) -> Vec
                 },
             );
         });
-    result
 }
 
 /// `GᵀWG` of every kernel: from `[frequencies, from, to]` to `[from, 9, to]`.
-fn gather_kernels(values: &[f32], [from, to]: [usize; 2]) -> Vec<f32> {
-    let mut result = vec![0.0; 9 * from * to];
+fn gather_kernels(values: &[f32], [from, to]: [usize; 2], result: &mut [f32]) {
     let rows = result.par_chunks_mut(9 * to).enumerate();
     rows.for_each(|(row, result)| {
         Arch::new().dispatch(
@@ -338,7 +360,6 @@ fn gather_kernels(values: &[f32], [from, to]: [usize; 2]) -> Vec<f32> {
             },
         );
     });
-    result
 }
 
 /// Of several planes of rows the first row of each, the second of each, and so on.
