@@ -72,16 +72,16 @@ class Workload:
 
 
 WORKLOADS = [
-    Workload("step, ResNet-50, 256, batch 1", "step", "step", "resnet50", 256, 1),
-    Workload("step, ResNet-18, 256, batch 2", "step", "step", "resnet18", 256, 2),
-    Workload("step, ResNet-50, 512, batch 1", "step", "step", "resnet50", 512, 1, memory=True),
-    Workload("inference, ResNet-50, 512", "inference", "inference", "resnet50", 512),
-    Workload("inference, ResNet-18, 256", "inference", "inference", "resnet18", 256),
-    Workload("matcher + targets, 800x1333, 100 boxes", "matcher", "matcher"),
+    Workload("step, ResNet-50, 256, batch 1", "step", "step", "resnet50", 256, 1, target=1.0),
+    Workload("step, ResNet-18, 256, batch 2", "step", "step", "resnet18", 256, 2, target=1.0),
+    Workload("step, ResNet-50, 512, batch 1", "step", "step", "resnet50", 512, 1, memory=True, target=1.0),
+    Workload("inference, ResNet-50, 512", "inference", "inference", "resnet50", 512, target=0.8),
+    Workload("inference, ResNet-18, 256", "inference", "inference", "resnet18", 256, target=0.8),
+    Workload("matcher + targets, 800x1333, 100 boxes", "matcher", "matcher", target=0.2),
     # torchvision makes the one-hot targets here, we make them on the device, within the loss.
-    Workload("the same without one-hot targets", "matcher", "matcher_labels"),
-    Workload("decode + NMS, 800x1333", "decode", "decode"),
-    Workload("loader, 800/1333, batch 2, one epoch", "loader", "loader", batch=2),
+    Workload("the same without one-hot targets", "matcher", "matcher_labels", target=0.2),
+    Workload("decode + NMS, 800x1333", "decode", "decode", target=0.2),
+    Workload("loader, 800/1333, batch 2, one epoch", "loader", "loader", batch=2, target=0.7),
 ]
 
 

@@ -50,32 +50,25 @@ pub enum Norm {
     Group(GroupNorm),
 }
 
-/// What follows a convolution and its norm.
-pub(crate) enum Then {
-    Nothing,
-    Relu,
-    /// Adds a residual, then ReLU.
-    AddAndRelu(Tensor<4>),
-}
+/// Ends with ReLU.
+pub(crate) const RELU: End<Tensor<4>> = End {
+    relu: true,
+    ..End::NOTHING
+};
 
 impl Norm {
-    /// Convolves, normalises and does what follows, in as few passes as can be: a frozen norm is
-    /// a scale and a bias at the end of the convolution.
+    /// Convolves, normalises and ends with a residual and ReLU where asked for, in as few passes as
+    /// can be: a frozen norm is a scale and a bias at the end of the convolution.
     ///
     /// # Shapes
     ///
     /// - `input` and output: `[batch, height, width, channels]`
-    pub(crate) fn after(&self, conv: &Conv2d, input: Tensor<4>, then: Then) -> Tensor<4> {
-        let (residual, relu) = match then {
-            Then::Nothing => (None, false),
-            Then::Relu => (None, true),
-            Then::AddAndRelu(residual) => (Some(residual), true),
-        };
-        let mut end = End {
-            residual,
-            relu,
-            ..End::NOTHING
-        };
+    pub(crate) fn after(
+        &self,
+        conv: &Conv2d,
+        input: Tensor<4>,
+        mut end: End<Tensor<4>>,
+    ) -> Tensor<4> {
         let (weight, options) = (conv.weight.val(), options_of(conv));
         let learns = |norm: &BatchNorm| norm.training.is_enabled() && input.device().is_autodiff();
         match self {
@@ -94,7 +87,7 @@ impl Norm {
                 let shape = convolved.dims();
                 let end = End {
                     residual: end.residual.map(|residual| Levels::one(residual).values),
-                    relu,
+                    relu: end.relu,
                     ..End::NOTHING
                 };
                 let normalized = group_norm(norm, Levels::one(convolved), end);

@@ -1,9 +1,10 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
+use retinanet_convolution::End;
 
 use crate::convolution::unbiased;
-use crate::norm::{Norm, NormKind, Then};
+use crate::norm::{Norm, NormKind, RELU};
 
 /// A residual block (He et al. 2016): two 3×3 convolutions, or the bottleneck of 1×1, 3×3 and
 /// 1×1 with the stride in the 3×3, as torchvision.
@@ -67,10 +68,13 @@ impl ResidualBlock {
             Some(projection) => projection.forward(input.clone()),
             None => input.clone(),
         };
-        let hidden = self.norm1.after(&self.conv1, input, Then::Relu);
-        let last = Then::AddAndRelu(identity);
+        let hidden = self.norm1.after(&self.conv1, input, RELU);
+        let last = End {
+            residual: Some(identity),
+            ..RELU
+        };
         if let (Some(conv3), Some(norm3)) = (&self.conv3, &self.norm3) {
-            let hidden = self.norm2.after(&self.conv2, hidden, Then::Relu);
+            let hidden = self.norm2.after(&self.conv2, hidden, RELU);
             norm3.after(conv3, hidden, last)
         } else {
             self.norm2.after(&self.conv2, hidden, last)
@@ -99,6 +103,6 @@ impl Projection {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        self.norm.after(&self.conv, input, Then::Nothing)
+        self.norm.after(&self.conv, input, End::NOTHING)
     }
 }

@@ -5,7 +5,7 @@ use retinanet_convolution::max_pool2d;
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::unbiased;
-use crate::norm::{Norm, NormKind, Then};
+use crate::norm::{Norm, NormKind, RELU};
 use crate::residual::ResidualBlock;
 
 /// How much wider the output of a bottleneck is than its 3×3 convolution.
@@ -173,7 +173,7 @@ impl ResNet {
     /// - `images`: `[batch, height, width, 3]`, normalised
     /// - output: strides 8, 16 and 32, with [`channels`](Self::channels)
     pub fn forward(&self, images: Tensor<4>) -> BackboneFeatures {
-        let stem = self.norm1.after(&self.conv1, images, Then::Relu);
+        let stem = self.norm1.after(&self.conv1, images, RELU);
         let c2 = run(&self.layer1, max_pool2d(stem, 3, 2, 1));
         let c3 = run(&self.layer2, c2);
         let c4 = run(&self.layer3, c3.clone());

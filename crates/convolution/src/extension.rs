@@ -1,4 +1,8 @@
 //! The kernels as operations of Burn's CPU backend, flex, with their gradients.
+#![allow(
+    unreachable_pub,
+    reason = "the macro makes a public trait, which brings its types along"
+)]
 
 use std::sync::Arc;
 
@@ -10,9 +14,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::TensorData;
 
-use crate::kernels::epilogue::{Epilogue, channel_sums, relu_gradient};
+use crate::kernels::epilogue::{Epilogue, relu_gradient};
 use crate::kernels::norm::{Groups, Moments, NormGradients};
 use crate::kernels::resample::{Pool, add_upsampled, upsampled_gradient};
+use crate::kernels::sums::channel_sums;
 use crate::problem::Problem;
 use crate::shape::Maps;
 
@@ -53,7 +58,6 @@ pub struct UpsampleCall {
 }
 
 /// Operations on maps with the channels last. Tensors that a call says are absent are any at all.
-#[allow(unreachable_pub, reason = "what the macro makes of it is public")]
 #[backend_extension(Flex, Autodiff)]
 pub trait ChannelsLast: Backend {
     /// Convolves, and finishes with scale, bias, residual and ReLU.
@@ -213,6 +217,7 @@ impl Backward<Flex, 4> for ConvolveBackward {
         let gradient = before_relu(gradient, state.output.as_ref());
         if let Some(node) = bias {
             let sums = channel_sums(values(&gradient), call.problem.outputs);
+            let sums = sums.into_iter().map(|sum| sum as f32).collect();
             grads.register::<Flex>(node.id, new_tensor(sums, [call.problem.outputs]));
         }
         if let Some(node) = weight {

@@ -1,5 +1,6 @@
 //! The layers: the CPU's kernels on flex, Burn's own operations on every other device.
 
+use std::iter;
 use std::sync::Arc;
 
 use burn::backend::{Dispatch, DispatchDevice};
@@ -130,7 +131,9 @@ fn convolve<const D: usize>(
     let absent = || Tensor::<1>::zeros([1], &input.device()).into_dispatch();
     let call = ConvCall {
         problem: Arc::new(problem),
-        scale: end.scale.map(|scale| Arc::new(to_host(scale))),
+        scale: end
+            .scale
+            .map(|scale| Arc::new(floats(&scale.to_data()).to_vec())),
         has_bias: end.bias.is_some(),
         has_residual: end.residual.is_some(),
         relu: end.relu,
@@ -207,12 +210,13 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: End<Tensor<4>>) -> Te
     let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     let device = input.device();
     let (output, mean, variance) = if is_flex(&device) {
+        let all = 0..batch * height * width;
         let groups = Groups {
-            segments: vec![0..batch * height * width],
-            groups: channels,
+            segments: iter::once(all).collect(),
+            count: channels,
             channels,
         };
-        let moments = groups.moments(&to_host(input.clone()));
+        let moments = groups.moments(floats(&input.to_data()));
         let statistic = |values: &[f32]| {
             Tensor::<1>::from_data(TensorData::new(values.to_vec(), [channels]), &device)
         };
@@ -233,27 +237,21 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: End<Tensor<4>>) -> Te
 
 /// Group norm over each level of each image. `end` gives residual and ReLU.
 pub fn group_norm(norm: &GroupNorm, input: Levels, end: End<Tensor<3>>) -> Levels {
-    let (Some(gamma), Some(beta)) = (&norm.gamma, &norm.beta) else {
+    let on_flex = is_flex(&input.values.device());
+    let (Some(gamma), Some(beta), true) = (&norm.gamma, &norm.beta, on_flex) else {
         let normalized = input.map_each(|map| channels_last(norm.forward(channels_first(map))));
         return Levels {
             values: end.apply(normalized.values),
             ..normalized
         };
     };
-    if !is_flex(&input.values.device()) {
-        let normalized = input.map_each(|map| channels_last(norm.forward(channels_first(map))));
-        return Levels {
-            values: end.apply(normalized.values),
-            ..normalized
-        };
-    }
     let [batch, _, channels] = input.values.dims();
     let groups = Groups {
         segments: Maps::levels(batch, &input.sizes).ranges().collect(),
-        groups: norm.num_groups,
+        count: norm.num_groups,
         channels,
     };
-    let moments = groups.moments(&to_host(input.values.clone()));
+    let moments = groups.moments(floats(&input.values.to_data()));
     let affine = [gamma.val(), beta.val()];
     Levels {
         values: normalize(input.values, affine, groups, moments, norm.epsilon, end),
@@ -368,8 +366,8 @@ fn is_flex(device: &Device) -> bool {
     )
 }
 
-fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
+fn floats(data: &TensorData) -> &[f32] {
+    data.as_slice().expect("parameters and maps are f32")
 }
 
 #[cfg(test)]
@@ -497,8 +495,8 @@ mod tests {
             ours.assert_approx_eq::<f32>(&burns, Tolerance::default());
         }
         // Each norm has parameters of its own, so theirs are compared apart.
-        let gradients = output.clone().square().sum().backward();
-        let expected_gradients = expected.clone().square().sum().backward();
+        let gradients = output.square().sum().backward();
+        let expected_gradients = expected.square().sum().backward();
         for (ours, burns) in [(gamma, burns.gamma.val()), (beta, burns.beta.val())] {
             let (ours, burns) = (ours.grad(&gradients), burns.grad(&expected_gradients));
             let (ours, burns) = (ours.unwrap().into_data(), burns.unwrap().into_data());
@@ -515,8 +513,8 @@ mod tests {
         let maps = maps.map(|map| map.detach().require_grad());
         let mut norm = GroupNormConfig::new(3, 6).init(&device());
         let (gamma, beta) = (random([6]), random([6]));
-        norm.gamma = Some(burn::module::Param::from_tensor(gamma.clone()));
-        norm.beta = Some(burn::module::Param::from_tensor(beta.clone()));
+        norm.gamma = Some(burn::module::Param::from_tensor(gamma));
+        norm.beta = Some(burn::module::Param::from_tensor(beta));
         let [gamma, beta] = [&norm.gamma, &norm.beta].map(|p| p.as_ref().unwrap().val());
         let end = End {
             relu: true,

@@ -25,7 +25,7 @@ pub fn winograd_allowed() -> bool {
 }
 
 /// Tiles below which transforming the weights costs more than the multiplications it saves.
-const FEWEST_TILES: usize = 24;
+const FEWEST_TILES: usize = 16;
 
 /// Channels below which the transforms of a tile cost more than the multiplications they save.
 const FEWEST_CHANNELS: usize = 16;

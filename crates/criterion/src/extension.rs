@@ -1,4 +1,8 @@
 //! The focal loss of a batch as one operation of Burn's CPU backend, flex.
+#![allow(
+    unreachable_pub,
+    reason = "the macro makes a public trait, which brings its types along"
+)]
 
 use std::sync::Arc;
 
@@ -24,7 +28,6 @@ pub struct FocalCall {
 }
 
 /// The operation.
-#[allow(unreachable_pub, reason = "what the macro makes of it is public")]
 #[backend_extension(Flex, Autodiff)]
 pub trait FocalBackend: Backend {
     /// The weighted sum of the focal losses of logits `[batch, anchors, classes]`, `[1]`.
@@ -35,12 +38,12 @@ type FlexTensor = FloatTensor<Flex>;
 
 impl FocalBackend for Flex {
     fn focal_sum(logits: FlexTensor, call: FocalCall) -> FlexTensor {
-        compute(logits, &call).0
+        compute(&logits, &call).0
     }
 }
 
 /// The sum, and the gradient of the logits.
-fn compute(logits: FlexTensor, call: &FocalCall) -> (FlexTensor, FlexTensor) {
+fn compute(logits: &FlexTensor, call: &FocalCall) -> (FlexTensor, FlexTensor) {
     let shape = logits.shape().to_vec();
     let logits = logits.to_contiguous();
     let logits: &[f32] = logits.as_slice().expect("logits are f32 and contiguous");
@@ -92,7 +95,7 @@ impl<C: CheckpointStrategy> FocalBackend for Autodiff<Flex, C> {
             .prepare::<C>([logits.node()])
             .compute_bound()
             .stateful();
-        let (total, gradient) = compute(logits.into_primitive(), &call);
+        let (total, gradient) = compute(logits.primitive(), &call);
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish(gradient, total),
             OpsKind::UnTracked(prepared) => prepared.finish(total),

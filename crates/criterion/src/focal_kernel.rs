@@ -1,7 +1,11 @@
 //! Focal loss and its gradient in one pass over the logits, for the CPU: nearly all of a batch's
 //! values are logits, and the chain of tensor operations makes some thirty passes.
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the CPU at hand"
+)]
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::targets::{BACKGROUND, IGNORED};
@@ -84,30 +88,45 @@ fn chunk<const GAMMA: u8>(
 
 /// Loss and gradient of logits that should be low.
 fn negatives<const GAMMA: u8>(focal: Focal, logits: &[f32], gradient: &mut [f32]) -> f64 {
-    const LANES: usize = 16;
-    let alpha = focal.alphas[0];
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let mut sums = [0.0_f32; LANES];
-            let (blocks, rest) = logits.as_chunks::<LANES>();
-            let (gradient_blocks, gradient_rest) = gradient.as_chunks_mut::<LANES>();
-            for (logits, gradient) in blocks.iter().zip(gradient_blocks) {
-                for lane in 0..LANES {
-                    let (loss, slope) = element::<GAMMA>(-logits[lane], focal.gamma);
-                    sums[lane] += loss;
-                    gradient[lane] = -alpha * slope;
-                }
+    Arch::new().dispatch(Negatives::<GAMMA> {
+        focal,
+        logits,
+        gradient,
+    })
+}
+
+struct Negatives<'a, const GAMMA: u8> {
+    focal: Focal,
+    logits: &'a [f32],
+    gradient: &'a mut [f32],
+}
+
+impl<const GAMMA: u8> WithSimd for Negatives<'_, GAMMA> {
+    type Output = f64;
+
+    /// Plain loops; the compiler vectorises what is inlined here for the CPU at hand.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        const LANES: usize = 16;
+        let Focal { alphas, gamma } = self.focal;
+        let mut sums = [0.0_f32; LANES];
+        let (blocks, rest) = self.logits.as_chunks::<LANES>();
+        let (gradient_blocks, gradient_rest) = self.gradient.as_chunks_mut::<LANES>();
+        for (logits, gradient) in blocks.iter().zip(gradient_blocks) {
+            for lane in 0..LANES {
+                let (loss, slope) = element::<GAMMA>(-logits[lane], gamma);
+                sums[lane] += loss;
+                gradient[lane] = -alphas[0] * slope;
             }
-            for (logit, gradient) in rest.iter().zip(gradient_rest) {
-                let (loss, slope) = element::<GAMMA>(-logit, focal.gamma);
-                sums[0] += loss;
-                *gradient = -alpha * slope;
-            }
-            let sum: f64 = sums.iter().map(|sum| f64::from(*sum)).sum();
-            sum * f64::from(alpha)
-        },
-    )
+        }
+        for (logit, gradient) in rest.iter().zip(gradient_rest) {
+            let (loss, slope) = element::<GAMMA>(-logit, gamma);
+            sums[0] += loss;
+            *gradient = -alphas[0] * slope;
+        }
+        let sum: f64 = sums.iter().map(|sum| f64::from(*sum)).sum();
+        sum * f64::from(alphas[0])
+    }
 }
 
 /// `q^gamma * -log(p)` with `p = sigmoid(signed)` and `q = 1 - p`, and its derivative

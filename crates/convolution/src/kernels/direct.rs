@@ -56,7 +56,7 @@ fn forward_group(
     let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
     let depth = problem.taps() * inputs;
     let factor = Matrix::dense(factor, depth, outputs);
-    let end = end.from_channel(group * outputs);
+    let end = end.of_channels_from(group * outputs);
     let part = Columns {
         taps: 0..problem.taps(),
         channels: group * inputs..(group + 1) * inputs,

@@ -1,7 +1,8 @@
 //! What is fused to the end of a convolution, and the first step of its gradient.
 
-use pulp::Arch;
 use rayon::prelude::*;
+
+use super::vectorized;
 
 /// What happens to an output pixel after the product: `relu(x * scale + bias + residual)`, each
 /// part where it is asked for.
@@ -16,8 +17,9 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) relu: bool,
 }
 
-impl<'a> Epilogue<'a> {
+impl Epilogue<'_> {
     /// The same for `values` that start at `start` in the output.
+    #[inline(always)]
     pub(crate) fn at(self, start: usize) -> Self {
         Self {
             residual: self.residual.map(|residual| &residual[start..]),
@@ -26,7 +28,7 @@ impl<'a> Epilogue<'a> {
     }
 
     /// The same for channels from `first` on.
-    pub(crate) fn from_channel(self, first: usize) -> Self {
+    pub(crate) fn of_channels_from(self, first: usize) -> Self {
         Self {
             scale: self.scale.map(|scale| &scale[first..]),
             bias: self.bias.map(|bias| &bias[first..]),
@@ -40,19 +42,14 @@ impl<'a> Epilogue<'a> {
         if self.scale.is_none() && self.bias.is_none() && self.residual.is_none() && !self.relu {
             return;
         }
-        Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 for (index, pixel) in values.chunks_exact_mut(channels).enumerate() {
-                    self.at_pixel(index * channels).apply_pixel(pixel);
+                    self.at(index * channels).apply_pixel(pixel);
                 }
             },
         );
-    }
-
-    #[inline(always)]
-    fn at_pixel(&self, start: usize) -> Self {
-        self.at(start)
     }
 
     #[inline(always)]
@@ -88,7 +85,7 @@ const CHUNK: usize = 1 << 14;
 pub(crate) fn relu_gradient(gradient: &mut [f32], output: &[f32]) {
     let chunks = gradient.par_chunks_mut(CHUNK).zip(output.par_chunks(CHUNK));
     chunks.for_each(|(gradient, output)| {
-        Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 for (gradient, output) in gradient.iter_mut().zip(output) {
@@ -97,35 +94,4 @@ pub(crate) fn relu_gradient(gradient: &mut [f32], output: &[f32]) {
             },
         );
     });
-}
-
-/// The sum of every channel over all pixels: the gradient of a bias.
-///
-/// The blocks do not depend on the number of threads, so neither does the sum.
-pub(crate) fn channel_sums(values: &[f32], channels: usize) -> Vec<f32> {
-    let pixels_at_once = (CHUNK / channels).max(1);
-    let sums: Vec<Vec<f32>> = values
-        .par_chunks(pixels_at_once * channels)
-        .map(|block| {
-            let mut sums = vec![0.0; channels];
-            Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    for pixel in block.chunks_exact(channels) {
-                        for (sum, value) in sums.iter_mut().zip(pixel) {
-                            *sum += value;
-                        }
-                    }
-                },
-            );
-            sums
-        })
-        .collect();
-    let mut totals = vec![0.0_f64; channels];
-    for block in sums {
-        for (total, sum) in totals.iter_mut().zip(block) {
-            *total += f64::from(sum);
-        }
-    }
-    totals.into_iter().map(|total| total as f32).collect()
 }

@@ -137,7 +137,9 @@ fn with_turned_gradient(
         transpose(gradient, [pixels, outputs], turned);
         if let Some(scale) = scale {
             for (row, scale) in turned.chunks_exact_mut(pixels).zip(scale) {
-                row.iter_mut().for_each(|value| *value *= scale);
+                for value in row {
+                    *value *= scale;
+                }
             }
         }
         work(turned);

@@ -72,6 +72,10 @@ pub(crate) enum Threads {
 /// # Panics
 ///
 /// Panics where the shapes do not fit together or into the product.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a product lends its memory to one multiplication"
+)]
 pub(crate) fn multiply(
     left: Matrix<'_>,
     right: Matrix<'_>,

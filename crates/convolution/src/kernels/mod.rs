@@ -1,7 +1,4 @@
 //! The CPU's kernels, on plain slices: `[pixels, channels]`, map after map.
-//!
-//! Plain loops are vectorised by the compiler for the CPU at hand inside `pulp::Arch::dispatch`,
-//! and only what is inlined there: hence the `inline(always)` on closures.
 
 pub(crate) mod direct;
 pub(crate) mod epilogue;
@@ -10,10 +7,33 @@ pub(crate) mod gather;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 pub(crate) mod resample;
+pub(crate) mod sums;
 pub(crate) mod weights;
 pub(crate) mod winograd;
 
 use std::cell::RefCell;
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Runs loops that the compiler vectorises for the CPU at hand.
+///
+/// Only what is inlined is compiled so. Hence the closure must be `#[inline(always)]`, and change
+/// something that it captures: only then is it called as it is, and not through a function of its
+/// own that the attribute does not reach.
+pub(crate) fn vectorized(work: impl FnMut()) {
+    struct Inlined<F>(F);
+
+    impl<F: FnMut()> WithSimd for Inlined<F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) {
+            (self.0)();
+        }
+    }
+
+    Arch::new().dispatch(Inlined(work));
+}
 
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };

@@ -3,17 +3,19 @@
 
 use std::ops::Range;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
+use super::sums::{channel_sums, squared_distances, weighted_distances};
+use super::vectorized;
 
 /// Over what statistics are taken.
 #[derive(Clone, Debug)]
 pub(crate) struct Groups {
     /// Pixels that share statistics.
     pub(crate) segments: Vec<Range<usize>>,
-    pub(crate) groups: usize,
+    /// Groups of channels in each.
+    pub(crate) count: usize,
     pub(crate) channels: usize,
 }
 
@@ -31,49 +33,32 @@ pub(crate) struct NormGradients {
     pub(crate) beta: Vec<f32>,
 }
 
-/// Pixels of a block of sums.
+/// Pixels that a thread takes at once.
 const BLOCK: usize = 64;
 
 impl Groups {
     fn group_of(&self, segment: usize, channel: usize) -> usize {
-        segment * self.groups + channel / (self.channels / self.groups)
+        segment * self.count + channel / (self.channels / self.count)
     }
 
     /// Values that share statistics in a segment.
     fn values(&self, segment: usize) -> f64 {
-        (self.segments[segment].len() * self.channels / self.groups) as f64
+        (self.segments[segment].len() * self.channels / self.count) as f64
     }
 
     /// Takes the statistics, in two passes: squares of values far from 0 would cancel.
     pub(crate) fn moments(&self, input: &[f32]) -> Moments {
-        let mean = self.means(|segment| {
-            channel_sums(
-                self.of_segment(input, segment),
-                self.channels,
-                |sums, pixel| {
-                    for (sum, value) in sums.iter_mut().zip(pixel) {
-                        *sum += value;
-                    }
-                },
-            )
-        });
+        let mean =
+            self.means(|segment| channel_sums(self.of_segment(input, segment), self.channels));
         let variance = self.means(|segment| {
             let means = self.per_channel(&mean, segment);
-            channel_sums(
-                self.of_segment(input, segment),
-                self.channels,
-                |sums, pixel| {
-                    for ((sum, value), mean) in sums.iter_mut().zip(pixel).zip(&means) {
-                        *sum += (value - mean) * (value - mean);
-                    }
-                },
-            )
+            squared_distances(self.of_segment(input, segment), &means)
         });
         Moments { mean, variance }
     }
 
     fn means(&self, sums_of: impl Fn(usize) -> Vec<f64>) -> Vec<f32> {
-        let mut totals = vec![0.0; self.segments.len() * self.groups];
+        let mut totals = vec![0.0; self.segments.len() * self.count];
         for segment in 0..self.segments.len() {
             for (channel, sum) in sums_of(segment).into_iter().enumerate() {
                 totals[self.group_of(segment, channel)] += sum / self.values(segment);
@@ -147,13 +132,9 @@ impl Groups {
             let deviations = self.per_channel(&deviations, segment);
             let input = self.of_segment(input, segment);
             let gradient = self.of_segment(gradient, segment);
-            let sums = channel_sums(gradient, self.channels, |sums, pixel| {
-                for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += value;
-                }
-            });
-            let products = paired_sums(input, gradient, &means);
-            let mut of_groups = vec![[0.0; 2]; self.groups];
+            let sums = channel_sums(gradient, self.channels);
+            let products = weighted_distances(input, gradient, &means);
+            let mut of_groups = vec![[0.0; 2]; self.count];
             for channel in 0..self.channels {
                 let product = products[channel] * f64::from(deviations[channel]);
                 result.beta[channel] += sums[channel] as f32;
@@ -193,63 +174,7 @@ fn inverse_deviations(moments: &Moments, epsilon: f32) -> Vec<f32> {
         .collect()
 }
 
-/// Sums over pixels, block by block, so that the result does not depend on the number of threads.
-fn channel_sums(
-    values: &[f32],
-    channels: usize,
-    add: impl Fn(&mut [f32], &[f32]) + Sync,
-) -> Vec<f64> {
-    let blocks = values.par_chunks(BLOCK * channels).map(|block| {
-        let mut sums = vec![0.0; channels];
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for pixel in block.chunks_exact(channels) {
-                    add(&mut sums, pixel);
-                }
-            },
-        );
-        sums
-    });
-    total(blocks.collect(), channels)
-}
-
 /// Sums `gradient * (input - mean)` over pixels.
-fn paired_sums(input: &[f32], gradient: &[f32], means: &[f32]) -> Vec<f64> {
-    let channels = means.len();
-    let blocks = input
-        .par_chunks(BLOCK * channels)
-        .zip(gradient.par_chunks(BLOCK * channels))
-        .map(|(input, gradient)| {
-            let mut sums = vec![0.0; channels];
-            Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    let pixels = input
-                        .chunks_exact(channels)
-                        .zip(gradient.chunks_exact(channels));
-                    for (input, gradient) in pixels {
-                        for channel in 0..channels {
-                            sums[channel] += gradient[channel] * (input[channel] - means[channel]);
-                        }
-                    }
-                },
-            );
-            sums
-        });
-    total(blocks.collect(), channels)
-}
-
-fn total(blocks: Vec<Vec<f32>>, channels: usize) -> Vec<f64> {
-    let mut totals = vec![0.0; channels];
-    for block in blocks {
-        for (total, sum) in totals.iter_mut().zip(block) {
-            *total += f64::from(sum);
-        }
-    }
-    totals
-}
-
 /// `output = gradient * factors[0] + input * factors[1] + factors[2]`, channel by channel.
 fn combine(output: &mut [f32], gradient: &[f32], input: &[f32], factors: &[[f32; 3]]) {
     let channels = factors.len();
@@ -259,7 +184,7 @@ fn combine(output: &mut [f32], gradient: &[f32], input: &[f32], factors: &[[f32;
         .zip(gradient.par_chunks(at_once))
         .zip(input.par_chunks(at_once));
     blocks.for_each(|((output, gradient), input)| {
-        Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 let pixels = output

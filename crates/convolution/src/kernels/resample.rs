@@ -1,7 +1,8 @@
 //! Max pooling and upsampling.
 
-use pulp::Arch;
 use rayon::prelude::*;
+
+use super::vectorized;
 
 use crate::shape::Maps;
 
@@ -31,7 +32,7 @@ impl Pool {
             .zip(places(maps_out))
             .for_each(|((output, taps), (map, [y, x]))| {
                 let ([height, width], start) = (maps_in.sizes()[map], start_of(maps_in, map));
-                Arch::new().dispatch(
+                vectorized(
                     #[inline(always)]
                     || {
                         for tap in 0..self.kernel * self.kernel {
@@ -45,8 +46,8 @@ impl Pool {
                             let input =
                                 &input[(start + in_y * width + in_x) * channels..][..channels];
                             for channel in 0..channels {
-                                // `!(<=)`, so that NaN wins and is seen.
-                                if !(input[channel] <= output[channel]) {
+                                // A value that is no number wins, so that it is seen.
+                                if input[channel] > output[channel] || input[channel].is_nan() {
                                     output[channel] = input[channel];
                                     taps[channel] = tap as u8;
                                 }

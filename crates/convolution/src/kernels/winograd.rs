@@ -6,9 +6,10 @@
 //! channels: with `X = BᵀxB`, `W = GwGᵀ` and `y = AᵀYA`, `Y = W ⊙ X`. The gradients are the adjoint
 //! maps: `dX` through the forward with the kernel turned round, `dw = Gᵀ(Σ X ⊙ (A dy Aᵀ))G`.
 
-use std::ops::{Add, Mul, Range, Sub};
+use std::marker::PhantomData;
+use std::ops::Range;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::direct::split_by;
@@ -25,12 +26,12 @@ const PATCH: usize = 6;
 /// Places of a transformed tile.
 const FREQUENCIES: usize = PATCH * PATCH;
 
-/// Tiles that are transformed and multiplied together: enough to keep the products busy, few
-/// enough to stay in the cache.
-const BLOCK_TILES: [usize; 2] = [16, 96];
+/// Tiles that a thread transforms at once.
+const BLOCK_TILES: [usize; 2] = [4, 32];
 
-/// Tiles whose transforms are held at once for the gradient of the weights.
-const HELD_TILES: usize = 1024;
+/// Tiles whose transforms are held at once: enough to keep the products busy, few enough to stay
+/// in a cache.
+const HELD_TILES: usize = 256;
 
 /// How many tiles cover the maps.
 pub(crate) fn tiles(maps: &Maps) -> usize {
@@ -105,36 +106,29 @@ fn add_products(
     [inputs, outputs]: [usize; 2],
     sums: &mut [f32],
 ) {
-    let of_a_tile = FREQUENCIES * (inputs + outputs);
     let tiles: usize = blocks.iter().map(|block| block.tiles).sum();
-    with_scratch(of_a_tile * tiles, |scratch| {
-        let pieces = split_by(scratch, blocks.iter().map(|block| block.tiles * of_a_tile));
-        let mut pieces: Vec<(&Block, [&mut [f32]; 2])> = blocks
-            .iter()
-            .zip(pieces)
-            .map(|(block, piece)| {
-                let (seen, wanted) = piece.split_at_mut(FREQUENCIES * block.tiles * inputs);
-                (block, [seen, wanted])
-            })
-            .collect();
-        let work = pieces.par_iter_mut().with_max_len(1);
-        work.for_each(|(block, [seen, wanted])| {
-            block.transform_input(maps, input, inputs, seen);
-            block.transform_gradient(maps, gradient, outputs, wanted);
+    with_scratch(FREQUENCIES * tiles * (inputs + outputs), |scratch| {
+        let (seen, wanted) = scratch.split_at_mut(FREQUENCIES * tiles * inputs);
+        for_each_block(blocks, seen, inputs, |block, pieces| {
+            block.transform_input(maps, input, inputs, pieces);
         });
-        let frequencies = sums.par_chunks_mut(inputs * outputs).with_max_len(1);
-        frequencies.enumerate().for_each(|(frequency, sums)| {
-            for (block, [seen, wanted]) in &pieces {
-                let (tiles, at) = (block.tiles, frequency * block.tiles);
-                let seen = Matrix::dense(&seen[at * inputs..], tiles, inputs);
-                let wanted = Matrix::dense(&wanted[at * outputs..], tiles, outputs);
-                let product = Product {
-                    values: &mut *sums,
-                    stride: outputs,
-                    accumulate: true,
-                };
-                multiply(seen.transposed(), wanted, product, Threads::One);
-            }
+        for_each_block(blocks, wanted, outputs, |block, pieces| {
+            block.transform_gradient(maps, gradient, outputs, pieces);
+        });
+        let frequencies = sums
+            .par_chunks_mut(inputs * outputs)
+            .zip(seen.par_chunks(tiles * inputs))
+            .zip(wanted.par_chunks(tiles * outputs));
+        let frequencies = frequencies.with_max_len(1);
+        frequencies.for_each(|((sums, seen), wanted)| {
+            let seen = Matrix::dense(seen, tiles, inputs);
+            let wanted = Matrix::dense(wanted, tiles, outputs);
+            let product = Product {
+                values: sums,
+                stride: outputs,
+                accumulate: true,
+            };
+            multiply(seen.transposed(), wanted, product, Threads::One);
         });
     });
 }
@@ -144,41 +138,89 @@ fn convolve(
     maps: &Maps,
     input: &[f32],
     kernels: &[f32],
-    [inputs, outputs]: [usize; 2],
+    channels: [usize; 2],
     end: Epilogue<'_>,
 ) -> Vec<f32> {
+    let [_, outputs] = channels;
     let mut output = vec![0.0; maps.pixels() * outputs];
     let blocks = blocks(maps);
-    let chunks = split_by(&mut output, blocks.iter().map(|b| b.pixels.len() * outputs));
-    let work: Vec<_> = blocks.iter().zip(chunks).collect();
-    work.into_par_iter()
-        .with_max_len(1)
-        .for_each(|(block, chunk)| {
-            let tiles = block.tiles;
-            with_scratch(FREQUENCIES * tiles * (inputs + outputs), |scratch| {
-                let (seen, products) = scratch.split_at_mut(FREQUENCIES * tiles * inputs);
-                block.transform_input(maps, input, inputs, seen);
-                let frequencies = products.chunks_exact_mut(tiles * outputs).enumerate();
-                for (frequency, product) in frequencies {
-                    let seen = &seen[frequency * tiles * inputs..];
-                    let kernels = &kernels[frequency * inputs * outputs..];
-                    let product = Product {
-                        values: product,
-                        stride: outputs,
-                        accumulate: false,
-                    };
-                    multiply(
-                        Matrix::dense(seen, tiles, inputs),
-                        Matrix::dense(kernels, inputs, outputs),
-                        product,
-                        Threads::One,
-                    );
-                }
-                block.transform_output(maps, products, outputs, chunk);
-            });
+    let held = held_together(&blocks);
+    let pixels = |blocks: &[Block]| blocks.iter().map(|block| block.pixels.len()).sum::<usize>();
+    let chunks = split_by(&mut output, held.iter().map(|held| pixels(held) * outputs));
+    for (held, chunk) in held.iter().zip(chunks) {
+        convolve_blocks(maps, held, input, kernels, channels, end, chunk);
+    }
+    output
+}
+
+/// Convolves some tiles, whose output pixels are `output`. Threads share the tiles while they are
+/// transformed and the frequencies while they are multiplied, so that each kernel is read once.
+fn convolve_blocks(
+    maps: &Maps,
+    blocks: &[Block],
+    input: &[f32],
+    kernels: &[f32],
+    [inputs, outputs]: [usize; 2],
+    end: Epilogue<'_>,
+    output: &mut [f32],
+) {
+    let tiles: usize = blocks.iter().map(|block| block.tiles).sum();
+    with_scratch(FREQUENCIES * tiles * (inputs + outputs), |scratch| {
+        let (seen, products) = scratch.split_at_mut(FREQUENCIES * tiles * inputs);
+        for_each_block(blocks, seen, inputs, |block, pieces| {
+            block.transform_input(maps, input, inputs, pieces);
+        });
+        let frequencies = products
+            .par_chunks_mut(tiles * outputs)
+            .zip(seen.par_chunks(tiles * inputs))
+            .zip(kernels.par_chunks(inputs * outputs));
+        let frequencies = frequencies.with_max_len(1);
+        frequencies.for_each(|((product, seen), kernels)| {
+            let product = Product {
+                values: product,
+                stride: outputs,
+                accumulate: false,
+            };
+            let seen = Matrix::dense(seen, tiles, inputs);
+            let kernels = Matrix::dense(kernels, inputs, outputs);
+            multiply(seen, kernels, product, Threads::One);
+        });
+        let chunks = split_by(output, blocks.iter().map(|b| b.pixels.len() * outputs));
+        let first_tiles = blocks.iter().scan(0, |next, block| {
+            *next += block.tiles;
+            Some(*next - block.tiles)
+        });
+        let work: Vec<_> = blocks.iter().zip(first_tiles).zip(chunks).collect();
+        let work = work.into_par_iter().with_max_len(1);
+        work.for_each(|((block, first), chunk)| {
+            let products = &products[first * outputs..];
+            block.transform_output(maps, products, tiles * outputs, outputs, chunk);
             end.at(block.pixels.start * outputs).apply(chunk, outputs);
         });
-    output
+    });
+}
+
+/// Works on blocks side by side, each with its piece of every frequency of `[frequencies, tiles,
+/// channels]`.
+fn for_each_block(
+    blocks: &[Block],
+    values: &mut [f32],
+    channels: usize,
+    work: impl Fn(&Block, Vec<&mut [f32]>) + Sync,
+) {
+    let mut pieces: Vec<Vec<&mut [f32]>> = blocks
+        .iter()
+        .map(|_| Vec::with_capacity(FREQUENCIES))
+        .collect();
+    let length = values.len() / FREQUENCIES;
+    for plane in values.chunks_exact_mut(length) {
+        let parts = split_by(plane, blocks.iter().map(|block| block.tiles * channels));
+        for (pieces, part) in pieces.iter_mut().zip(parts) {
+            pieces.push(part);
+        }
+    }
+    let blocks = blocks.par_iter().zip(pieces).with_max_len(1);
+    blocks.for_each(|(block, pieces)| work(block, pieces));
 }
 
 /// Rows of tiles, one after another.
@@ -192,7 +234,7 @@ struct Block {
 /// The maps' tiles in blocks. They do not depend on the number of threads.
 fn blocks(maps: &Maps) -> Vec<Block> {
     let [least, most] = BLOCK_TILES;
-    let length = (tiles(maps) / 4).clamp(least, most);
+    let length = (tiles(maps) / 8).clamp(least, most);
     let mut blocks: Vec<Block> = Vec::new();
     for (map, ([height, width], pixels)) in maps.sizes().iter().zip(maps.ranges()).enumerate() {
         let across = width.div_ceil(TILE);
@@ -231,114 +273,108 @@ impl Block {
         })
     }
 
-    /// `BᵀxB` of every tile, to `[frequencies, tiles, channels]`.
-    fn transform_input(&self, maps: &Maps, input: &[f32], channels: usize, result: &mut [f32]) {
-        let starts: Vec<usize> = maps.ranges().map(|range| range.start).collect();
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (tile, (map, [y, x])) in self.places(maps).enumerate() {
-                    let window = Window::new(maps.sizes()[map], starts[map], channels);
-                    let offsets = window.offsets::<PATCH>([y as isize - 1, x as isize - 1]);
-                    let place = tile * channels;
-                    let step = self.tiles * channels;
-                    for channel in (0..channels).step_by(LANES) {
-                        let lanes = LANES.min(channels - channel);
-                        let patch = load(input, &offsets, channel, lanes);
-                        let patch = both_ways::<Input, _, _>(&patch);
-                        store(result, &patch, place + channel, step, lanes);
-                    }
-                }
-            },
-        );
+    /// `BᵀxB` of every tile, to `[tiles, channels]` of every frequency.
+    fn transform_input(
+        &self,
+        maps: &Maps,
+        input: &[f32],
+        channels: usize,
+        result: Vec<&mut [f32]>,
+    ) {
+        Arch::new().dispatch(ToFrequencies::<Input, PATCH> {
+            tiles: self.tile_offsets(maps, channels, -1),
+            values: input,
+            channels,
+            result,
+            transform: PhantomData,
+        });
     }
 
-    /// `A dy Aᵀ` of every tile, to `[frequencies, tiles, channels]`.
-    fn transform_gradient(&self, maps: &Maps, values: &[f32], channels: usize, result: &mut [f32]) {
-        let starts: Vec<usize> = maps.ranges().map(|range| range.start).collect();
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (tile, (map, [y, x])) in self.places(maps).enumerate() {
-                    let window = Window::new(maps.sizes()[map], starts[map], channels);
-                    let offsets = window.offsets::<TILE>([y as isize, x as isize]);
-                    let place = tile * channels;
-                    let step = self.tiles * channels;
-                    for channel in (0..channels).step_by(LANES) {
-                        let lanes = LANES.min(channels - channel);
-                        let patch = load(values, &offsets, channel, lanes);
-                        let patch = both_ways::<OutputAdjoint, _, _>(&patch);
-                        store(result, &patch, place + channel, step, lanes);
-                    }
-                }
-            },
-        );
+    /// `A dy Aᵀ` of every tile, to `[tiles, channels]` of every frequency.
+    fn transform_gradient(
+        &self,
+        maps: &Maps,
+        values: &[f32],
+        channels: usize,
+        result: Vec<&mut [f32]>,
+    ) {
+        Arch::new().dispatch(ToFrequencies::<OutputAdjoint, TILE> {
+            tiles: self.tile_offsets(maps, channels, 0),
+            values,
+            channels,
+            result,
+            transform: PhantomData,
+        });
     }
 
-    /// `AᵀYA` of every tile, to the block's own output pixels.
-    fn transform_output(&self, maps: &Maps, products: &[f32], channels: usize, output: &mut [f32]) {
+    /// `AᵀYA` of every tile, whose frequencies are `step` apart, to the block's own output pixels.
+    fn transform_output(
+        &self,
+        maps: &Maps,
+        products: &[f32],
+        step: usize,
+        channels: usize,
+        output: &mut [f32],
+    ) {
+        Arch::new().dispatch(ToPixels {
+            tiles: self.tile_offsets(maps, channels, 0),
+            first: self.pixels.start * channels,
+            products,
+            step,
+            channels,
+            output,
+        });
+    }
+
+    /// Where the pixels of each tile lie in a buffer, from `shift` pixels beside its first one.
+    fn tile_offsets<const N: usize>(
+        &self,
+        maps: &Maps,
+        channels: usize,
+        shift: isize,
+    ) -> Vec<Offsets<N>> {
         let starts: Vec<usize> = maps.ranges().map(|range| range.start).collect();
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (tile, (map, [y, x])) in self.places(maps).enumerate() {
-                    let size = maps.sizes()[map];
-                    let window = Window::new(size, starts[map], channels);
-                    let offsets = window.offsets::<TILE>([y as isize, x as isize]);
-                    let step = self.tiles * channels;
-                    for channel in (0..channels).step_by(LANES) {
-                        let lanes = LANES.min(channels - channel);
-                        let place = tile * channels + channel;
-                        let patch = load_columns::<PATCH>(products, place, step, lanes);
-                        let pixels = both_ways::<Output, _, _>(&patch);
-                        for y in 0..TILE {
-                            for x in 0..TILE {
-                                if let Some(offset) = offsets[y][x] {
-                                    let start = offset - self.pixels.start * channels + channel;
-                                    pixels[y][x].store(&mut output[start..], lanes);
-                                }
-                            }
-                        }
-                    }
-                }
-            },
-        );
+        let places = self.places(maps);
+        places
+            .map(|(map, first)| {
+                let first = first.map(|pixel| pixel as isize + shift);
+                offsets(maps.sizes()[map], starts[map], first, channels)
+            })
+            .collect()
     }
 }
 
-/// Whether kernels are turned by half a turn, as the gradient of the input wants them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    None,
-    Half,
+/// Of `N`×`N` pixels; `None` outside the map.
+type Offsets<const N: usize> = [[Option<usize>; N]; N];
+
+fn offsets<const N: usize>(
+    size: [usize; 2],
+    start: usize,
+    first: [isize; 2],
+    channels: usize,
+) -> Offsets<N> {
+    let [height, width] = size.map(|side| side as isize);
+    std::array::from_fn(|y| {
+        let y = first[0] + y as isize;
+        std::array::from_fn(|x| {
+            let x = first[1] + x as isize;
+            let inside = (0..height).contains(&y) && (0..width).contains(&x);
+            inside.then(|| (start + (y * width + x) as usize) * channels)
+        })
+    })
 }
 
 /// `GwGᵀ` of every kernel: from `[from, 9, to]` to `[frequencies, from, to]`.
 fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn, result: &mut [f32]) {
     let planes: Vec<&mut [f32]> = result.chunks_exact_mut(from * to).collect();
-    let rows = rows_of(planes, to);
-    rows.into_par_iter()
-        .zip(kernels.par_chunks(9 * to))
-        .for_each(|(mut result, kernels)| {
-            Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    for start in (0..to).step_by(LANES) {
-                        let lanes = LANES.min(to - start);
-                        let mut kernel = [[Lanes::ZERO; 3]; 3];
-                        for tap in 0..9 {
-                            let place = if turn == Turn::Half { 8 - tap } else { tap };
-                            kernel[place / 3][place % 3] =
-                                Lanes::load(&kernels[tap * to + start..], lanes);
-                        }
-                        let patch = both_ways::<Kernel, _, _>(&kernel);
-                        for place in 0..FREQUENCIES {
-                            patch[place / PATCH][place % PATCH]
-                                .store(&mut result[place][start..], lanes);
-                        }
-                    }
-                },
-            );
+    let rows = rows_of(planes, to).into_par_iter();
+    rows.zip(kernels.par_chunks(9 * to))
+        .for_each(|(result, kernels)| {
+            Arch::new().dispatch(KernelsToFrequencies {
+                kernels,
+                turn,
+                result,
+            });
         });
 }
 
@@ -346,20 +382,19 @@ fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn, result
 fn gather_kernels(values: &[f32], [from, to]: [usize; 2], result: &mut [f32]) {
     let rows = result.par_chunks_mut(9 * to).enumerate();
     rows.for_each(|(row, result)| {
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for start in (0..to).step_by(LANES) {
-                    let lanes = LANES.min(to - start);
-                    let patch = load_columns::<PATCH>(values, row * to + start, from * to, lanes);
-                    let kernel = both_ways::<KernelAdjoint, _, _>(&patch);
-                    for tap in 0..9 {
-                        kernel[tap / 3][tap % 3].store(&mut result[tap * to + start..], lanes);
-                    }
-                }
-            },
-        );
+        Arch::new().dispatch(FrequenciesToKernels {
+            values: &values[row * to..],
+            step: from * to,
+            result,
+        });
     });
+}
+
+/// Whether kernels are turned by half a turn, as the gradient of the input wants them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    None,
+    Half,
 }
 
 /// Of several planes of rows the first row of each, the second of each, and so on.
@@ -376,119 +411,226 @@ fn rows_of(planes: Vec<&mut [f32]>, length: usize) -> Vec<Vec<&mut [f32]>> {
     rows
 }
 
-/// Where the pixels of a map lie in its buffer.
-struct Window {
-    size: [usize; 2],
-    start: usize,
+// The transforms of patches, on registers of as many channels as the CPU has lanes.
+
+/// Patches of `N`×`N` pixels to `[tiles, channels]` of every frequency.
+struct ToFrequencies<'a, T, const N: usize> {
+    tiles: Vec<Offsets<N>>,
+    values: &'a [f32],
     channels: usize,
+    result: Vec<&'a mut [f32]>,
+    transform: PhantomData<T>,
 }
 
-impl Window {
-    const fn new(size: [usize; 2], start: usize, channels: usize) -> Self {
-        Self {
-            size,
-            start,
-            channels,
-        }
-    }
+impl<T: Transform<N, PATCH>, const N: usize> WithSimd for ToFrequencies<'_, T, N> {
+    type Output = ();
 
-    /// Of each of `N`×`N` pixels from `first` on; `None` outside the map.
     #[inline(always)]
-    fn offsets<const N: usize>(&self, first: [isize; 2]) -> [[Option<usize>; N]; N] {
-        let [height, width] = self.size.map(|side| side as isize);
-        let mut offsets = [[None; N]; N];
-        for y in 0..N {
-            for x in 0..N {
-                let [row, column] = [first[0] + y as isize, first[1] + x as isize];
-                if row >= 0 && row < height && column >= 0 && column < width {
-                    let pixel = self.start + (row * width + column) as usize;
-                    offsets[y][x] = Some(pixel * self.channels);
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        for (tile, offsets) in self.tiles.iter().enumerate() {
+            for channel in (0..self.channels).step_by(S::F32_LANES) {
+                let lanes = S::F32_LANES.min(self.channels - channel);
+                let mut patch = [[simd.splat_f32s(0.0); N]; N];
+                for y in 0..N {
+                    for x in 0..N {
+                        if let Some(offset) = offsets[y][x] {
+                            patch[y][x] = load(simd, &self.values[offset + channel..], lanes);
+                        }
+                    }
+                }
+                let patch = both_ways::<T, S, N, PATCH>(simd, &patch);
+                let place = tile * self.channels + channel;
+                for y in 0..PATCH {
+                    for x in 0..PATCH {
+                        let result = &mut self.result[y * PATCH + x][place..];
+                        store(simd, patch[y][x], result, lanes);
+                    }
                 }
             }
         }
-        offsets
     }
 }
 
-// Plain loops and static calls from here on: closures that an iterator or `array::from_fn` calls are
-// compiled apart, and so not for the CPU at hand.
+/// `[frequencies, tiles, channels]` to pixels.
+struct ToPixels<'a> {
+    tiles: Vec<Offsets<TILE>>,
+    /// The offset of the first value of `output`.
+    first: usize,
+    products: &'a [f32],
+    step: usize,
+    channels: usize,
+    output: &'a mut [f32],
+}
 
-#[inline(always)]
-fn load<const N: usize>(
-    values: &[f32],
-    offsets: &[[Option<usize>; N]; N],
-    channel: usize,
-    lanes: usize,
-) -> [[Lanes; N]; N] {
-    let mut patch = [[Lanes::ZERO; N]; N];
-    for y in 0..N {
-        for x in 0..N {
-            if let Some(offset) = offsets[y][x] {
-                patch[y][x] = Lanes::load(&values[offset + channel..], lanes);
+impl WithSimd for ToPixels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for (tile, offsets) in self.tiles.iter().enumerate() {
+            for channel in (0..self.channels).step_by(S::F32_LANES) {
+                let lanes = S::F32_LANES.min(self.channels - channel);
+                let products = &self.products[tile * self.channels + channel..];
+                let patch = load_columns(simd, products, self.step, lanes);
+                let pixels = both_ways::<Output, S, PATCH, TILE>(simd, &patch);
+                for y in 0..TILE {
+                    for x in 0..TILE {
+                        if let Some(offset) = offsets[y][x] {
+                            let output = &mut self.output[offset - self.first + channel..];
+                            store(simd, pixels[y][x], output, lanes);
+                        }
+                    }
+                }
             }
         }
     }
-    patch
 }
 
-#[inline(always)]
-fn load_columns<const N: usize>(
-    values: &[f32],
-    place: usize,
-    step: usize,
-    lanes: usize,
-) -> [[Lanes; N]; N] {
-    let mut patch = [[Lanes::ZERO; N]; N];
-    for y in 0..N {
-        for x in 0..N {
-            patch[y][x] = Lanes::load(&values[place + (y * N + x) * step..], lanes);
+/// A row of kernels, `[9, to]`, to a row of each frequency, `[to]`.
+struct KernelsToFrequencies<'a> {
+    kernels: &'a [f32],
+    turn: Turn,
+    result: Vec<&'a mut [f32]>,
+}
+
+impl WithSimd for KernelsToFrequencies<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let to = self.kernels.len() / 9;
+        for start in (0..to).step_by(S::F32_LANES) {
+            let lanes = S::F32_LANES.min(to - start);
+            let mut kernel = [[simd.splat_f32s(0.0); 3]; 3];
+            for tap in 0..9 {
+                let place = if self.turn == Turn::Half {
+                    8 - tap
+                } else {
+                    tap
+                };
+                kernel[place / 3][place % 3] = load(simd, &self.kernels[tap * to + start..], lanes);
+            }
+            let patch = both_ways::<Kernel, S, 3, PATCH>(simd, &kernel);
+            for y in 0..PATCH {
+                for x in 0..PATCH {
+                    let result = &mut self.result[y * PATCH + x][start..];
+                    store(simd, patch[y][x], result, lanes);
+                }
+            }
         }
     }
-    patch
+}
+
+/// A row of each frequency, `step` apart, to a row of kernels, `[9, to]`.
+struct FrequenciesToKernels<'a> {
+    values: &'a [f32],
+    step: usize,
+    result: &'a mut [f32],
+}
+
+impl WithSimd for FrequenciesToKernels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let to = self.result.len() / 9;
+        for start in (0..to).step_by(S::F32_LANES) {
+            let lanes = S::F32_LANES.min(to - start);
+            let patch = load_columns(simd, &self.values[start..], self.step, lanes);
+            let kernel = both_ways::<KernelAdjoint, S, PATCH, 3>(simd, &patch);
+            for y in 0..3 {
+                for x in 0..3 {
+                    let result = &mut self.result[(y * 3 + x) * to + start..];
+                    store(simd, kernel[y][x], result, lanes);
+                }
+            }
+        }
+    }
 }
 
 #[inline(always)]
-fn store(
-    result: &mut [f32],
-    patch: &[[Lanes; PATCH]; PATCH],
-    place: usize,
+fn load<S: Simd>(simd: S, values: &[f32], lanes: usize) -> S::f32s {
+    if lanes == S::F32_LANES {
+        let (registers, _) = S::as_simd_f32s(&values[..lanes]);
+        registers[0]
+    } else {
+        simd.partial_load_f32s(&values[..lanes])
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd>(simd: S, register: S::f32s, values: &mut [f32], lanes: usize) {
+    if lanes == S::F32_LANES {
+        let (registers, _) = S::as_mut_simd_f32s(&mut values[..lanes]);
+        registers[0] = register;
+    } else {
+        simd.partial_store_f32s(&mut values[..lanes], register);
+    }
+}
+
+/// A patch whose places are `step` apart.
+#[inline(always)]
+fn load_columns<S: Simd>(
+    simd: S,
+    values: &[f32],
     step: usize,
     lanes: usize,
-) {
+) -> [[S::f32s; PATCH]; PATCH] {
+    let mut patch = [[simd.splat_f32s(0.0); PATCH]; PATCH];
     for y in 0..PATCH {
         for x in 0..PATCH {
-            patch[y][x].store(&mut result[place + (y * PATCH + x) * step..], lanes);
+            patch[y][x] = load(simd, &values[(y * PATCH + x) * step..], lanes);
         }
     }
+    patch
 }
 
 /// Applies a transform to the columns, then to the rows.
 #[inline(always)]
-fn both_ways<T: Transform<N, M>, const N: usize, const M: usize>(
-    patch: &[[Lanes; N]; N],
-) -> [[Lanes; M]; M] {
-    let mut columns = [[Lanes::ZERO; M]; N];
+fn both_ways<T: Transform<N, M>, S: Simd, const N: usize, const M: usize>(
+    simd: S,
+    patch: &[[S::f32s; N]; N],
+) -> [[S::f32s; M]; M] {
+    let zero = simd.splat_f32s(0.0);
+    let mut columns = [[zero; M]; N];
     for x in 0..N {
-        let mut column = [Lanes::ZERO; N];
+        let mut column = [zero; N];
         for y in 0..N {
             column[y] = patch[y][x];
         }
-        columns[x] = T::apply(column);
+        columns[x] = T::apply(simd, column);
     }
-    let mut result = [[Lanes::ZERO; M]; M];
+    let mut result = [[zero; M]; M];
     for y in 0..M {
-        let mut row = [Lanes::ZERO; N];
+        let mut row = [zero; N];
         for x in 0..N {
             row[x] = columns[x][y];
         }
-        result[y] = T::apply(row);
+        result[y] = T::apply(simd, row);
     }
     result
 }
 
 /// One of the algorithm's matrices, times a vector.
 trait Transform<const N: usize, const M: usize> {
-    fn apply(vector: [Lanes; N]) -> [Lanes; M];
+    fn apply<S: Simd>(simd: S, vector: [S::f32s; N]) -> [S::f32s; M];
+}
+
+/// `a * factor + b`
+#[inline(always)]
+fn scaled<S: Simd>(simd: S, a: S::f32s, factor: f32, b: S::f32s) -> S::f32s {
+    simd.mul_add_f32s(a, simd.splat_f32s(factor), b)
+}
+
+#[inline(always)]
+fn times<S: Simd>(simd: S, a: S::f32s, factor: f32) -> S::f32s {
+    simd.mul_f32s(a, simd.splat_f32s(factor))
+}
+
+/// `a + b` and `a - b`
+#[inline(always)]
+fn sum_and_difference<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> [S::f32s; 2] {
+    [simd.add_f32s(a, b), simd.sub_f32s(a, b)]
 }
 
 /// `Bᵀ`
@@ -496,17 +638,18 @@ struct Input;
 
 impl Transform<6, 6> for Input {
     #[inline(always)]
-    fn apply(x: [Lanes; 6]) -> [Lanes; 6] {
-        let (even, odd) = (x[4] - x[2] * 4.0, x[3] - x[1] * 4.0);
-        let (even2, odd2) = (x[4] - x[2], (x[3] - x[1]) * 2.0);
-        [
-            x[0] * 4.0 - x[2] * 5.0 + x[4],
-            even + odd,
-            even - odd,
-            even2 + odd2,
-            even2 - odd2,
-            x[1] * 4.0 - x[3] * 5.0 + x[5],
-        ]
+    fn apply<S: Simd>(simd: S, x: [S::f32s; 6]) -> [S::f32s; 6] {
+        let (even, odd) = (
+            scaled(simd, x[2], -4.0, x[4]),
+            scaled(simd, x[1], -4.0, x[3]),
+        );
+        let even2 = simd.sub_f32s(x[4], x[2]);
+        let odd2 = times(simd, simd.sub_f32s(x[3], x[1]), 2.0);
+        let [y1, y2] = sum_and_difference(simd, even, odd);
+        let [y3, y4] = sum_and_difference(simd, even2, odd2);
+        let y0 = scaled(simd, x[0], 4.0, scaled(simd, x[2], -5.0, x[4]));
+        let y5 = scaled(simd, x[1], 4.0, scaled(simd, x[3], -5.0, x[5]));
+        [y0, y1, y2, y3, y4, y5]
     }
 }
 
@@ -515,14 +658,14 @@ struct Output;
 
 impl Transform<6, 4> for Output {
     #[inline(always)]
-    fn apply(y: [Lanes; 6]) -> [Lanes; 4] {
-        let (sum1, difference1) = (y[1] + y[2], y[1] - y[2]);
-        let (sum2, difference2) = (y[3] + y[4], y[3] - y[4]);
+    fn apply<S: Simd>(simd: S, y: [S::f32s; 6]) -> [S::f32s; 4] {
+        let [sum1, difference1] = sum_and_difference(simd, y[1], y[2]);
+        let [sum2, difference2] = sum_and_difference(simd, y[3], y[4]);
         [
-            y[0] + sum1 + sum2,
-            difference1 + difference2 * 2.0,
-            sum1 + sum2 * 4.0,
-            difference1 + difference2 * 8.0 + y[5],
+            simd.add_f32s(simd.add_f32s(y[0], sum1), sum2),
+            scaled(simd, difference2, 2.0, difference1),
+            scaled(simd, sum2, 4.0, sum1),
+            simd.add_f32s(scaled(simd, difference2, 8.0, difference1), y[5]),
         ]
     }
 }
@@ -532,17 +675,13 @@ struct OutputAdjoint;
 
 impl Transform<4, 6> for OutputAdjoint {
     #[inline(always)]
-    fn apply(y: [Lanes; 4]) -> [Lanes; 6] {
-        let (even, odd) = (y[0] + y[2], y[1] + y[3]);
-        let (even2, odd2) = (y[0] + y[2] * 4.0, y[1] * 2.0 + y[3] * 8.0);
-        [
-            y[0],
-            even + odd,
-            even - odd,
-            even2 + odd2,
-            even2 - odd2,
-            y[3],
-        ]
+    fn apply<S: Simd>(simd: S, y: [S::f32s; 4]) -> [S::f32s; 6] {
+        let (even, odd) = (simd.add_f32s(y[0], y[2]), simd.add_f32s(y[1], y[3]));
+        let even2 = scaled(simd, y[2], 4.0, y[0]);
+        let odd2 = scaled(simd, y[3], 8.0, times(simd, y[1], 2.0));
+        let [y1, y2] = sum_and_difference(simd, even, odd);
+        let [y3, y4] = sum_and_difference(simd, even2, odd2);
+        [y[0], y1, y2, y3, y4, y[3]]
     }
 }
 
@@ -551,19 +690,14 @@ struct Kernel;
 
 impl Transform<3, 6> for Kernel {
     #[inline(always)]
-    fn apply(w: [Lanes; 3]) -> [Lanes; 6] {
-        let even = (w[0] + w[2]) * (-1.0 / 6.0);
-        let odd = w[1] * (-1.0 / 6.0);
-        let even2 = w[0] * (1.0 / 24.0) + w[2] * (1.0 / 6.0);
-        let odd2 = w[1] * (1.0 / 12.0);
-        [
-            w[0] * 0.25,
-            even + odd,
-            even - odd,
-            even2 + odd2,
-            even2 - odd2,
-            w[2],
-        ]
+    fn apply<S: Simd>(simd: S, w: [S::f32s; 3]) -> [S::f32s; 6] {
+        let even = times(simd, simd.add_f32s(w[0], w[2]), -1.0 / 6.0);
+        let odd = times(simd, w[1], -1.0 / 6.0);
+        let even2 = scaled(simd, w[0], 1.0 / 24.0, times(simd, w[2], 1.0 / 6.0));
+        let odd2 = times(simd, w[1], 1.0 / 12.0);
+        let [u1, u2] = sum_and_difference(simd, even, odd);
+        let [u3, u4] = sum_and_difference(simd, even2, odd2);
+        [times(simd, w[0], 0.25), u1, u2, u3, u4, w[2]]
     }
 }
 
@@ -572,85 +706,19 @@ struct KernelAdjoint;
 
 impl Transform<6, 3> for KernelAdjoint {
     #[inline(always)]
-    fn apply(u: [Lanes; 6]) -> [Lanes; 3] {
-        let (sum1, difference1) = (u[1] + u[2], u[1] - u[2]);
-        let (sum2, difference2) = (u[3] + u[4], u[3] - u[4]);
+    fn apply<S: Simd>(simd: S, u: [S::f32s; 6]) -> [S::f32s; 3] {
+        let [sum1, difference1] = sum_and_difference(simd, u[1], u[2]);
+        let [sum2, difference2] = sum_and_difference(simd, u[3], u[4]);
+        let w0 = scaled(simd, u[0], 0.25, times(simd, sum2, 1.0 / 24.0));
         [
-            u[0] * 0.25 - sum1 * (1.0 / 6.0) + sum2 * (1.0 / 24.0),
-            difference2 * (1.0 / 12.0) - difference1 * (1.0 / 6.0),
-            (sum2 - sum1) * (1.0 / 6.0) + u[5],
+            scaled(simd, sum1, -1.0 / 6.0, w0),
+            scaled(
+                simd,
+                difference2,
+                1.0 / 12.0,
+                times(simd, difference1, -1.0 / 6.0),
+            ),
+            scaled(simd, simd.sub_f32s(sum2, sum1), 1.0 / 6.0, u[5]),
         ]
-    }
-}
-
-const LANES: usize = 16;
-
-/// Channels that are transformed together: one AVX-512 register.
-#[derive(Clone, Copy)]
-struct Lanes([f32; LANES]);
-
-impl Lanes {
-    const ZERO: Self = Self([0.0; LANES]);
-
-    #[inline(always)]
-    fn load(values: &[f32], lanes: usize) -> Self {
-        if let Some(values) = values.first_chunk()
-            && lanes == LANES
-        {
-            return Self(*values);
-        }
-        let mut loaded = Self::ZERO;
-        loaded.0[..lanes].copy_from_slice(&values[..lanes]);
-        loaded
-    }
-
-    #[inline(always)]
-    fn store(self, values: &mut [f32], lanes: usize) {
-        if lanes == LANES
-            && let Some(values) = values.first_chunk_mut()
-        {
-            *values = self.0;
-            return;
-        }
-        values[..lanes].copy_from_slice(&self.0[..lanes]);
-    }
-}
-
-impl Add for Lanes {
-    type Output = Self;
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        let mut result = self;
-        for lane in 0..LANES {
-            result.0[lane] += other.0[lane];
-        }
-        result
-    }
-}
-
-impl Sub for Lanes {
-    type Output = Self;
-
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        let mut result = self;
-        for lane in 0..LANES {
-            result.0[lane] -= other.0[lane];
-        }
-        result
-    }
-}
-
-impl Mul<f32> for Lanes {
-    type Output = Self;
-
-    #[inline(always)]
-    fn mul(self, factor: f32) -> Self {
-        let mut result = self;
-        for lane in 0..LANES {
-            result.0[lane] *= factor;
-        }
-        result
     }
 }
