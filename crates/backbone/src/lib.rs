@@ -2,7 +2,7 @@
 //! [arXiv 1708.02002](https://arxiv.org/abs/1708.02002), section 4).
 //!
 //! [`ResNet`] turns an image into the maps C3, C4 and C5; [`FeaturePyramid`] turns those into P3
-//! to P7, all with the same number of channels.
+//! to P7, all with the same number of channels. Maps have their channels last.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -12,9 +12,9 @@
 //! let resnet = ResNetConfig::new(Architecture::Resnet18).with_width(8).init(&device);
 //! let pyramid = FeaturePyramidConfig::new(resnet.channels()).with_channels(16).init(&device);
 //!
-//! let images = Tensor::<4>::zeros([1, 3, 64, 64], &device);
+//! let images = Tensor::<4>::zeros([1, 64, 64, 3], &device);
 //! let levels = pyramid.forward(resnet.forward(images));
-//! assert_eq!(levels.map(|level| level.dims()[2]), [8, 4, 2, 1, 1]);
+//! assert_eq!(levels.map(|level| level.dims()[1]), [8, 4, 2, 1, 1]);
 //! ```
 
 mod convolution;

@@ -3,13 +3,15 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
+//! use retinanet_convolution::Levels;
 //! use retinanet_heads::HeadConfig;
 //!
 //! let device = Device::flex();
 //! let config = HeadConfig { depth: 1, ..HeadConfig::default() };
 //! let classes = config.init_class_subnet(16, 9, 3, &device);
-//! let logits = classes.forward(Tensor::zeros([1, 16, 4, 4], &device));
-//! assert_eq!(logits.dims(), [1, 4 * 4 * 9, 3]);
+//! let maps = [4, 2].map(|side| Tensor::zeros([1, side, side, 16], &device));
+//! let logits = classes.forward(Levels::pack(maps));
+//! assert_eq!(logits.dims(), [1, (4 * 4 + 2 * 2) * 9, 3]);
 //! ```
 
 mod config;
