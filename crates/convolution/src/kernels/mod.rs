@@ -10,6 +10,7 @@ pub(crate) mod resample;
 pub(crate) mod sums;
 pub(crate) mod weights;
 pub(crate) mod winograd;
+mod winograd_transforms;
 
 use std::cell::RefCell;
 
