@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Gradients, Tensor, TensorData};
-use retinanet_boxes::{AnchorLabel, AnchorTargets, ClassId, PositiveAnchor};
+use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
 use retinanet_criterion::{BatchTargets, CriterionConfig, LossParts, NormalizerKind};
 use retinanet_detector::{Architecture, ModelConfig, NormKind, Predictions, RetinaNet};
 
@@ -148,6 +148,8 @@ fn targets(anchors: usize) -> Vec<AnchorTargets> {
                 anchor,
                 class: class_of(anchor),
                 object: 0,
+                anchor_box: BoundingBox::default(),
+                object_box: BoundingBox::default(),
                 deltas: [0.3, -0.2, 0.1, -0.4].map(|delta| delta * (anchor as f32 * 0.1).cos()),
             })
             .collect(),

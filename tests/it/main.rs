@@ -9,4 +9,6 @@ mod evaluation;
 mod real_data;
 mod refusals;
 mod resuming;
+mod torchvision;
 mod training;
+mod weights;

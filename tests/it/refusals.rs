@@ -1,6 +1,6 @@
 //! What cannot work ends in one clear message that names the culprit, and an exit code.
 
-use retinanet_tests::{Experiment, run};
+use retinanet_tests::{Experiment, Finished, retinanet, run};
 
 #[test]
 fn a_config_with_an_unknown_key() {
@@ -151,4 +151,28 @@ fn an_image_to_predict_that_is_not_there_or_no_image() {
     let text = experiment.write("text.png", "no image");
     let out = experiment.path("out");
     run(&["predict", "--run", &root, &text, "--out", &out]).expect_refusal(1, &["text.png"]);
+}
+
+/// Without the feature `hub` the program says so; with it and without a network, that the Hub cannot
+/// be reached. Either way the name is told and no run is begun.
+#[test]
+fn weights_on_the_hub_that_cannot_be_fetched() {
+    let experiment = Experiment::new();
+    let refused = |place: &str| {
+        let (config, run) = (experiment.path("tiny.toml"), experiment.path("run"));
+        let pretrained = format!("model.pretrained={place}");
+        let finished = retinanet()
+            .args(["train", &config, "--run-dir", &run, "--set", &pretrained])
+            // A port where nobody listens.
+            .env("HF_ENDPOINT", "http://127.0.0.1:9")
+            .env("HF_HOME", experiment.path("cache"))
+            .output();
+        assert!(!std::path::Path::new(&run).exists());
+        Finished::from(finished.unwrap())
+    };
+    let finished = refused("hf:timm/resnet18.tv_in1k");
+    let code = finished.code.unwrap();
+    assert!(code == 1 || code == 2, "{finished:#?}");
+    finished.expect_refusal(code, &["timm/resnet18.tv_in1k", "model.safetensors"]);
+    refused("hf:nowhere").expect_refusal(2, &["hf:nowhere", "hf:OWNER/NAME/FILE"]);
 }

@@ -7,35 +7,67 @@ use crate::AnchorError;
 /// becomes 1000. Without it `exp` overflows early in training.
 pub const MAX_LOG_SCALE: f32 = 4.135_166_6;
 
-/// Writes boxes relative to anchors and reads them back.
+/// Settings of the [`BoxCoder`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BoxCoderConfig {
+    /// What `dx`, `dy`, `dw`, `dh` are multiplied by, above 0; default 1.
+    pub weights: [f32; 4],
+    /// Whether decoding limits how far a side shrinks as it limits how far one grows: mmdetection;
+    /// default false.
+    pub limit_shrinking: bool,
+}
+
+impl BoxCoderConfig {
+    /// Checks the settings and builds the coder.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a weight is not finite and above 0.
+    pub fn init(&self) -> Result<BoxCoder, AnchorError> {
+        let &Self {
+            weights,
+            limit_shrinking,
+        } = self;
+        if !weights
+            .iter()
+            .all(|weight| weight.is_finite() && *weight > 0.0)
+        {
+            return Err(AnchorError::Weights { got: weights });
+        }
+        let smallest = if limit_shrinking {
+            -MAX_LOG_SCALE
+        } else {
+            f32::NEG_INFINITY
+        };
+        Ok(BoxCoder { weights, smallest })
+    }
+}
+
+impl Default for BoxCoderConfig {
+    fn default() -> Self {
+        Self {
+            weights: [1.0; 4],
+            limit_shrinking: false,
+        }
+    }
+}
+
+/// Writes boxes relative to anchors and reads them back. Should be created with
+/// [`BoxCoderConfig::init`].
 ///
 /// ```text
 /// dx = wx · (target.center.x - anchor.center.x) / anchor.width
 /// dw = ww · ln(target.width / anchor.width)                       and so for y and height
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "[f32; 4]", into = "[f32; 4]")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BoxCoder {
     weights: [f32; 4],
+    /// The smallest log scale that decoding grants.
+    smallest: f32,
 }
 
 impl BoxCoder {
-    /// The coder that multiplies `dx`, `dy`, `dw`, `dh` by these weights.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where a weight is not finite and above 0.
-    pub fn new(weights: [f32; 4]) -> Result<Self, AnchorError> {
-        if weights
-            .iter()
-            .all(|weight| weight.is_finite() && *weight > 0.0)
-        {
-            Ok(Self { weights })
-        } else {
-            Err(AnchorError::Weights { got: weights })
-        }
-    }
-
     /// The weights of `dx`, `dy`, `dw`, `dh`.
     pub const fn weights(&self) -> [f32; 4] {
         self.weights
@@ -56,7 +88,7 @@ impl BoxCoder {
     }
 
     /// The box that these `[dx, dy, dw, dh]` describe. No side grows by more than
-    /// [`MAX_LOG_SCALE`]; shrinking is not limited.
+    /// [`MAX_LOG_SCALE`]; shrinking is limited where the settings say so.
     pub fn decode(&self, anchor: &BoundingBox, deltas: [f32; 4]) -> BoundingBox {
         let [wx, wy, ww, wh] = self.weights;
         let [dx, dy, dw, dh] = deltas;
@@ -65,29 +97,22 @@ impl BoxCoder {
         BoundingBox::from_center(
             center_x + dx / wx * width,
             center_y + dy / wy * height,
-            (dw / ww).min(MAX_LOG_SCALE).exp() * width,
-            (dh / wh).min(MAX_LOG_SCALE).exp() * height,
+            self.limit(dw / ww).exp() * width,
+            self.limit(dh / wh).exp() * height,
         )
+    }
+
+    fn limit(&self, log_scale: f32) -> f32 {
+        log_scale.min(MAX_LOG_SCALE).max(self.smallest)
     }
 }
 
 impl Default for BoxCoder {
     fn default() -> Self {
-        Self { weights: [1.0; 4] }
-    }
-}
-
-impl TryFrom<[f32; 4]> for BoxCoder {
-    type Error = AnchorError;
-
-    fn try_from(weights: [f32; 4]) -> Result<Self, AnchorError> {
-        Self::new(weights)
-    }
-}
-
-impl From<BoxCoder> for [f32; 4] {
-    fn from(coder: BoxCoder) -> Self {
-        coder.weights
+        Self {
+            weights: [1.0; 4],
+            smallest: f32::NEG_INFINITY,
+        }
     }
 }
 
@@ -97,6 +122,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn weighted(weights: [f32; 4]) -> Result<BoxCoder, AnchorError> {
+        BoxCoderConfig {
+            weights,
+            ..BoxCoderConfig::default()
+        }
+        .init()
+    }
 
     /// Sides within a factor of 40 of each other, so that [`MAX_LOG_SCALE`] grants every pair.
     fn any_box() -> impl Strategy<Value = BoundingBox> {
@@ -116,7 +149,7 @@ mod tests {
             target in any_box(),
             weights in prop::array::uniform4(0.5_f32..10.0),
         ) {
-            let coder = BoxCoder::new(weights).unwrap();
+            let coder = weighted(weights).unwrap();
             let decoded = coder.decode(&anchor, coder.encode(&anchor, &target));
             for (edge, expected) in decoded.to_array().into_iter().zip(target.to_array()) {
                 prop_assert!((edge - expected).abs() < 1e-2, "{decoded:?} {target:?}");
@@ -134,9 +167,9 @@ mod tests {
             BoxCoder::default().encode(&anchor, &target),
             [0.25, -0.05, ln_2, -ln_2]
         );
-        let weighted = BoxCoder::new([10.0, 10.0, 5.0, 5.0]).unwrap();
+        let coder = weighted([10.0, 10.0, 5.0, 5.0]).unwrap();
         assert_eq!(
-            weighted.encode(&anchor, &target),
+            coder.encode(&anchor, &target),
             [2.5, -0.5, 5.0 * ln_2, -5.0 * ln_2]
         );
     }
@@ -164,6 +197,21 @@ mod tests {
     }
 
     #[test]
+    fn shrinking_is_limited_where_asked() {
+        let anchor = BoundingBox::from_center(0.0, 0.0, 1000.0, 1000.0);
+        let coder = BoxCoderConfig {
+            limit_shrinking: true,
+            ..BoxCoderConfig::default()
+        };
+        let shrunk = coder
+            .init()
+            .unwrap()
+            .decode(&anchor, [0.0, 0.0, -6.0, -2.0]);
+        assert!((shrunk.width() - 16.0).abs() < 1e-3, "{shrunk:?}");
+        assert!((shrunk.height() - 1000.0 * (-2.0_f32).exp()).abs() < 1e-3);
+    }
+
+    #[test]
     fn huge_deltas_give_finite_boxes() {
         let anchor = BoundingBox::new(0.0, 0.0, 512.0, 1024.0);
         let decoded = BoxCoder::default().decode(&anchor, [1e30, -1e30, 1e30, 1e30]);
@@ -180,10 +228,10 @@ mod tests {
 
     #[test]
     fn a_weight_must_be_above_0() {
-        let error = BoxCoder::new([1.0, 1.0, 0.0, 1.0]).unwrap_err();
+        let error = weighted([1.0, 1.0, 0.0, 1.0]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the weights of the box coder must be finite and above 0, got [1.0, 1.0, 0.0, 1.0]"
+            "`model.box_coder.weights` must be finite and above 0, got [1.0, 1.0, 0.0, 1.0]"
         );
     }
 }

@@ -71,8 +71,14 @@ pub enum AnchorError {
         /// Overlap from which an anchor is an object.
         foreground: f32,
     },
+    /// The overlap from which a box may choose its best anchors is none.
+    #[error("`matcher.min_low_quality` must be in [0, 1], got {got}")]
+    MinLowQuality {
+        /// What the setting holds.
+        got: f32,
+    },
     /// A weight of the box coder would lose its delta.
-    #[error("the weights of the box coder must be finite and above 0, got {got:?}")]
+    #[error("`model.box_coder.weights` must be finite and above 0, got {got:?}")]
     Weights {
         /// The weights of `dx`, `dy`, `dw`, `dh`.
         got: [f32; 4],

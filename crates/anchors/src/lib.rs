@@ -41,9 +41,9 @@ mod generator;
 mod matcher;
 mod targets;
 
-pub use coder::{BoxCoder, MAX_LOG_SCALE};
+pub use coder::{BoxCoder, BoxCoderConfig, MAX_LOG_SCALE};
 pub use config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellSpacing, LevelAnchors};
 pub use error::AnchorError;
 pub use generator::AnchorGenerator;
-pub use matcher::{Assignment, Matcher, MatcherConfig};
+pub use matcher::{Assignment, LowQuality, Matcher, MatcherConfig};
 pub use targets::TargetAssigner;

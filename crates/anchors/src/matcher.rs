@@ -13,8 +13,26 @@ pub struct MatcherConfig {
     /// default 0.4. Anchors between the two are ignored.
     pub background: f32,
     /// Whether the anchors that overlap a box most are objects however little that is; default
-    /// true.
-    pub low_quality: bool,
+    /// `keep`.
+    pub low_quality: LowQuality,
+    /// The overlap from which that holds, in `[0, 1]`; default 0, any at all. Detectron's amounts
+    /// to 0.4.
+    pub min_low_quality: f32,
+}
+
+/// What becomes of the anchors that overlap a box most where that is less than
+/// [`foreground`](MatcherConfig::foreground).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LowQuality {
+    /// Nothing special: keras-retinanet and others.
+    Off,
+    /// They are objects, each of the box that it itself overlaps most: detectron2, torchvision.
+    #[default]
+    Keep,
+    /// They are objects, each of the box that chose it, the last where several did; also where an
+    /// anchor was an object of another already: mmdetection.
+    Reassign,
 }
 
 impl MatcherConfig {
@@ -22,13 +40,20 @@ impl MatcherConfig {
     ///
     /// # Errors
     ///
-    /// Returns an error unless `0 <= background <= foreground <= 1` and `foreground` is above 0.
+    /// Returns an error unless `0 <= background <= foreground <= 1` and `foreground` is above 0,
+    /// or where `min_low_quality` is not in `[0, 1]`.
     pub fn init(&self) -> Result<Matcher, AnchorError> {
         let &Self {
             foreground,
             background,
+            min_low_quality,
             ..
         } = self;
+        if !(0.0..=1.0).contains(&min_low_quality) {
+            return Err(AnchorError::MinLowQuality {
+                got: min_low_quality,
+            });
+        }
         if 0.0 <= background && background <= foreground && 0.0 < foreground && foreground <= 1.0 {
             Ok(Matcher { config: *self })
         } else {
@@ -45,7 +70,8 @@ impl Default for MatcherConfig {
         Self {
             foreground: 0.5,
             background: 0.4,
-            low_quality: true,
+            low_quality: LowQuality::Keep,
+            min_low_quality: 0.0,
         }
     }
 }
@@ -66,13 +92,12 @@ pub enum Assignment {
 ///
 /// An anchor belongs to the box that it overlaps most, the first where several are equal. It is
 /// an object from [`foreground`](MatcherConfig::foreground) on, background below
-/// [`background`](MatcherConfig::background), and ignored between. With
-/// [`low_quality`](MatcherConfig::low_quality), whichever anchors overlap a box most (all of them
-/// where several are equal) are objects too, but of the box that they themselves overlap most, as
-/// in detectron2 and torchvision; mmdetection assigns them to the box that chose them.
+/// [`background`](MatcherConfig::background), and ignored between. Unless
+/// [`low_quality`](MatcherConfig::low_quality) is off, whichever anchors overlap a box most (all of
+/// them where several are equal) are objects too.
 ///
-/// A box that no anchor overlaps chooses none. detectron2 would make every anchor that misses it
-/// an object.
+/// A box that no anchor overlaps chooses none. The peers would make every anchor that misses it an
+/// object.
 #[derive(Clone, Copy, Debug)]
 pub struct Matcher {
     config: MatcherConfig,
@@ -101,12 +126,36 @@ impl Matcher {
                 }
             }
         }
-        if self.config.low_quality {
-            for claim in &claims {
-                claim.choose(anchors, boxes, &mut assignments);
+        if self.config.low_quality != LowQuality::Off {
+            for (index, claim) in claims.iter().enumerate() {
+                if claim.highest >= self.config.min_low_quality {
+                    claim.choose(anchors, |anchor| {
+                        self.assign_chosen(
+                            &anchors[anchor],
+                            index,
+                            boxes,
+                            &mut assignments[anchor],
+                        );
+                    });
+                }
             }
         }
         assignments
+    }
+
+    /// Assigns an anchor that overlaps the `chooser` as much as any does.
+    fn assign_chosen(
+        &self,
+        anchor: &BoundingBox,
+        chooser: usize,
+        boxes: &[BoundingBox],
+        assignment: &mut Assignment,
+    ) {
+        if self.config.low_quality == LowQuality::Reassign {
+            *assignment = Assignment::Object(chooser);
+        } else if !matches!(assignment, Assignment::Object(_)) {
+            *assignment = Assignment::Object(most_overlapping(anchor, boxes));
+        }
     }
 
     /// Offers the boxes to the anchors of a block. Of the answer, only overlaps from the
@@ -165,19 +214,13 @@ impl Claim {
         }
     }
 
-    /// Makes the anchors that overlap the box most objects of whichever box is their own best.
-    fn choose(
-        &self,
-        anchors: &[BoundingBox],
-        boxes: &[BoundingBox],
-        assignments: &mut [Assignment],
-    ) {
+    /// Calls on the anchors that overlap the box most.
+    fn choose(&self, anchors: &[BoundingBox], mut call: impl FnMut(usize)) {
         for &place in &self.places {
-            let lanes = place * LANES..anchors.len().min((place + 1) * LANES);
-            for (anchor, assignment) in anchors[lanes.clone()].iter().zip(&mut assignments[lanes]) {
-                let chosen = anchor.iou(&self.bbox) == self.highest;
-                if chosen && !matches!(assignment, Assignment::Object(_)) {
-                    *assignment = Assignment::Object(most_overlapping(anchor, boxes));
+            let block = anchors.iter().enumerate().skip(place * LANES).take(LANES);
+            for (index, anchor) in block {
+                if anchor.iou(&self.bbox) == self.highest {
+                    call(index);
                 }
             }
         }
@@ -343,9 +386,17 @@ mod tests {
                     return Assignment::Background;
                 };
                 let first = row.iter().position(|&iou| iou == best).unwrap();
-                let chosen = (0..boxes.len())
-                    .any(|index| highest[index] > 0.0 && row[index] == highest[index]);
-                if best >= config.foreground || config.low_quality && chosen {
+                let chooser = (0..boxes.len()).rfind(|&index| {
+                    highest[index] > 0.0
+                        && highest[index] >= config.min_low_quality
+                        && row[index] == highest[index]
+                });
+                match (config.low_quality, chooser) {
+                    (LowQuality::Keep, Some(_)) => return Assignment::Object(first),
+                    (LowQuality::Reassign, Some(chooser)) => return Assignment::Object(chooser),
+                    _ => {}
+                }
+                if best >= config.foreground {
                     Assignment::Object(first)
                 } else if best < config.background {
                     Assignment::Background
@@ -375,14 +426,23 @@ mod tests {
     }
 
     fn any_config() -> impl Strategy<Value = MatcherConfig> {
-        let config = |foreground: u8, background: u8, low_quality| MatcherConfig {
-            foreground: f32::from(foreground) / 10.0,
-            background: f32::from(background.min(foreground)) / 10.0,
-            low_quality,
-        };
+        let tenth = |number: u8| f32::from(number) / 10.0;
+        let low_quality = prop::sample::select(vec![
+            LowQuality::Off,
+            LowQuality::Keep,
+            LowQuality::Reassign,
+        ]);
+        let any = (1_u8..=10, 0_u8..=10, low_quality, 0_u8..=8);
         prop_oneof![
             Just(MatcherConfig::default()),
-            (1_u8..=10, 0_u8..=10, any::<bool>()).prop_map(move |(f, b, l)| config(f, b, l)),
+            any.prop_map(
+                move |(foreground, background, low_quality, least)| MatcherConfig {
+                    foreground: tenth(foreground),
+                    background: tenth(background.min(foreground)),
+                    low_quality,
+                    min_low_quality: tenth(least.saturating_sub(4)),
+                }
+            ),
         ]
     }
 
@@ -444,7 +504,7 @@ mod tests {
     }
 
     fn assign(
-        low_quality: bool,
+        low_quality: LowQuality,
         anchors: &[BoundingBox],
         boxes: &[BoundingBox],
     ) -> Vec<Assignment> {
@@ -461,7 +521,7 @@ mod tests {
         // 3 → 0.538, 4 → 0.429, 5 → 0.333.
         let anchors = [3.0, 4.0, 5.0].map(|shift| square(shift, 10.0));
         assert_eq!(
-            assign(false, &anchors, &[square(0.0, 10.0)]),
+            assign(LowQuality::Off, &anchors, &[square(0.0, 10.0)]),
             [
                 Assignment::Object(0),
                 Assignment::Ignored,
@@ -475,7 +535,7 @@ mod tests {
         // 5 of 10 columns, and 4 of 10.
         let anchors = [0.5, 0.4].map(|part| BoundingBox::new(0.0, 0.0, 10.0 * part, 10.0));
         assert_eq!(
-            assign(false, &anchors, &[square(0.0, 10.0)]),
+            assign(LowQuality::Off, &anchors, &[square(0.0, 10.0)]),
             [Assignment::Object(0), Assignment::Ignored]
         );
     }
@@ -485,7 +545,7 @@ mod tests {
         // 0.25 on both sides of the box, less further out.
         let anchors = [-6.0, 6.0, 7.0].map(|shift| square(shift, 10.0));
         assert_eq!(
-            assign(true, &anchors, &[square(0.0, 10.0)]),
+            assign(LowQuality::Keep, &anchors, &[square(0.0, 10.0)]),
             [
                 Assignment::Object(0),
                 Assignment::Object(0),
@@ -499,15 +559,40 @@ mod tests {
         // The only anchor is what the second box overlaps most, but it lies on the first.
         let boxes = [square(0.0, 10.0), square(8.0, 10.0)];
         assert_eq!(
-            assign(true, &[square(0.0, 10.0)], &boxes),
+            assign(LowQuality::Keep, &[square(0.0, 10.0)], &boxes),
             [Assignment::Object(0)]
         );
+        assert_eq!(
+            assign(LowQuality::Reassign, &[square(0.0, 10.0)], &boxes),
+            [Assignment::Object(1)]
+        );
+    }
+
+    #[test]
+    fn a_box_whose_best_overlap_is_too_low_chooses_none() {
+        // The best anchor overlaps the box by 0.25.
+        for (least, expected) in [
+            (0.25, Assignment::Object(0)),
+            (0.26, Assignment::Background),
+        ] {
+            let config = MatcherConfig {
+                min_low_quality: least,
+                ..MatcherConfig::default()
+            };
+            let matcher = config.init().unwrap();
+            let found = matcher.assign(&[square(6.0, 10.0)], &[square(0.0, 10.0)]);
+            assert_eq!(found, [expected]);
+        }
     }
 
     #[test]
     fn a_box_that_no_anchor_overlaps_chooses_none() {
         assert_eq!(
-            assign(true, &[square(0.0, 10.0)], &[square(50.0, 10.0)]),
+            assign(
+                LowQuality::Keep,
+                &[square(0.0, 10.0)],
+                &[square(50.0, 10.0)]
+            ),
             [Assignment::Background]
         );
     }
@@ -516,7 +601,7 @@ mod tests {
     fn the_first_of_equal_boxes_gets_the_anchor() {
         let twice = [square(0.0, 10.0), square(0.0, 10.0)];
         assert_eq!(
-            assign(true, &[square(1.0, 10.0)], &twice),
+            assign(LowQuality::Keep, &[square(1.0, 10.0)], &twice),
             [Assignment::Object(0)]
         );
     }
@@ -524,10 +609,10 @@ mod tests {
     #[test]
     fn without_boxes_all_is_background() {
         assert_eq!(
-            assign(true, &[square(0.0, 10.0); 70], &[]),
+            assign(LowQuality::Keep, &[square(0.0, 10.0); 70], &[]),
             [Assignment::Background; 70]
         );
-        assert_eq!(assign(true, &[], &[square(0.0, 10.0)]), []);
+        assert_eq!(assign(LowQuality::Keep, &[], &[square(0.0, 10.0)]), []);
     }
 
     #[test]
@@ -536,7 +621,7 @@ mod tests {
             let config = MatcherConfig {
                 foreground,
                 background,
-                low_quality: true,
+                ..MatcherConfig::default()
             };
             config.init().unwrap_err().to_string()
         };

@@ -42,6 +42,8 @@ impl TargetAssigner {
                         class,
                         object,
                         deltas: self.coder.encode(&anchors[anchor], &bbox),
+                        anchor_box: anchors[anchor],
+                        object_box: bbox,
                     });
                     AnchorLabel::Object(class)
                 }
@@ -97,6 +99,8 @@ mod tests {
                 class: ClassId(2),
                 object: 1,
                 deltas: [0.0; 4],
+                anchor_box: anchors[1],
+                object_box: anchors[1],
             }]
         );
     }

@@ -8,9 +8,11 @@ pub(crate) fn unbiased(
     [channels_in, channels_out]: [usize; 2],
     kernel: usize,
     stride: usize,
+    groups: usize,
     device: &Device,
 ) -> Conv2d {
     square([channels_in, channels_out], kernel, stride)
+        .with_groups(groups)
         .with_bias(false)
         .with_initializer(Initializer::KaimingNormal {
             gain: 2.0_f64.sqrt(),

@@ -1,8 +1,8 @@
 //! ResNet and the feature pyramid network of RetinaNet (Lin et al. 2017,
 //! [arXiv 1708.02002](https://arxiv.org/abs/1708.02002), section 4).
 //!
-//! [`ResNet`] turns an image into the maps C3, C4 and C5; [`FeaturePyramid`] turns those into P3
-//! to P7, all with the same number of channels. Maps have their channels last.
+//! [`ResNet`] turns an image into the maps C2 to C5; [`FeaturePyramid`] turns those into P3 to P7
+//! (P2 on request), all with the same number of channels. Maps have their channels last.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -14,7 +14,7 @@
 //!
 //! let images = Tensor::<4>::zeros([1, 64, 64, 3], &device);
 //! let levels = pyramid.forward(resnet.forward(images));
-//! assert_eq!(levels.map(|level| level.dims()[1]), [8, 4, 2, 1, 1]);
+//! assert_eq!(levels.iter().map(|level| level.dims()[1]).collect::<Vec<_>>(), [8, 4, 2, 1, 1]);
 //! ```
 
 mod convolution;
@@ -24,9 +24,6 @@ mod residual;
 mod resnet;
 
 pub use norm::{Norm, NormKind};
-pub use pyramid::{FeaturePyramid, FeaturePyramidConfig, P6Source};
+pub use pyramid::{FeaturePyramid, FeaturePyramidConfig, FinestLevel, P6Source};
 pub use residual::{Projection, ResidualBlock};
 pub use resnet::{Architecture, BackboneFeatures, ResNet, ResNetConfig};
-
-/// Strides of P3 to P7 in pixels of the network's input.
-pub const PYRAMID_STRIDES: [usize; 5] = [8, 16, 32, 64, 128];

@@ -16,6 +16,9 @@ pub enum NormKind {
     /// weights, since a detector's batches are small.
     #[default]
     FrozenBatchNorm,
+    /// Batch norm whose statistics never move, while scale and bias learn: mmdetection's
+    /// `norm_eval`.
+    FixedStatistics,
     /// Batch norm that learns; for training from scratch.
     BatchNorm,
     /// Group norm with 32 groups (fewer where the channels do not divide); needs no batch.
@@ -23,19 +26,35 @@ pub enum NormKind {
 }
 
 impl NormKind {
+    /// Whether the norm keeps to the statistics of weights that it was given.
+    pub const fn is_fixed(self) -> bool {
+        matches!(self, Self::FrozenBatchNorm | Self::FixedStatistics)
+    }
+}
+
+/// A [`NormKind`] with its epsilon.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NormConfig {
+    pub(crate) kind: NormKind,
+    /// Added to the variance.
+    pub(crate) epsilon: f64,
+}
+
+impl NormConfig {
     /// Makes a norm over `channels`.
     pub(crate) fn init(self, channels: usize, device: &Device) -> Norm {
-        match self {
-            Self::FrozenBatchNorm => {
-                Norm::Batch(BatchNormConfig::new(channels).init(device).freeze())
-            }
-            Self::BatchNorm => Norm::Batch(BatchNormConfig::new(channels).init(device)),
-            Self::GroupNorm => {
+        let batch_norm = BatchNormConfig::new(channels).with_epsilon(self.epsilon);
+        match self.kind {
+            NormKind::FrozenBatchNorm => Norm::Batch(batch_norm.init(device).freeze()),
+            NormKind::FixedStatistics => Norm::FixedStatistics(batch_norm.init(device)),
+            NormKind::BatchNorm => Norm::Batch(batch_norm.init(device)),
+            NormKind::GroupNorm => {
                 let groups = (1..=GROUPS.min(channels))
                     .rev()
                     .find(|groups| channels.is_multiple_of(*groups))
                     .unwrap_or(1);
-                Norm::Group(GroupNormConfig::new(groups, channels).init(device))
+                let config = GroupNormConfig::new(groups, channels).with_epsilon(self.epsilon);
+                Norm::Group(config.init(device))
             }
         }
     }
@@ -46,6 +65,8 @@ impl NormKind {
 pub enum Norm {
     /// Batch norm; frozen where [`NormKind::FrozenBatchNorm`] or `freeze_at` says so.
     Batch(BatchNorm),
+    /// Batch norm of which only scale and bias learn.
+    FixedStatistics(BatchNorm),
     /// Group norm.
     Group(GroupNorm),
 }
@@ -77,6 +98,18 @@ impl Norm {
                 end.scale = Some(scale);
                 end.bias = Some(bias);
                 conv2d_with_end(input, weight, options, end)
+            }
+            Self::FixedStatistics(norm) => {
+                // The scale learns, so it goes into the weight, where it has a gradient.
+                let (scale, bias) = scale_and_bias(norm);
+                let channels = scale.dims()[0];
+                end.bias = Some(bias);
+                conv2d_with_end(
+                    input,
+                    weight * scale.reshape([channels, 1, 1, 1]),
+                    options,
+                    end,
+                )
             }
             Self::Batch(norm) => {
                 let convolved = conv2d_with_end(input, weight, options, End::NOTHING);

@@ -19,22 +19,62 @@ pub enum P6Source {
     P5,
 }
 
+/// The pyramid's finest level; the coarsest is P7.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinestLevel {
+    /// Stride 4, four times the anchors: for objects of a few pixels.
+    P2,
+    /// Stride 8: the paper.
+    #[default]
+    P3,
+}
+
+impl FinestLevel {
+    /// The strides of the levels from this one to P7, in pixels of the network's input.
+    pub const fn strides(self) -> &'static [usize] {
+        match self {
+            Self::P2 => &[4, 8, 16, 32, 64, 128],
+            Self::P3 => &[8, 16, 32, 64, 128],
+        }
+    }
+}
+
 /// Settings of a [`FeaturePyramid`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeaturePyramidConfig {
-    channels_in: [usize; 3],
+    channels_in: [usize; 4],
     channels: usize,
+    finest: FinestLevel,
     p6_from: P6Source,
+    relu_before_p7: bool,
 }
 
 impl FeaturePyramidConfig {
-    /// A pyramid of 256 channels over maps C3, C4 and C5 with these channels, P6 from C5.
-    pub const fn new(channels_in: [usize; 3]) -> Self {
+    /// A pyramid of 256 channels over maps C2, C3, C4 and C5 with these channels: P3 to P7, P6
+    /// from C5, ReLU before P7.
+    pub const fn new(channels_in: [usize; 4]) -> Self {
         Self {
             channels_in,
             channels: 256,
+            finest: FinestLevel::P3,
             p6_from: P6Source::C5,
+            relu_before_p7: true,
         }
+    }
+
+    /// Sets the finest level.
+    #[must_use]
+    pub const fn with_finest_level(mut self, finest: FinestLevel) -> Self {
+        self.finest = finest;
+        self
+    }
+
+    /// Sets whether P7 sees only the positive part of P6: the paper does, mmdetection does not.
+    #[must_use]
+    pub const fn with_relu_before_p7(mut self, relu: bool) -> Self {
+        self.relu_before_p7 = relu;
+        self
     }
 
     /// Sets the channels of every level.
@@ -54,21 +94,25 @@ impl FeaturePyramidConfig {
     /// Draws the parameters.
     pub fn init(&self, device: &Device) -> FeaturePyramid {
         let channels = self.channels;
-        let [c3, c4, c5] = self.channels_in;
+        let [c2, c3, c4, c5] = self.channels_in;
+        let has_p2 = self.finest == FinestLevel::P2;
         let p6_in = match self.p6_from {
             P6Source::C5 => c5,
             P6Source::P5 => channels,
         };
         FeaturePyramid {
+            lateral2: has_p2.then(|| biased([c2, channels], 1, 1, device)),
             lateral3: biased([c3, channels], 1, 1, device),
             lateral4: biased([c4, channels], 1, 1, device),
             lateral5: biased([c5, channels], 1, 1, device),
+            output2: has_p2.then(|| biased([channels, channels], 3, 1, device)),
             output3: biased([channels, channels], 3, 1, device),
             output4: biased([channels, channels], 3, 1, device),
             output5: biased([channels, channels], 3, 1, device),
             p6: biased([p6_in, channels], 3, 2, device),
             p7: biased([channels, channels], 3, 2, device),
             p6_from: self.p6_from,
+            relu_before_p7: self.relu_before_p7,
         }
     }
 }
@@ -79,9 +123,12 @@ impl FeaturePyramidConfig {
 /// Should be created with [`FeaturePyramidConfig`].
 #[derive(Module, Debug)]
 pub struct FeaturePyramid {
+    /// Only where the finest level is P2.
+    lateral2: Option<Conv2d>,
     lateral3: Conv2d,
     lateral4: Conv2d,
     lateral5: Conv2d,
+    output2: Option<Conv2d>,
     output3: Conv2d,
     output4: Conv2d,
     output5: Conv2d,
@@ -89,21 +136,27 @@ pub struct FeaturePyramid {
     p7: Conv2d,
     #[module(skip)]
     p6_from: P6Source,
+    relu_before_p7: bool,
 }
 
 impl FeaturePyramid {
-    /// Computes P3 to P7.
+    /// Computes the levels, finest first.
     ///
     /// # Shapes
     ///
-    /// - output: `[batch, ceil(height / stride), ceil(width / stride), channels]` for the strides
-    ///   8, 16, 32, 64 and 128 of the image
-    pub fn forward(&self, features: BackboneFeatures) -> [Tensor<4>; 5] {
-        let BackboneFeatures { c3, c4, c5 } = features;
+    /// - output: `[batch, ceil(height / stride), ceil(width / stride), channels]` for each of the
+    ///   [`strides`](FinestLevel::strides) of the image
+    pub fn forward(&self, features: BackboneFeatures) -> Vec<Tensor<4>> {
+        let BackboneFeatures { c2, c3, c4, c5 } = features;
         let top_down5 = convolve(&self.lateral5, c5.clone());
         let top_down4 = add_upsampled(convolve(&self.lateral4, c4), top_down5.clone());
         let top_down3 = add_upsampled(convolve(&self.lateral3, c3), top_down4.clone());
 
+        let p2 = self.lateral2.as_ref().zip(self.output2.as_ref());
+        let p2 = p2.map(|(lateral, output)| {
+            let top_down2 = add_upsampled(convolve(lateral, c2), top_down3.clone());
+            convolve(output, top_down2)
+        });
         let p3 = convolve(&self.output3, top_down3);
         let p4 = convolve(&self.output4, top_down4);
         let p5 = convolve(&self.output5, top_down5);
@@ -112,8 +165,12 @@ impl FeaturePyramid {
             P6Source::P5 => p5.clone(),
         };
         let p6 = convolve(&self.p6, from);
-        let p7 = convolve(&self.p7, relu(p6.clone()));
-        [p3, p4, p5, p6, p7]
+        let p7 = if self.relu_before_p7 {
+            convolve(&self.p7, relu(p6.clone()))
+        } else {
+            convolve(&self.p7, p6.clone())
+        };
+        p2.into_iter().chain([p3, p4, p5, p6, p7]).collect()
     }
 }
 
@@ -133,6 +190,7 @@ mod tests {
             Tensor::random([1, side, side, channels], Distribution::Default, device)
         };
         BackboneFeatures {
+            c2: map(2, 32),
             c3: map(4, 16),
             c4: map(8, 8),
             c5: map(16, 4),
@@ -143,25 +201,59 @@ mod tests {
     fn levels_halve_and_share_their_channels() {
         let device = Device::flex();
         for source in [P6Source::C5, P6Source::P5] {
-            let pyramid = FeaturePyramidConfig::new([4, 8, 16])
+            let pyramid = FeaturePyramidConfig::new([2, 4, 8, 16])
                 .with_channels(6)
                 .with_p6_from(source)
                 .init(&device);
-            let dims = pyramid.forward(features(&device)).map(|level| level.dims());
+            let dims = dims(&pyramid.forward(features(&device)));
             assert_eq!(dims, [16, 8, 4, 2, 1].map(|side| [1, side, side, 6]));
         }
     }
 
+    fn dims(levels: &[Tensor<4>]) -> Vec<[usize; 4]> {
+        levels.iter().map(Tensor::dims).collect()
+    }
+
     #[test]
-    fn p7_sees_only_the_positive_part_of_p6() {
+    fn p2_is_finer_and_sees_the_top() {
         let device = Device::flex();
-        let mut pyramid = FeaturePyramidConfig::new([4, 8, 16])
+        let pyramid = FeaturePyramidConfig::new([2, 4, 8, 16])
             .with_channels(6)
+            .with_finest_level(FinestLevel::P2)
             .init(&device);
-        // A bias this low makes all of P6 negative, and so P7 its own bias: 0.
-        pyramid.p6.bias = Some(burn::nn::Initializer::Constant { value: -1e3 }.init([6], &device));
-        let [.., p6, p7] = pyramid.forward(features(&device));
-        assert!(p6.max().into_scalar::<f32>() < 0.0);
-        assert_eq!(p7.abs().max().into_scalar::<f32>(), 0.0);
+        let levels = pyramid.forward(features(&device));
+        assert_eq!(
+            dims(&levels),
+            [32, 16, 8, 4, 2, 1].map(|side| [1, side, side, 6])
+        );
+        // Another C5 makes another P2.
+        let of = |features: BackboneFeatures| pyramid.forward(features)[0].clone().into_data();
+        let (one, two) = (features(&device), features(&device));
+        let swapped = BackboneFeatures {
+            c5: two.c5,
+            ..one.clone()
+        };
+        assert_ne!(of(one), of(swapped));
+    }
+
+    #[test]
+    fn p7_sees_only_the_positive_part_of_p6_unless_told_otherwise() {
+        let device = Device::flex();
+        for relu in [true, false] {
+            let mut pyramid = FeaturePyramidConfig::new([2, 4, 8, 16])
+                .with_channels(6)
+                .with_relu_before_p7(relu)
+                .init(&device);
+            // A bias this low makes all of P6 negative, and so P7 its own bias: 0.
+            let low = burn::nn::Initializer::Constant { value: -1e3 };
+            pyramid.p6.bias = Some(low.init([6], &device));
+            let levels = pyramid.forward(features(&device));
+            let [.., p6, p7] = &levels[..] else {
+                panic!("{} levels", levels.len());
+            };
+            assert!(p6.clone().max().into_scalar::<f32>() < 0.0);
+            let largest = p7.clone().abs().max().into_scalar::<f32>();
+            assert_eq!(largest == 0.0, relu, "{largest}");
+        }
     }
 }

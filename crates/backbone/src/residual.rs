@@ -4,10 +4,10 @@ use burn::tensor::{Device, Tensor};
 use retinanet_convolution::End;
 
 use crate::convolution::unbiased;
-use crate::norm::{Norm, NormKind, RELU};
+use crate::norm::{Norm, NormConfig, RELU};
 
 /// A residual block (He et al. 2016): two 3×3 convolutions, or the bottleneck of 1×1, 3×3 and
-/// 1×1 with the stride in the 3×3, as torchvision.
+/// 1×1.
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
     conv1: Conv2d,
@@ -21,17 +21,28 @@ pub struct ResidualBlock {
     shortcut: Option<Projection>,
 }
 
+/// What tells one bottleneck from another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bottleneck {
+    /// Channels of the 3×3 convolution.
+    pub(crate) width: usize,
+    /// Groups of the 3×3 convolution.
+    pub(crate) groups: usize,
+    /// Strides of the first 1×1 and of the 3×3 convolution.
+    pub(crate) strides: [usize; 2],
+}
+
 impl ResidualBlock {
     pub(crate) fn basic(
         [channels_in, channels_out]: [usize; 2],
         stride: usize,
-        norm: NormKind,
+        norm: NormConfig,
         device: &Device,
     ) -> Self {
         Self {
-            conv1: unbiased([channels_in, channels_out], 3, stride, device),
+            conv1: unbiased([channels_in, channels_out], 3, stride, 1, device),
             norm1: norm.init(channels_out, device),
-            conv2: unbiased([channels_out, channels_out], 3, 1, device),
+            conv2: unbiased([channels_out, channels_out], 3, 1, 1, device),
             norm2: norm.init(channels_out, device),
             conv3: None,
             norm3: None,
@@ -41,17 +52,21 @@ impl ResidualBlock {
 
     pub(crate) fn bottleneck(
         [channels_in, channels_out]: [usize; 2],
-        width: usize,
-        stride: usize,
-        norm: NormKind,
+        Bottleneck {
+            width,
+            groups,
+            strides: [stride1, stride2],
+        }: Bottleneck,
+        norm: NormConfig,
         device: &Device,
     ) -> Self {
+        let stride = stride1 * stride2;
         Self {
-            conv1: unbiased([channels_in, width], 1, 1, device),
+            conv1: unbiased([channels_in, width], 1, stride1, 1, device),
             norm1: norm.init(width, device),
-            conv2: unbiased([width, width], 3, stride, device),
+            conv2: unbiased([width, width], 3, stride2, groups, device),
             norm2: norm.init(width, device),
-            conv3: Some(unbiased([width, channels_out], 1, 1, device)),
+            conv3: Some(unbiased([width, channels_out], 1, 1, 1, device)),
             norm3: Some(norm.init(channels_out, device)),
             shortcut: Projection::where_needed([channels_in, channels_out], stride, norm, device),
         }
@@ -93,11 +108,11 @@ impl Projection {
     fn where_needed(
         [channels_in, channels_out]: [usize; 2],
         stride: usize,
-        norm: NormKind,
+        norm: NormConfig,
         device: &Device,
     ) -> Option<Self> {
         (stride != 1 || channels_in != channels_out).then(|| Self {
-            conv: unbiased([channels_in, channels_out], 1, stride, device),
+            conv: unbiased([channels_in, channels_out], 1, stride, 1, device),
             norm: norm.init(channels_out, device),
         })
     }

@@ -5,13 +5,15 @@ use retinanet_convolution::max_pool2d;
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::unbiased;
-use crate::norm::{Norm, NormKind, RELU};
-use crate::residual::ResidualBlock;
+use crate::norm::{Norm, NormConfig, NormKind, RELU};
+use crate::residual::{Bottleneck, ResidualBlock};
 
 /// How much wider the output of a bottleneck is than its 3×3 convolution.
 const BOTTLENECK_EXPANSION: usize = 4;
 
-/// The ResNets of He et al. 2016, table 1.
+/// The ResNets of He et al. 2016, table 1; the ResNeXts of Xie et al. 2017, whose 3×3
+/// convolutions have 32 groups; and a wide ResNet (Zagoruyko and Komodakis 2016), whose 3×3
+/// convolutions have twice the channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it all")]
@@ -22,6 +24,12 @@ pub enum Architecture {
     Resnet50,
     Resnet101,
     Resnet152,
+    #[serde(rename = "resnext50_32x4d")]
+    Resnext50_32x4d,
+    #[serde(rename = "resnext101_32x8d")]
+    Resnext101_32x8d,
+    #[serde(rename = "wide_resnet50_2")]
+    WideResnet50_2,
 }
 
 impl Architecture {
@@ -29,8 +37,10 @@ impl Architecture {
     const fn blocks(self) -> [usize; 4] {
         match self {
             Self::Resnet18 => [2, 2, 2, 2],
-            Self::Resnet34 | Self::Resnet50 => [3, 4, 6, 3],
-            Self::Resnet101 => [3, 4, 23, 3],
+            Self::Resnet34 | Self::Resnet50 | Self::Resnext50_32x4d | Self::WideResnet50_2 => {
+                [3, 4, 6, 3]
+            }
+            Self::Resnet101 | Self::Resnext101_32x8d => [3, 4, 23, 3],
             Self::Resnet152 => [3, 8, 36, 3],
         }
     }
@@ -38,35 +48,68 @@ impl Architecture {
     const fn has_bottlenecks(self) -> bool {
         !matches!(self, Self::Resnet18 | Self::Resnet34)
     }
+
+    /// Groups of a bottleneck's 3×3 convolution, and channels of a group in C2 where the stem has
+    /// 64.
+    const fn groups(self) -> (usize, usize) {
+        match self {
+            Self::Resnext50_32x4d => (32, 4),
+            Self::Resnext101_32x8d => (32, 8),
+            Self::WideResnet50_2 => (1, 128),
+            _ => (1, 64),
+        }
+    }
 }
 
 /// Settings of a [`ResNet`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ResNetConfig {
     architecture: Architecture,
-    norm: NormKind,
+    norm: NormConfig,
     freeze_at: usize,
     width: usize,
+    stride_in_1x1: bool,
 }
 
 impl ResNetConfig {
     /// Channels after the stem of the published networks.
     pub const STANDARD_WIDTH: usize = 64;
+    /// What the published networks add to the variance in their norms.
+    pub const STANDARD_EPSILON: f64 = 1e-5;
 
     /// The published network with frozen batch norm and nothing else frozen.
     pub const fn new(architecture: Architecture) -> Self {
         Self {
             architecture,
-            norm: NormKind::FrozenBatchNorm,
+            norm: NormConfig {
+                kind: NormKind::FrozenBatchNorm,
+                epsilon: Self::STANDARD_EPSILON,
+            },
             freeze_at: 0,
             width: Self::STANDARD_WIDTH,
+            stride_in_1x1: false,
         }
     }
 
     /// Sets the normalisation.
     #[must_use]
     pub const fn with_norm(mut self, norm: NormKind) -> Self {
-        self.norm = norm;
+        self.norm.kind = norm;
+        self
+    }
+
+    /// Sets what the norms add to the variance.
+    #[must_use]
+    pub const fn with_norm_epsilon(mut self, epsilon: f64) -> Self {
+        self.norm.epsilon = epsilon;
+        self
+    }
+
+    /// Sets whether a bottleneck's stride is in its first 1×1 convolution, as in the original
+    /// network and detectron2's weights, and not in the 3×3, as in torchvision's.
+    #[must_use]
+    pub const fn with_stride_in_1x1(mut self, stride_in_1x1: bool) -> Self {
+        self.stride_in_1x1 = stride_in_1x1;
         self
     }
 
@@ -90,13 +133,13 @@ impl ResNetConfig {
     pub fn init(&self, device: &Device) -> ResNet {
         let [blocks2, blocks3, blocks4, blocks5] = self.architecture.blocks();
         let resnet = ResNet {
-            conv1: unbiased([3, self.width], 7, 2, device),
+            conv1: unbiased([3, self.width], 7, 2, 1, device),
             norm1: self.norm.init(self.width, device),
             layer1: self.stage(self.width, 0, blocks2, device),
             layer2: self.stage(self.stage_channels(0), 1, blocks3, device),
             layer3: self.stage(self.stage_channels(1), 2, blocks4, device),
             layer4: self.stage(self.stage_channels(2), 3, blocks5, device),
-            channels: [1, 2, 3].map(|stage| self.stage_channels(stage)),
+            channels: [0, 1, 2, 3].map(|stage| self.stage_channels(stage)),
         };
         resnet.freeze_first(self.freeze_at)
     }
@@ -119,15 +162,30 @@ impl ResNetConfig {
                 };
                 // C2 keeps the resolution of the pooled stem.
                 let stride = if block == 0 && stage > 0 { 2 } else { 1 };
+                let channels = [channels_in, channels_out];
                 if self.architecture.has_bottlenecks() {
-                    let width = self.width << stage;
-                    let channels = [channels_in, channels_out];
-                    ResidualBlock::bottleneck(channels, width, stride, self.norm, device)
+                    let bottleneck = self.bottleneck(stage, stride);
+                    ResidualBlock::bottleneck(channels, bottleneck, self.norm, device)
                 } else {
-                    ResidualBlock::basic([channels_in, channels_out], stride, self.norm, device)
+                    ResidualBlock::basic(channels, stride, self.norm, device)
                 }
             })
             .collect()
+    }
+
+    fn bottleneck(&self, stage: usize, stride: usize) -> Bottleneck {
+        let (groups, group_channels) = self.architecture.groups();
+        // A thin network's groups are thinner, too, but not empty.
+        let group_channels = (group_channels * self.width / Self::STANDARD_WIDTH).max(1);
+        Bottleneck {
+            width: (groups * group_channels) << stage,
+            groups,
+            strides: if self.stride_in_1x1 {
+                [stride, 1]
+            } else {
+                [1, stride]
+            },
+        }
     }
 
     const fn stage_channels(&self, stage: usize) -> usize {
@@ -143,6 +201,8 @@ impl ResNetConfig {
 /// The maps that the pyramid is built on, `[batch, height, width, channels]` each.
 #[derive(Clone, Debug)]
 pub struct BackboneFeatures {
+    /// C2, stride 4.
+    pub c2: Tensor<4>,
     /// C3, stride 8.
     pub c3: Tensor<4>,
     /// C4, stride 16.
@@ -162,27 +222,27 @@ pub struct ResNet {
     layer2: Vec<ResidualBlock>,
     layer3: Vec<ResidualBlock>,
     layer4: Vec<ResidualBlock>,
-    channels: [usize; 3],
+    channels: [usize; 4],
 }
 
 impl ResNet {
-    /// Computes C3, C4 and C5.
+    /// Computes C2, C3, C4 and C5.
     ///
     /// # Shapes
     ///
     /// - `images`: `[batch, height, width, 3]`, normalised
-    /// - output: strides 8, 16 and 32, with [`channels`](Self::channels)
+    /// - output: strides 4, 8, 16 and 32, with [`channels`](Self::channels)
     pub fn forward(&self, images: Tensor<4>) -> BackboneFeatures {
         let stem = self.norm1.after(&self.conv1, images, RELU);
         let c2 = run(&self.layer1, max_pool2d(stem, 3, 2, 1));
-        let c3 = run(&self.layer2, c2);
+        let c3 = run(&self.layer2, c2.clone());
         let c4 = run(&self.layer3, c3.clone());
         let c5 = run(&self.layer4, c4.clone());
-        BackboneFeatures { c3, c4, c5 }
+        BackboneFeatures { c2, c3, c4, c5 }
     }
 
-    /// The channels of C3, C4 and C5.
-    pub const fn channels(&self) -> [usize; 3] {
+    /// The channels of C2, C3, C4 and C5.
+    pub const fn channels(&self) -> [usize; 4] {
         self.channels
     }
 
@@ -228,6 +288,9 @@ mod tests {
             (Architecture::Resnet50, 23_508_032, 26_560),
             (Architecture::Resnet101, 42_500_160, 52_672),
             (Architecture::Resnet152, 58_143_808, 75_712),
+            (Architecture::Resnext50_32x4d, 22_979_904, 34_112),
+            (Architecture::Resnext101_32x8d, 86_742_336, 101_440),
+            (Architecture::WideResnet50_2, 66_834_240, 34_112),
         ] {
             let resnet = ResNetConfig::new(architecture).init(&Device::flex());
             assert_eq!(
@@ -241,10 +304,15 @@ mod tests {
     #[test]
     fn features_have_strides_8_16_32_also_for_odd_sizes() {
         let device = Device::flex();
-        for architecture in [Architecture::Resnet18, Architecture::Resnet50] {
+        for architecture in [
+            Architecture::Resnet18,
+            Architecture::Resnet50,
+            Architecture::Resnext50_32x4d,
+        ] {
             let resnet = ResNetConfig::new(architecture).with_width(4).init(&device);
             let features = resnet.forward(Tensor::zeros([2, 97, 64, 3], &device));
-            let [channels3, channels4, channels5] = resnet.channels();
+            let [channels2, channels3, channels4, channels5] = resnet.channels();
+            assert_eq!(features.c2.dims(), [2, 25, 16, channels2]);
             assert_eq!(features.c3.dims(), [2, 13, 8, channels3]);
             assert_eq!(features.c4.dims(), [2, 7, 4, channels4]);
             assert_eq!(features.c5.dims(), [2, 4, 2, channels5]);
@@ -252,19 +320,24 @@ mod tests {
     }
 
     #[test]
-    fn the_stride_of_a_bottleneck_is_in_its_3x3() {
+    fn the_stride_of_a_bottleneck_is_in_its_3x3_or_as_asked_in_its_1x1() {
         let device = Device::flex();
-        let block = ResidualBlock::bottleneck([8, 16], 4, 2, NormKind::BatchNorm, &device);
-        let shown = format!("{block}");
-        let strides: Vec<_> = shown.matches("stride: [2, 2]").collect();
-        // The 3×3 and the shortcut.
-        assert_eq!(strides.len(), 2, "{shown}");
-        assert!(
-            shown
-                .lines()
-                .any(|line| line.contains("conv2") && line.contains("stride: [2, 2]")),
-            "{shown}"
-        );
+        for (stride_in_1x1, strided) in [(false, "conv2"), (true, "conv1")] {
+            let resnet = ResNetConfig::new(Architecture::Resnet50)
+                .with_width(4)
+                .with_stride_in_1x1(stride_in_1x1)
+                .init(&device);
+            let block = format!("{}", resnet.layer2[0]);
+            let strides: Vec<_> = block.matches("stride: [2, 2]").collect();
+            // This one and the shortcut.
+            assert_eq!(strides.len(), 2, "{block}");
+            assert!(
+                block
+                    .lines()
+                    .any(|line| line.contains(strided) && line.contains("stride: [2, 2]")),
+                "{block}"
+            );
+        }
     }
 
     #[test]
@@ -293,6 +366,7 @@ mod tests {
         );
         for (norm, moves) in [
             (NormKind::FrozenBatchNorm, false),
+            (NormKind::FixedStatistics, false),
             (NormKind::BatchNorm, true),
         ] {
             let resnet = ResNetConfig::new(Architecture::Resnet18)
@@ -300,7 +374,8 @@ mod tests {
                 .with_norm(norm)
                 .init(&device);
             resnet.forward(images.clone());
-            let Norm::Batch(batch_norm) = &resnet.norm1 else {
+            let (Norm::Batch(batch_norm) | Norm::FixedStatistics(batch_norm)) = &resnet.norm1
+            else {
                 panic!("not a batch norm");
             };
             let mean = batch_norm.running_mean.value_sync().abs().sum();

@@ -28,6 +28,12 @@ pub struct Class {
     pub name: String,
 }
 
+/// The name of a class that nothing belongs to.
+const UNUSED: &str = "(unused)";
+
+/// The highest category id that may be a class index.
+const HIGHEST_LABEL: u64 = 10_000;
+
 /// The classes of a model, in the order of their [`ClassId`]s: the map between the model's
 /// contiguous indices and a file's category ids.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +64,36 @@ impl ClassList {
             classes,
             by_category,
         })
+    }
+
+    /// Gives every class the index that its category id is, as torchvision does: the ids in
+    /// between, 0 among them, become classes that nothing belongs to.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a category id stands twice, or one is so high that a model would
+    /// mostly tell apart what does not exist.
+    pub fn by_category_id(classes: Vec<Class>) -> Result<Self, ClassListError> {
+        let used = Self::new(classes)?;
+        let Some(highest) = used.classes.last().map(|class| class.category.0) else {
+            return Ok(used);
+        };
+        if highest > HIGHEST_LABEL {
+            return Err(ClassListError::HighCategory(highest));
+        }
+        let classes = (0..=highest).map(CategoryId).map(|category| Class {
+            category,
+            name: used
+                .class(category)
+                .map_or(UNUSED, |class| used.name(class))
+                .to_owned(),
+        });
+        Self::new(classes.collect())
+    }
+
+    /// Whether nothing belongs to the class: it fills a gap between category ids.
+    pub fn is_unused(&self, class: ClassId) -> bool {
+        self.name(class) == UNUSED
     }
 
     /// How many classes there are.
@@ -117,6 +153,9 @@ pub enum ClassListError {
     /// A category id stands twice.
     #[error("category id {0} stands twice")]
     Duplicate(u64),
+    /// Class indices shall be category ids, and one is too high for that.
+    #[error("category id {0} is too high for a class index, the highest is {HIGHEST_LABEL}")]
+    HighCategory(u64),
 }
 
 #[cfg(test)]
@@ -128,6 +167,21 @@ mod tests {
             category: CategoryId(category),
             name: name.into(),
         }
+    }
+
+    #[test]
+    fn category_ids_can_be_the_indices() {
+        let classes = vec![class(3, "car"), class(1, "person")];
+        let list = ClassList::by_category_id(classes).unwrap();
+        assert_eq!(list.len(), 4);
+        assert_eq!(list.class(CategoryId(3)), Some(ClassId(3)));
+        assert_eq!(list.category(ClassId(1)), Some(CategoryId(1)));
+        let unused = (0..4).map(|index| list.is_unused(ClassId(index)));
+        assert_eq!(unused.collect::<Vec<_>>(), [true, false, true, false]);
+
+        assert!(ClassList::by_category_id(Vec::new()).unwrap().is_empty());
+        let error = ClassList::by_category_id(vec![class(1 << 53, "far")]).unwrap_err();
+        assert_eq!(error, ClassListError::HighCategory(1 << 53));
     }
 
     #[test]

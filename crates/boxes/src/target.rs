@@ -1,4 +1,4 @@
-use crate::ClassId;
+use crate::{BoundingBox, ClassId};
 
 /// What an anchor shall learn, as matching decided it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct PositiveAnchor {
     /// What the box subnet shall give, `[dx, dy, dw, dh]`: the object's box as seen from the
     /// anchor.
     pub deltas: [f32; 4],
+    /// The anchor, in pixels of the network's input.
+    pub anchor_box: BoundingBox,
+    /// The object's box, in pixels of the network's input.
+    pub object_box: BoundingBox,
 }
 
 /// What the anchors of one image shall learn.

@@ -22,8 +22,10 @@ pub(crate) enum Command {
     Eval(EvalArguments),
     /// Finds objects in images and draws them
     Predict(PredictArguments),
-    /// Writes a run's best weights to a file
+    /// Writes a model's weights to a file, for this program or another
     Export(ExportArguments),
+    /// Turns another program's weights into this one's
+    Import(ImportArguments),
     /// Makes data sets
     #[command(subcommand)]
     Dataset(DatasetCommand),
@@ -129,12 +131,14 @@ pub(crate) struct PredictArguments {
 
 #[derive(Args)]
 pub(crate) struct ExportArguments {
-    /// The directory of a run; its best checkpoint counts
-    #[arg(long, value_name = "DIR")]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
     /// The file's format
     #[arg(long, value_enum, default_value_t = Format::Safetensors)]
     pub(crate) format: Format,
+    /// Whose names the tensors get
+    #[arg(long, value_enum, default_value_t = ExportNames::Native)]
+    pub(crate) names: ExportNames,
     /// The file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
@@ -142,8 +146,37 @@ pub(crate) struct ExportArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Format {
-    /// Weights and classes; `eval` and `predict` take it with the run's config.toml
+    /// Hugging Face's format, which most programs read
     Safetensors,
+    /// Burn's own format
+    Burnpack,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ExportNames {
+    /// This program's; `eval` and `predict` take the file with the model's config
+    Native,
+    /// torchvision's, to load with `strict=True`
+    Torchvision,
+    /// detectron2's
+    Detectron2,
+}
+
+#[derive(Args)]
+pub(crate) struct ImportArguments {
+    /// A weight file of torchvision, detectron2 or timm: .pth, .pt, .pkl or .safetensors
+    pub(crate) weights: PathBuf,
+    /// The config of the same model, such as one with `preset = "torchvision"`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// A COCO annotation file that names the classes; where not given, 91 and 80 classes are COCO's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) annotations: Option<PathBuf>,
+    /// The safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -264,6 +297,12 @@ impl Workload {
 pub(crate) struct ImageSize {
     pub(crate) height: usize,
     pub(crate) width: usize,
+}
+
+impl ImageSize {
+    pub(crate) const fn width_and_height(self) -> (u32, u32) {
+        (self.width as u32, self.height as u32)
+    }
 }
 
 impl FromStr for ImageSize {

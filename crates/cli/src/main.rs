@@ -6,6 +6,7 @@ mod console;
 mod device;
 mod draw;
 mod failure;
+mod hub;
 mod machine;
 mod workloads;
 
@@ -33,6 +34,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Predict(arguments) => commands::predict::run(&arguments),
         Command::Export(arguments) => commands::export::run(&arguments),
+        Command::Import(arguments) => commands::import::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Dataset(DatasetCommand::Synth(arguments)) => commands::synth::run(&arguments),
         Command::Config(ConfigCommand::Show(arguments)) => commands::config::show(&arguments),

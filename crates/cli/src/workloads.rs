@@ -15,9 +15,7 @@ use retinanet_anchors::{AnchorGenerator, BoxCoder, MatcherConfig, TargetAssigner
 use retinanet_boxes::{AnchorTargets, BoundingBox, ClassId, GroundTruth};
 use retinanet_convolution::{conv2d, ConvOptions};
 use retinanet_criterion::{BatchTargets, CriterionConfig};
-use retinanet_data::{
-    CocoDataset, LoaderConfig, ReadOptions, ResizeConfig, TrainLoader, Transform, TransformConfig,
-};
+use retinanet_data::{LoaderConfig, TrainLoader};
 use retinanet_detector::{DecodeConfig, ModelConfig, Predictions};
 use retinanet_trainer::{DataConfig, Learner, OptimizerConfig};
 use serde::Serialize;
@@ -238,13 +236,14 @@ impl<'a> Bench<'a> {
         } = self.arguments;
         self.device.seed(seed);
         let model = self.model.init(classes, self.device)?.valid();
-        let decoder = DecodeConfig::default().init()?;
+        let decoder = DecodeConfig::default().init(BoxCoder::default())?;
         let images = self.images(self.device);
         let anchors = self.generator.generate(size.height, size.width);
+        let sizes = vec![size.width_and_height(); batch];
 
         let seconds = self.time(
             || images.clone(),
-            |images| Ok(decoder.decode(model.forward(images), &anchors)),
+            |images| Ok(decoder.decode(model.forward(images), &anchors, &sizes)),
         )?;
         let what = self.describe_model();
         Ok(Measurement::new(Workload::Inference, what, seconds).with_images(batch))
@@ -257,7 +256,7 @@ impl<'a> Bench<'a> {
         };
         let &BenchArguments { batch, seed, .. } = self.arguments;
         let workers = self.arguments.workers.unwrap_or(data.workers);
-        let dataset = read_dataset(data)?;
+        let dataset = data.read_train().map_err(Failure::work)?;
         let batches = dataset.images.len().min(MOST_IMAGES).div_ceil(batch);
         let config = LoaderConfig {
             batch_size: batch,
@@ -268,7 +267,7 @@ impl<'a> Bench<'a> {
         let loader = TrainLoader::new(
             Arc::new(dataset),
             config,
-            transform(data)?,
+            data.transform().map_err(Failure::usage)?,
             self.generator.clone(),
             self.assigner,
         )
@@ -309,7 +308,7 @@ impl<'a> Bench<'a> {
 
     fn decode(&self) -> Result<Measurement, Failure> {
         let &BenchArguments { classes, seed, .. } = self.arguments;
-        let decoder = DecodeConfig::default().init()?;
+        let decoder = DecodeConfig::default().init(BoxCoder::default())?;
         let anchors = self.generator.generate(COCO_SIZE.height, COCO_SIZE.width);
         let level_anchors: Vec<usize> = (self
             .generator
@@ -329,7 +328,10 @@ impl<'a> Bench<'a> {
                 deltas: Tensor::from_data(deltas.clone(), self.device),
                 level_anchors: level_anchors.clone(),
             },
-            |predictions| Ok(decoder.decode(predictions, &anchors)),
+            |predictions| {
+                let sizes = [COCO_SIZE.width_and_height()];
+                Ok(decoder.decode(predictions, &anchors, &sizes))
+            },
         )?;
         let what = format!("{COCO_SIZE}, {classes} classes");
         Ok(Measurement::new(Workload::Decode, what, seconds))
@@ -489,31 +491,6 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
     // In (0, 1], so that the logarithm is finite.
     let radius = (-2.0 * (1.0 - rng.random::<f32>()).ln()).sqrt();
     radius * (TAU * rng.random::<f32>()).cos()
-}
-
-fn read_dataset(data: &DataConfig) -> Result<CocoDataset, Failure> {
-    let options = ReadOptions {
-        keep_empty: data.keep_empty,
-    };
-    let annotations = data.root.join(&data.train.annotations);
-    let images = data.root.join(&data.train.images);
-    let dataset = CocoDataset::read_with(&annotations, &images, options).map_err(Failure::work)?;
-    dataset.check_files().map_err(Failure::work)?;
-    Ok(dataset)
-}
-
-fn transform(data: &DataConfig) -> Result<Transform, Failure> {
-    let config = TransformConfig {
-        resize: ResizeConfig {
-            short_side: data.short_side.clone(),
-            long_side: data.long_side,
-            eval_short_side: data.eval_short_side,
-        },
-        augment: data.augment,
-        normalization: data.normalization,
-        ..TransformConfig::default()
-    };
-    Transform::new(&config).map_err(Failure::usage)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::CriterionError;
+use crate::iou_loss::{IouLoss, Penalty};
+use crate::targets::Positives;
 
 /// Settings of the box loss, `[criterion.box]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -11,7 +13,7 @@ use crate::CriterionError;
 pub struct BoxLossConfig {
     /// Which loss.
     pub loss: BoxLossKind,
-    /// Where smooth-L1 turns from a parabola into a line, in units of the deltas; at 0 it is L1.
+    /// For smooth L1: where it turns from a parabola into a line, in units of the deltas; at 0 it is L1.
     pub beta: f64,
     /// Factor on the box loss in the total.
     pub weight: f64,
@@ -35,15 +37,22 @@ pub enum BoxLossKind {
     /// Smooth L1 of the four deltas, summed (Girshick 2015).
     #[default]
     SmoothL1,
+    /// Generalised IoU of the decoded box (Rezatofighi et al. 2019): torchvision's second version.
+    Giou,
+    /// Distance IoU (Zheng et al. 2020).
+    Diou,
+    /// Complete IoU (Zheng et al. 2020).
+    Ciou,
 }
 
 impl BoxLossConfig {
-    /// Checks the settings and builds the loss.
+    /// Checks the settings and builds the loss, for deltas that the box coder multiplied by these
+    /// weights.
     ///
     /// # Errors
     ///
     /// Returns an error where `beta` or `weight` is negative or not finite.
-    pub fn init(&self) -> Result<SmoothL1, CriterionError> {
+    pub fn init(&self, coder_weights: [f32; 4]) -> Result<BoxLoss, CriterionError> {
         for (key, got) in [
             ("criterion.box.beta", self.beta),
             ("criterion.box.weight", self.weight),
@@ -56,7 +65,37 @@ impl BoxLossConfig {
                 });
             }
         }
-        Ok(SmoothL1 { beta: self.beta })
+        Ok(match Penalty::of(self.loss) {
+            None => BoxLoss::SmoothL1(SmoothL1 { beta: self.beta }),
+            Some(penalty) => BoxLoss::Iou(IouLoss {
+                penalty,
+                coder_weights,
+            }),
+        })
+    }
+}
+
+/// A box loss.
+///
+/// Should be created with [`BoxLossConfig`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BoxLoss {
+    /// Over deltas.
+    SmoothL1(SmoothL1),
+    /// Over the boxes that they describe.
+    Iou(IouLoss),
+}
+
+impl BoxLoss {
+    /// Computes the losses of positive anchors, `[positives, 4]` or `[positives, 1]`; their sum is
+    /// what counts.
+    pub(crate) fn forward(&self, deltas: Tensor<2>, positives: &Positives) -> Tensor<2> {
+        match self {
+            Self::SmoothL1(loss) => loss.forward(deltas, positives.deltas.clone()),
+            Self::Iou(loss) => {
+                loss.forward(deltas, positives.anchors.clone(), positives.objects.clone())
+            }
+        }
     }
 }
 
@@ -101,10 +140,10 @@ mod tests {
             ..BoxLossConfig::default()
         };
         let predictions = Tensor::<1>::from_floats(differences, &device).require_grad();
-        let losses = config
-            .init()
-            .unwrap()
-            .forward(predictions.clone(), Tensor::zeros([5], &device));
+        let BoxLoss::SmoothL1(loss) = config.init([1.0; 4]).unwrap() else {
+            panic!("another loss");
+        };
+        let losses = loss.forward(predictions.clone(), Tensor::zeros([5], &device));
         let gradients = losses.clone().sum().backward();
         (
             losses.into_data().try_to_vec().unwrap(),
@@ -147,7 +186,7 @@ mod tests {
             ..BoxLossConfig::default()
         };
         assert_eq!(
-            config.init().unwrap_err().to_string(),
+            config.init([1.0; 4]).unwrap_err().to_string(),
             "`criterion.box.beta` must be finite and at least 0, got -1"
         );
     }

@@ -2,13 +2,13 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::CriterionError;
-use crate::box_loss::{BoxLossConfig, SmoothL1};
+use crate::box_loss::{BoxLoss, BoxLossConfig};
 use crate::focal::{ClassLossConfig, FocalLoss};
 use crate::normalizer::{Normalizer, NormalizerKind};
 use crate::targets::{BatchTargets, IGNORED};
 
 /// Settings of the whole loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CriterionConfig {
     /// The loss over the classes of all anchors.
     pub class: ClassLossConfig,
@@ -16,6 +16,19 @@ pub struct CriterionConfig {
     pub bbox: BoxLossConfig,
     /// What both are divided by.
     pub normalizer: NormalizerKind,
+    /// What the box coder multiplies `dx`, `dy`, `dw`, `dh` by.
+    pub coder_weights: [f32; 4],
+}
+
+impl Default for CriterionConfig {
+    fn default() -> Self {
+        Self {
+            class: ClassLossConfig::default(),
+            bbox: BoxLossConfig::default(),
+            normalizer: NormalizerKind::default(),
+            coder_weights: [1.0; 4],
+        }
+    }
 }
 
 impl CriterionConfig {
@@ -27,7 +40,7 @@ impl CriterionConfig {
     pub fn init(&self) -> Result<Criterion, CriterionError> {
         Ok(Criterion {
             class: self.class.init()?,
-            bbox: self.bbox.init()?,
+            bbox: self.bbox.init(self.coder_weights)?,
             box_weight: self.bbox.weight,
             normalizer: self.normalizer.init(),
         })
@@ -40,7 +53,7 @@ impl CriterionConfig {
 #[derive(Clone, Debug)]
 pub struct Criterion {
     class: FocalLoss,
-    bbox: SmoothL1,
+    bbox: BoxLoss,
     box_weight: f64,
     normalizer: Normalizer,
 }
@@ -132,7 +145,7 @@ impl Criterion {
             .collect();
         let weights = Tensor::<1>::from_floats(&*to_f32(&weights), &device);
         let weights = weights.unsqueeze_dim::<2>(1); // [positives, 1]
-        (self.bbox.forward(predicted, positives.deltas.clone()) * weights).sum()
+        (self.bbox.forward(predicted, positives) * weights).sum()
     }
 }
 
@@ -150,12 +163,15 @@ fn is_flex(device: &Device) -> bool {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
-    use retinanet_boxes::{AnchorLabel, AnchorTargets, ClassId, PositiveAnchor};
+    use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
 
     use super::*;
 
     fn positive(anchor: usize, class: u32, deltas: [f32; 4]) -> PositiveAnchor {
+        let unit = BoundingBox::new(0.0, 0.0, 1.0, 1.0);
         PositiveAnchor {
+            anchor_box: unit,
+            object_box: unit,
             anchor,
             class: ClassId(class),
             object: 0,

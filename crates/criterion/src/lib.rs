@@ -9,12 +9,14 @@ mod criterion;
 mod extension;
 mod focal;
 mod focal_kernel;
+mod iou_loss;
 mod normalizer;
 mod targets;
 
-pub use box_loss::{BoxLossConfig, BoxLossKind, SmoothL1};
+pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1};
 pub use criterion::{Criterion, CriterionConfig, LossParts};
 pub use focal::{ClassLossConfig, ClassLossKind, FocalLoss};
+pub use iou_loss::IouLoss;
 pub use normalizer::{Normalizer, NormalizerKind};
 pub use targets::BatchTargets;
 

@@ -15,8 +15,12 @@ pub enum NormalizerKind {
     /// A moving average over batches that starts at 100: detectron2.
     #[default]
     MovingAverage,
-    /// The batch: the paper, mmdetection.
+    /// The batch: the paper.
     Batch,
+    /// The batch, where an image without any counts as one: mmdetection.
+    BatchEachAtLeastOne,
+    /// The batch and one more: Detectron, the TensorFlow models.
+    BatchPlusOne,
     /// Each image by itself, then the mean over images: torchvision.
     Image,
 }
@@ -51,6 +55,14 @@ impl Normalizer {
                 vec![1.0 / self.average; images]
             }
             NormalizerKind::Batch => vec![1.0 / total; images],
+            NormalizerKind::BatchEachAtLeastOne => {
+                let total: usize = positives_per_image.iter().map(|&count| count.max(1)).sum();
+                vec![1.0 / total as f64; images]
+            }
+            NormalizerKind::BatchPlusOne => {
+                let total = positives_per_image.iter().sum::<usize>() + 1;
+                vec![1.0 / total as f64; images]
+            }
             NormalizerKind::Image => positives_per_image
                 .iter()
                 .map(|&positives| 1.0 / (positives.max(1) * images) as f64)
@@ -80,6 +92,16 @@ mod tests {
         assert_eq!(
             NormalizerKind::Batch.init().weights(&[3, 1, 0]),
             [0.25, 0.25, 0.25]
+        );
+        assert_eq!(
+            NormalizerKind::BatchEachAtLeastOne
+                .init()
+                .weights(&[3, 0, 0]),
+            [0.2, 0.2, 0.2]
+        );
+        assert_eq!(
+            NormalizerKind::BatchPlusOne.init().weights(&[2, 1]),
+            [0.25, 0.25]
         );
         assert_eq!(
             NormalizerKind::Image.init().weights(&[5, 1, 0]),

@@ -28,6 +28,10 @@ pub(crate) struct Positives {
     pub(crate) images: Vec<usize>,
     /// `[positives, 4]`
     pub(crate) deltas: Tensor<2>,
+    /// `[positives, 4]`: `[x1, y1, x2, y2]`.
+    pub(crate) anchors: Tensor<2>,
+    /// `[positives, 4]`: `[x1, y1, x2, y2]`.
+    pub(crate) objects: Tensor<2>,
 }
 
 impl BatchTargets {
@@ -39,23 +43,30 @@ impl BatchTargets {
     pub fn new(images: &[AnchorTargets], device: &Device) -> Self {
         let anchors = images.first().map_or(0, |image| image.labels.len());
         let mut labels = Vec::with_capacity(images.len() * anchors);
-        let (mut indices, mut deltas, mut image_of) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut indices, mut image_of) = (Vec::new(), Vec::new());
+        let (mut deltas, mut anchor_boxes, mut objects) = (Vec::new(), Vec::new(), Vec::new());
         for (index, image) in images.iter().enumerate() {
             assert_eq!(image.labels.len(), anchors, "anchors of image {index}");
             labels.extend(image.labels.iter().copied().map(encode));
             for positive in &image.positives {
                 indices.push((index * anchors + positive.anchor) as i32);
                 deltas.extend(positive.deltas);
+                anchor_boxes.extend(positive.anchor_box.to_array());
+                objects.extend(positive.object_box.to_array());
                 image_of.push(index);
             }
         }
         let count = indices.len();
+        let rows =
+            |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [count, 4]), device);
         Self {
             labels: Arc::new(labels),
             positives: (count > 0).then(|| Positives {
                 indices: Tensor::from_data(TensorData::new(indices, [count]), device),
                 images: image_of,
-                deltas: Tensor::from_data(TensorData::new(deltas, [count, 4]), device),
+                deltas: rows(deltas),
+                anchors: rows(anchor_boxes),
+                objects: rows(objects),
             }),
             positives_per_image: images.iter().map(|image| image.positives.len()).collect(),
         }

@@ -5,6 +5,7 @@ use image::RgbImage;
 use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth, ImageId};
 
+use crate::pixels::Pixels;
 use crate::resize::resize;
 use crate::transform::View;
 use crate::{DataError, ImageRecord, Transform, decode_image};
@@ -88,10 +89,10 @@ pub fn prepare(
     Ok(collate(vec![sample], transform, anchors, None))
 }
 
-/// An image on its way into a batch: still 8 bits deep, a quarter of what it will be.
+/// An image on its way into a batch.
 pub(crate) struct Sample {
     item: BatchItem,
-    pixels: RgbImage,
+    pixels: Pixels,
 }
 
 impl Sample {
@@ -143,7 +144,7 @@ impl Sample {
                 flipped: view.flipped,
                 objects,
             },
-            pixels: resize(image, resized_size),
+            pixels: resize(image, resized_size, transform.interpolation()),
         }
     }
 }

@@ -3,6 +3,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use retinanet_boxes::{BoundingBox, CategoryId, ClassList, ClassListError, GroundTruth, ImageId};
+use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 use crate::coco::file::{CocoFile, RawAnnotation, RawImage};
@@ -16,7 +17,7 @@ pub struct CocoDataset {
     pub annotations: PathBuf,
     /// The folder that file names are relative to.
     pub images_root: PathBuf,
-    /// The categories as contiguous classes, sorted by category id.
+    /// The categories as classes, sorted by category id.
     pub classes: ClassList,
     /// The images, sorted by image id.
     pub images: Vec<ImageRecord>,
@@ -48,12 +49,28 @@ pub struct ReadOptions {
     /// Whether images without objects stay, as pure background. Where they do not stay, an image
     /// with nothing but crowds goes too, as in detectron2. Default: `true`.
     pub keep_empty: bool,
+    /// How categories become class indices.
+    pub labels: LabelIds,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { keep_empty: true }
+        Self {
+            keep_empty: true,
+            labels: LabelIds::Contiguous,
+        }
     }
+}
+
+/// How categories become class indices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelIds {
+    /// Without gaps from 0, in the order of the category ids: 80 classes for COCO.
+    #[default]
+    Contiguous,
+    /// The category id itself, gaps and 0 included, as torchvision: 91 classes for COCO.
+    CategoryId,
 }
 
 /// An annotation that was left out because nothing can be learnt from its box.
@@ -134,7 +151,11 @@ impl CocoDataset {
         options: ReadOptions,
     ) -> Result<Self, DataError> {
         let file = CocoFile::read(annotations)?;
-        let classes = ClassList::new(file.categories).map_err(|error| match error {
+        let classes = match options.labels {
+            LabelIds::Contiguous => ClassList::new(file.categories),
+            LabelIds::CategoryId => ClassList::by_category_id(file.categories),
+        };
+        let classes = classes.map_err(|error| match error {
             ClassListError::Duplicate(category) => DataError::DuplicateCategory {
                 path: annotations.into(),
                 category,
@@ -160,6 +181,7 @@ impl CocoDataset {
                     })?;
             let class = classes
                 .class(CategoryId(annotation.category_id.0))
+                .filter(|&class| !classes.is_unused(class))
                 .ok_or_else(|| DataError::UnknownCategory {
                     path: annotations.into(),
                     annotation: annotation.id.0,

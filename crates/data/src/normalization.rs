@@ -1,8 +1,8 @@
-use image::RgbImage;
 use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
+use crate::pixels::Pixels;
 
 /// How pixels become numbers: `(value - mean) / std`, with values in `[0, 255]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,13 +99,30 @@ impl Normalizer {
     /// - `planes`: what is appended is `[3, height, width]`, row by row
     pub(crate) fn append(
         &self,
-        image: &RgbImage,
+        image: &Pixels,
+        flipped: bool,
+        planes: &mut Vec<f32>,
+        size: (usize, usize),
+    ) {
+        match image {
+            Pixels::Bytes(image) => {
+                let (pixels, _) = image.as_raw().as_chunks();
+                self.append_rows(pixels, image.width() as usize, flipped, planes, size);
+            }
+            Pixels::Floats(image) => {
+                self.append_rows(&image.pixels, image.width, flipped, planes, size);
+            }
+        }
+    }
+
+    fn append_rows<T: Copy + Into<f32>>(
+        &self,
+        pixels: &[[T; 3]],
+        image_width: usize,
         flipped: bool,
         planes: &mut Vec<f32>,
         (height, width): (usize, usize),
     ) {
-        let (pixels, _) = image.as_raw().as_chunks();
-        let image_width = image.width() as usize;
         // Rows are made in the cache and written where they belong once, in order: a batch is much
         // larger than the cache, so that filling it with zeros first would take half as long again.
         let mut row = vec![0.0; width];
@@ -133,16 +150,16 @@ impl Channel {
     // knows that they do not overlap: only so does the loop become vector code.
     #[expect(clippy::inline_always, reason = "vector code")]
     #[inline(always)]
-    fn normalize(self, pixels: &[[u8; 3]], numbers: &mut [f32]) {
+    fn normalize<T: Copy + Into<f32>>(self, pixels: &[[T; 3]], numbers: &mut [f32]) {
         for (number, pixel) in numbers.iter_mut().zip(pixels) {
-            *number = (f32::from(pixel[self.place]) - self.mean) / self.std;
+            *number = (pixel[self.place].into() - self.mean) / self.std;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use image::Rgb;
+    use image::{Rgb, RgbImage};
 
     use super::*;
 
@@ -154,6 +171,7 @@ mod tests {
             std: [1.0, 2.0, 4.0],
         })?;
         let image = RgbImage::from_fn(2, 1, |x, _| Rgb([11 + x as u8, 22, 33]));
+        let image = Pixels::Bytes(image);
 
         let mut planes = Vec::new();
         normalizer.append(&image, false, &mut planes, (2, 3));
@@ -182,7 +200,8 @@ mod tests {
             });
             for flipped in [false, true] {
                 let mut planes = Vec::new();
-                normalizer.append(&image, flipped, &mut planes, (padded_height, padded_width));
+                let pixels = Pixels::Bytes(image.clone());
+                normalizer.append(&pixels, flipped, &mut planes, (padded_height, padded_width));
 
                 assert_eq!(planes.len(), 3 * padded_height * padded_width);
                 for (place, number) in planes.into_iter().enumerate() {

@@ -3,6 +3,8 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::pixels::{FloatImage, Pixels};
+
 /// How large images become: the shorter side gets a given length, unless the longer one would
 /// outgrow its limit. The shape stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,33 @@ pub struct ResizeConfig {
     /// Length of the shorter side outside training; unset, the largest of
     /// [`short_side`](Self::short_side). Default: unset.
     pub eval_short_side: Option<u32>,
+    /// How pixels of the resized image are computed.
+    pub interpolation: Interpolation,
+    /// How the sides of the resized image become whole numbers.
+    pub size_rounding: SizeRounding,
+}
+
+/// How pixels of a resized image are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// Pillow's bilinear filter, which widens as the image shrinks, rounded to 8 bits: detectron2.
+    #[default]
+    Antialiased,
+    /// Between the four nearest pixels however much the image shrinks, not rounded: torchvision's
+    /// models, and up to rounding mmdetection.
+    Bilinear,
+}
+
+/// How the sides of a resized image become whole numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SizeRounding {
+    /// To the nearest: detectron2.
+    #[default]
+    Nearest,
+    /// Down, from a scale in single precision: torchvision.
+    Down,
 }
 
 impl Default for ResizeConfig {
@@ -24,16 +53,36 @@ impl Default for ResizeConfig {
             short_side: vec![800],
             long_side: 1333,
             eval_short_side: None,
+            interpolation: Interpolation::default(),
+            size_rounding: SizeRounding::default(),
         }
     }
 }
 
-/// Width and height of a resized image, in the arithmetic of detectron2's `ResizeShortestEdge`.
+/// Width and height of a resized image.
 pub(crate) fn resized_size(
-    (width, height): (u32, u32),
+    size: (u32, u32),
     short_side: u32,
     long_side: u32,
+    rounding: SizeRounding,
 ) -> (u32, u32) {
+    match rounding {
+        SizeRounding::Nearest => rounded_size(size, short_side, long_side),
+        SizeRounding::Down => cut_size(size, short_side, long_side),
+    }
+}
+
+/// In the arithmetic of torchvision's `GeneralizedRCNNTransform`.
+fn cut_size((width, height): (u32, u32), short_side: u32, long_side: u32) -> (u32, u32) {
+    let shorter = short_side as f32 / width.min(height) as f32;
+    let longer = long_side as f32 / width.max(height) as f32;
+    let scale = f64::from(shorter.min(longer));
+    let cut = |side: u32| ((f64::from(side) * scale) as u32).max(1);
+    (cut(width), cut(height))
+}
+
+/// In the arithmetic of detectron2's `ResizeShortestEdge`.
+fn rounded_size((width, height): (u32, u32), short_side: u32, long_side: u32) -> (u32, u32) {
     let (width, height) = (f64::from(width), f64::from(height));
     let (short_side, long_side) = (f64::from(short_side), f64::from(long_side));
     let scale = short_side / width.min(height);
@@ -52,9 +101,41 @@ pub(crate) fn resized_size(
     (round(width), round(height))
 }
 
+/// Resizes.
+pub(crate) fn resize(image: RgbImage, size: (u32, u32), interpolation: Interpolation) -> Pixels {
+    match interpolation {
+        Interpolation::Antialiased => Pixels::Bytes(resize_antialiased(image, size)),
+        Interpolation::Bilinear if image.dimensions() == size => Pixels::Bytes(image),
+        Interpolation::Bilinear => Pixels::Floats(resize_bilinear(&image, size)),
+    }
+}
+
+fn resize_bilinear(image: &RgbImage, (width, height): (u32, u32)) -> FloatImage {
+    let bytes: Vec<u8> = (image.as_raw().iter())
+        .flat_map(|&value| f32::from(value).to_ne_bytes())
+        .collect();
+    let source = ImageRef::new(image.width(), image.height(), &bytes, PixelType::F32x3)
+        .expect("an `RgbImage` holds 3 numbers a pixel");
+    let mut resized = Image::new(width, height, PixelType::F32x3);
+    let algorithm = ResizeAlg::Interpolation(FilterType::Bilinear);
+    Resizer::new()
+        .resize(
+            &source,
+            &mut resized,
+            &ResizeOptions::new().resize_alg(algorithm),
+        )
+        .expect("both images have the same kind of pixel");
+    let (numbers, _) = resized.buffer().as_chunks::<4>();
+    let numbers: Vec<f32> = numbers.iter().copied().map(f32::from_ne_bytes).collect();
+    FloatImage {
+        width: width as usize,
+        pixels: numbers.as_chunks().0.to_vec(),
+    }
+}
+
 /// Resizes with Pillow's bilinear filter, which widens as the image shrinks: without that, thin
 /// objects break up.
-pub(crate) fn resize(image: RgbImage, (width, height): (u32, u32)) -> RgbImage {
+fn resize_antialiased(image: RgbImage, (width, height): (u32, u32)) -> RgbImage {
     if image.dimensions() == (width, height) {
         return image;
     }
@@ -105,7 +186,7 @@ mod tests {
             // One side can not vanish: 1333 / 10000 = 0.13.
             ((10_000, 1), 800, (1333, 1)),
         ] {
-            let size = resized_size((width, height), short_side, 1333);
+            let size = rounded_size((width, height), short_side, 1333);
             assert_eq!(size, expected, "{width}×{height}");
         }
     }
@@ -159,7 +240,7 @@ mod tests {
             ((9, 6), larger.as_flattened()),
             ((3, 6), narrower.as_flattened()),
         ] {
-            let resized = resize(image.clone(), size);
+            let resized = resize_antialiased(image.clone(), size);
             for (place, (&value, &pillow)) in resized.as_raw().iter().zip(expected).enumerate() {
                 assert!(
                     value.abs_diff(pillow) <= 1,

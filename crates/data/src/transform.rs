@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 use crate::normalization::{Normalization, Normalizer};
-use crate::resize::{ResizeConfig, resized_size};
+use crate::resize::{Interpolation, ResizeConfig, SizeRounding, resized_size};
 
 /// Settings of the [`Transform`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ pub struct Transform {
     long_side: u32,
     horizontal_flip: f32,
     size_divisor: u32,
+    interpolation: Interpolation,
+    size_rounding: SizeRounding,
     normalizer: Normalizer,
 }
 
@@ -80,6 +82,8 @@ impl Transform {
             short_side,
             long_side,
             eval_short_side,
+            interpolation,
+            size_rounding,
         } = resize;
 
         let bad_short_side = || DataError::Setting {
@@ -118,6 +122,8 @@ impl Transform {
             long_side: *long_side,
             horizontal_flip: *horizontal_flip,
             size_divisor: *size_divisor,
+            interpolation: *interpolation,
+            size_rounding: *size_rounding,
             normalizer: Normalizer::new(normalization)?,
         })
     }
@@ -141,7 +147,11 @@ impl Transform {
 
     /// Width and height of an image after resizing.
     pub(crate) fn resized_size(&self, size: (u32, u32), view: View) -> (u32, u32) {
-        resized_size(size, view.short_side, self.long_side)
+        resized_size(size, view.short_side, self.long_side, self.size_rounding)
+    }
+
+    pub(crate) fn interpolation(&self) -> Interpolation {
+        self.interpolation
     }
 
     pub(crate) fn normalizer(&self) -> &Normalizer {

@@ -1,8 +1,8 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use retinanet_anchors::{AnchorConfig, AnchorError, AnchorGenerator};
+use retinanet_anchors::{AnchorConfig, AnchorError, AnchorGenerator, BoxCoderConfig};
 use retinanet_backbone::{
-    Architecture, FeaturePyramidConfig, NormKind, P6Source, PYRAMID_STRIDES, ResNetConfig,
+    Architecture, FeaturePyramidConfig, FinestLevel, NormKind, P6Source, ResNetConfig,
 };
 use retinanet_heads::HeadConfig;
 use serde::{Deserialize, Serialize};
@@ -21,16 +21,32 @@ pub struct ModelConfig {
     pub width: usize,
     /// The backbone's normalisation.
     pub norm: NormKind,
+    /// What the backbone's norms add to the variance. torchvision runs its published
+    /// `RetinaNet_ResNet50_FPN_Weights.COCO_V1` with 0.
+    pub norm_epsilon: f64,
+    /// Whether a bottleneck's stride is in its first 1×1 convolution, as in detectron2's weights,
+    /// and not in the 3×3, as in torchvision's.
+    pub stride_in_1x1: bool,
     /// How many of stem, C2, C3, C4 and C5 do not train.
     pub freeze_at: usize,
+    /// A weight file that training starts from: a backbone or a whole detector, in this program's,
+    /// torchvision's, timm's or detectron2's names; or `hf:REPOSITORY` on the Hugging Face Hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<String>,
     /// Channels of every pyramid level.
     pub fpn_channels: usize,
     /// What P6 is computed from.
     pub p6_from: P6Source,
+    /// Whether P7 sees only the positive part of P6.
+    pub relu_before_p7: bool,
+    /// The pyramid's finest level; with `p2`, `anchors.sizes` needs six entries.
+    pub finest_level: FinestLevel,
     /// The class and box subnets.
     pub head: HeadConfig,
     /// The anchors.
     pub anchors: AnchorConfig,
+    /// How boxes are written relative to anchors.
+    pub box_coder: BoxCoderConfig,
 }
 
 impl Default for ModelConfig {
@@ -39,11 +55,17 @@ impl Default for ModelConfig {
             backbone: Architecture::Resnet50,
             width: ResNetConfig::STANDARD_WIDTH,
             norm: NormKind::FrozenBatchNorm,
+            norm_epsilon: ResNetConfig::STANDARD_EPSILON,
+            stride_in_1x1: false,
             freeze_at: 2,
+            pretrained: None,
             fpn_channels: 256,
             p6_from: P6Source::C5,
+            relu_before_p7: true,
+            finest_level: FinestLevel::P3,
             head: HeadConfig::default(),
             anchors: AnchorConfig::default(),
+            box_coder: BoxCoderConfig::default(),
         }
     }
 }
@@ -81,6 +103,15 @@ impl ModelConfig {
                 "between 0 and 1",
             ));
         }
+        let epsilon = self.norm_epsilon;
+        if !(epsilon.is_finite() && epsilon >= 0.0) {
+            return Err(ModelError::out_of_range(
+                "model.norm_epsilon",
+                epsilon,
+                "finite and at least 0",
+            ));
+        }
+        self.box_coder.init()?;
         self.anchor_generator().map(drop)
     }
 
@@ -90,7 +121,7 @@ impl ModelConfig {
     ///
     /// Returns an error where the anchors' settings do not fit the pyramid.
     pub fn anchor_generator(&self) -> Result<AnchorGenerator, ModelError> {
-        Ok(self.anchors.init(&PYRAMID_STRIDES)?)
+        Ok(self.anchors.init(self.finest_level.strides())?)
     }
 
     /// Draws a model for this many classes. The same device seed gives the same parameters.
@@ -105,12 +136,16 @@ impl ModelConfig {
         }
         let backbone = ResNetConfig::new(self.backbone)
             .with_norm(self.norm)
+            .with_norm_epsilon(self.norm_epsilon)
+            .with_stride_in_1x1(self.stride_in_1x1)
             .with_freeze_at(self.freeze_at)
             .with_width(self.width)
             .init(device);
         let pyramid = FeaturePyramidConfig::new(backbone.channels())
             .with_channels(self.fpn_channels)
+            .with_finest_level(self.finest_level)
             .with_p6_from(self.p6_from)
+            .with_relu_before_p7(self.relu_before_p7)
             .init(device);
         let anchors_per_cell = self.anchor_generator()?.anchors_per_cell();
         let class_subnet =
@@ -125,6 +160,7 @@ impl ModelConfig {
             class_subnet,
             box_subnet,
             classes,
+            norm: self.norm,
         };
         draw_parameters(&model);
         Ok(model)

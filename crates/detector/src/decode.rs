@@ -1,8 +1,7 @@
 //! From predictions to detections: threshold, the best of each level, box decoding and
 //! non-maximum suppression by class (Lin et al. 2017, section 4.1, "Inference").
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_vision::{Nms, NmsOptions};
+use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use retinanet_anchors::BoxCoder;
 use retinanet_boxes::{BoundingBox, ClassId, Detection};
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ModelError;
 use crate::candidates::best_candidates;
 use crate::model::Predictions;
+use crate::suppression::{Suppression, SuppressionKind};
 
 /// Settings of decoding, `[eval]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,10 +18,24 @@ use crate::model::Predictions;
 pub struct DecodeConfig {
     /// Scores at or below are no detections, in `[0, 1)`.
     pub score_threshold: f32,
+    /// The score threshold of the coarsest level, where it has one of its own: 0 in Detectron.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coarsest_score_threshold: Option<f32>,
     /// The most candidates of one pyramid level that reach suppression.
     pub top_k: usize,
+    /// What becomes of a box that a better one overlaps.
+    pub nms: SuppressionKind,
     /// A box is suppressed by a better one of its class that overlaps it by more than this IoU.
     pub nms_iou: f32,
+    /// For `soft_gaussian`: how gently scores fall with overlap, above 0.
+    pub nms_sigma: f32,
+    /// Whether boxes suppress those of other classes too.
+    pub class_agnostic: bool,
+    /// Whether boxes are clipped to the image before suppression, as torchvision and mmdetection
+    /// do, and not only after it.
+    pub clip_before_nms: bool,
+    /// Whether detections of which clipping leaves nothing are left out; torchvision keeps them.
+    pub drop_empty: bool,
     /// The most detections of one image.
     pub detections: usize,
 }
@@ -31,26 +45,40 @@ impl Default for DecodeConfig {
     fn default() -> Self {
         Self {
             score_threshold: 0.05,
+            coarsest_score_threshold: None,
             top_k: 1000,
+            nms: SuppressionKind::Hard,
             nms_iou: 0.5,
+            nms_sigma: 0.5,
+            class_agnostic: false,
+            clip_before_nms: false,
+            drop_empty: true,
             detections: 100,
         }
     }
 }
 
 impl DecodeConfig {
-    /// Checks the settings and builds the decoder.
+    /// Checks the settings and builds the decoder for a model with this box coder.
     ///
     /// # Errors
     ///
     /// Returns an error that names the key at fault.
-    pub fn init(&self) -> Result<Decoder, ModelError> {
-        if !(0.0..1.0).contains(&self.score_threshold) {
-            let got = self.score_threshold;
+    pub fn init(&self, coder: BoxCoder) -> Result<Decoder, ModelError> {
+        let coarsest = self.coarsest_score_threshold.unwrap_or(0.0);
+        for (key, got) in [
+            ("eval.score_threshold", self.score_threshold),
+            ("eval.coarsest_score_threshold", coarsest),
+        ] {
+            if !(0.0..1.0).contains(&got) {
+                return Err(ModelError::out_of_range(key, got, "in [0, 1)"));
+            }
+        }
+        if !(self.nms_sigma.is_finite() && self.nms_sigma > 0.0) {
             return Err(ModelError::out_of_range(
-                "eval.score_threshold",
-                got,
-                "in [0, 1)",
+                "eval.nms_sigma",
+                self.nms_sigma,
+                "finite and above 0",
             ));
         }
         if !(0.0..=1.0).contains(&self.nms_iou) {
@@ -70,8 +98,19 @@ impl DecodeConfig {
         }
         Ok(Decoder {
             config: *self,
-            coder: BoxCoder::default(),
+            coder,
         })
+    }
+
+    fn suppression(&self) -> Suppression {
+        Suppression {
+            kind: self.nms,
+            iou: self.nms_iou,
+            sigma: self.nms_sigma,
+            least_score: self.score_threshold,
+            class_agnostic: self.class_agnostic,
+            detections: self.detections,
+        }
     }
 }
 
@@ -86,10 +125,21 @@ pub struct Decoder {
 
 impl Decoder {
     /// Decodes a batch: for each image its detections, best first, in pixels of the network's
-    /// input and not yet clipped to the image.
+    /// input.
     ///
-    /// `anchors` are those of the input's size, level by level as the predictions.
-    pub fn decode(&self, predictions: Predictions, anchors: &[BoundingBox]) -> Vec<Vec<Detection>> {
+    /// `anchors` are those of the input's size, level by level as the predictions. `sizes` are
+    /// width and height of each image without the batch's padding; boxes are clipped to them
+    /// before suppression or after it as the settings say.
+    ///
+    /// # Panics
+    ///
+    /// Panics where there are fewer sizes than images.
+    pub fn decode(
+        &self,
+        predictions: Predictions,
+        anchors: &[BoundingBox],
+        sizes: &[(u32, u32)],
+    ) -> Vec<Vec<Detection>> {
         let [batch, count, classes] = predictions.logits.dims();
         let logits = to_host(predictions.logits);
         let deltas = to_host(predictions.deltas);
@@ -102,9 +152,17 @@ impl Decoder {
                     deltas: &deltas[image * count * 4..][..count * 4],
                     anchors,
                     classes,
+                    size: sizes[image],
                 };
                 let candidates = self.candidates(&image, &predictions.level_anchors);
-                self.suppress(&candidates)
+                let mut kept = self.config.suppression().apply(&candidates);
+                for detection in &mut kept {
+                    detection.bbox = image.clip(detection.bbox);
+                }
+                if self.config.drop_empty {
+                    kept.retain(|detection| detection.bbox.is_proper());
+                }
+                kept
             })
             .collect()
     }
@@ -116,74 +174,50 @@ impl Decoder {
             Some(*end - count)
         });
         let levels: Vec<(usize, usize)> = starts.zip(level_anchors.iter().copied()).collect();
+        let coarsest = levels.len().saturating_sub(1);
         levels
             .into_par_iter()
-            .flat_map_iter(|(start, count)| self.level_candidates(image, start, count))
+            .enumerate()
+            .flat_map_iter(|(level, anchors)| {
+                let own = self.config.coarsest_score_threshold;
+                let threshold = own.filter(|_| level == coarsest);
+                let threshold = threshold.unwrap_or(self.config.score_threshold);
+                self.level_candidates(image, anchors, threshold)
+            })
             .collect()
     }
 
     /// The best candidates of a level, best first: its `count` anchors begin at `start`.
-    fn level_candidates(&self, image: &Image<'_>, start: usize, count: usize) -> Vec<Detection> {
+    fn level_candidates(
+        &self,
+        image: &Image<'_>,
+        (start, count): (usize, usize),
+        threshold: f32,
+    ) -> Vec<Detection> {
         let Image {
             logits,
             deltas,
             anchors,
             classes,
+            ..
         } = image;
         let logits = &logits[start * classes..][..count * classes];
         let (deltas, _) = deltas.as_chunks::<4>();
-        best_candidates(logits, self.config.score_threshold, self.config.top_k)
+        best_candidates(logits, threshold, self.config.top_k)
             .into_iter()
             .map(|candidate| {
                 let anchor = start + candidate.index / classes;
+                let bbox = self.coder.decode(&anchors[anchor], deltas[anchor]);
                 Detection {
-                    bbox: self.coder.decode(&anchors[anchor], deltas[anchor]),
+                    bbox: if self.config.clip_before_nms {
+                        image.clip(bbox)
+                    } else {
+                        bbox
+                    },
                     class: ClassId((candidate.index % classes) as u32),
                     score: candidate.score,
                 }
             })
-            .collect()
-    }
-
-    /// Class by class, so that boxes of different classes never suppress each other, and no offset
-    /// between classes costs precision.
-    fn suppress(&self, candidates: &[Detection]) -> Vec<Detection> {
-        let mut by_class: Vec<(ClassId, Vec<Detection>)> = Vec::new();
-        for detection in candidates {
-            match by_class.binary_search_by_key(&detection.class, |(class, _)| *class) {
-                Ok(place) => by_class[place].1.push(*detection),
-                Err(place) => by_class.insert(place, (detection.class, vec![*detection])),
-            }
-        }
-        let mut kept: Vec<Detection> = by_class
-            .iter()
-            .flat_map(|(_, detections)| self.suppress_class(detections))
-            .collect();
-        kept.sort_by(|a, b| b.score.total_cmp(&a.score));
-        kept.truncate(self.config.detections);
-        kept
-    }
-
-    fn suppress_class(&self, detections: &[Detection]) -> Vec<Detection> {
-        // The boxes are on the host already, and flex is where the host computes.
-        let device = Device::flex();
-        let boxes: Vec<f32> = detections
-            .iter()
-            .flat_map(|detection| detection.bbox.to_array())
-            .collect();
-        let scores: Vec<f32> = detections.iter().map(|detection| detection.score).collect();
-        let count = detections.len();
-        let boxes = Tensor::<2>::from_data(TensorData::new(boxes, [count, 4]), &device);
-        let scores = Tensor::<1>::from_data(TensorData::new(scores, [count]), &device);
-        let options = NmsOptions {
-            iou_threshold: self.config.nms_iou,
-            score_threshold: 0.0,
-            max_output_boxes: self.config.detections,
-        };
-        let kept: Tensor<1, Int> = boxes.nms(scores, options);
-        kept.into_data()
-            .iter::<i64>()
-            .map(|index| detections[index as usize])
             .collect()
     }
 }
@@ -196,6 +230,14 @@ struct Image<'a> {
     deltas: &'a [f32],
     anchors: &'a [BoundingBox],
     classes: usize,
+    /// Width and height without padding.
+    size: (u32, u32),
+}
+
+impl Image<'_> {
+    fn clip(&self, bbox: BoundingBox) -> BoundingBox {
+        bbox.clip(self.size.0 as f32, self.size.1 as f32)
+    }
 }
 
 /// The tensor's values, without a copy where it is on the CPU, contiguous and nobody else's.
@@ -209,6 +251,8 @@ fn floats(data: &TensorData) -> &[f32] {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
 
     const ANCHORS: [BoundingBox; 3] = [
@@ -234,7 +278,9 @@ mod tests {
     }
 
     fn decode_batch(config: DecodeConfig, predictions: Predictions) -> Vec<Vec<Detection>> {
-        config.init().unwrap().decode(predictions, &ANCHORS)
+        let decoder = config.init(BoxCoder::default()).unwrap();
+        let sizes = vec![(100, 100); predictions.logits.dims()[0]];
+        decoder.decode(predictions, &ANCHORS, &sizes)
     }
 
     fn summary(detections: &[Detection]) -> Vec<(u32, f32, f32)> {
@@ -357,7 +403,7 @@ mod tests {
             ..DecodeConfig::default()
         };
         assert_eq!(
-            config.init().unwrap_err().to_string(),
+            config.init(BoxCoder::default()).unwrap_err().to_string(),
             "`eval.nms_iou` must be in [0, 1], got 1.5"
         );
     }

@@ -25,11 +25,16 @@ mod candidates;
 mod config;
 mod decode;
 mod model;
+mod suppression;
 mod weights;
 
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};
 pub use model::{Predictions, RetinaNet};
-pub use retinanet_backbone::{Architecture, NormKind, P6Source};
+pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
 pub use retinanet_heads::{HeadConfig, HeadNorm};
-pub use weights::{WeightsError, load_safetensors, read_classes, save_safetensors};
+pub use suppression::SuppressionKind;
+pub use weights::{
+    LoadedWeights, Names, WeightFormat, WeightsError, coco_classes, count_classes, load_pretrained,
+    load_weights, read_classes, save_backbone, save_weights,
+};

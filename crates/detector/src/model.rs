@@ -1,6 +1,6 @@
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use retinanet_backbone::{FeaturePyramid, ResNet};
+use retinanet_backbone::{FeaturePyramid, NormKind, ResNet};
 use retinanet_convolution::{Levels, channels_last};
 use retinanet_heads::Subnet;
 
@@ -14,6 +14,9 @@ pub struct RetinaNet {
     pub(crate) class_subnet: Subnet,
     pub(crate) box_subnet: Subnet,
     pub(crate) classes: usize,
+    /// The backbone's.
+    #[module(skip)]
+    pub(crate) norm: NormKind,
 }
 
 impl RetinaNet {
@@ -41,6 +44,50 @@ impl RetinaNet {
         }
     }
 
+    /// The backbone, whose maps have their channels last.
+    pub const fn backbone(&self) -> &ResNet {
+        &self.backbone
+    }
+
+    /// The feature pyramid, whose maps have their channels last.
+    pub const fn pyramid(&self) -> &FeaturePyramid {
+        &self.pyramid
+    }
+
+    /// How many parameters the model has, as PyTorch counts them: without running statistics, and
+    /// without the scales and biases of frozen batch norms.
+    pub fn parameters(&self) -> usize {
+        struct Counter {
+            containers: Vec<bool>,
+            name: String,
+            frozen_norms: bool,
+            parameters: usize,
+        }
+        impl ModuleVisitor for Counter {
+            fn enter_module(&mut self, name: &str, container_type: &str) {
+                self.containers.push(container_type == "Struct:BatchNorm");
+                name.clone_into(&mut self.name);
+            }
+            fn exit_module(&mut self, _name: &str, _container_type: &str) {
+                self.containers.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let uncounted = self.frozen_norms || self.name.starts_with("running_");
+                if !(self.containers.contains(&true) && uncounted) {
+                    self.parameters += param.lazy_shape().num_elements();
+                }
+            }
+        }
+        let mut counter = Counter {
+            containers: Vec::new(),
+            name: String::new(),
+            frozen_norms: self.norm == NormKind::FrozenBatchNorm,
+            parameters: 0,
+        };
+        self.visit(&mut counter);
+        counter.parameters
+    }
+
     /// How many classes the model tells apart.
     pub const fn classes(&self) -> usize {
         self.classes
@@ -61,10 +108,39 @@ pub struct Predictions {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Distribution};
-    use retinanet_backbone::Architecture;
+    use retinanet_backbone::{Architecture, P6Source};
+    use retinanet_heads::{HeadConfig, HeadNorm};
 
     use super::*;
     use crate::ModelConfig;
+
+    /// torchvision's own counts (`RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["num_params"]` and
+    /// V2's) and detectron2's for 80 classes.
+    #[test]
+    fn parameters_count_as_the_peers() {
+        let plain = ModelConfig::default();
+        let torchvision = ModelConfig {
+            p6_from: P6Source::P5,
+            ..ModelConfig::default()
+        };
+        let second = ModelConfig {
+            norm: NormKind::BatchNorm,
+            head: HeadConfig {
+                norm: HeadNorm::GroupNorm,
+                conv_bias: false,
+                ..HeadConfig::default()
+            },
+            ..ModelConfig::default()
+        };
+        for (config, classes, parameters) in [
+            (torchvision, 91, 34_014_999),
+            (second, 91, 38_198_935),
+            (plain, 80, 37_915_572),
+        ] {
+            let model = config.init(classes, &Device::flex()).unwrap();
+            assert_eq!(model.parameters(), parameters);
+        }
+    }
 
     #[test]
     fn predictions_are_as_many_as_anchors() {

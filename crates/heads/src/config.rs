@@ -11,6 +11,8 @@ pub struct HeadConfig {
     pub channels: Option<usize>,
     /// What follows each hidden convolution.
     pub norm: HeadNorm,
+    /// Whether the hidden convolutions have a bias; before a norm torchvision leaves it out.
+    pub conv_bias: bool,
     /// π, the foreground probability that a fresh model gives every anchor, in `(0, 1)`
     /// (section 3.3): without it the many negatives blow up the first steps.
     pub prior: f64,
@@ -23,6 +25,7 @@ impl Default for HeadConfig {
             depth: 4,
             channels: None,
             norm: HeadNorm::None,
+            conv_bias: true,
             prior: 0.01,
         }
     }

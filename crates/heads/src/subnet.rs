@@ -47,7 +47,10 @@ impl HeadConfig {
         let width = self.channels.unwrap_or(channels_in);
         let channels_into = |layer: usize| if layer == 0 { channels_in } else { width };
         let convs = (0..self.depth)
-            .map(|layer| convolution([channels_into(layer), width], 0.0, device))
+            .map(|layer| {
+                let bias = self.conv_bias.then_some(0.0);
+                convolution([channels_into(layer), width], bias, device)
+            })
             .collect();
         let norms = match self.norm {
             HeadNorm::None => Vec::new(),
@@ -61,7 +64,7 @@ impl HeadConfig {
             norms,
             output: convolution(
                 [channels_into(self.depth), channels_out],
-                output_bias,
+                Some(output_bias),
                 device,
             ),
             values_per_anchor,
@@ -119,16 +122,18 @@ fn convolve(conv: &Conv2d, levels: Levels, relu: bool) -> Levels {
     conv2d_levels(levels, conv.weight.val(), options_of(conv), end)
 }
 
-fn convolution(channels: [usize; 2], bias: f64, device: &Device) -> Conv2d {
+fn convolution(channels: [usize; 2], bias: Option<f64>, device: &Device) -> Conv2d {
     let mut convolution = Conv2dConfig::new(channels, [3, 3])
         .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .with_bias(bias.is_some())
         .with_initializer(Initializer::Normal {
             mean: 0.0,
             std: WEIGHT_STD,
         })
         .init(device);
     // The config's initializer would draw the bias too.
-    convolution.bias = Some(Initializer::Constant { value: bias }.init([channels[1]], device));
+    convolution.bias =
+        bias.map(|value| Initializer::Constant { value }.init([channels[1]], device));
     convolution
 }
 
@@ -232,6 +237,7 @@ mod tests {
                 depth: 1,
                 channels: Some(channels),
                 norm: HeadNorm::GroupNorm,
+                conv_bias: false,
                 ..HeadConfig::default()
             };
             let deltas = config

@@ -6,16 +6,21 @@ use std::path::PathBuf;
 use retinanet_anchors::MatcherConfig;
 use retinanet_criterion::{BoxLossConfig, ClassLossConfig, NormalizerKind};
 use retinanet_data::shapes::ShapesConfig;
-use retinanet_data::{Normalization, ResizeConfig};
+use retinanet_data::{Interpolation, LabelIds, Normalization, ResizeConfig, SizeRounding};
 use retinanet_detector::{DecodeConfig, ModelConfig};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use retinanet_data::AugmentConfig;
 
+use crate::presets::Preset;
+
 /// A whole experiment. The defaults are the paper's recipe as detectron2 runs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExperimentConfig {
+    /// Whose settings this config starts from; before all that files and `--set` say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
     /// Seed of the weights, of the order of the images and of their augmentation.
     pub seed: u64,
     /// Where the data lies and how images are prepared.
@@ -56,10 +61,16 @@ pub struct DataConfig {
     /// Length of the shorter side outside training; the largest of `short_side` where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_short_side: Option<u32>,
+    /// How pixels of the resized image are computed.
+    pub interpolation: Interpolation,
+    /// How the sides of the resized image become whole numbers.
+    pub size_rounding: SizeRounding,
     /// How training images vary.
     pub augment: AugmentConfig,
     /// How pixels become numbers.
     pub normalization: Normalization,
+    /// How categories become class indices.
+    pub labels: LabelIds,
     /// Whether training sees images without boxes, as background.
     pub keep_empty: bool,
     /// Threads that prepare images; 0 prepares them between the steps.
@@ -85,6 +96,9 @@ impl Default for DataConfig {
             short_side: resize.short_side,
             long_side: resize.long_side,
             eval_short_side: resize.eval_short_side,
+            interpolation: resize.interpolation,
+            size_rounding: resize.size_rounding,
+            labels: LabelIds::default(),
             augment: AugmentConfig::default(),
             normalization: Normalization::default(),
             keep_empty: true,
@@ -131,6 +145,13 @@ pub struct OptimizerConfig {
     pub momentum: f64,
     /// Penalty on all weights and biases but those of norms.
     pub weight_decay: f64,
+    /// Penalty on scales and biases of norms.
+    pub norm_weight_decay: f64,
+    /// Penalty on biases, but those of norms; `weight_decay` where not given. 0 in Detectron.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias_weight_decay: Option<f64>,
+    /// Factor on the learning rate of biases, but those of norms; 2 in Detectron.
+    pub bias_lr_factor: f64,
     /// Where given, the gradients' norm over all parameters is cut to this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
@@ -155,6 +176,9 @@ impl Default for OptimizerConfig {
             lr: 0.01,
             momentum: 0.9,
             weight_decay: 1e-4,
+            norm_weight_decay: 0.0,
+            bias_weight_decay: None,
+            bias_lr_factor: 1.0,
             clip_norm: None,
         }
     }

@@ -8,18 +8,16 @@ use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_convolution::set_winograd;
-use retinanet_data::{
-    Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, ReadOptions, Transform, prepare,
-};
+use retinanet_data::{Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, Transform, prepare};
 use retinanet_detector::{
-    Decoder, ModelError, RetinaNet, WeightsError, load_safetensors, read_classes,
+    Decoder, ModelError, RetinaNet, WeightsError, load_weights, read_classes,
 };
 use retinanet_evaluation::{CocoDetection, EvaluationError, Evaluator, Metrics};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{DataConfig, ExperimentConfig, SplitConfig};
 use crate::observer::{Observer, Progress};
-use crate::plan::{Plan, PlanError, draw_shapes_if_absent, read_split, transform};
+use crate::plan::{Plan, PlanError, draw_shapes_if_absent};
 
 /// A model that looks at images: weights, classes, and how images are prepared and predictions
 /// decoded.
@@ -61,7 +59,7 @@ impl Detector {
     ) -> Result<Self, EvaluateError> {
         let classes = read_classes(weights)?;
         let mut model = config.model.init(classes.len(), device)?;
-        load_safetensors(&mut model, weights)?;
+        load_weights(&mut model, weights)?;
         Self::new(config, &model, classes, device)
     }
 
@@ -86,9 +84,11 @@ impl Detector {
         set_winograd(config.compute.winograd);
         Ok(Self {
             model: model.valid(),
-            transform: transform(&config.data)?,
+            transform: config.data.transform()?,
             generator: config.model.anchor_generator()?,
-            decoder: config.eval.init()?,
+            decoder: config
+                .eval
+                .init(config.model.box_coder.init().map_err(ModelError::from)?)?,
             classes,
             device: device.clone().inner(),
         })
@@ -109,19 +109,14 @@ impl Detector {
         let shape = [batch.items.len(), 3, batch.height, batch.width];
         let images = Tensor::from_data(TensorData::new(batch.images, shape), &self.device);
         let predictions = self.model.forward(images);
-        let detections = self.decoder.decode(predictions, &batch.anchors);
-        let images = detections.into_iter().zip(&batch.items);
-        images
-            .map(|(detections, item)| {
-                let in_original = detections.into_iter().map(|detection| Detection {
-                    bbox: item.to_original(detection.bbox),
-                    ..detection
-                });
-                in_original
-                    .filter(|detection| detection.bbox.is_proper())
-                    .collect()
-            })
-            .collect()
+        let sizes: Vec<_> = batch.items.iter().map(|item| item.resized_size).collect();
+        let mut detections = self.decoder.decode(predictions, &batch.anchors, &sizes);
+        for (detections, item) in detections.iter_mut().zip(&batch.items) {
+            for detection in detections {
+                detection.bbox = item.to_original(detection.bbox);
+            }
+        }
+        detections
     }
 
     /// What the model sees on an image file, best first, in pixels of the upright image.
@@ -146,7 +141,7 @@ impl Detector {
         observer: &mut dyn Observer,
     ) -> Result<Metrics, EvaluateError> {
         draw_shapes_if_absent(data, observer)?;
-        let dataset = read_split(data, split, ReadOptions::default())?;
+        let dataset = data.read_to_evaluate(split)?;
         if dataset.classes != self.classes {
             return Err(EvaluateError::Classes {
                 annotations: dataset.annotations.display().to_string(),
@@ -190,7 +185,9 @@ impl Detector {
             let batch = batch?;
             let images: Vec<_> = batch.items.iter().map(|item| item.image_id).collect();
             for (image_id, found) in images.into_iter().zip(self.detect(batch)) {
-                detections.extend(found.iter().filter_map(|detection| {
+                let found = found.iter();
+                let known = found.filter(|it| !self.classes.is_unused(it.class));
+                detections.extend(known.filter_map(|detection| {
                     Some(CocoDetection {
                         image_id,
                         category_id: self.classes.category(detection.class)?,

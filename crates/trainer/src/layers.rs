@@ -1,10 +1,12 @@
-//! How an experiment's files build on each other: `extends` first, then the file, then `--set`.
+//! How an experiment's files build on each other: the preset first, then `extends`, then the file,
+//! then `--set`.
 
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
 use crate::config::ExperimentConfig;
+use crate::presets::Preset;
 
 /// The key that names the files that a file builds on, relative to itself.
 const EXTENDS: &str = "extends";
@@ -13,7 +15,14 @@ const EXTENDS: &str = "extends";
 /// earlier's.
 const LENGTHS: [&str; 2] = ["iterations", "epochs"];
 
-/// Reads an experiment: the files that `extends` names, in order, then the file itself, then the
+/// What is counted in the unit of [`LENGTHS`], and so means nothing in the other.
+const IN_UNITS_OF_LENGTH: [(&str, &str); 3] = [
+    ("schedule", "milestones"),
+    ("train", "eval_every"),
+    ("train", "checkpoint_every"),
+];
+
+/// Reads an experiment: the preset that it names, the files that `extends` names, in order, then the file itself, then the
 /// overrides of the command line: `("train.batch_size", "4")`.
 ///
 /// # Errors
@@ -31,7 +40,21 @@ pub fn load_config(
         parse(&layer, &origin)?;
         merge(&mut merged, layer);
     }
-    parse(&merged, &path.display().to_string())
+    let origin = path.display().to_string();
+    if let Some(preset) = parse(&merged, &origin)?.preset {
+        let mut base = preset_table(preset)?;
+        merge(&mut base, merged);
+        merged = base;
+    }
+    parse(&merged, &origin)
+}
+
+fn preset_table(preset: Preset) -> Result<Table, ConfigError> {
+    let parsed = preset.toml().parse();
+    parsed.map_err(|error: toml::de::Error| ConfigError::Invalid {
+        origin: format!("the preset {preset:?}"),
+        message: error.to_string(),
+    })
 }
 
 /// The whole experiment as TOML, every key written out.
@@ -134,7 +157,30 @@ fn override_table(key: &str, value: &str) -> Result<Table, ConfigError> {
     Ok(table)
 }
 
+/// Puts a layer over those before it.
 fn merge(base: &mut Table, layer: Table) {
+    if counts_otherwise(base, &layer) {
+        for (section, key) in IN_UNITS_OF_LENGTH {
+            if let Some(section) = base.get_mut(section).and_then(Value::as_table_mut) {
+                section.remove(key);
+            }
+        }
+    }
+    merge_values(base, layer);
+}
+
+/// Whether a layer counts the length of training in the other unit than those before it.
+fn counts_otherwise(base: &Table, layer: &Table) -> bool {
+    let unit = |table: &Table| {
+        let train = table.get("train")?.as_table()?;
+        LENGTHS
+            .into_iter()
+            .find(|length| train.contains_key(*length))
+    };
+    unit(layer).is_some() && unit(base).is_some() && unit(layer) != unit(base)
+}
+
+fn merge_values(base: &mut Table, layer: Table) {
     for (key, value) in layer {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(layer)) => {
@@ -143,7 +189,7 @@ fn merge(base: &mut Table, layer: Table) {
                         base.remove(length);
                     }
                 }
-                merge(base, layer);
+                merge_values(base, layer);
             }
             (_, value) => {
                 base.insert(key, value);
@@ -220,7 +266,7 @@ pub enum ConfigError {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_detector::Architecture;
+    use retinanet_detector::{Architecture, P6Source};
 
     use super::*;
 
@@ -275,6 +321,45 @@ mod tests {
         assert_eq!(config.data.root, Path::new("somewhere"));
         assert_eq!(config.data.short_side, [1, 2]);
         assert_eq!(config.model.backbone, Architecture::Resnet34);
+    }
+
+    #[test]
+    fn a_preset_lies_below_everything_wherever_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder, "base.toml", "[eval]\ndetections = 7");
+        let text = "extends = \"base.toml\"\npreset = \"torchvision\"\n[model]\np6_from = \"c5\"";
+        let path = write(&folder, "run.toml", text);
+        let config = load_config(&path, &[]).unwrap();
+        assert_eq!(config.eval.detections, 7);
+        assert_eq!(config.model.p6_from, P6Source::C5);
+        assert!(config.eval.clip_before_nms);
+
+        let other = load_config(&path, &set(&[("preset", "detectron2")])).unwrap();
+        assert!(!other.eval.clip_before_nms);
+        assert_eq!(other.data.normalization.std, [1.0; 3]);
+    }
+
+    #[test]
+    fn every_preset_is_a_config() {
+        for preset in Preset::ALL {
+            parse(&preset_table(preset).unwrap(), "preset").unwrap();
+        }
+        assert_eq!(
+            refusal("preset = \"torchvison\"", &[]),
+            "run.toml: `preset`: unknown value `torchvison`, did you mean `torchvision`?"
+        );
+    }
+
+    #[test]
+    fn what_was_counted_in_epochs_does_not_stay_for_iterations() {
+        let config = |train: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let text = format!("preset = \"mmdetection\"\n[train]\n{train}");
+            load_config(&write(&folder, "run.toml", &text), &[]).unwrap()
+        };
+        let default = ExperimentConfig::default().schedule.milestones;
+        assert_eq!(config("iterations = 500").schedule.milestones, default);
+        assert_eq!(config("epochs = 24").schedule.milestones, [8, 11]);
     }
 
     #[test]

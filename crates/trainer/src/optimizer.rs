@@ -9,29 +9,38 @@ use retinanet_detector::RetinaNet;
 use crate::config::{OptimizerConfig, OptimizerName};
 use crate::update::{AdamW, Sgd, sum_of_squares};
 
-/// The optimiser of a run, with no weight decay on norms.
+/// The optimiser of a run, with settings of their own for norms and biases.
 pub(crate) struct Optimizer {
     inner: ModuleOptimizer,
     clip_norm: Option<f64>,
 }
 
 impl Optimizer {
-    /// An optimiser at its start. It knows the norms by their parameters' ids, so the model's
-    /// weights must be loaded before.
+    /// An optimiser at its start. It knows norms and biases by their parameters' ids, so the
+    /// model's weights must be loaded before.
     pub(crate) fn new(config: &OptimizerConfig, model: &RetinaNet) -> Self {
-        let norms = ParamGroup::from_ids(norm_parameters(model));
-        let (decay, no_decay) = (config.weight_decay, 0.0);
+        let kinds = ParameterKinds::of(model);
+        let norms = ParamGroup::from_ids(kinds.norms);
+        let biases = ParamGroup::from_ids(kinds.biases);
+        let weight = Group {
+            weight_decay: config.weight_decay,
+            rate_factor: 1.0,
+        };
+        let norm = Group {
+            weight_decay: config.norm_weight_decay,
+            ..weight
+        };
+        let bias = Group {
+            weight_decay: config.bias_weight_decay.unwrap_or(config.weight_decay),
+            rate_factor: config.bias_lr_factor,
+        };
         let inner = match config.name {
-            OptimizerName::Sgd => ModuleOptimizer::from(sgd(config, decay)).with_group(
-                norms,
-                sgd(config, no_decay),
-                None,
-            ),
-            OptimizerName::Adamw => ModuleOptimizer::from(adamw(config, decay)).with_group(
-                norms,
-                adamw(config, no_decay),
-                None,
-            ),
+            OptimizerName::Sgd => ModuleOptimizer::from(weight.sgd(config))
+                .with_group(norms, norm.sgd(config), None)
+                .with_group(biases, bias.sgd(config), None),
+            OptimizerName::Adamw => ModuleOptimizer::from(weight.adamw(config))
+                .with_group(norms, norm.adamw(config), None)
+                .with_group(biases, bias.adamw(config), None),
         };
         Self {
             inner,
@@ -67,47 +76,73 @@ impl Optimizer {
     }
 }
 
-const fn sgd(config: &OptimizerConfig, weight_decay: f64) -> Sgd {
-    Sgd {
-        momentum: config.momentum,
-        weight_decay,
+/// What differs between groups of parameters.
+#[derive(Clone, Copy)]
+struct Group {
+    weight_decay: f64,
+    rate_factor: f64,
+}
+
+impl Group {
+    const fn sgd(self, config: &OptimizerConfig) -> Sgd {
+        Sgd {
+            momentum: config.momentum,
+            weight_decay: self.weight_decay,
+            rate_factor: self.rate_factor,
+        }
+    }
+
+    const fn adamw(self, config: &OptimizerConfig) -> AdamW {
+        AdamW {
+            betas: [config.momentum, 0.999],
+            epsilon: 1e-8,
+            weight_decay: self.weight_decay,
+            rate_factor: self.rate_factor,
+        }
     }
 }
 
-const fn adamw(config: &OptimizerConfig, weight_decay: f64) -> AdamW {
-    AdamW {
-        betas: [config.momentum, 0.999],
-        epsilon: 1e-8,
-        weight_decay,
-    }
+/// The parameters that are no weights of convolutions.
+#[derive(Default)]
+struct ParameterKinds {
+    /// Scales and biases of all batch and group norms.
+    norms: Vec<ParamId>,
+    /// Biases of convolutions.
+    biases: Vec<ParamId>,
 }
 
-/// The parameters of all batch and group norms.
-fn norm_parameters(model: &RetinaNet) -> Vec<ParamId> {
-    #[derive(Default)]
-    struct Collector {
-        containers: Vec<bool>,
-        ids: Vec<ParamId>,
-    }
-    impl ModuleVisitor for Collector {
-        fn enter_module(&mut self, _name: &str, container_type: &str) {
-            self.containers.push(matches!(
-                container_type,
-                "Struct:BatchNorm" | "Struct:GroupNorm"
-            ));
+impl ParameterKinds {
+    fn of(model: &RetinaNet) -> Self {
+        struct Collector {
+            /// Names and types of the modules around the parameter.
+            path: Vec<(String, String)>,
+            kinds: ParameterKinds,
         }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.containers.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if self.containers.contains(&true) {
-                self.ids.push(param.id);
+        impl ModuleVisitor for Collector {
+            fn enter_module(&mut self, name: &str, container_type: &str) {
+                self.path.push((name.to_owned(), container_type.to_owned()));
+            }
+            fn exit_module(&mut self, _name: &str, _container_type: &str) {
+                self.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let is_norm = |(_, container): &(String, String)| {
+                    matches!(container.as_str(), "Struct:BatchNorm" | "Struct:GroupNorm")
+                };
+                if self.path.iter().any(is_norm) {
+                    self.kinds.norms.push(param.id);
+                } else if self.path.last().is_some_and(|(name, _)| name == "bias") {
+                    self.kinds.biases.push(param.id);
+                }
             }
         }
+        let mut collector = Collector {
+            path: Vec::new(),
+            kinds: Self::default(),
+        };
+        model.visit(&mut collector);
+        collector.kinds
     }
-    let mut collector = Collector::default();
-    model.visit(&mut collector);
-    collector.ids
 }
 
 /// The Euclidean norm of all gradients as one vector.
@@ -194,7 +229,7 @@ mod tests {
             }
         }
         let mut collector = Collector {
-            norms: norm_parameters(model),
+            norms: ParameterKinds::of(model).norms,
             values: (Vec::new(), Vec::new()),
         };
         model.visit(&mut collector);
@@ -249,6 +284,55 @@ mod tests {
         }
         for (after, before) in others_after.iter().zip(&others) {
             assert!((after - 0.95 * before).abs() < 1e-6, "{after} {before}");
+        }
+    }
+
+    #[test]
+    fn norms_and_biases_have_settings_of_their_own() {
+        let of_kind = |model: &RetinaNet, ids: &[ParamId]| {
+            struct Reader<'a>(&'a [ParamId], Vec<f32>);
+            impl ModuleVisitor for Reader<'_> {
+                fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                    if self.0.contains(&param.id) {
+                        self.1.extend(param.val().into_data().iter::<f32>());
+                    }
+                }
+            }
+            let mut reader = Reader(ids, Vec::new());
+            model.visit(&mut reader);
+            reader.1
+        };
+        // The class output's bias is no 0, so decay shows.
+        for (name, shrunk) in [
+            (OptimizerName::Sgd, 1.0 - 0.1 * 2.0 * 0.25),
+            (OptimizerName::Adamw, 1.0 - 0.1 * 2.0 * 0.25),
+        ] {
+            let config = OptimizerConfig {
+                name,
+                weight_decay: 0.5,
+                norm_weight_decay: 0.125,
+                bias_weight_decay: Some(0.25),
+                bias_lr_factor: 2.0,
+                momentum: 0.0,
+                // Gradients without length leave only the decay.
+                clip_norm: Some(1e-30),
+                ..OptimizerConfig::default()
+            };
+            let model = model();
+            let kinds = ParameterKinds::of(&model);
+            let mut optimizer = Optimizer::new(&config, &model);
+            let (stepped, _) = optimizer.step(0.1, model.clone(), gradients(&model));
+            for (ids, factor) in [(&kinds.biases, shrunk), (&kinds.norms, 1.0 - 0.1 * 0.125)] {
+                let (before, after) = (of_kind(&model, ids), of_kind(&stepped, ids));
+                assert!(before.iter().any(|value| *value != 0.0));
+                for (before, after) in before.iter().zip(&after) {
+                    let expected = f64::from(*before) * factor;
+                    assert!(
+                        (f64::from(*after) - expected).abs() < 1e-6,
+                        "{after} {expected}"
+                    );
+                }
+            }
         }
     }
 

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use retinanet_anchors::{AnchorError, AnchorGenerator, BoxCoder, TargetAssigner};
+use burn::tensor::Device;
+use retinanet_anchors::{AnchorError, AnchorGenerator, TargetAssigner};
 use retinanet_boxes::ClassList;
 use retinanet_criterion::{Criterion, CriterionConfig, CriterionError};
 use retinanet_data::shapes::ShapesError;
@@ -12,7 +13,9 @@ use retinanet_data::{
     CocoDataset, DataError, LoaderConfig, ReadOptions, ResizeConfig, TrainLoader, Transform,
     TransformConfig,
 };
-use retinanet_detector::{Decoder, ModelError};
+use retinanet_detector::{
+    Decoder, LoadedWeights, ModelError, RetinaNet, WeightsError, load_pretrained,
+};
 use retinanet_evaluation::{EvaluationError, Evaluator};
 
 use crate::config::{DataConfig, ExperimentConfig, SplitConfig};
@@ -58,26 +61,22 @@ impl Plan {
         check_settings(&config)?;
         config.data.root = std::path::absolute(&config.data.root).map_err(PlanError::Root)?;
         config.model.check()?;
-        let decoder = config.eval.init()?;
+        let coder = config.model.box_coder.init()?;
+        let decoder = config.eval.init(coder)?;
         let criterion = CriterionConfig {
             class: config.criterion.class,
             bbox: config.criterion.bbox,
             normalizer: config.criterion.normalizer,
+            coder_weights: coder.weights(),
         }
         .init()?;
         let generator = config.model.anchor_generator()?;
         let matcher = config.criterion.matcher.init()?;
-        let transform = transform(&config.data)?;
+        let transform = config.data.transform()?;
 
         draw_shapes_if_absent(&config.data, observer)?;
-        let train = Arc::new(read_split(
-            &config.data,
-            &config.data.train,
-            ReadOptions {
-                keep_empty: config.data.keep_empty,
-            },
-        )?);
-        let val = read_split(&config.data, &config.data.val, ReadOptions::default())?;
+        let train = Arc::new(config.data.read_train()?);
+        let val = config.data.read_to_evaluate(&config.data.val)?;
         let evaluator = Evaluator::from_file(&val.annotations)?;
         same_classes(&train.classes, &val.classes, &val.annotations)?;
         tell_dropped(&train, observer);
@@ -93,7 +92,7 @@ impl Plan {
             loader_config,
             transform.clone(),
             generator.clone(),
-            TargetAssigner::new(matcher, BoxCoder::default()),
+            TargetAssigner::new(matcher, coder),
         )?;
         let clock = Clock::new(&config, train.images.len());
         Ok(Self {
@@ -111,6 +110,39 @@ impl Plan {
             criterion,
             loader,
         })
+    }
+}
+
+impl Plan {
+    /// Checks that the weights to start from fit the model, if the config names any.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the file cannot be read or does not fit.
+    pub fn check_pretrained(&self) -> Result<(), PlanError> {
+        if self.config.model.pretrained.is_some() {
+            self.draw_model(&Device::flex())?;
+        }
+        Ok(())
+    }
+
+    /// Draws the model on a device, its weights a function of the seed alone.
+    pub(crate) fn fresh_model(&self, device: &Device) -> Result<RetinaNet, PlanError> {
+        device.seed(self.config.seed);
+        Ok(self.config.model.init(self.train.classes.len(), device)?)
+    }
+
+    /// Draws the model on a device, with the weights to start from if the config names any.
+    pub(crate) fn draw_model(
+        &self,
+        device: &Device,
+    ) -> Result<(RetinaNet, Option<LoadedWeights>), PlanError> {
+        let mut model = self.fresh_model(device)?;
+        let pretrained = self.config.model.pretrained.as_ref();
+        let loaded = pretrained
+            .map(|path| load_pretrained(&mut model, Path::new(path)))
+            .transpose()?;
+        Ok((model, loaded))
     }
 }
 
@@ -160,31 +192,56 @@ impl Clock {
     }
 }
 
-/// The transform that a data section describes.
-pub(crate) fn transform(data: &DataConfig) -> Result<Transform, DataError> {
-    Transform::new(&TransformConfig {
-        resize: ResizeConfig {
-            short_side: data.short_side.clone(),
-            long_side: data.long_side,
-            eval_short_side: data.eval_short_side,
-        },
-        augment: data.augment,
-        normalization: data.normalization,
-        ..TransformConfig::default()
-    })
-}
+impl DataConfig {
+    /// The way from images to numbers.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the key at fault.
+    pub fn transform(&self) -> Result<Transform, DataError> {
+        Transform::new(&TransformConfig {
+            resize: ResizeConfig {
+                short_side: self.short_side.clone(),
+                long_side: self.long_side,
+                eval_short_side: self.eval_short_side,
+                interpolation: self.interpolation,
+                size_rounding: self.size_rounding,
+            },
+            augment: self.augment,
+            normalization: self.normalization,
+            ..TransformConfig::default()
+        })
+    }
 
-/// The images and annotations of a split; all files are there.
-pub(crate) fn read_split(
-    data: &DataConfig,
-    split: &SplitConfig,
-    options: ReadOptions,
-) -> Result<CocoDataset, DataError> {
-    let annotations = data.root.join(&split.annotations);
-    let images = data.root.join(&split.images);
-    let dataset = CocoDataset::read_with(&annotations, &images, options)?;
-    dataset.check_files()?;
-    Ok(dataset)
+    /// Reads what is trained on; all files are there.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where annotations cannot be read or image files are missing.
+    pub fn read_train(&self) -> Result<CocoDataset, DataError> {
+        self.read(&self.train, self.keep_empty)
+    }
+
+    /// Reads a split to evaluate on; all files are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_train`](Self::read_train).
+    pub fn read_to_evaluate(&self, split: &SplitConfig) -> Result<CocoDataset, DataError> {
+        self.read(split, true)
+    }
+
+    fn read(&self, split: &SplitConfig, keep_empty: bool) -> Result<CocoDataset, DataError> {
+        let annotations = self.root.join(&split.annotations);
+        let images = self.root.join(&split.images);
+        let options = ReadOptions {
+            keep_empty,
+            labels: self.labels,
+        };
+        let dataset = CocoDataset::read_with(&annotations, &images, options)?;
+        dataset.check_files()?;
+        Ok(dataset)
+    }
 }
 
 /// Draws the built-in data set where the config asks for it and it is not there.
@@ -260,6 +317,15 @@ fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
     for (key, got) in [
         ("optimizer.lr", config.optimizer.lr),
         ("optimizer.weight_decay", config.optimizer.weight_decay),
+        (
+            "optimizer.norm_weight_decay",
+            config.optimizer.norm_weight_decay,
+        ),
+        (
+            "optimizer.bias_weight_decay",
+            config.optimizer.bias_weight_decay.unwrap_or_default(),
+        ),
+        ("optimizer.bias_lr_factor", config.optimizer.bias_lr_factor),
         ("schedule.warmup_start", config.schedule.warmup_start),
         ("schedule.factor", config.schedule.factor),
     ] {
@@ -339,6 +405,9 @@ pub enum PlanError {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The weights to start from cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// The built-in data set cannot be drawn.
     #[error(transparent)]
     Shapes(#[from] ShapesError),
@@ -360,7 +429,11 @@ impl PlanError {
     pub fn is_about_config(&self) -> bool {
         !matches!(
             self,
-            Self::Data(_) | Self::Shapes(_) | Self::Evaluation(_) | Self::Classes { .. }
+            Self::Data(_)
+                | Self::Weights(_)
+                | Self::Shapes(_)
+                | Self::Evaluation(_)
+                | Self::Classes { .. }
         )
     }
 }

@@ -17,10 +17,11 @@ use crate::optimizer::Optimizer;
 const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that a resumed run may change: they do not change what a step does.
-const MAY_CHANGE: [&str; 9] = [
+const MAY_CHANGE: [&str; 10] = [
     "compute.device",
     "compute.threads",
     "data.workers",
+    "model.pretrained",
     "train.checkpoint_every",
     "train.epochs",
     "train.eval_every",

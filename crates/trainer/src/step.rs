@@ -35,6 +35,11 @@ impl Learner {
         }
     }
 
+    /// The model as it stands.
+    pub const fn model(&self) -> &RetinaNet {
+        &self.model
+    }
+
     /// One step: forward, loss, backward, update.
     ///
     /// # Shapes

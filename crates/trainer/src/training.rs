@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batch, DataError};
-use retinanet_detector::{ModelError, NormKind, RetinaNet};
+use retinanet_detector::{LoadedWeights, RetinaNet};
 use retinanet_evaluation::Metrics;
 
 use crate::checkpoint::{CheckpointError, CheckpointState};
@@ -17,7 +16,7 @@ use crate::detector::{Detector, EvaluateError};
 use crate::metrics_log::MetricsLog;
 use crate::observer::{Observer, StepReport};
 use crate::optimizer::Optimizer;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanError};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::step::{Learner, StepError};
 
@@ -104,16 +103,15 @@ impl<'a> Session<'a> {
         device: &'a Device,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        device.seed(plan.config.seed);
-        let mut model = plan.config.model.init(plan.train.classes.len(), device)?;
         let (checkpoint, damaged) = run.newest()?;
         for damaged in &damaged {
             tell(run, observer, &format!("not used: {}", damaged.error))?;
             damaged.set_aside()?;
         }
-        if let Some(checkpoint) = &checkpoint {
-            model = checkpoint.load_model(model)?;
-        }
+        let (model, pretrained) = match &checkpoint {
+            Some(checkpoint) => (checkpoint.load_model(plan.fresh_model(device)?)?, None),
+            None => plan.draw_model(device)?,
+        };
         let mut optimizer = Optimizer::new(&plan.config.optimizer, &model);
         let mut criterion = plan.criterion.clone();
         let (mut iteration, mut best_ap) = (0, None);
@@ -130,7 +128,7 @@ impl<'a> Session<'a> {
             )?;
         } else {
             run.write_classes(&plan.train.classes)?;
-            tell_start(plan, run, &model, observer)?;
+            tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
         }
         Ok(Self {
             log: MetricsLog::open(&run.metrics(), iteration).map_err(TrainError::Log)?,
@@ -250,6 +248,7 @@ fn tell_start(
     plan: &Plan,
     run: &RunDirectory,
     model: &RetinaNet,
+    pretrained: Option<&LoadedWeights>,
     observer: &mut dyn Observer,
 ) -> Result<(), RunDirectoryError> {
     let ExperimentConfig { model: config, .. } = &plan.config;
@@ -270,13 +269,15 @@ fn tell_start(
         format!(
             "model      {:?}, {:.2} M parameters",
             config.backbone,
-            model.num_params() as f64 / 1e6
+            model.parameters() as f64 / 1e6
         ),
     ];
     for line in &lines {
         tell(run, observer, line)?;
     }
-    if config.norm == NormKind::FrozenBatchNorm || config.freeze_at > 0 {
+    if let (Some(loaded), Some(file)) = (pretrained, &config.pretrained) {
+        tell(run, observer, &format!("weights    {file}: {loaded}"))?;
+    } else if config.norm.is_fixed() || config.freeze_at > 0 {
         tell(
             run,
             observer,
@@ -321,9 +322,9 @@ pub enum TrainError {
     /// The metrics cannot be logged; the cause names the file.
     #[error("cannot write the metrics")]
     Log(#[source] std::io::Error),
-    /// The config makes no model.
+    /// The model cannot be drawn.
     #[error(transparent)]
-    Model(#[from] ModelError),
+    Plan(#[from] PlanError),
     /// An image cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -21,6 +21,8 @@ const CHUNK: usize = 1 << 14;
 pub(crate) struct Sgd {
     pub(crate) momentum: f64,
     pub(crate) weight_decay: f64,
+    /// Factor on the learning rate.
+    pub(crate) rate_factor: f64,
 }
 
 /// What [`Sgd`] remembers of a parameter.
@@ -48,6 +50,7 @@ impl Optimizer for Sgd {
         gradient: Tensor<D>,
         state: Option<Velocity<D>>,
     ) -> (Tensor<D>, Option<Velocity<D>>) {
+        let rate = rate * self.rate_factor;
         let velocity = state.map_or_else(|| gradient.zeros_like(), |velocity| velocity.0);
         if !is_flex(&weights.device()) {
             let gradient = gradient + weights.clone() * self.weight_decay;
@@ -86,6 +89,8 @@ pub(crate) struct AdamW {
     pub(crate) betas: [f64; 2],
     pub(crate) epsilon: f64,
     pub(crate) weight_decay: f64,
+    /// Factor on the learning rate.
+    pub(crate) rate_factor: f64,
 }
 
 impl Optimizer for AdamW {
@@ -98,6 +103,7 @@ impl Optimizer for AdamW {
         gradient: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let rate = rate * self.rate_factor;
         let (time, mean, square) = state.map_or_else(
             || (0, gradient.zeros_like(), gradient.zeros_like()),
             |state| {
@@ -236,6 +242,7 @@ mod tests {
         let sgd = Sgd {
             momentum: 0.9,
             weight_decay: 0.01,
+            rate_factor: 1.0,
         };
         let (weights, state) = sgd.step(
             0.1,
@@ -255,6 +262,7 @@ mod tests {
             betas: [0.9, 0.99],
             epsilon: 1e-3,
             weight_decay: 0.01,
+            rate_factor: 1.0,
         };
         let start = tensor([1.0, -2.0, 3.0]);
         let (weights, state) = adamw.step(0.1, start, tensor([0.5, 0.5, -1.0]), None);

@@ -1,28 +1,41 @@
-use retinanet_detector::save_safetensors;
-use retinanet_trainer::{Detector, RunDirectory};
+use retinanet_detector::{save_weights, Names, WeightFormat};
 
-use crate::args::{ExportArguments, Format};
+use super::LoadedModel;
+use crate::args::{ExportArguments, ExportNames, Format};
 use crate::console;
-use crate::device;
 use crate::failure::Failure;
 
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
-    let run = RunDirectory::open(&arguments.run)?;
-    let config = run.config()?;
-    let device = device::open("flex").map_err(Failure::usage)?;
-    let checkpoint = run.best_checkpoint()?;
-    let detector = Detector::from_checkpoint(&config, &checkpoint, &device)?;
-    match arguments.format {
-        Format::Safetensors => {
-            save_safetensors(detector.model(), detector.classes(), &arguments.out)
-                .map_err(Failure::work)?;
+    let LoadedModel { detector, .. } = super::load_model(&arguments.model)?;
+    let format = match arguments.format {
+        Format::Safetensors => WeightFormat::Safetensors,
+        Format::Burnpack => WeightFormat::Burnpack,
+    };
+    let names = match arguments.names {
+        ExportNames::Native => Names::Native,
+        ExportNames::Torchvision => Names::Torchvision,
+        ExportNames::Detectron2 => Names::Detectron2,
+    };
+    save_weights(
+        detector.model(),
+        detector.classes(),
+        &arguments.out,
+        format,
+        names,
+    )
+    .map_err(Failure::work)?;
+
+    let out = arguments.out.display();
+    console::result(&format!("wrote {out}, {}", names.describe()));
+    if names == Names::Native {
+        let run = arguments.model.run.as_ref();
+        let config = run.map(|run| run.join("config.toml"));
+        if let Some(config) = config.as_ref().or(arguments.model.config.as_ref()) {
+            console::result(&format!(
+                "next:\n  retinanet eval --weights {out} --config {}",
+                config.display()
+            ));
         }
     }
-    let out = arguments.out.display();
-    console::result(&format!(
-        "wrote step {} to {out}\nnext:\n  retinanet eval --weights {out} --config {}",
-        checkpoint.state.iteration,
-        arguments.run.join("config.toml").display()
-    ));
     Ok(())
 }

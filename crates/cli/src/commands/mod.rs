@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod eval;
 pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod predict;
 pub(crate) mod synth;
 pub(crate) mod train;

@@ -6,6 +6,7 @@ use crate::args::TrainArguments;
 use crate::console::{self, Console};
 use crate::device;
 use crate::failure::Failure;
+use crate::hub;
 
 /// Where runs go that nobody names.
 const RUNS: &str = "runs";
@@ -22,6 +23,12 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
     if arguments.resume && !RunDirectory::is_run(&root) {
         return Err(RunDirectoryError::NoRun { root }.into());
     }
+    if let Some(pretrained) = &mut config.model.pretrained {
+        // A run that goes on has its weights.
+        if !arguments.resume {
+            *pretrained = hub::local_file(pretrained)?;
+        }
+    }
     super::set_threads(config.compute.threads);
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
 
@@ -32,6 +39,7 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
         run.continue_with(&plan.config)?;
         run
     } else {
+        plan.check_pretrained()?;
         RunDirectory::create(&root, &plan.config)?
     };
     console.stop_on_signal();

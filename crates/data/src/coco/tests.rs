@@ -119,10 +119,16 @@ fn images_without_objects_can_be_left_out() -> Result<(), DataError> {
         {"id": 1, "image_id": 4, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": true},
     ]);
     let file = file(&crowd).to_string();
-    let all = read(&file, ReadOptions { keep_empty: true })?;
+    let all = read(&file, ReadOptions::default())?;
     assert_eq!(all.images.len(), 2);
     // A crowd alone gives nothing to learn.
-    let some = read(&file, ReadOptions { keep_empty: false })?;
+    let some = read(
+        &file,
+        ReadOptions {
+            keep_empty: false,
+            ..ReadOptions::default()
+        },
+    )?;
     assert_eq!(some.images, []);
     Ok(())
 }

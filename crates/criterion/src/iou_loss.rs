@@ -1,0 +1,258 @@
+//! Box losses over the overlap of boxes instead of their deltas.
+
+use burn::tensor::Tensor;
+
+use crate::box_loss::BoxLossKind;
+
+/// The largest growth in log scale that a decoded box is granted, `ln(1000 / 16)`, as in decoding.
+const MAX_LOG_SCALE: f64 = 4.135_166_556_742_356;
+
+/// Keeps divisions finite (`torchvision/ops/giou_loss.py`).
+const EPSILON: f64 = 1e-7;
+
+/// `1 - IoU` with a penalty that has a gradient where boxes do not meet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct IouLoss {
+    pub(crate) penalty: Penalty,
+    /// The box coder's weights of `dx`, `dy`, `dw`, `dh`.
+    pub(crate) coder_weights: [f32; 4],
+}
+
+/// What is added to `1 - IoU`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Penalty {
+    /// GIoU (Rezatofighi et al. 2019): the share of the enclosing box that neither covers.
+    Enclosing,
+    /// DIoU (Zheng et al. 2020): the squared distance of the centres over the squared diagonal of
+    /// the enclosing box.
+    Distance,
+    /// CIoU (Zheng et al. 2020): DIoU's, and how much the aspect ratios differ.
+    DistanceAndAspect,
+}
+
+impl Penalty {
+    pub(crate) const fn of(kind: BoxLossKind) -> Option<Self> {
+        match kind {
+            BoxLossKind::SmoothL1 => None,
+            BoxLossKind::Giou => Some(Self::Enclosing),
+            BoxLossKind::Diou => Some(Self::Distance),
+            BoxLossKind::Ciou => Some(Self::DistanceAndAspect),
+        }
+    }
+}
+
+impl IouLoss {
+    /// Computes the loss of every box; the caller reduces.
+    ///
+    /// # Shapes
+    ///
+    /// - `deltas`, `anchors` and `objects`: `[boxes, 4]`; the latter two `[x1, y1, x2, y2]`
+    /// - output: `[boxes, 1]`
+    pub fn forward(&self, deltas: Tensor<2>, anchors: Tensor<2>, objects: Tensor<2>) -> Tensor<2> {
+        let predicted = self.decode(deltas, Corners::of(anchors));
+        let object = Corners::of(objects);
+        let enclosing = predicted.clone().enclosing(object.clone());
+        let intersection = predicted.clone().intersection(object.clone());
+        let union = predicted.clone().area() + object.clone().area() - intersection.clone();
+        let iou = intersection / (union.clone() + EPSILON);
+        let penalty = match self.penalty {
+            Penalty::Enclosing => {
+                let area = enclosing.area();
+                (area.clone() - union) / (area + EPSILON)
+            }
+            Penalty::Distance => distance(predicted, object, enclosing),
+            Penalty::DistanceAndAspect => {
+                distance(predicted.clone(), object.clone(), enclosing)
+                    + aspect(predicted, object, iou.clone())
+            }
+        };
+        penalty - iou + 1.0
+    }
+
+    /// The boxes that deltas describe; the tensor form of the box coder's decoding.
+    fn decode(&self, deltas: Tensor<2>, anchors: Corners) -> Corners {
+        let weights = Tensor::<1>::from_floats(self.coder_weights, &deltas.device());
+        let deltas = deltas / weights.unsqueeze();
+        let [shift, log_scale] = halves(deltas);
+        let anchor_size = anchors.clone().size();
+        let center = anchors.center() + shift * anchor_size.clone();
+        let half = log_scale.clamp_max(MAX_LOG_SCALE).exp() * anchor_size * 0.5;
+        Corners {
+            low: center.clone() - half.clone(),
+            high: center + half,
+        }
+    }
+}
+
+/// DIoU's penalty, `[boxes, 1]`.
+fn distance(predicted: Corners, object: Corners, enclosing: Corners) -> Tensor<2> {
+    let between = (predicted.center() - object.center()).square().sum_dim(1);
+    between / (enclosing.size().square().sum_dim(1) + EPSILON)
+}
+
+/// What CIoU adds: `v^2 / (1 - IoU + v)`, of which the quotient counts as a constant.
+fn aspect(predicted: Corners, object: Corners, iou: Tensor<2>) -> Tensor<2> {
+    let angle = |corners: Corners| {
+        let size = corners.size();
+        let (width, height) = (size.clone().narrow(1, 0, 1), size.narrow(1, 1, 1));
+        (width / height).atan()
+    };
+    let four_over_pi_squared = 4.0 / std::f64::consts::PI.powi(2);
+    let v = (angle(object) - angle(predicted)).square() * four_over_pi_squared;
+    let rest: Tensor<2> = 1.0 - iou + v.clone() + EPSILON;
+    let weight = (v.clone() / rest).detach();
+    v * weight
+}
+
+/// Boxes as `[boxes, 2]` of `(x1, y1)` and of `(x2, y2)`.
+#[derive(Clone)]
+struct Corners {
+    low: Tensor<2>,
+    high: Tensor<2>,
+}
+
+impl Corners {
+    fn of(boxes: Tensor<2>) -> Self {
+        let [low, high] = halves(boxes);
+        Self { low, high }
+    }
+
+    fn size(self) -> Tensor<2> {
+        self.high - self.low
+    }
+
+    fn center(self) -> Tensor<2> {
+        (self.low + self.high) * 0.5
+    }
+
+    /// `[boxes, 1]`; 0 where the corners are swapped.
+    fn area(self) -> Tensor<2> {
+        let size = self.size().clamp_min(0.0);
+        size.clone().narrow(1, 0, 1) * size.narrow(1, 1, 1)
+    }
+
+    fn intersection(self, other: Self) -> Tensor<2> {
+        Self {
+            low: self.low.max_pair(other.low),
+            high: self.high.min_pair(other.high),
+        }
+        .area()
+    }
+
+    fn enclosing(self, other: Self) -> Self {
+        Self {
+            low: self.low.min_pair(other.low),
+            high: self.high.max_pair(other.high),
+        }
+    }
+}
+
+/// Columns 0 and 1, and columns 2 and 3.
+fn halves(values: Tensor<2>) -> [Tensor<2>; 2] {
+    [values.clone().narrow(1, 0, 2), values.narrow(1, 2, 2)]
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    const ANCHORS: [[f32; 4]; 3] = [
+        [10.0, 20.0, 50.0, 40.0],
+        [0.0, 0.0, 32.0, 32.0],
+        [100.0, 100.0, 164.0, 228.0],
+    ];
+    const OBJECTS: [[f32; 4]; 3] = [
+        [14.0, 18.0, 58.0, 44.0],
+        [40.0, 4.0, 60.0, 60.0],
+        [90.0, 120.0, 170.0, 200.0],
+    ];
+    const DELTAS: [[f32; 4]; 3] = [
+        [0.1, -0.05, 0.2, 0.0],
+        [0.0, 0.1, -0.3, 0.2],
+        [-0.2, 0.15, 0.4, -0.5],
+    ];
+
+    fn loss_and_gradient(loss: IouLoss, deltas: [[f32; 4]; 3]) -> ([f32; 3], Vec<f32>) {
+        let device = Device::flex().autodiff();
+        let deltas = Tensor::from_floats(deltas, &device).require_grad();
+        let losses = loss.forward(
+            deltas.clone(),
+            Tensor::from_floats(ANCHORS, &device),
+            Tensor::from_floats(OBJECTS, &device),
+        );
+        let gradients = losses.clone().sum().backward();
+        let gradient = deltas.grad(&gradients).unwrap();
+        let losses: Vec<f32> = losses.into_data().try_to_vec().unwrap();
+        (
+            losses.try_into().unwrap(),
+            gradient.into_data().try_to_vec().unwrap(),
+        )
+    }
+
+    /// ```python
+    /// # torchvision 0.29
+    /// boxes = BoxCoder((1., 1., 1., 1.)).decode_single(deltas, anchors)
+    /// generalized_box_iou_loss(boxes, objects, eps=1e-7)   # distance_…, complete_…
+    /// ```
+    #[test]
+    fn losses_and_gradients_are_torchvisions() {
+        for (penalty, losses, gradients) in [
+            (
+                Penalty::Enclosing,
+                [0.313_902, 1.392_77, 0.602_804],
+                [
+                    [0.0, 0.0, 0.766_048, -0.730_01],
+                    [-0.347_901, -0.322_018, -0.146_051, -0.078_259],
+                    [-0.802_825, 1.706_918, -0.068_322, -0.184_317],
+                ],
+            ),
+            (
+                Penalty::Distance,
+                [0.293_576, 1.195_22, 0.583_687],
+                [
+                    [-0.052_238, -0.026_119, 0.554_146, -0.653_551],
+                    [-0.218_639, -0.009_655, -0.038_233, -0.068_102],
+                    [-0.589_287, 1.749_681, -0.069_74, -0.117_71],
+                ],
+            ),
+            (
+                Penalty::DistanceAndAspect,
+                [0.293_82, 1.195_49, 0.583_72],
+                [
+                    [-0.052_238, -0.026_119, 0.555_322, -0.654_727],
+                    [-0.218_639, -0.009_655, -0.037_049, -0.069_286],
+                    [-0.589_287, 1.749_681, -0.069_426, -0.118_024],
+                ],
+            ),
+        ] {
+            let loss = IouLoss {
+                penalty,
+                coder_weights: [1.0; 4],
+            };
+            let found = loss_and_gradient(loss, DELTAS);
+            for (loss, expected) in found.0.iter().zip(losses) {
+                assert!((loss - expected).abs() < 2e-6, "{penalty:?}: {found:?}");
+            }
+            for (slope, expected) in found.1.iter().zip(gradients.as_flattened()) {
+                assert!((slope - expected).abs() < 5e-6, "{penalty:?}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_coders_weights_are_taken_off() {
+        let weights = [10.0, 10.0, 5.0, 5.0];
+        let weighted = DELTAS.map(|deltas| std::array::from_fn(|i| deltas[i] * weights[i]));
+        let loss = |coder_weights| IouLoss {
+            penalty: Penalty::Enclosing,
+            coder_weights,
+        };
+        let (plain, _) = loss_and_gradient(loss([1.0; 4]), DELTAS);
+        let (found, _) = loss_and_gradient(loss(weights), weighted);
+        for (found, plain) in found.iter().zip(plain) {
+            assert!((found - plain).abs() < 1e-6, "{found} {plain}");
+        }
+    }
+}

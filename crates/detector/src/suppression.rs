@@ -1,0 +1,220 @@
+//! Non-maximum suppression: of boxes that mean the same object, the best stays.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_vision::{Nms, NmsOptions};
+use retinanet_boxes::{ClassId, Detection};
+use serde::{Deserialize, Serialize};
+
+/// What becomes of a box that a better one overlaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SuppressionKind {
+    /// It goes where they overlap by more than `eval.nms_iou`.
+    #[default]
+    Hard,
+    /// Its score is multiplied by `1 - IoU` where they overlap by more than `eval.nms_iou` (Bodla
+    /// et al. 2017), and it goes where that leaves no more than the score threshold.
+    SoftLinear,
+    /// Its score is multiplied by `exp(-IoU^2 / eval.nms_sigma)`, however little they overlap
+    /// (Bodla et al. 2017), and it goes where that leaves no more than the score threshold.
+    SoftGaussian,
+}
+
+/// Non-maximum suppression with its settings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suppression {
+    pub(crate) kind: SuppressionKind,
+    pub(crate) iou: f32,
+    pub(crate) sigma: f32,
+    /// For the soft kinds.
+    pub(crate) least_score: f32,
+    pub(crate) class_agnostic: bool,
+    /// The most that stay.
+    pub(crate) detections: usize,
+}
+
+impl Suppression {
+    /// The detections that stay, best first.
+    ///
+    /// Class by class, so that boxes of different classes never suppress each other, and no offset
+    /// between classes costs precision.
+    pub(crate) fn apply(&self, candidates: &[Detection]) -> Vec<Detection> {
+        let mut kept = if self.class_agnostic {
+            self.suppress(candidates)
+        } else {
+            let classes = by_class(candidates);
+            let kept = classes.iter().map(|candidates| self.suppress(candidates));
+            kept.flatten().collect()
+        };
+        kept.sort_by(|a, b| b.score.total_cmp(&a.score));
+        kept.truncate(self.detections);
+        kept
+    }
+
+    fn suppress(&self, candidates: &[Detection]) -> Vec<Detection> {
+        match self.kind {
+            SuppressionKind::Hard => self.suppress_hard(candidates),
+            SuppressionKind::SoftLinear | SuppressionKind::SoftGaussian => {
+                self.suppress_softly(candidates)
+            }
+        }
+    }
+
+    fn suppress_hard(&self, candidates: &[Detection]) -> Vec<Detection> {
+        if candidates.is_empty() {
+            return Vec::new();
+        }
+        // The boxes are on the host already, and flex is where the host computes.
+        let device = Device::flex();
+        let boxes: Vec<f32> = candidates
+            .iter()
+            .flat_map(|detection| detection.bbox.to_array())
+            .collect();
+        let scores: Vec<f32> = candidates.iter().map(|detection| detection.score).collect();
+        let count = candidates.len();
+        let boxes = Tensor::<2>::from_data(TensorData::new(boxes, [count, 4]), &device);
+        let scores = Tensor::<1>::from_data(TensorData::new(scores, [count]), &device);
+        let options = NmsOptions {
+            iou_threshold: self.iou,
+            score_threshold: 0.0,
+            max_output_boxes: self.detections,
+        };
+        let kept: Tensor<1, Int> = boxes.nms(scores, options);
+        kept.into_data()
+            .iter::<i64>()
+            .map(|index| candidates[index as usize])
+            .collect()
+    }
+
+    fn suppress_softly(&self, candidates: &[Detection]) -> Vec<Detection> {
+        let mut rest = candidates.to_vec();
+        let mut kept = Vec::new();
+        while kept.len() < self.detections
+            && let Some(best) = take_best(&mut rest)
+        {
+            for other in &mut rest {
+                other.score *= self.factor(best.bbox.iou(&other.bbox));
+            }
+            rest.retain(|other| other.score > self.least_score);
+            kept.push(best);
+        }
+        kept
+    }
+
+    /// What is left of the score of a box that a better one overlaps by so much.
+    fn factor(&self, iou: f32) -> f32 {
+        match self.kind {
+            SuppressionKind::SoftGaussian => (-iou * iou / self.sigma).exp(),
+            _ if iou > self.iou => 1.0 - iou,
+            _ => 1.0,
+        }
+    }
+}
+
+/// Takes out the first of the detections with the highest score.
+fn take_best(detections: &mut Vec<Detection>) -> Option<Detection> {
+    let scores = detections.iter().enumerate().rev();
+    let (best, _) = scores.max_by(|(_, a), (_, b)| a.score.total_cmp(&b.score))?;
+    Some(detections.remove(best))
+}
+
+/// The detections of each class, in their order.
+fn by_class(detections: &[Detection]) -> Vec<Vec<Detection>> {
+    let mut classes: Vec<(ClassId, Vec<Detection>)> = Vec::new();
+    for detection in detections {
+        match classes.binary_search_by_key(&detection.class, |(class, _)| *class) {
+            Ok(place) => classes[place].1.push(*detection),
+            Err(place) => classes.insert(place, (detection.class, vec![*detection])),
+        }
+    }
+    classes
+        .into_iter()
+        .map(|(_, detections)| detections)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use retinanet_boxes::BoundingBox;
+
+    use super::*;
+
+    fn suppression(kind: SuppressionKind) -> Suppression {
+        Suppression {
+            kind,
+            iou: 0.5,
+            sigma: 0.5,
+            least_score: 0.05,
+            class_agnostic: false,
+            detections: 10,
+        }
+    }
+
+    /// A box of 10 by 10 pixels at `x`.
+    fn detection(x: f32, class: u32, score: f32) -> Detection {
+        Detection {
+            bbox: BoundingBox::new(x, 0.0, x + 10.0, 10.0),
+            class: ClassId(class),
+            score,
+        }
+    }
+
+    fn scores(kept: &[Detection]) -> Vec<f32> {
+        kept.iter().map(|detection| detection.score).collect()
+    }
+
+    #[test]
+    fn classes_suppress_each_other_only_where_asked() {
+        // Shifted by 2 of 10: IoU 8 / 12.
+        let both = [detection(0.0, 0, 0.9), detection(2.0, 1, 0.8)];
+        let apart = suppression(SuppressionKind::Hard);
+        assert_eq!(scores(&apart.apply(&both)), [0.9, 0.8]);
+        let together = Suppression {
+            class_agnostic: true,
+            ..apart
+        };
+        assert_eq!(scores(&together.apply(&both)), [0.9]);
+    }
+
+    #[test]
+    fn soft_suppression_lowers_scores_by_overlap() {
+        // IoU 2 / 3 with the best, 0.25 between the best and the third, 1 / 9 with the fourth.
+        let candidates = [
+            detection(0.0, 0, 0.9),
+            detection(2.0, 0, 0.6),
+            detection(6.0, 0, 0.5),
+        ];
+        let linear = suppression(SuppressionKind::SoftLinear).apply(&candidates);
+        let expected = [0.9, 0.5, 0.6 / 3.0];
+        for (score, expected) in scores(&linear).iter().zip(expected) {
+            assert!((score - expected).abs() < 1e-6, "{linear:?}");
+        }
+        assert_eq!(linear.len(), 3);
+
+        // exp(-(2/3)² / 0.5) = 0.411112, exp(-(1/4)² / 0.5) = 0.882497; the third then lowers the
+        // second by IoU 6 / 14: exp(-(3/7)² / 0.5) = 0.692569.
+        let gaussian = suppression(SuppressionKind::SoftGaussian).apply(&candidates);
+        let expected = [0.9, 0.5 * 0.882_497, 0.6 * 0.411_112 * 0.692_569];
+        for (score, expected) in scores(&gaussian).iter().zip(expected) {
+            assert!((score - expected).abs() < 1e-5, "{gaussian:?}");
+        }
+    }
+
+    #[test]
+    fn what_falls_to_the_threshold_goes_and_no_more_stay_than_asked() {
+        let candidates = [detection(0.0, 0, 0.9), detection(0.5, 0, 0.1)];
+        let soft = suppression(SuppressionKind::SoftLinear);
+        assert_eq!(scores(&soft.apply(&candidates)), [0.9]);
+
+        let apart = [0.0, 20.0, 40.0].map(|x| detection(x, 0, 0.5));
+        for kind in [SuppressionKind::Hard, SuppressionKind::SoftGaussian] {
+            let one = Suppression {
+                detections: 1,
+                ..suppression(kind)
+            };
+            let kept = one.apply(&apart);
+            assert_eq!(kept.len(), 1);
+            assert_eq!(kept[0].bbox.x1, 0.0, "the first of equals");
+        }
+    }
+}

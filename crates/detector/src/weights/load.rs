@@ -1,0 +1,251 @@
+//! Puts the tensors of a weight file into a model, all of a part or nothing of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use burn::store::burn_pack::Tensor as PackTensor;
+use burn::store::{ModuleSnapshot, bridge};
+use burn::tensor::TensorData;
+
+use crate::model::RetinaNet;
+use crate::weights::WeightsError;
+use crate::weights::file::WeightFile;
+use crate::weights::names::{Layout, Names, modern_torchvision};
+
+/// Parts of the model that a file may leave out as a whole.
+const PARTS: [&str; 3] = ["pyramid", "class_subnet", "box_subnet"];
+
+/// What a classifier and a program's own bookkeeping leave in a file that a detector does not need.
+const HARMLESS: [&str; 6] = [
+    "anchor_generator.",
+    "fc.",
+    "head.anchor_generator.",
+    "pixel_mean",
+    "pixel_std",
+    "stem.fc.",
+];
+
+/// What was taken from a weight file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedWeights {
+    /// Whose names the file has.
+    pub names: Names,
+    /// How many tensors were taken.
+    pub tensors: usize,
+    /// What starts afresh, in words.
+    pub fresh: Vec<String>,
+    /// Tensors of the file that nothing needs.
+    pub left_over: Vec<String>,
+}
+
+impl fmt::Display for LoadedWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tensors, {}", self.tensors, self.names.describe())?;
+        for fresh in &self.fresh {
+            write!(f, "; {fresh}")?;
+        }
+        if !self.left_over.is_empty() {
+            write!(f, "; left over: {}", self.left_over.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Loads a file that has all of the model.
+///
+/// # Errors
+///
+/// Returns an error that lists what is missing, left over or of another shape; the model stays as
+/// it was.
+pub fn load_weights(model: &mut RetinaNet, path: &Path) -> Result<LoadedWeights, WeightsError> {
+    let file = WeightFile::read(path)?;
+    load(model, file, path, false)
+}
+
+/// Loads what training starts from: a whole detector or the backbone alone. Where the file's
+/// number of classes is another, the class output starts afresh.
+///
+/// # Errors
+///
+/// As [`load_weights`]; only pyramid and heads may be missing, each as a whole.
+pub fn load_pretrained(model: &mut RetinaNet, path: &Path) -> Result<LoadedWeights, WeightsError> {
+    let file = WeightFile::read(path)?;
+    load(model, file, path, true)
+}
+
+/// Puts a file's tensors into a model. `partly`: a part of the model may be missing as a whole.
+pub(crate) fn load(
+    model: &mut RetinaNet,
+    file: WeightFile,
+    path: &Path,
+    partly: bool,
+) -> Result<LoadedWeights, WeightsError> {
+    let names = file.names(path)?;
+    let mut tensors = file.tensors;
+    if names == Names::Torchvision {
+        let renamed = tensors.into_iter();
+        tensors = renamed
+            .map(|(name, data)| (modern_torchvision(&name), data))
+            .collect();
+    }
+    let mut fit = Fit::new(model, names, tensors);
+    fit.take_all(model.classes());
+    let loaded = fit.outcome(path, partly, model.classes())?;
+    let result = model.apply(fit.taken, None, None, true);
+    // Names and shapes fit, so nothing is left that could fail but a broken invariant.
+    let mut faults: Vec<String> = result.errors.iter().map(ToString::to_string).collect();
+    faults.extend(
+        result
+            .unused
+            .iter()
+            .map(|name| format!("`{name}` is unused")),
+    );
+    if faults.is_empty() {
+        Ok(loaded)
+    } else {
+        Err(WeightsError::Fit {
+            path: path.to_owned(),
+            faults,
+        })
+    }
+}
+
+/// Whose names a model's parameters have in a file, and what they depend on.
+pub(crate) fn layout(parameters: &[PackTensor]) -> Layout {
+    let has = |prefix: &str| parameters.iter().any(|it| it.name.starts_with(prefix));
+    Layout {
+        finest_level: if has("pyramid.lateral2.") { 2 } else { 3 },
+        head_norms: has("class_subnet.norms."),
+    }
+}
+
+/// A file held against a model.
+struct Fit {
+    names: Names,
+    layout: Layout,
+    /// The model's parameters.
+    wanted: Vec<PackTensor>,
+    /// The file's tensors that are not taken yet.
+    file: BTreeMap<String, TensorData>,
+    /// The file's tensors under the model's names.
+    taken: Vec<PackTensor>,
+    /// The model's parameters that the file does not have, and what they would be called.
+    missing: Vec<(String, String)>,
+    /// Sentences about shapes.
+    faults: Vec<String>,
+    /// Classes of the file, where they are not the model's.
+    other_classes: Option<usize>,
+}
+
+impl Fit {
+    fn new(model: &RetinaNet, names: Names, file: BTreeMap<String, TensorData>) -> Self {
+        let wanted = model.collect(None, None, true);
+        Self {
+            names,
+            layout: layout(&wanted),
+            wanted,
+            file,
+            taken: Vec::new(),
+            missing: Vec::new(),
+            faults: Vec::new(),
+            other_classes: None,
+        }
+    }
+
+    fn take_all(&mut self, classes: usize) {
+        for parameter in std::mem::take(&mut self.wanted) {
+            let name = self.names.of(&parameter.name, self.layout);
+            let found = name.as_ref().and_then(|name| self.file.remove(name));
+            let name = name.unwrap_or_else(|| parameter.name.clone());
+            let Some(data) = found else {
+                self.missing.push((parameter.name, name));
+                continue;
+            };
+            let (wanted, found) = (parameter.shape.to_vec(), data.shape().to_vec());
+            if found == wanted {
+                let taken = bridge::from_data(data, parameter.name, None);
+                self.taken.push(taken);
+            } else if parameter.name.starts_with("class_subnet.output.")
+                && found[1..] == wanted[1..]
+                && (found[0] * classes).is_multiple_of(wanted[0])
+            {
+                self.other_classes = Some(found[0] * classes / wanted[0]);
+            } else {
+                self.faults
+                    .push(format!("`{name}` is {found:?} and the model's {wanted:?}"));
+            }
+        }
+    }
+
+    /// What to tell of it, or why it does not fit.
+    fn outcome(
+        &mut self,
+        path: &Path,
+        partly: bool,
+        classes: usize,
+    ) -> Result<LoadedWeights, WeightsError> {
+        let mut fresh = Vec::new();
+        if partly {
+            for part in PARTS {
+                let belongs = |name: &str| name.split('.').next() == Some(part);
+                if !self.taken.iter().any(|tensor| belongs(&tensor.name)) {
+                    self.missing.retain(|(native, _)| !belongs(native));
+                    fresh.push(format!("the file has no {part}, which starts afresh"));
+                }
+            }
+        }
+        if let Some(file) = self.other_classes {
+            if !partly {
+                return Err(WeightsError::Classes {
+                    path: path.to_owned(),
+                    file,
+                    model: classes,
+                });
+            }
+            fresh.push(format!(
+                "the file tells {file} classes apart and the model {classes}, so the class output \
+                 starts afresh"
+            ));
+        }
+        let (left_over, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut self.file)
+            .into_keys()
+            .filter(|name| !name.ends_with("num_batches_tracked"))
+            .partition(|name| HARMLESS.iter().any(|prefix| name.starts_with(prefix)));
+        let mut faults = std::mem::take(&mut self.faults);
+        let missing = self.missing.iter();
+        faults.extend(missing.map(|(_, name)| format!("`{name}` is missing")));
+        faults.extend(unknown.iter().map(|name| format!("`{name}` is left over")));
+        if !faults.is_empty() {
+            return Err(WeightsError::Fit {
+                path: path.to_owned(),
+                faults,
+            });
+        }
+        Ok(LoadedWeights {
+            names: self.names,
+            tensors: self.taken.len(),
+            fresh,
+            left_over,
+        })
+    }
+}
+
+impl WeightFile {
+    /// Whose names the file has.
+    pub(crate) fn names(&self, path: &Path) -> Result<Names, WeightsError> {
+        if self.tensors.is_empty() {
+            return Err(WeightsError::Empty {
+                path: path.to_owned(),
+            });
+        }
+        Names::recognize(self.tensors.keys().map(String::as_str)).ok_or_else(|| {
+            let first: Vec<&str> = self.tensors.keys().take(3).map(String::as_str).collect();
+            WeightsError::UnknownNames {
+                path: path.to_owned(),
+                tensors: self.tensors.len(),
+                first: first.join("`, `"),
+            }
+        })
+    }
+}

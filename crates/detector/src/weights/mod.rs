@@ -1,0 +1,325 @@
+//! Weight files: this program's own with the classes in the file's metadata, and those of other
+//! programs in and out.
+
+mod coco;
+mod file;
+mod load;
+mod names;
+
+use std::path::{Path, PathBuf};
+
+use burn::store::ModuleSnapshot;
+use burn::tensor::TensorData;
+use retinanet_boxes::ClassList;
+
+use crate::model::RetinaNet;
+use crate::weights::file::WeightFile;
+use crate::weights::load::layout;
+
+pub use coco::coco_classes;
+pub use file::WeightFormat;
+pub use load::{LoadedWeights, load_pretrained, load_weights};
+pub use names::Names;
+
+/// Key of the classes, as JSON, in a weight file's metadata.
+const CLASSES_KEY: &str = "retinanet.classes";
+
+/// Writes the model's weights and classes, beside the place first and then over it.
+///
+/// # Errors
+///
+/// Returns an error where the file cannot be written, or these names have no word for one of the
+/// model's parameters.
+pub fn save_weights(
+    model: &RetinaNet,
+    classes: &ClassList,
+    path: &Path,
+    format: WeightFormat,
+    names: Names,
+) -> Result<(), WeightsError> {
+    let mut file = WeightFile::of(model, names, path)?;
+    let classes = serde_json::to_string(classes).map_err(|error| WeightsError::Write {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
+    file.metadata.insert(CLASSES_KEY.to_owned(), classes);
+    file.write(path, format)
+}
+
+impl WeightFile {
+    /// A model's weights under these names, on their way to a file.
+    fn of(model: &RetinaNet, names: Names, path: &Path) -> Result<Self, WeightsError> {
+        let failed = |reason: String| WeightsError::Write {
+            path: path.to_owned(),
+            reason,
+        };
+        let parameters = model.collect(None, None, true);
+        let layout = layout(&parameters);
+        let mut file = Self::default();
+        for parameter in parameters {
+            let (native, dtype, shape, _, bytes) = parameter
+                .into_parts()
+                .map_err(|error| failed(error.to_string()))?;
+            let name = names
+                .of(&native, layout)
+                .ok_or_else(|| failed(format!("{} lack `{native}`", names.describe())))?;
+            if names == Names::Torchvision
+                && let Some(norm) = name.strip_suffix("running_mean")
+            {
+                // Only a count, but strict loading asks for it.
+                let count = TensorData::new(vec![0_i64], [0_usize; 0]);
+                let name = format!("{norm}num_batches_tracked");
+                file.tensors.insert(name, count);
+            }
+            let values = TensorData::from_bytes(bytes, shape, dtype);
+            file.tensors.insert(name, values);
+        }
+        Ok(file)
+    }
+}
+
+/// Writes the weights of the model's backbone alone, for training to start from.
+///
+/// # Errors
+///
+/// Returns an error where the file cannot be written.
+pub fn save_backbone(model: &RetinaNet, path: &Path) -> Result<(), WeightsError> {
+    let mut file = WeightFile::of(model, Names::Native, path)?;
+    file.tensors.retain(|name, _| name.starts_with("backbone."));
+    file.write(path, WeightFormat::Safetensors)
+}
+
+/// Reads the classes that a weight file tells.
+///
+/// # Errors
+///
+/// Returns an error where the file cannot be read or tells no classes.
+pub fn read_classes(path: &Path) -> Result<ClassList, WeightsError> {
+    let failed = |reason: String| WeightsError::Read {
+        path: path.to_owned(),
+        reason,
+    };
+    let file = WeightFile::read(path)?;
+    let classes = file.metadata.get(CLASSES_KEY).ok_or_else(|| {
+        failed(format!(
+            "its metadata has no `{CLASSES_KEY}`; weights of another program go through \
+             `retinanet import` first"
+        ))
+    })?;
+    serde_json::from_str(classes).map_err(|error| failed(format!("`{CLASSES_KEY}`: {error}")))
+}
+
+/// How many classes the detector in a weight file of any program tells apart, with so many anchors
+/// in a cell; nothing where the file has a backbone alone.
+///
+/// # Errors
+///
+/// Returns an error where the file cannot be read, or its names are nobody's known.
+pub fn count_classes(path: &Path, anchors_per_cell: usize) -> Result<Option<usize>, WeightsError> {
+    let file = WeightFile::read(path)?;
+    let names = file.names(path)?;
+    let layout = names::Layout {
+        finest_level: 3,
+        head_norms: false,
+    };
+    let bias = names.of("class_subnet.output.bias", layout);
+    let bias = bias.and_then(|name| file.tensors.get(&name));
+    let Some(logits) = bias.map(TensorData::num_elements) else {
+        return Ok(None);
+    };
+    if logits.is_multiple_of(anchors_per_cell) {
+        Ok(Some(logits / anchors_per_cell))
+    } else {
+        Err(WeightsError::Anchors {
+            path: path.to_owned(),
+            logits,
+            anchors_per_cell,
+        })
+    }
+}
+
+/// A weight file cannot be written or read, or does not fit the model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The file cannot be written.
+    #[error("cannot write the weights to `{}`: {reason}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read weights from `{}`: {reason}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The file's class output is for another number of classes.
+    #[error(
+        "the weights in `{}` are for {file} classes, the model tells {model} apart",
+        path.display()
+    )]
+    Classes {
+        /// Which file.
+        path: PathBuf,
+        /// Classes of the file.
+        file: usize,
+        /// Classes of the model.
+        model: usize,
+    },
+    /// The file's class output fits no number of classes.
+    #[error(
+        "the weights in `{}` give {logits} logits a cell, which {anchors_per_cell} anchors a cell \
+         do not divide; is `model.anchors` right?",
+        path.display()
+    )]
+    Anchors {
+        /// Which file.
+        path: PathBuf,
+        /// Logits of a cell.
+        logits: usize,
+        /// Anchors of a cell, as the config says.
+        anchors_per_cell: usize,
+    },
+    /// The file holds no tensor.
+    #[error(
+        "`{}` holds no tensors; the pickled NumPy arrays of detectron2's zoo become a file that can \
+         be read with: python -c \"import pickle, torch; m = pickle.load(open('model.pkl', 'rb')); \
+         torch.save({{k: torch.tensor(v) for k, v in m.get('model', m).items()}}, 'model.pth')\"",
+        path.display()
+    )]
+    Empty {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The names in the file are nobody's that this program knows.
+    #[error(
+        "the {tensors} tensors in `{}` have the names of no known program (`{first}`, …); known \
+         are torchvision's, timm's and detectron2's ResNet and RetinaNet",
+        path.display()
+    )]
+    UnknownNames {
+        /// Which file.
+        path: PathBuf,
+        /// How many tensors it has.
+        tensors: usize,
+        /// The first names.
+        first: String,
+    },
+    /// Tensors are missing, left over or of another shape.
+    #[error(
+        "the weights in `{}` do not fit the model in {} places, first: {}; is it the same config?",
+        path.display(),
+        faults.len(),
+        faults.iter().take(10).map(String::as_str).collect::<Vec<_>>().join("; ")
+    )]
+    Fit {
+        /// Which file.
+        path: PathBuf,
+        /// One sentence for each tensor at fault.
+        faults: Vec<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+    use retinanet_backbone::Architecture;
+    use retinanet_boxes::{CategoryId, Class};
+
+    use super::*;
+    use crate::ModelConfig;
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            backbone: Architecture::Resnet18,
+            width: 4,
+            fpn_channels: 8,
+            ..ModelConfig::default()
+        }
+    }
+
+    fn classes(names: &[&str]) -> ClassList {
+        let classes = names.iter().zip(3..).map(|(name, id)| Class {
+            category: CategoryId(id),
+            name: (*name).to_owned(),
+        });
+        ClassList::new(classes.collect()).unwrap()
+    }
+
+    fn save(model: &RetinaNet, classes: &ClassList, path: &Path) {
+        save_weights(
+            model,
+            classes,
+            path,
+            WeightFormat::Safetensors,
+            Names::Native,
+        )
+        .unwrap();
+    }
+
+    fn logits(model: &RetinaNet) -> Vec<f32> {
+        let images = Tensor::ones([1, 3, 32, 32], &Device::flex());
+        let logits = model.forward(images).logits;
+        logits.into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn weights_and_classes_come_back_bit_for_bit() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let model = config().init(2, &device).unwrap();
+        let classes = classes(&["cat", "dog"]);
+        save(&model, &classes, &path);
+
+        let mut other = config().init(2, &device).unwrap();
+        assert_ne!(logits(&other), logits(&model));
+        load_weights(&mut other, &path).unwrap();
+        assert_eq!(logits(&other), logits(&model));
+        assert_eq!(read_classes(&path).unwrap(), classes);
+    }
+
+    #[test]
+    fn another_number_of_classes_is_told() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let model = config().init(2, &device).unwrap();
+        save(&model, &classes(&["cat", "dog"]), &path);
+
+        let mut three = config().init(3, &device).unwrap();
+        let error = load_weights(&mut three, &path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("are for 2 classes, the model tells 3 apart"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn another_architecture_and_a_broken_file_are_told() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let model = config().init(2, &device).unwrap();
+        save(&model, &classes(&["cat", "dog"]), &path);
+
+        let deeper = ModelConfig {
+            backbone: Architecture::Resnet34,
+            ..config()
+        };
+        let mut deeper = deeper.init(2, &device).unwrap();
+        let error = load_weights(&mut deeper, &path).unwrap_err().to_string();
+        assert!(error.contains("is missing"), "{error}");
+
+        let bytes = fs_err::read(&path).unwrap();
+        fs_err::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let mut same = config().init(2, &device).unwrap();
+        let error = load_weights(&mut same, &path).unwrap_err();
+        assert!(matches!(error, WeightsError::Read { .. }), "{error}");
+    }
+}

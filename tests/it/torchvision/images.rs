@@ -1,0 +1,74 @@
+//! Images on their way into the network.
+
+use image::{Rgb, RgbImage};
+use retinanet_data::prepare;
+use retinanet_tests::{Experiment, shared};
+use retinanet_trainer::load_config;
+
+use super::fixture::{Fixture, bits, sample_error};
+
+/// A thousandth of a grey level, in units of a normalised image.
+const TOLERANCE: f64 = 1e-3 / 58.395;
+
+#[test]
+fn resized_images_are_torchvisions() {
+    let photos = [("photo0", 83, 60), ("photo1", 40, 101)];
+    let experiment = Experiment::new();
+    for (name, width, height) in photos {
+        let value = |place: u32| (bits(name, place) >> 24) as u8;
+        let photo = RgbImage::from_fn(width, height, |x, y| {
+            let place = 3 * (y * width + x);
+            Rgb([place, place + 1, place + 2].map(value))
+        });
+        let path = experiment.path(&format!("{name}.png"));
+        photo.save(&path).unwrap();
+        for (short, long) in [(100, 160), (37, 64)] {
+            agrees(&experiment, &path, name, short, long);
+        }
+    }
+}
+
+#[test]
+fn a_resized_photo_is_torchvisions() {
+    let Some(oddities) = shared("oddities") else {
+        return;
+    };
+    let photo = oddities.join("images/hopper.png");
+    for (short, long) in [(200, 333), (75, 100)] {
+        agrees(
+            &Experiment::new(),
+            photo.to_str().unwrap(),
+            "hopper",
+            short,
+            long,
+        );
+    }
+}
+
+fn agrees(experiment: &Experiment, photo: &str, name: &str, short: u32, long: u32) {
+    let text =
+        format!("preset = \"torchvision\"\n[data]\nshort_side = {short}\nlong_side = {long}\n");
+    let path = experiment.write("transform.toml", &text);
+    let config = load_config(path.as_ref(), &[]).unwrap();
+    let generator = config.model.anchor_generator().unwrap();
+    let batch = prepare(
+        photo.as_ref(),
+        &config.data.transform().unwrap(),
+        &generator,
+    )
+    .unwrap();
+
+    let fixture = Fixture::read("transform");
+    let key = format!("{name}_{short}_{long}");
+    let (width, height) = batch.items[0].resized_size;
+    let size = [i64::from(height), i64::from(width)];
+    assert_eq!(size[..], fixture.integers(&format!("{key}.size")), "{key}");
+    let padded = [batch.height as i64, batch.width as i64];
+    assert_eq!(
+        padded[..],
+        fixture.integers(&format!("{key}.padded")),
+        "{key}"
+    );
+    let error = sample_error(&key, &batch.images, &fixture.floats(&key));
+    assert!(error < TOLERANCE, "{key}: {error:e}");
+}

@@ -1,0 +1,177 @@
+//! Weights in and out: other programs' files, other formats, other numbers of classes.
+
+use burn::tensor::TensorData;
+use retinanet_tests::{Experiment, Finished, run};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize_to_file};
+
+/// A run of a few steps, and its best weights in this program's names.
+fn trained() -> Experiment {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    export(&experiment, "native.safetensors", &[]);
+    experiment
+}
+
+fn export(experiment: &Experiment, out: &str, more: &[&str]) {
+    let (run_dir, out) = (experiment.path("run"), experiment.path(out));
+    let mut arguments = vec!["export", "--run", &run_dir, "--out", &out];
+    arguments.extend(more);
+    run(&arguments).expect_success();
+}
+
+fn import(experiment: &Experiment, file: &str, out: &str, more: &[&str]) -> Finished {
+    let (file, out) = (experiment.path(file), experiment.path(out));
+    let config = experiment.path("run/config.toml");
+    let mut arguments = vec!["import", &file, "--config", &config, "--out", &out];
+    arguments.extend(more);
+    run(&arguments)
+}
+
+#[test]
+fn other_programs_names_come_back_to_the_same_bytes() {
+    let experiment = trained();
+    let annotations = experiment.path("data/train.json");
+    for names in ["torchvision", "detectron2"] {
+        export(&experiment, "there", &["--names", names]);
+        let back = import(
+            &experiment,
+            "there",
+            "back",
+            &["--annotations", &annotations],
+        );
+        let said = back.expect_success().stdout;
+        assert!(said.contains(&format!("{names}'s names")), "{said}");
+        assert_eq!(
+            experiment.bytes("back"),
+            experiment.bytes("native.safetensors")
+        );
+    }
+}
+
+#[test]
+fn burnpack_and_safetensors_evaluate_alike_and_convert_without_loss() {
+    let experiment = trained();
+    export(&experiment, "native.bpk", &["--format", "burnpack"]);
+    let config = experiment.path("run/config.toml");
+    let evaluate = |weights: &str| {
+        let weights = experiment.path(weights);
+        let arguments = ["eval", "--weights", &weights, "--config", &config];
+        run(&arguments).expect_success().stdout
+    };
+    assert_eq!(evaluate("native.bpk"), evaluate("native.safetensors"));
+
+    let (weights, out) = (experiment.path("native.bpk"), experiment.path("back"));
+    let from = ["export", "--weights", &weights, "--config", &config];
+    run(&[&from[..], &["--out", &out]].concat()).expect_success();
+    assert_eq!(
+        experiment.bytes("back"),
+        experiment.bytes("native.safetensors")
+    );
+}
+
+#[test]
+fn weights_of_another_architecture_list_what_does_not_fit() {
+    let experiment = trained();
+    export(&experiment, "there", &["--names", "torchvision"]);
+    let deeper = ["--set", "model.backbone=resnet34"];
+    import(&experiment, "there", "back", &deeper)
+        .expect_refusal(1, &["layer1.2.conv1.weight` is missing"]);
+    let wider = ["--set", "model.head.depth=0"];
+    import(&experiment, "there", "back", &wider)
+        .expect_refusal(1, &["classification_head.conv.0.0.weight` is left over"]);
+    assert!(!std::path::Path::new(&experiment.path("back")).exists());
+}
+
+#[test]
+fn training_starts_from_a_detector_and_says_what_starts_afresh() {
+    let experiment = trained();
+    let pretrained = format!("model.pretrained={}", experiment.path("native.safetensors"));
+    let more = ["--set", &pretrained, "--set", "train.iterations=1"];
+    let same = experiment.train("same", &more).expect_success();
+    assert!(!same.stderr.contains("afresh"), "{same:#?}");
+
+    // With a class more, only the class output cannot be taken over.
+    let mut data = experiment.json("data/train.json");
+    let categories = data["categories"].as_array_mut().unwrap();
+    categories.push(serde_json::json!({"id": 99, "name": "another"}));
+    let classes = categories.len();
+    experiment.write("data/train.json", &data.to_string());
+    let mut val = experiment.json("data/val.json");
+    val["categories"] = data["categories"].clone();
+    experiment.write("data/val.json", &val.to_string());
+    let other = experiment.train("other", &more).expect_success();
+    let sentence = format!(
+        "the file tells {} classes apart and the model {classes}, so the class output starts afresh",
+        classes - 1
+    );
+    assert!(other.stderr.contains(&sentence), "{other:#?}");
+}
+
+#[test]
+fn training_starts_from_a_classifiers_backbone() {
+    let experiment = trained();
+    export(&experiment, "there", &["--names", "torchvision"]);
+    backbone(&experiment, "resnet", |name| !name.is_empty());
+    let pretrained = format!("model.pretrained={}", experiment.path("resnet"));
+    let more = ["--set", &pretrained, "--set", "train.iterations=1"];
+    let started = experiment.train("again", &more).expect_success();
+    for part in [
+        "a backbone in torchvision's or timm's names",
+        "no pyramid",
+        "no class_subnet",
+        "left over: fc.weight",
+    ] {
+        assert!(started.stderr.contains(part), "no `{part}` in {started:#?}");
+    }
+
+    // Half a backbone is none.
+    backbone(&experiment, "resnet", |name| !name.starts_with("layer3."));
+    let refused = experiment.train("never", &more);
+    refused.expect_refusal(1, &["layer3.0.conv1.weight` is missing"]);
+    assert!(!std::path::Path::new(&experiment.path("never")).exists());
+}
+
+/// Takes the backbone out of a detector in torchvision's names, and adds a classifier's last layer.
+fn backbone(experiment: &Experiment, out: &str, keep: impl Fn(&str) -> bool) {
+    let bytes = experiment.bytes("there");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let classifier = TensorData::new(vec![0.5_f32; 8], [2, 4]);
+    let mut views: Vec<(String, TensorView<'_>)> = tensors
+        .iter()
+        .filter_map(|(name, view)| {
+            let name = name.strip_prefix("backbone.body.")?;
+            keep(name).then(|| (name.to_owned(), view))
+        })
+        .collect();
+    let view = TensorView::new(Dtype::F32, vec![2, 4], classifier.as_bytes()).unwrap();
+    views.push(("fc.weight".to_owned(), view));
+    serialize_to_file(views, None, experiment.path(out).as_ref()).unwrap();
+}
+
+/// `scripts/make_pytorch_fixtures.py` saved the same thin ResNet-18 in three ways.
+#[test]
+fn files_of_pytorch_and_pickles_are_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/pytorch");
+    let experiment = Experiment::new();
+    let config = experiment.write(
+        "thin.toml",
+        "[model]\nbackbone = \"resnet18\"\nwidth = 2\nfpn_channels = 4\n",
+    );
+    let read = |name: &str| {
+        let (file, out) = (format!("{folder}/{name}"), experiment.path(name));
+        let said = run(&["import", &file, "--config", &config, "--out", &out]).expect_success();
+        assert!(said.stdout.contains("fc.weight"), "{said:#?}");
+        experiment.bytes(name)
+    };
+    let expected = read("resnet18_thin.safetensors");
+    for name in ["resnet18_thin.pth", "resnet18_thin_legacy.pt"] {
+        assert_eq!(read(name), expected, "{name}");
+    }
+
+    let cut = experiment.path("cut.pth");
+    let whole = fs_err::read(format!("{folder}/resnet18_thin.pth")).unwrap();
+    fs_err::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let out = experiment.path("out");
+    run(&["import", &cut, "--config", &config, "--out", &out]).expect_refusal(1, &["cut.pth"]);
+}
