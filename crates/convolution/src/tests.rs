@@ -125,54 +125,6 @@ impl Case {
             relu: true,
         }
     }
-
-    fn check_direct(&self) {
-        const PRECISION: f64 = 2e-6;
-        let (problem, scale) = (&self.problem, Some(&*self.scale));
-        let forward = direct::forward(problem, &self.input, &self.weights, self.end());
-        assert_close("output", &forward, &self.forward(), PRECISION);
-        let input = direct::input_gradient(problem, &self.gradient, &self.weights, scale);
-        assert_close("input gradient", &input, &self.input_gradient(), PRECISION);
-        let weights = direct::weight_gradient(problem, &self.input, &self.gradient, scale);
-        assert_close(
-            "weight gradient",
-            &weights,
-            &self.weight_gradient(),
-            PRECISION,
-        );
-    }
-
-    fn check_few_pixels(&self) {
-        const PRECISION: f64 = 2e-6;
-        let (problem, scale) = (&self.problem, Some(&*self.scale));
-        let forward = few_pixels::forward(problem, &self.input, &self.weights, self.end());
-        assert_close("output", &forward, &self.forward(), PRECISION);
-        let input = few_pixels::input_gradient(problem, &self.gradient, &self.weights, scale);
-        assert_close("input gradient", &input, &self.input_gradient(), PRECISION);
-        let weights = few_pixels::weight_gradient(problem, &self.input, &self.gradient, scale);
-        assert_close(
-            "weight gradient",
-            &weights,
-            &self.weight_gradient(),
-            PRECISION,
-        );
-    }
-
-    fn check_winograd(&self) {
-        const PRECISION: f64 = 2e-5;
-        let (problem, scale) = (&self.problem, Some(&*self.scale));
-        let forward = winograd::forward(problem, &self.input, &self.weights, self.end());
-        assert_close("output", &forward, &self.forward(), PRECISION);
-        let input = winograd::input_gradient(problem, &self.gradient, &self.weights, scale);
-        assert_close("input gradient", &input, &self.input_gradient(), PRECISION);
-        let weights = winograd::weight_gradient(problem, &self.input, &self.gradient, scale);
-        assert_close(
-            "weight gradient",
-            &weights,
-            &self.weight_gradient(),
-            PRECISION,
-        );
-    }
 }
 
 /// Compares with the largest value as the measure.
@@ -231,15 +183,15 @@ proptest! {
 
     #[test]
     fn plain_products_agree_with_f64(case in any_case()) {
-        case.check_direct();
+        case.check(Path::Direct, 2e-6);
         if case.problem.options.groups == 1 {
-            case.check_few_pixels();
+            case.check(Path::FewPixels, 2e-6);
         }
     }
 
     #[test]
     fn winograd_agrees_with_f64(case in case_for_winograd()) {
-        case.check_winograd();
+        case.check(Path::Winograd, 2e-5);
     }
 }
 
@@ -255,10 +207,90 @@ fn blocks_join_without_a_seam() {
         let weights = [channels[1], channels[0], kernel, kernel];
         let maps = Maps::levels(2, &[size, [5, 3]]);
         let case = Case::new(Problem::new(maps, channels[0], weights, options), 1);
-        case.check_direct();
-        case.check_few_pixels();
+        case.check(Path::Direct, 2e-6);
+        case.check(Path::FewPixels, 2e-6);
         if options == ConvOptions::new(1, 1) {
-            case.check_winograd();
+            case.check(Path::Winograd, 2e-5);
         }
+    }
+}
+
+/// The same bits with one thread and with several, for every kernel and for sizes that are shared
+/// out in blocks as well as those that all threads work on together.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let pool = |threads| {
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        builder.build().unwrap()
+    };
+    let (one, three) = (pool(1), pool(3));
+    for (kernel, options, size, channels) in [
+        (1, ConvOptions::new(1, 0), [40, 37], [70, 20]),
+        (1, ConvOptions::new(2, 0), [8, 8], [512, 130]),
+        (3, ConvOptions::new(1, 1), [4, 5], [300, 200]),
+        (3, ConvOptions::new(1, 1), [40, 37], [130, 17]),
+        (3, ConvOptions::new(2, 1), [61, 40], [33, 20]),
+        (7, ConvOptions::new(2, 3), [70, 64], [3, 10]),
+    ] {
+        let weights = [channels[1], channels[0], kernel, kernel];
+        let maps = Maps::levels(2, &[size, [5, 3]]);
+        let case = Case::new(Problem::new(maps, channels[0], weights, options), 7);
+        for path in Path::ALL {
+            if path != Path::Winograd || options == ConvOptions::new(1, 1) && kernel == 3 {
+                let (alone, shared) = (
+                    one.install(|| case.run(path)),
+                    three.install(|| case.run(path)),
+                );
+                assert!(alone == shared, "{path:?}, kernel {kernel}, {size:?}");
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Path {
+    Direct,
+    FewPixels,
+    Winograd,
+}
+
+impl Path {
+    const ALL: [Self; 3] = [Self::Direct, Self::FewPixels, Self::Winograd];
+}
+
+impl Case {
+    /// Output and both gradients by one of the kernels.
+    fn run(&self, path: Path) -> [Vec<f32>; 3] {
+        let (problem, scale) = (&self.problem, Some(&*self.scale));
+        let (input, gradient, weights) = (&self.input, &self.gradient, &self.weights);
+        match path {
+            Path::Direct => [
+                direct::forward(problem, input, weights, self.end()),
+                direct::input_gradient(problem, gradient, weights, scale),
+                direct::weight_gradient(problem, input, gradient, scale),
+            ],
+            Path::FewPixels => [
+                few_pixels::forward(problem, input, weights, self.end()),
+                few_pixels::input_gradient(problem, gradient, weights, scale),
+                few_pixels::weight_gradient(problem, input, gradient, scale),
+            ],
+            Path::Winograd => [
+                winograd::forward(problem, input, weights, self.end()),
+                winograd::input_gradient(problem, gradient, weights, scale),
+                winograd::weight_gradient(problem, input, gradient, scale),
+            ],
+        }
+    }
+
+    fn check(&self, path: Path, precision: f64) {
+        let [forward, input, weights] = self.run(path);
+        assert_close("output", &forward, &self.forward(), precision);
+        assert_close("input gradient", &input, &self.input_gradient(), precision);
+        assert_close(
+            "weight gradient",
+            &weights,
+            &self.weight_gradient(),
+            precision,
+        );
     }
 }

@@ -43,7 +43,7 @@ pub enum SizeRounding {
     /// To the nearest: detectron2.
     #[default]
     Nearest,
-    /// Down, from a scale in single precision: torchvision.
+    /// Down: torchvision.
     Down,
 }
 
@@ -74,9 +74,9 @@ pub(crate) fn resized_size(
 
 /// In the arithmetic of torchvision's `GeneralizedRCNNTransform`.
 fn cut_size((width, height): (u32, u32), short_side: u32, long_side: u32) -> (u32, u32) {
-    let shorter = short_side as f32 / width.min(height) as f32;
-    let longer = long_side as f32 / width.max(height) as f32;
-    let scale = f64::from(shorter.min(longer));
+    let shorter = f64::from(short_side) / f64::from(width.min(height));
+    let longer = f64::from(long_side) / f64::from(width.max(height));
+    let scale = shorter.min(longer);
     let cut = |side: u32| ((f64::from(side) * scale) as u32).max(1);
     (cut(width), cut(height))
 }

@@ -13,6 +13,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use fixture::{Fixture, parameter, sample_error, unit};
 use retinanet_anchors::TargetAssigner;
 use retinanet_boxes::{AnchorTargets, BoundingBox, ClassId, ClassList, GroundTruth};
+use retinanet_convolution::set_winograd;
 use retinanet_criterion::{BatchTargets, CriterionConfig, LossParts};
 use retinanet_detector::{Names, Predictions, RetinaNet, WeightFormat, load_weights, save_weights};
 use retinanet_tests::Experiment;
@@ -61,6 +62,7 @@ fn resnext50_second_version() {
 }
 
 fn agrees(name: &str, settings: &str) {
+    set_winograd(false);
     let (version, backbone) = name.split_once('_').unwrap();
     let preset = match version {
         "v1" => "torchvision",

@@ -6,6 +6,7 @@ pub(crate) mod few_pixels;
 pub(crate) mod gather;
 pub(crate) mod matrix;
 pub(crate) mod norm;
+mod phase;
 pub(crate) mod resample;
 pub(crate) mod sums;
 pub(crate) mod weights;
