@@ -8,7 +8,9 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Gradients, Tensor, TensorData};
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
-use retinanet_criterion::{BatchTargets, CriterionConfig, LossParts, NormalizerKind};
+use retinanet_criterion::{
+    BatchTargets, BoxLossConfig, CriterionConfig, LossParts, NormalizerKind,
+};
 use retinanet_detector::{Architecture, ModelConfig, NormKind, Predictions, RetinaNet};
 
 const CLASSES: usize = 2;
@@ -108,6 +110,11 @@ fn loss(model: &RetinaNet) -> LossParts {
     let Predictions { logits, deltas, .. } = model.forward(images(&device));
     let targets = BatchTargets::new(&targets(logits.dims()[1]), &device);
     let config = CriterionConfig {
+        // L1's slope jumps where a box is right, and rounding would tell on which side.
+        bbox: BoxLossConfig {
+            beta: 0.1,
+            ..BoxLossConfig::default()
+        },
         normalizer: NormalizerKind::Batch,
         ..CriterionConfig::default()
     };

@@ -5,6 +5,7 @@
 mod backends;
 mod bench;
 mod configs;
+mod data_checks;
 mod evaluation;
 mod real_data;
 mod refusals;

@@ -77,6 +77,15 @@ pub enum AnchorError {
         /// What the setting holds.
         got: f32,
     },
+    /// The overlap from which an anchor is left out for a crowd is none.
+    #[error("`matcher.crowd_overlap` must be in [0, 1], got {got}")]
+    CrowdOverlap {
+        /// What the setting holds.
+        got: f32,
+    },
+    /// Anchors that are described level by level have no sizes to look for.
+    #[error("`anchors.levels` describes each level by itself; remove it to look for better sizes")]
+    LevelsAreFixed,
     /// A weight of the box coder would lose its delta.
     #[error("`model.box_coder.weights` must be finite and above 0, got {got:?}")]
     Weights {

@@ -2,6 +2,7 @@ use retinanet_boxes::BoundingBox;
 
 use crate::AnchorError;
 use crate::config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellShapes, CellSpacing};
+use crate::reach::Centers;
 
 /// Lays anchors over the feature maps of a pyramid. Should be created with
 /// [`AnchorConfig::init`].
@@ -86,25 +87,37 @@ impl AnchorGenerator {
         width: usize,
     ) -> impl Iterator<Item = BoundingBox> {
         let cell = &self.cells[level];
+        let [rows, columns] = self.centers(level, height, width);
+        (0..rows.count).flat_map(move |row| {
+            let y = rows.position(row);
+            (0..columns.count).flat_map(move |column| {
+                let x = columns.position(column);
+                cell.iter().map(move |anchor| shifted(anchor, x, y))
+            })
+        })
+    }
+
+    /// The centres of a level's rows and columns of cells.
+    pub(crate) fn centers(&self, level: usize, height: usize, width: usize) -> [Centers; 2] {
         let stride = self.strides[level];
-        let [rows, columns] = self.feature_size(level, height, width);
-        let [row_spacing, column_spacing] = match self.spacing {
-            CellSpacing::Stride => [stride, stride],
-            CellSpacing::Measured => [height / rows.max(1), width / columns.max(1)],
-        };
         let offset = match self.center {
             CellCenter::Corner => 0.0,
             CellCenter::Middle => 0.5,
         };
-        let position = move |index: usize, spacing: usize| (index as f32 + offset) * spacing as f32;
-
-        (0..rows).flat_map(move |row| {
-            let y = position(row, row_spacing);
-            (0..columns).flat_map(move |column| {
-                let x = position(column, column_spacing);
-                cell.iter().map(move |anchor| shifted(anchor, x, y))
-            })
+        let sizes = self.feature_size(level, height, width);
+        [(sizes[0], height), (sizes[1], width)].map(|(count, side)| Centers {
+            count,
+            spacing: match self.spacing {
+                CellSpacing::Stride => stride,
+                CellSpacing::Measured => side / count.max(1),
+            },
+            offset,
         })
+    }
+
+    /// The anchors of a level's cell, around the origin.
+    pub(crate) fn shapes(&self, level: usize) -> &[BoundingBox] {
+        &self.cells[level]
     }
 
     fn feature_size(&self, level: usize, height: usize, width: usize) -> [usize; 2] {
@@ -113,7 +126,7 @@ impl AnchorGenerator {
     }
 }
 
-fn shifted(anchor: &BoundingBox, x: f32, y: f32) -> BoundingBox {
+pub(crate) fn shifted(anchor: &BoundingBox, x: f32, y: f32) -> BoundingBox {
     BoundingBox::new(anchor.x1 + x, anchor.y1 + y, anchor.x2 + x, anchor.y2 + y)
 }
 

@@ -39,6 +39,8 @@ mod config;
 mod error;
 mod generator;
 mod matcher;
+mod optimize;
+mod reach;
 mod targets;
 
 pub use coder::{BoxCoder, BoxCoderConfig, MAX_LOG_SCALE};
@@ -46,4 +48,6 @@ pub use config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellSpacing,
 pub use error::AnchorError;
 pub use generator::AnchorGenerator;
 pub use matcher::{Assignment, LowQuality, Matcher, MatcherConfig};
+pub use optimize::{Fit, Proposal, Target, fit, optimize};
+pub use reach::Reach;
 pub use targets::TargetAssigner;

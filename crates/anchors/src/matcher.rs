@@ -18,6 +18,12 @@ pub struct MatcherConfig {
     /// The overlap from which that holds, in `[0, 1]`; default 0, any at all. Detectron's amounts
     /// to 0.4.
     pub min_low_quality: f32,
+    /// Whether anchors inside crowd regions are left out of the background; default true. The
+    /// peers take them for background.
+    pub ignore_crowds: bool,
+    /// The share of an anchor's area inside a crowd region from which it is left out, in `[0, 1]`;
+    /// default 0.5.
+    pub crowd_overlap: f32,
 }
 
 /// What becomes of the anchors that overlap a box most where that is less than
@@ -41,14 +47,18 @@ impl MatcherConfig {
     /// # Errors
     ///
     /// Returns an error unless `0 <= background <= foreground <= 1` and `foreground` is above 0,
-    /// or where `min_low_quality` is not in `[0, 1]`.
+    /// or where `min_low_quality` or `crowd_overlap` is not in `[0, 1]`.
     pub fn init(&self) -> Result<Matcher, AnchorError> {
         let &Self {
             foreground,
             background,
             min_low_quality,
+            crowd_overlap,
             ..
         } = self;
+        if !(0.0..=1.0).contains(&crowd_overlap) {
+            return Err(AnchorError::CrowdOverlap { got: crowd_overlap });
+        }
         if !(0.0..=1.0).contains(&min_low_quality) {
             return Err(AnchorError::MinLowQuality {
                 got: min_low_quality,
@@ -72,6 +82,8 @@ impl Default for MatcherConfig {
             background: 0.4,
             low_quality: LowQuality::Keep,
             min_low_quality: 0.0,
+            ignore_crowds: true,
+            crowd_overlap: 0.5,
         }
     }
 }
@@ -104,6 +116,11 @@ pub struct Matcher {
 }
 
 impl Matcher {
+    /// The settings.
+    pub const fn config(&self) -> &MatcherConfig {
+        &self.config
+    }
+
     /// Assigns each anchor. The time grows with anchors times boxes where they overlap at like
     /// sizes, the memory only with the anchors.
     pub fn assign(&self, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
@@ -441,6 +458,7 @@ mod tests {
                     background: tenth(background.min(foreground)),
                     low_quality,
                     min_low_quality: tenth(least.saturating_sub(4)),
+                    ..MatcherConfig::default()
                 }
             ),
         ]

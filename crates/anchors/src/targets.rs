@@ -4,8 +4,9 @@ use crate::{Assignment, BoxCoder, Matcher};
 
 /// Turns the objects of an image into [`AnchorTargets`].
 ///
-/// Crowd regions are dropped before matching, as in detectron2: the anchors on them become
-/// background unless another object claims them.
+/// Crowd regions are dropped before matching. The anchors inside them that no object claims count
+/// nowhere, since there are objects that are not told apart; or they are background as in the
+/// peers, where [`ignore_crowds`](crate::MatcherConfig::ignore_crowds) is off.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetAssigner {
     matcher: Matcher,
@@ -26,7 +27,7 @@ impl TargetAssigner {
         let boxes: Vec<BoundingBox> = single.iter().map(|&index| objects[index].bbox).collect();
 
         let mut positives = Vec::new();
-        let labels = self
+        let mut labels: Vec<AnchorLabel> = self
             .matcher
             .assign(anchors, &boxes)
             .into_iter()
@@ -49,7 +50,24 @@ impl TargetAssigner {
                 }
             })
             .collect();
+        if self.matcher.config().ignore_crowds {
+            for crowd in objects.iter().filter(|object| object.crowd) {
+                self.ignore(anchors, &crowd.bbox, &mut labels);
+            }
+        }
         AnchorTargets { labels, positives }
+    }
+
+    /// Leaves the background anchors inside a crowd region out.
+    fn ignore(&self, anchors: &[BoundingBox], crowd: &BoundingBox, labels: &mut [AnchorLabel]) {
+        let share = self.matcher.config().crowd_overlap;
+        for (anchor, label) in anchors.iter().zip(labels) {
+            let inside = anchor.intersection(crowd);
+            let is_inside = inside > 0.0 && inside >= share * anchor.area();
+            if *label == AnchorLabel::Background && is_inside {
+                *label = AnchorLabel::Ignored;
+            }
+        }
     }
 }
 
@@ -89,7 +107,7 @@ mod tests {
                 AnchorLabel::Background,
                 AnchorLabel::Object(ClassId(2)),
                 AnchorLabel::Ignored,
-                AnchorLabel::Background
+                AnchorLabel::Ignored
             ]
         );
         assert_eq!(
@@ -144,11 +162,39 @@ mod tests {
     fn an_image_without_objects_is_background() {
         let anchors = [BoundingBox::new(0.0, 0.0, 10.0, 10.0); 3];
         let crowd = object(anchors[0], 0, true);
-        for objects in [&[][..], &[crowd]] {
-            let targets = assigner().assign(&anchors, objects);
-            assert_eq!(targets.labels, [AnchorLabel::Background; 3]);
-            assert_eq!(targets.positives, []);
+        for (ignore_crowds, of_crowd) in [
+            (true, AnchorLabel::Ignored),
+            (false, AnchorLabel::Background),
+        ] {
+            let config = MatcherConfig {
+                ignore_crowds,
+                ..MatcherConfig::default()
+            };
+            let assigner = TargetAssigner::new(config.init().unwrap(), BoxCoder::default());
+            for (objects, label) in [(&[][..], AnchorLabel::Background), (&[crowd], of_crowd)] {
+                let targets = assigner.assign(&anchors, objects);
+                assert_eq!(targets.labels, [label; 3]);
+                assert_eq!(targets.positives, []);
+            }
         }
+    }
+
+    #[test]
+    fn anchors_half_inside_a_crowd_are_left_out_and_objects_there_stay() {
+        // 4, 5 and 6 of 10 columns inside the crowd; the last is an object itself.
+        let anchors = [6.0, 5.0, 4.0, -20.0].map(|x| BoundingBox::new(x, 0.0, x + 10.0, 10.0));
+        let crowd = object(BoundingBox::new(-30.0, 0.0, 10.0, 10.0), 0, true);
+        let single = object(anchors[3], 1, false);
+        let targets = assigner().assign(&anchors, &[crowd, single]);
+        assert_eq!(
+            targets.labels,
+            [
+                AnchorLabel::Background,
+                AnchorLabel::Ignored,
+                AnchorLabel::Ignored,
+                AnchorLabel::Object(ClassId(1))
+            ]
+        );
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub(crate) enum Command {
     /// Makes data sets
     #[command(subcommand)]
     Dataset(DatasetCommand),
+    /// Shows how well anchors cover a data set's boxes, and finds better ones
+    #[command(subcommand)]
+    Anchors(AnchorsCommand),
     /// Measures how fast this program is on this machine, and how much memory it takes
     Bench(BenchArguments),
     /// Shows what a config says
@@ -181,8 +184,37 @@ pub(crate) struct ImportArguments {
 
 #[derive(Subcommand)]
 pub(crate) enum DatasetCommand {
+    /// Looks annotations and images over: what is wrong, what training does about it, what to do
+    Check(CheckArguments),
     /// Draws the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct CheckArguments {
+    /// An experiment, a TOML file: looks over both of its splits, and at its anchors
+    #[arg(
+        required_unless_present = "annotations",
+        conflicts_with = "annotations"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Instead of a config: a COCO annotation file; needs --images
+    #[arg(long, value_name = "FILE", requires = "images")]
+    pub(crate) annotations: Option<PathBuf>,
+    /// The folder of the images; needs --annotations
+    #[arg(long, value_name = "DIR", requires = "annotations")]
+    pub(crate) images: Option<PathBuf>,
+    /// Does not open the images
+    #[arg(long)]
+    pub(crate) annotations_only: bool,
+    /// Writes what was found as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Writes a mended copy of the annotations; needs --annotations
+    #[arg(long, value_name = "FILE", requires = "annotations")]
+    pub(crate) fix: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -205,6 +237,49 @@ pub(crate) struct SynthArguments {
     /// Height of the images in pixels
     #[arg(long)]
     pub(crate) height: Option<u32>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum AnchorsCommand {
+    /// Tells which share of the boxes anchors reach, by class, size and level
+    Report(AnchorsReportArguments),
+    /// Draws images with their positive anchors in green and missed boxes in red
+    View(AnchorsViewArguments),
+    /// Proposes sizes and aspect ratios that reach more boxes, as a patch for the config
+    Optimize(AnchorsDataArguments),
+}
+
+/// Which boxes.
+#[derive(Args)]
+pub(crate) struct AnchorsDataArguments {
+    /// The experiment, a TOML file
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Which images of the config
+    #[arg(long, value_enum, default_value_t = Split::Train)]
+    pub(crate) split: Split,
+}
+
+#[derive(Args)]
+pub(crate) struct AnchorsReportArguments {
+    #[command(flatten)]
+    pub(crate) data: AnchorsDataArguments,
+    /// Writes the numbers as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct AnchorsViewArguments {
+    #[command(flatten)]
+    pub(crate) data: AnchorsDataArguments,
+    /// Where the drawn images go
+    #[arg(long, value_name = "DIR", default_value = "anchors")]
+    pub(crate) out: PathBuf,
+    /// How many images, spread over the data set
+    #[arg(long, value_parser = at_least_one, default_value_t = 16)]
+    pub(crate) images: usize,
 }
 
 #[derive(Args)]

@@ -28,6 +28,29 @@ pub(crate) fn draw_detections(image: &mut RgbImage, detections: &[Detection], cl
     draw_marks(image, &marks.collect::<Vec<_>>());
 }
 
+/// Draws a box without a tag.
+pub(crate) fn draw_box(image: &mut RgbImage, bbox: &BoundingBox, color: [u8; 3]) {
+    if let Some(pixels) = PixelBox::new(bbox, image) {
+        draw_frame(image, &pixels, color);
+    }
+}
+
+/// Draws a box so thinly that many on one another leave the image to be seen.
+pub(crate) fn draw_faint_box(image: &mut RgbImage, bbox: &BoundingBox, color: [u8; 3]) {
+    let Some(PixelBox { columns, rows }) = PixelBox::new(bbox, image) else {
+        return;
+    };
+    let (right, bottom) = (columns.end - 1, rows.end - 1);
+    let along = columns.clone().flat_map(|x| [(x, rows.start), (x, bottom)]);
+    let down = rows.clone().flat_map(|y| [(columns.start, y), (right, y)]);
+    for (x, y) in along.chain(down) {
+        let Rgb(pixel) = image.get_pixel_mut(x, y);
+        for (value, color) in pixel.iter_mut().zip(color) {
+            *value = ((5 * u16::from(*value) + u16::from(color)) / 6) as u8;
+        }
+    }
+}
+
 /// The colour of a class: always the same, and unlike its neighbours'.
 pub(crate) fn class_color(class: ClassId) -> [u8; 3] {
     /// Degrees; multiples of it stay apart however many there are.

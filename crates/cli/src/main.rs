@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Arguments, Command, ConfigCommand, DatasetCommand};
+use crate::args::{AnchorsCommand, Arguments, Command, ConfigCommand, DatasetCommand};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -35,7 +35,15 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Predict(arguments) => commands::predict::run(&arguments),
         Command::Export(arguments) => commands::export::run(&arguments),
         Command::Import(arguments) => commands::import::run(&arguments),
+        Command::Anchors(AnchorsCommand::Report(arguments)) => {
+            commands::anchors::report(&arguments)
+        }
+        Command::Anchors(AnchorsCommand::View(arguments)) => commands::anchors::view(&arguments),
+        Command::Anchors(AnchorsCommand::Optimize(arguments)) => {
+            commands::anchors::optimize(&arguments)
+        }
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Dataset(DatasetCommand::Check(arguments)) => commands::check::run(&arguments),
         Command::Dataset(DatasetCommand::Synth(arguments)) => commands::synth::run(&arguments),
         Command::Config(ConfigCommand::Show(arguments)) => commands::config::show(&arguments),
     }

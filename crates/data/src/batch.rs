@@ -181,7 +181,7 @@ pub(crate) fn collate(
 
 /// The box in the resized image. It is clipped there, not in the data set, as detectron2's
 /// `DatasetMapper` does it.
-fn place(
+pub(crate) fn place(
     bbox: BoundingBox,
     original_size: (u32, u32),
     resized_size: (u32, u32),

@@ -50,7 +50,9 @@
 
 mod batch;
 mod coco;
+mod coverage;
 mod decode;
+pub mod doctor;
 mod error;
 mod loader;
 mod normalization;
@@ -66,6 +68,7 @@ mod transform;
 
 pub use batch::{Batch, BatchItem, prepare};
 pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, LabelIds, ReadOptions};
+pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use decode::decode_image;
 pub use error::DataError;
 pub use loader::{BatchIter, EvalLoader, LoaderConfig, TrainLoader};

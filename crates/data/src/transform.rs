@@ -1,8 +1,10 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use retinanet_boxes::BoundingBox;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
+use crate::batch::place;
 use crate::normalization::{Normalization, Normalizer};
 use crate::resize::{Interpolation, ResizeConfig, SizeRounding, resized_size};
 
@@ -152,6 +154,16 @@ impl Transform {
 
     pub(crate) fn interpolation(&self) -> Interpolation {
         self.interpolation
+    }
+
+    /// Width and height that an image of this width and height has outside training.
+    pub fn plain_size(&self, size: (u32, u32)) -> (u32, u32) {
+        self.resized_size(size, self.plain())
+    }
+
+    /// A box of an image of this width and height, where the network sees it outside training.
+    pub(crate) fn place_plain(&self, bbox: BoundingBox, size: (u32, u32)) -> BoundingBox {
+        place(bbox, size, self.plain_size(size), false)
     }
 
     pub(crate) fn normalizer(&self) -> &Normalizer {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use retinanet_anchors::{AnchorError, AnchorGenerator, TargetAssigner};
+use retinanet_anchors::{AnchorError, AnchorGenerator, Matcher, TargetAssigner};
 use retinanet_boxes::ClassList;
 use retinanet_criterion::{Criterion, CriterionConfig, CriterionError};
 use retinanet_data::shapes::ShapesError;
@@ -38,6 +38,7 @@ pub struct Plan {
     pub(crate) evaluator: Evaluator,
     pub(crate) transform: Transform,
     pub(crate) generator: AnchorGenerator,
+    pub(crate) matcher: Matcher,
     pub(crate) decoder: Decoder,
     pub(crate) criterion: Criterion,
     pub(crate) loader: TrainLoader,
@@ -106,6 +107,7 @@ impl Plan {
             evaluator,
             transform,
             generator,
+            matcher,
             decoder,
             criterion,
             loader,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
-use retinanet_data::{Batch, DataError};
+use retinanet_data::{Batch, CoverageReport, DataError, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
 use retinanet_evaluation::Metrics;
 
@@ -275,6 +275,7 @@ fn tell_start(
     for line in &lines {
         tell(run, observer, line)?;
     }
+    tell_coverage(plan, run, observer)?;
     if let (Some(loaded), Some(file)) = (pretrained, &config.pretrained) {
         tell(run, observer, &format!("weights    {file}: {loaded}"))?;
     } else if config.norm.is_fixed() || config.freeze_at > 0 {
@@ -284,6 +285,43 @@ fn tell_start(
             "warning: the weights are drawn at random, and `model.norm` or `model.freeze_at` keeps \
              some of them from learning; from scratch use norm = \"batch_norm\" or \
              \"group_norm\", and freeze_at = 0",
+        )?;
+    }
+    Ok(())
+}
+
+/// Tells how many boxes the anchors reach, and warns where that is too few.
+fn tell_coverage(
+    plan: &Plan,
+    run: &RunDirectory,
+    observer: &mut dyn Observer,
+) -> Result<(), RunDirectoryError> {
+    const FEW: f64 = 0.95;
+    let report = CoverageReport::new(
+        &plan.train,
+        &plan.transform,
+        &plan.generator,
+        &plan.matcher,
+        Depth::Reach,
+    );
+    let reached = report.all.share_of_foreground();
+    let line = format!(
+        "anchors    reach {:.1} % of {} boxes with IoU {}, {:.1} % with {}; best IoU {:.2} on average",
+        100.0 * reached,
+        report.all.boxes,
+        report.foreground,
+        100.0 * report.all.share_of_background(),
+        report.background,
+        report.all.mean_iou(),
+    );
+    tell(run, observer, &line)?;
+    if reached < FEW {
+        tell(
+            run,
+            observer,
+            "warning: more than 5 % of the boxes are out of the anchors' reach, and are learnt from \
+             low-quality matches at best; `retinanet anchors report` shows which, `retinanet \
+             anchors optimize` proposes anchors that fit",
         )?;
     }
     Ok(())

@@ -1,6 +1,8 @@
 //! One file a command; here what several share.
 
+pub(crate) mod anchors;
 pub(crate) mod bench;
+pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod eval;
 pub(crate) mod export;

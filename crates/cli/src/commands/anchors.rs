@@ -1,0 +1,194 @@
+use std::path::Path;
+
+use anyhow::Context;
+use image::imageops::{resize, FilterType};
+use image::RgbImage;
+use rayon::prelude::*;
+use retinanet_anchors::{optimize as search, AnchorGenerator, Matcher, Target};
+use retinanet_boxes::BoundingBox;
+use retinanet_data::{
+    cover, cover_image, decode_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord,
+    Transform,
+};
+use retinanet_trainer::{load_config, ExperimentConfig};
+
+use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments, Split};
+use crate::console;
+use crate::draw::{draw_box, draw_faint_box};
+use crate::failure::Failure;
+
+/// Boxes that `optimize` looks at: more make it slower and change nothing.
+const MOST_TARGETS: usize = 5_000;
+
+/// Colours of positive anchors, of boxes that have some, and of boxes that have none.
+const POSITIVE: [u8; 3] = [40, 220, 60];
+const MATCHED: [u8; 3] = [250, 250, 250];
+const MISSED: [u8; 3] = [240, 30, 30];
+
+/// A config's boxes and anchors.
+struct Scene {
+    config: ExperimentConfig,
+    dataset: CocoDataset,
+    transform: Transform,
+    generator: AnchorGenerator,
+    matcher: Matcher,
+}
+
+impl Scene {
+    fn new(arguments: &AnchorsDataArguments) -> Result<Self, Failure> {
+        let config = load_config(&arguments.config, &arguments.settings.set)?;
+        let dataset = match arguments.split {
+            Split::Train => config.data.read_train(),
+            Split::Val => config.data.read_to_evaluate(&config.data.val),
+        };
+        Ok(Self {
+            dataset: dataset.map_err(Failure::work)?,
+            transform: config.data.transform().map_err(Failure::usage)?,
+            generator: config.model.anchor_generator()?,
+            matcher: config.criterion.matcher.init().map_err(Failure::usage)?,
+            config,
+        })
+    }
+}
+
+pub(crate) fn report(arguments: &AnchorsReportArguments) -> Result<(), Failure> {
+    let scene = Scene::new(&arguments.data)?;
+    let report = CoverageReport::new(
+        &scene.dataset,
+        &scene.transform,
+        &scene.generator,
+        &scene.matcher,
+        Depth::Match,
+    );
+    console::result(report.to_string().trim_end());
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&report)
+            .context("cannot write the numbers")
+            .map_err(Failure::work)?;
+        super::write_over(path, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+pub(crate) fn optimize(arguments: &AnchorsDataArguments) -> Result<(), Failure> {
+    let scene = Scene::new(arguments)?;
+    let targets = targets(&scene);
+    let proposal = search(
+        &scene.config.model.anchors,
+        scene.generator.strides(),
+        &targets,
+        scene.matcher.config().foreground,
+    )
+    .map_err(Failure::usage)?;
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    console::result(&format!(
+        "# of {} boxes, IoU {} or more: {} now, {} with\n# mean of the best IoU: {:.3} now, {:.3} with\n\
+         [model.anchors]\nsizes = {:?}\naspect_ratios = {:?}",
+        targets.len(),
+        scene.matcher.config().foreground,
+        percent(proposal.before.reached),
+        percent(proposal.after.reached),
+        proposal.before.mean_iou,
+        proposal.after.mean_iou,
+        proposal.config.sizes,
+        proposal.config.aspect_ratios,
+    ));
+    Ok(())
+}
+
+/// The boxes, or so many of them spread over the data set.
+fn targets(scene: &Scene) -> Vec<Target> {
+    let covered = cover(
+        &scene.dataset,
+        &scene.transform,
+        &scene.generator,
+        &scene.matcher,
+        Depth::Reach,
+    );
+    let step = covered.len().div_ceil(MOST_TARGETS).max(1);
+    let chosen = covered.iter().step_by(step);
+    chosen
+        .map(|covered| Target {
+            bbox: covered.bbox,
+            input: covered.input,
+        })
+        .collect()
+}
+
+pub(crate) fn view(arguments: &AnchorsViewArguments) -> Result<(), Failure> {
+    let scene = Scene::new(&arguments.data)?;
+    let images = &scene.dataset.images;
+    let step = images.len().div_ceil(arguments.images).max(1);
+    let chosen: Vec<&ImageRecord> = images.iter().step_by(step).collect();
+    let missed: Vec<usize> = chosen
+        .par_iter()
+        .map(|image| draw(&scene, image, &arguments.out))
+        .collect::<Result<_, _>>()?;
+    console::result(&format!(
+        "drew {} images into {}: positive anchors green, boxes white, {} boxes without any anchor red",
+        chosen.len(),
+        arguments.out.display(),
+        missed.iter().sum::<usize>()
+    ));
+    Ok(())
+}
+
+/// Draws an image as the network sees it; tells how many boxes have no anchor.
+fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failure> {
+    let covered = cover_image(
+        record,
+        &scene.transform,
+        &scene.generator,
+        &scene.matcher,
+        Depth::Match,
+    );
+    let mut image = network_input(scene, record)?;
+    for anchor in positives(scene, &covered) {
+        draw_faint_box(&mut image, &anchor, POSITIVE);
+    }
+    for covered in &covered {
+        let is_missed = covered.positives == 0;
+        draw_box(
+            &mut image,
+            &covered.bbox,
+            if is_missed { MISSED } else { MATCHED },
+        );
+    }
+    let mut path = out.join(&record.file_name).into_os_string();
+    path.push(".png");
+    let save = || -> anyhow::Result<()> {
+        if let Some(folder) = Path::new(&path).parent() {
+            fs_err::create_dir_all(folder)?;
+        }
+        Ok(image.save(&path)?)
+    };
+    save()
+        .with_context(|| format!("cannot write `{}`", Path::new(&path).display()))
+        .map_err(Failure::Work)?;
+    Ok(covered
+        .iter()
+        .filter(|covered| covered.positives == 0)
+        .count())
+}
+
+fn network_input(scene: &Scene, record: &ImageRecord) -> Result<RgbImage, Failure> {
+    let image = decode_image(&record.path).map_err(Failure::work)?;
+    let (width, height) = scene.transform.plain_size(image.dimensions());
+    Ok(resize(&image, width, height, FilterType::Triangle))
+}
+
+/// The anchors that are objects for the boxes of one image.
+fn positives(scene: &Scene, covered: &[Covered]) -> Vec<BoundingBox> {
+    let Some(first) = covered.first() else {
+        return Vec::new();
+    };
+    let [height, width] = first.input;
+    let anchors = scene.generator.generate(height, width);
+    let boxes: Vec<_> = covered.iter().map(|covered| covered.bbox).collect();
+    let assignments = scene.matcher.assign(&anchors, &boxes);
+    let pairs = anchors.into_iter().zip(assignments);
+    let positive = |(anchor, assignment)| {
+        matches!(assignment, retinanet_anchors::Assignment::Object(_)).then_some(anchor)
+    };
+    pairs.filter_map(positive).collect()
+}

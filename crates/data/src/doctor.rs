@@ -1,0 +1,131 @@
+//! Looks a data set over before a long run: what is wrong with the annotations and the image
+//! files, what training will do about it, and what to do.
+//!
+//! [`CocoDataset::read`](crate::CocoDataset::read) stops at the first fault; [`check`] reads past
+//! all of them and lists each kind with its count and the first few examples. [`fix()`] mends what
+//! can be mended without guessing.
+//!
+//! ```no_run
+//! use retinanet_data::doctor::{CheckRequest, Split, check};
+//!
+//! # fn main() -> Result<(), retinanet_data::DataError> {
+//! let request = CheckRequest::new(Split::new("train.json", "images"));
+//! let report = check(&request, &|_done, _total| {})?;
+//! assert!(!report.fails(), "{report}");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::path::PathBuf;
+
+mod anchors;
+mod boxes;
+mod files;
+mod fix;
+mod kind;
+mod lenient;
+mod records;
+mod report;
+
+pub use self::anchors::Anchors;
+pub use self::fix::{Fixed, fix};
+pub use self::kind::{Kind, Severity};
+pub use self::report::{Example, Finding, Report};
+
+use self::lenient::Coco;
+use self::report::Findings;
+use crate::DataError;
+
+/// What [`check`] looks at.
+#[derive(Clone, Debug)]
+pub struct CheckRequest {
+    /// The split to look over.
+    pub split: Split,
+    /// The split that it is held against: an image that is in both is a fault. Of this split
+    /// nothing else is checked.
+    pub other: Option<Split>,
+    /// Whether to read and decode the image files. Default: `true`.
+    pub open_images: bool,
+    /// What training will match the boxes with; without it no box is called unreachable.
+    pub anchors: Option<Anchors>,
+}
+
+impl CheckRequest {
+    /// Looks over one split, its image files included.
+    pub fn new(split: Split) -> Self {
+        Self {
+            split,
+            other: None,
+            open_images: true,
+            anchors: None,
+        }
+    }
+}
+
+/// A COCO instances file and its images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The annotations file.
+    pub annotations: PathBuf,
+    /// The folder that file names are relative to.
+    pub images_root: PathBuf,
+}
+
+impl Split {
+    /// The split of this annotations file and this folder of images.
+    pub fn new(annotations: impl Into<PathBuf>, images_root: impl Into<PathBuf>) -> Self {
+        Self {
+            annotations: annotations.into(),
+            images_root: images_root.into(),
+        }
+    }
+}
+
+/// Looks a data set over, the image files on all threads of rayon's pool.
+///
+/// `progress` is told how many image files of how many are done, from any thread and not always in
+/// order; where no files are opened it is not called.
+///
+/// # Errors
+///
+/// Returns an error where an annotations file cannot be read, is not JSON, or is JSON but not an
+/// object, and [`DataError::Setting`] where the anchors' resizing is out of range. All else is a
+/// finding.
+pub fn check(
+    request: &CheckRequest,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Report, DataError> {
+    let CheckRequest {
+        split,
+        other,
+        open_images,
+        anchors,
+    } = request;
+    let coco = Coco::read(&split.annotations)?;
+    let other = match other {
+        Some(split) => Some((split, Coco::read(&split.annotations)?)),
+        None => None,
+    };
+
+    let mut findings = Findings::default();
+    records::check(&coco, &mut findings);
+    boxes::check(&coco, &mut findings);
+    if let Some(anchors) = anchors {
+        anchors.check(&coco, &mut findings)?;
+    }
+    if *open_images {
+        let other = other.as_ref().map(|(split, coco)| (*split, coco));
+        files::check((split, &coco), other, progress, &mut findings);
+    }
+    Ok(Report {
+        file: split.annotations.display().to_string(),
+        images: coco.images.records().len(),
+        annotations: coco.annotations.records().len(),
+        categories: coco.categories.records().len(),
+        files_opened: *open_images,
+        findings: findings.into_sorted(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! Ids, names and what points at what.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::doctor::Kind;
+use crate::doctor::lenient::{Coco, List};
+use crate::doctor::report::Findings;
+
+/// Up to here every whole number is a float of 64 bits.
+const LARGEST_ID: u64 = 1 << 53;
+
+pub(super) fn check(coco: &Coco, findings: &mut Findings) {
+    lists(coco, findings);
+    malformed(coco, findings);
+    images(coco, findings);
+    annotations(coco, findings);
+    categories(coco, findings);
+}
+
+fn lists(coco: &Coco, findings: &mut Findings) {
+    let mut judge = |name, state: Option<&str>| {
+        if let Some(state) = state {
+            findings.add(Kind::MissingList, None, None, || {
+                format!("`{name}` is {state}")
+            });
+        }
+    };
+    judge("images", list_fault(&coco.images));
+    judge("annotations", list_fault(&coco.annotations));
+    judge("categories", list_fault(&coco.categories));
+}
+
+fn list_fault<T>(list: &List<T>) -> Option<&'static str> {
+    match list {
+        List::Missing => Some("missing"),
+        List::Other => Some("not a list"),
+        List::Records(records) if records.is_empty() => Some("empty"),
+        List::Records(_) => None,
+    }
+}
+
+fn malformed(coco: &Coco, findings: &mut Findings) {
+    let mut add = |list: &str, index: usize, id: Option<u64>, faults: &[String]| {
+        if !faults.is_empty() {
+            findings.add(Kind::MalformedRecord, id, None, || {
+                format!("`{list}[{index}]`: {}", faults.join(", "))
+            });
+        }
+    };
+    for (index, image) in coco.images.records().iter().enumerate() {
+        add("images", index, image.id, &image.faults);
+    }
+    for (index, annotation) in coco.annotations.records().iter().enumerate() {
+        add("annotations", index, annotation.id, &annotation.faults);
+    }
+    for (index, category) in coco.categories.records().iter().enumerate() {
+        add("categories", index, category.id, &category.faults);
+    }
+}
+
+fn images(coco: &Coco, findings: &mut Findings) {
+    let annotated: HashSet<u64> = (coco.annotations.records().iter())
+        .filter_map(|annotation| annotation.image)
+        .collect();
+    let mut ids = Ids::new("image", Kind::DuplicateImageId);
+    let mut names = HashMap::new();
+    for (index, image) in coco.images.records().iter().enumerate() {
+        let name = image.file_name.as_str();
+        let file = Some(name).filter(|name| !name.is_empty());
+        ids.check(index, image.id, file, findings);
+        if let Err(size) = &image.size {
+            findings.add(Kind::MissingSize, image.id, file, || size.clone());
+        }
+        if name.trim().is_empty() {
+            findings.add(Kind::EmptyFileName, image.id, None, || {
+                format!("`images[{index}]` has no `file_name`")
+            });
+        } else if let Some(first) = names.insert(name, index) {
+            findings.add(Kind::RepeatedFileName, image.id, file, || {
+                format!("`images[{index}]` has the file of `images[{first}]`")
+            });
+        }
+        if image.id.is_some_and(|id| !annotated.contains(&id)) {
+            findings.add(Kind::EmptyImage, image.id, file, || "no annotations".into());
+        }
+    }
+}
+
+fn annotations(coco: &Coco, findings: &mut Findings) {
+    let images = coco.images_by_id();
+    let categories: HashSet<u64> = (coco.categories.records().iter())
+        .filter_map(|category| category.id)
+        .collect();
+    let mut ids = Ids::new("annotation", Kind::DuplicateAnnotationId);
+    for (index, annotation) in coco.annotations.records().iter().enumerate() {
+        let id = annotation.id;
+        let image = annotation.image.and_then(|image| images.get(&image));
+        let file = image.map(|image| image.file_name.as_str());
+        ids.check(index, id, file, findings);
+        if id == Some(0) {
+            findings.add(Kind::ZeroId, id, file, || "numbered from 0".into());
+        }
+        // Without a list they would all be orphans, and its lack is a finding already.
+        if let (Some(wanted), None, true) = (annotation.image, image, coco.images.is_list()) {
+            findings.add(Kind::UnknownImage, id, None, || {
+                format!("points at image {wanted}")
+            });
+        }
+        if let Some(wanted) = annotation.category
+            && coco.categories.is_list()
+            && !categories.contains(&wanted)
+        {
+            findings.add(Kind::UnknownCategory, id, file, || {
+                format!("points at category {wanted}")
+            });
+        }
+        if annotation.crowd {
+            findings.add(Kind::Crowd, id, file, || "a crowd".into());
+        }
+    }
+}
+
+fn categories(coco: &Coco, findings: &mut Findings) {
+    let used: HashSet<u64> = (coco.annotations.records().iter())
+        .filter_map(|annotation| annotation.category)
+        .collect();
+    let mut ids = Ids::new("category", Kind::DuplicateCategoryId);
+    let mut names = HashMap::new();
+    for (index, category) in coco.categories.records().iter().enumerate() {
+        let (id, name) = (category.id, category.name.as_str());
+        ids.check(index, id, None, findings);
+        if name.trim().is_empty() {
+            findings.add(Kind::UnnamedCategory, id, None, || "no name".into());
+        } else if let Some(first) = names.insert(name, index) {
+            findings.add(Kind::RepeatedCategoryName, id, None, || {
+                format!("`categories[{first}]` is named `{name}` too")
+            });
+        }
+        if id.is_some_and(|id| !used.contains(&id)) {
+            findings.add(Kind::UnusedCategory, id, None, || format!("`{name}`"));
+        }
+    }
+}
+
+/// The ids of a list: each should stand once and be no larger than tools can keep.
+struct Ids {
+    subject: &'static str,
+    duplicate: Kind,
+    /// Where each id stands first.
+    seen: HashMap<u64, usize>,
+}
+
+impl Ids {
+    fn new(subject: &'static str, duplicate: Kind) -> Self {
+        Self {
+            subject,
+            duplicate,
+            seen: HashMap::new(),
+        }
+    }
+
+    fn check(
+        &mut self,
+        index: usize,
+        id: Option<u64>,
+        file: Option<&str>,
+        findings: &mut Findings,
+    ) {
+        let Some(number) = id else { return };
+        let first = *self.seen.entry(number).or_insert(index);
+        if first != index {
+            findings.add(self.duplicate, id, file, || {
+                format!("stands at {first} and {index} of the list, from 0")
+            });
+        }
+        if number > LARGEST_ID {
+            findings.add(Kind::LargeId, id, file, || {
+                format!("the id of the {} at {index} of the list", self.subject)
+            });
+        }
+    }
+}

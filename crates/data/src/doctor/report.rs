@@ -1,0 +1,177 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::doctor::{Kind, Severity};
+
+/// How many examples a [`Finding`] keeps.
+const EXAMPLES: usize = 5;
+
+/// What [`check`](crate::doctor::check) found. Printed, it is for people; serialised, for
+/// programs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The annotations file.
+    pub file: String,
+    /// How many images it lists.
+    pub images: usize,
+    /// How many annotations it lists.
+    pub annotations: usize,
+    /// How many categories it lists.
+    pub categories: usize,
+    /// Whether the image files were read and decoded.
+    pub files_opened: bool,
+    /// What is wrong or worth knowing, one entry a kind: errors first, then in the order of
+    /// [`Kind`].
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether there is an error: something that training fails on or would lie about.
+    pub fn fails(&self) -> bool {
+        self.of(Severity::Error).next().is_some()
+    }
+
+    /// What was found of a kind.
+    pub fn find(&self, kind: Kind) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.kind == kind)
+    }
+
+    fn of(&self, severity: Severity) -> impl Iterator<Item = &Finding> {
+        let findings = self.findings.iter();
+        findings.filter(move |finding| finding.severity == severity)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            images,
+            annotations,
+            categories,
+            files_opened,
+            findings,
+        } = self;
+        writeln!(
+            f,
+            "{file}: {images} images, {annotations} annotations, {categories} categories{}",
+            if *files_opened {
+                ""
+            } else {
+                "; the image files were not opened"
+            }
+        )?;
+        if findings.is_empty() {
+            return writeln!(f, "Nothing to remark.");
+        }
+        let kinds = |severity| self.of(severity).count();
+        writeln!(
+            f,
+            "Kinds of errors: {}, of warnings: {}, of notes: {}",
+            kinds(Severity::Error),
+            kinds(Severity::Warning),
+            kinds(Severity::Note)
+        )?;
+        for finding in findings {
+            write!(f, "\n{finding}")?;
+        }
+        Ok(())
+    }
+}
+
+/// All that was found of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// What it is.
+    pub kind: Kind,
+    /// How bad it is.
+    pub severity: Severity,
+    /// How many records or files it was found in.
+    pub count: usize,
+    /// The first of them in the order of the file, at most 5.
+    pub examples: Vec<Example>,
+    /// What training will do about it.
+    pub consequence: &'static str,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            severity,
+            count,
+            examples,
+            consequence,
+            advice,
+        } = self;
+        writeln!(f, "{severity}: {} ({count})", kind.title())?;
+        for Example { id, file, detail } in examples {
+            let subject = kind.subject();
+            match (id, file) {
+                (Some(id), Some(file)) => writeln!(f, "  {subject} {id} (`{file}`): {detail}")?,
+                (Some(id), None) => writeln!(f, "  {subject} {id}: {detail}")?,
+                (None, Some(file)) => writeln!(f, "  `{file}`: {detail}")?,
+                (None, None) => writeln!(f, "  {detail}")?,
+            }
+        }
+        if *count > examples.len() {
+            writeln!(f, "  and {} more", count - examples.len())?;
+        }
+        writeln!(f, "  What happens: {consequence}")?;
+        writeln!(f, "  What to do: {advice}")
+    }
+}
+
+/// One place where a fault was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// The id of the annotation, image or category, where it has one that can be read.
+    pub id: Option<u64>,
+    /// The image's file name as the annotations write it, where there is one.
+    pub file: Option<String>,
+    /// What is wrong, in words.
+    pub detail: String,
+}
+
+/// What was found so far.
+#[derive(Default)]
+pub(super) struct Findings(BTreeMap<Kind, Finding>);
+
+impl Findings {
+    /// Adds one more; what is wrong is only put into words where it becomes an example.
+    pub(super) fn add(
+        &mut self,
+        kind: Kind,
+        id: Option<u64>,
+        file: Option<&str>,
+        detail: impl FnOnce() -> String,
+    ) {
+        let finding = self.0.entry(kind).or_insert_with(|| Finding {
+            kind,
+            severity: kind.severity(),
+            count: 0,
+            examples: Vec::new(),
+            consequence: kind.consequence(),
+            advice: kind.advice(),
+        });
+        finding.count += 1;
+        if finding.examples.len() < EXAMPLES {
+            finding.examples.push(Example {
+                id,
+                file: file.map(Into::into),
+                detail: detail(),
+            });
+        }
+    }
+
+    /// Errors first, then in the order of [`Kind`].
+    pub(super) fn into_sorted(self) -> Vec<Finding> {
+        let mut findings: Vec<_> = self.0.into_values().collect();
+        findings.sort_by_key(|finding| finding.severity);
+        findings
+    }
+}

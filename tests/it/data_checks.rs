@@ -1,0 +1,109 @@
+//! Looking data and anchors over before training.
+
+use retinanet_tests::{Experiment, run, shared};
+use serde_json::Value;
+
+/// The findings of `dataset check`, kind by kind, with the ids of the first few.
+fn findings(report: &Value) -> Vec<(String, Vec<u64>)> {
+    let findings = report["findings"].as_array().unwrap().iter();
+    let ids = |finding: &Value| {
+        let examples = finding["examples"].as_array().unwrap().iter();
+        examples.filter_map(|it| it["id"].as_u64()).collect()
+    };
+    findings
+        .map(|it| (it["kind"].as_str().unwrap().to_owned(), ids(it)))
+        .collect()
+}
+
+#[test]
+fn the_clean_half_of_a_set_passes_and_the_raw_one_names_its_empty_box() {
+    let Some(bccd) = shared("bccd") else { return };
+    let experiment = Experiment::new();
+    let json = experiment.path("report.json");
+    let images = bccd.join("images");
+    let check = |annotations: &str, more: &[&str]| {
+        let annotations = bccd.join(annotations);
+        let from = [
+            "dataset",
+            "check",
+            "--annotations",
+            annotations.to_str().unwrap(),
+        ];
+        let with = ["--images", images.to_str().unwrap(), "--json", &json];
+        run(&[&from[..], &with[..], more].concat())
+    };
+    check("val.json", &[]).expect_success();
+    check("train.json", &["--annotations-only"]).expect_success();
+
+    for (file, id) in [("train_raw.json", 2288), ("val_raw.json", 3692)] {
+        check(file, &["--annotations-only"]);
+        let found = findings(&experiment.json("report.json")[0]);
+        assert!(
+            found.contains(&("degenerate_box".to_owned(), vec![id])),
+            "{found:?}"
+        );
+    }
+
+    let fixed = experiment.path("fixed.json");
+    let more = ["--annotations-only", "--fix", &fixed];
+    let mended = check("train_raw.json", &more).expect_success().stdout;
+    assert!(mended.contains("2288"), "{mended}");
+    let arguments = [
+        "--annotations",
+        &fixed,
+        "--images",
+        images.to_str().unwrap(),
+    ];
+    run(&[&["dataset", "check", "--annotations-only"][..], &arguments].concat()).expect_success();
+}
+
+#[test]
+fn a_missing_image_and_a_shared_one_fail_and_are_named() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.iterations=1"])
+        .expect_success();
+    let config = experiment.path("tiny.toml");
+    run(&["dataset", "check", &config]).expect_success();
+
+    let images = experiment.path("data/images");
+    fs_err::copy(
+        format!("{images}/train_00000.png"),
+        format!("{images}/val_00000.png"),
+    )
+    .unwrap();
+    fs_err::remove_file(format!("{images}/train_00003.png")).unwrap();
+    let checked = run(&["dataset", "check", &config]);
+    checked.expect_refusal(1, &["train.json"]);
+    for name in ["train_00003.png", "val_00000.png"] {
+        assert!(checked.stdout.contains(name), "no {name} in {checked:#?}");
+    }
+}
+
+#[test]
+fn better_anchors_are_proposed_and_reach_more_boxes() {
+    let Some(bccd) = shared("bccd") else { return };
+    let experiment = Experiment::new();
+    let root = bccd.to_str().unwrap().replace('\\', "/");
+    let data = format!("[data]\nroot = \"{root}\"\nshort_side = 240\nlong_side = 480\n");
+    let config = experiment.write("bccd.toml", &data);
+    let reached = |config: &str| {
+        let json = experiment.path("report.json");
+        run(&["anchors", "report", config, "--json", &json]).expect_success();
+        let all = &experiment.json("report.json")["all"];
+        assert_eq!(all["boxes"].as_u64(), Some(2804));
+        all["foreground"].as_u64().unwrap()
+    };
+    let before = reached(&config);
+    let patch = run(&["anchors", "optimize", &config])
+        .expect_success()
+        .stdout;
+    let better = experiment.write("better.toml", &format!("{data}{patch}"));
+    let after = reached(&better);
+    assert!(after > before + 100, "{before} boxes before, {after} after");
+
+    let out = experiment.path("drawn");
+    let view = ["anchors", "view", &config, "--images", "2", "--out", &out];
+    run(&view).expect_success();
+    assert_eq!(fs_err::read_dir(&out).unwrap().count(), 2);
+}
