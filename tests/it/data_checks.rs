@@ -107,3 +107,23 @@ fn better_anchors_are_proposed_and_reach_more_boxes() {
     run(&view).expect_success();
     assert_eq!(fs_err::read_dir(&out).unwrap().count(), 2);
 }
+
+#[test]
+fn an_image_that_breaks_stops_training_by_name_or_is_skipped_and_counted() {
+    let experiment = Experiment::new();
+    experiment
+        .train("first", &["--set", "train.iterations=1"])
+        .expect_success();
+    let broken = experiment.path("data/images/train_00002.png");
+    fs_err::write(&broken, b"no picture").unwrap();
+
+    experiment
+        .train("stops", &[])
+        .expect_refusal(1, &["train_00002.png"]);
+    // Six images in batches of two: twice in six steps.
+    let skips = experiment.train("skips", &["--set", "data.on_bad_image=skip"]);
+    let skips = skips.expect_success();
+    assert!(skips.stdout.contains("could not be read: 2;"), "{skips:#?}");
+    let log = String::from_utf8(experiment.bytes("skips/log.txt")).unwrap();
+    assert_eq!(log.matches("train_00002.png").count(), 2, "{log}");
+}

@@ -26,6 +26,9 @@ pub struct Batch {
     pub anchors: Arc<Vec<BoundingBox>>,
     /// For every image what each anchor should say; nothing outside training.
     pub targets: Vec<AnchorTargets>,
+    /// The images of the batch that could not be read and were left out: the file and what is wrong
+    /// with it.
+    pub skipped: Vec<String>,
 }
 
 /// One image of a [`Batch`].
@@ -176,6 +179,7 @@ pub(crate) fn collate(
         items,
         anchors,
         targets,
+        skipped: Vec::new(),
     }
 }
 

@@ -64,6 +64,8 @@ mod resize;
 pub mod shapes;
 #[cfg(test)]
 mod shared;
+mod split;
+mod stats;
 mod transform;
 
 pub use batch::{Batch, BatchItem, prepare};
@@ -71,7 +73,9 @@ pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, LabelIds, ReadOpti
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use decode::decode_image;
 pub use error::DataError;
-pub use loader::{BatchIter, EvalLoader, LoaderConfig, TrainLoader};
+pub use loader::{BatchIter, EvalLoader, LoaderConfig, OnBadImage, TrainLoader};
 pub use normalization::{ChannelOrder, Normalization};
 pub use resize::{Interpolation, ResizeConfig, SizeRounding};
+pub use split::split;
+pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};
 pub use transform::{AugmentConfig, Transform, TransformConfig};

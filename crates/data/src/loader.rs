@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::BoundingBox;
+use serde::{Deserialize, Serialize};
 
 use crate::batch::{Sample, collate};
 use crate::parallel::{ParallelMap, catch_panic};
@@ -23,6 +24,21 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// What the order and the variation of the training images follow from. Default: 0.
     pub seed: u64,
+    /// What training does about an image that cannot be read; evaluation always stops, since its
+    /// numbers would lie. Default: `stop`.
+    pub on_bad_image: OnBadImage,
+}
+
+/// What training does about an image that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadImage {
+    /// It stops, and names the image.
+    #[default]
+    Stop,
+    /// It goes on with a smaller batch, which lists the image in [`Batch::skipped`]; where nothing
+    /// is left of a batch, it stops.
+    Skip,
 }
 
 impl Default for LoaderConfig {
@@ -32,6 +48,7 @@ impl Default for LoaderConfig {
             workers: 2,
             prefetch: 2,
             seed: 0,
+            on_bad_image: OnBadImage::Stop,
         }
     }
 }
@@ -63,7 +80,7 @@ impl TrainLoader {
     ) -> Result<Self, DataError> {
         Ok(Self {
             config: checked(config)?,
-            source: Source::new(dataset, config.seed, transform, generator, Some(assigner))?,
+            source: Source::new(dataset, config, transform, generator, Some(assigner))?,
         })
     }
 
@@ -99,7 +116,7 @@ impl EvalLoader {
     ) -> Result<Self, DataError> {
         Ok(Self {
             config: checked(config)?,
-            source: Source::new(dataset, config.seed, transform, generator, None)?,
+            source: Source::new(dataset, config, transform, generator, None)?,
         })
     }
 
@@ -179,6 +196,17 @@ impl fmt::Debug for BatchIter {
     }
 }
 
+/// An error with its causes, on one line.
+fn describe(error: &DataError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 fn checked(config: LoaderConfig) -> Result<LoaderConfig, DataError> {
     for (key, value) in [
         ("train.batch_size", config.batch_size),
@@ -200,6 +228,8 @@ fn checked(config: LoaderConfig) -> Result<LoaderConfig, DataError> {
 struct Source {
     dataset: Arc<CocoDataset>,
     seed: u64,
+    /// Whether bad images are left out.
+    skips: bool,
     transform: Transform,
     generator: AnchorGenerator,
     assigner: Option<TargetAssigner>,
@@ -220,7 +250,7 @@ impl Source {
 
     fn new(
         dataset: Arc<CocoDataset>,
-        seed: u64,
+        config: LoaderConfig,
         transform: Transform,
         generator: AnchorGenerator,
         assigner: Option<TargetAssigner>,
@@ -232,7 +262,8 @@ impl Source {
         }
         Ok(Arc::new(Self {
             dataset,
-            seed,
+            seed: config.seed,
+            skips: config.on_bad_image == OnBadImage::Skip && assigner.is_some(),
             transform,
             generator,
             assigner,
@@ -241,12 +272,20 @@ impl Source {
     }
 
     fn batch(&self, job: &Job) -> Result<Batch, DataError> {
-        let samples = (job.samples.iter())
-            .map(|key| self.sample(key))
-            .collect::<Result<_, _>>()?;
+        let (mut samples, mut skipped) = (Vec::new(), Vec::new());
+        for key in &job.samples {
+            match self.sample(key) {
+                Ok(sample) => samples.push(sample),
+                // The last one of a batch that is bad throughout is not skipped.
+                Err(error) if self.skips && skipped.len() + 1 < job.samples.len() => {
+                    skipped.push(describe(&error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let anchors = |height, width| self.anchors(height, width);
-        let assigner = self.assigner.as_ref();
-        Ok(collate(samples, &self.transform, anchors, assigner))
+        let batch = collate(samples, &self.transform, anchors, self.assigner.as_ref());
+        Ok(Batch { skipped, ..batch })
     }
 
     fn sample(&self, &SampleKey { index, epoch }: &SampleKey) -> Result<Sample, DataError> {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use retinanet_anchors::MatcherConfig;
 use retinanet_criterion::{BoxLossConfig, ClassLossConfig, NormalizerKind};
 use retinanet_data::shapes::ShapesConfig;
-use retinanet_data::{Interpolation, LabelIds, Normalization, ResizeConfig, SizeRounding};
+use retinanet_data::{
+    Interpolation, LabelIds, Normalization, OnBadImage, ResizeConfig, SizeRounding,
+};
 use retinanet_detector::{DecodeConfig, ModelConfig};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -73,6 +75,8 @@ pub struct DataConfig {
     pub labels: LabelIds,
     /// Whether training sees images without boxes, as background.
     pub keep_empty: bool,
+    /// What training does about an image that cannot be read.
+    pub on_bad_image: OnBadImage,
     /// Threads that prepare images; 0 prepares them between the steps.
     pub workers: usize,
     /// Where given, the built-in shapes data set is drawn into `root` unless it is there.
@@ -102,6 +106,7 @@ impl Default for DataConfig {
             augment: AugmentConfig::default(),
             normalization: Normalization::default(),
             keep_empty: true,
+            on_bad_image: OnBadImage::Stop,
             workers: 2,
             synth: None,
         }

@@ -86,6 +86,7 @@ impl Plan {
             batch_size: config.train.batch_size,
             workers: config.data.workers,
             seed: config.seed,
+            on_bad_image: config.data.on_bad_image,
             ..LoaderConfig::default()
         };
         let loader = TrainLoader::new(

@@ -33,6 +33,8 @@ pub struct TrainOutcome {
     pub last: Option<Metrics>,
     /// Whether the observer asked to stop before the end.
     pub interrupted: bool,
+    /// How often an image was left out because it could not be read, since the run went on last.
+    pub skipped: usize,
 }
 
 /// Trains a plan in a run directory on a device, from the run's newest whole checkpoint or from
@@ -80,6 +82,7 @@ pub fn train(
         best_ap: session.best_ap,
         last,
         interrupted,
+        skipped: session.skipped,
     })
 }
 
@@ -93,6 +96,8 @@ struct Session<'a> {
     /// Steps done.
     iteration: u64,
     best_ap: Option<f64>,
+    /// Images left out because they could not be read.
+    skipped: usize,
 }
 
 impl<'a> Session<'a> {
@@ -142,6 +147,7 @@ impl<'a> Session<'a> {
             },
             iteration,
             best_ap,
+            skipped: 0,
         })
     }
 
@@ -153,6 +159,10 @@ impl<'a> Session<'a> {
         waited: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
+        for skipped in &batch.skipped {
+            tell(self.run, observer, &format!("skipped: {skipped}"))?;
+        }
+        self.skipped += batch.skipped.len();
         let images = batch.items.len();
         let shape = [images, 3, batch.height, batch.width];
         let targets = BatchTargets::new(&batch.targets, self.device);

@@ -73,6 +73,12 @@ fn run_directory(arguments: &TrainArguments) -> PathBuf {
 
 fn tell_outcome(outcome: &TrainOutcome, arguments: &TrainArguments) {
     let run = outcome.run.display();
+    if outcome.skipped > 0 {
+        console::result(&format!(
+            "images left out because they could not be read: {}; {run}/log.txt names them",
+            outcome.skipped
+        ));
+    }
     if outcome.interrupted {
         let settings: String = (arguments.settings.set.iter())
             .map(|(key, value)| format!(" --set '{key}={value}'"))
