@@ -29,13 +29,11 @@ struct Computed {
 fn wgpu_gives_the_losses_and_gradients_of_flex_and_trains_ten_steps() {
     let Some(wgpu) = wgpu_device() else { return };
     let flex = Device::flex();
-    flex.seed(11);
-    let weights = config()
-        .init(CLASSES, &flex)
-        .unwrap()
-        .into_record()
-        .into_bytes()
-        .unwrap();
+    let fresh = crate::draw(|| {
+        flex.seed(11);
+        config().init(CLASSES, &flex).unwrap()
+    });
+    let weights = fresh.into_record().into_bytes().unwrap();
     let on_flex = compute(&model(&weights, &flex));
     let on_wgpu = compute(&model(&weights, &wgpu));
 
@@ -98,8 +96,7 @@ fn config() -> ModelConfig {
 fn model(weights: &Bytes, device: &Device) -> RetinaNet {
     let device = device.clone().autodiff();
     let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(weights.to_vec())).unwrap();
-    config()
-        .init(CLASSES, &device)
+    crate::draw(|| config().init(CLASSES, &device))
         .unwrap()
         .try_load_record(record)
         .unwrap()

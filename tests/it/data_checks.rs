@@ -127,3 +127,33 @@ fn an_image_that_breaks_stops_training_by_name_or_is_skipped_and_counted() {
     let log = String::from_utf8(experiment.bytes("skips/log.txt")).unwrap();
     assert_eq!(log.matches("train_00002.png").count(), 2, "{log}");
 }
+
+#[test]
+fn a_split_has_every_image_once_and_its_statistics_add_up() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.iterations=1"])
+        .expect_success();
+    let (whole, json) = (
+        experiment.path("data/train.json"),
+        experiment.path("stats.json"),
+    );
+    let [large, small] = ["large.json", "small.json"].map(|name| experiment.path(name));
+    let parts = [format!("{large}=0.67"), format!("{small}=0.33")];
+    let arguments = [
+        "dataset", "split", &whole, "--part", &parts[0], "--part", &parts[1],
+    ];
+    run(&arguments).expect_success();
+
+    let boxes = |file: &str| {
+        run(&["dataset", "stats", file, "--json", &json]).expect_success();
+        let stats = experiment.json("stats.json");
+        ["images", "boxes"].map(|key| stats[key].as_u64().unwrap())
+    };
+    let [all, large, small] = [&whole, &large, &small].map(|file| boxes(file));
+    assert_eq!([large[0], small[0]], [4, 2]);
+    assert_eq!(large[1] + small[1], all[1]);
+
+    let uneven = format!("{whole}=0.5");
+    run(&["dataset", "split", &whole, "--part", &uneven]).expect_refusal(1, &["shares", "0.5"]);
+}

@@ -186,8 +186,33 @@ pub(crate) struct ImportArguments {
 pub(crate) enum DatasetCommand {
     /// Looks annotations and images over: what is wrong, what training does about it, what to do
     Check(CheckArguments),
+    /// Counts classes, sizes and boxes an image
+    Stats(StatsArguments),
+    /// Splits annotations into parts that have the same share of every class
+    Split(SplitArguments),
     /// Draws the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct StatsArguments {
+    /// A COCO annotation file
+    pub(crate) annotations: PathBuf,
+    /// Writes the numbers as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct SplitArguments {
+    /// A COCO annotation file
+    pub(crate) annotations: PathBuf,
+    /// A part and its share of the images, twice or more: `--part train.json=0.8`
+    #[arg(long = "part", value_name = "FILE=SHARE", required = true, value_parser = part)]
+    pub(crate) parts: Vec<(PathBuf, f64)>,
+    /// Another seed splits otherwise
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Args)]
@@ -417,6 +442,12 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn part(text: &str) -> Result<(PathBuf, f64), String> {
+    let parts = text.rsplit_once('=');
+    let part = parts.and_then(|(file, share)| Some((file.into(), share.trim().parse().ok()?)));
+    part.ok_or_else(|| format!("`{text}` is not of the form FILE=SHARE, as train.json=0.8"))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

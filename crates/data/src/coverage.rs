@@ -160,7 +160,7 @@ impl CoverageReport {
             background: matcher.config().background,
             all,
             by_class: group(&|covered| covered.class, classes),
-            by_size: group(&|covered| size(&covered.original), sizes),
+            by_size: group(&|covered| area_class(&covered.original), sizes),
             by_level: group(&|covered| covered.level, levels),
             histogram,
         }
@@ -238,7 +238,8 @@ fn padded_size(image: &ImageRecord, transform: &Transform) -> (usize, usize) {
     transform.padded_size(std::iter::once(size))
 }
 
-fn size(bbox: &BoundingBox) -> usize {
+/// 0, 1 or 2 for COCO's small, medium and large.
+pub(crate) fn area_class(bbox: &BoundingBox) -> usize {
     let area = bbox.area();
     usize::from(area > SMALL) + usize::from(area > MEDIUM)
 }
@@ -374,10 +375,16 @@ mod tests {
                 .par_iter()
                 .flat_map_iter(|image| dense(image, &transform, &generator, &config))
                 .collect();
-            let numbers = found
-                .iter()
-                .map(|it| (it.iou, it.positives, it.low_quality));
-            assert_eq!(numbers.collect::<Vec<_>>(), dense, "{name}");
+            assert_eq!(found.len(), dense.len(), "{name}");
+            for (found, (iou, positives, low_quality)) in found.iter().zip(&dense) {
+                // Far from the origin edges round otherwise.
+                assert!(
+                    (found.iou - iou).abs() < 1e-6,
+                    "{name}: {found:?}, not {iou}"
+                );
+                let anchors = (found.positives, found.low_quality);
+                assert_eq!(anchors, (*positives, *low_quality), "{name}: {found:?}");
+            }
             assert!(dense.len() > expected, "{name}: {} boxes", dense.len());
 
             let report =

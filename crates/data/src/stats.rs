@@ -7,11 +7,9 @@ use std::fmt;
 use retinanet_boxes::{BoundingBox, ClassList, GroundTruth};
 use serde::Serialize;
 
+use crate::coverage::area_class;
 use crate::{CocoDataset, ImageRecord};
 
-/// Bounds of COCO's small, medium and large, in square pixels of the original image.
-const SMALL: f32 = 32.0 * 32.0;
-const MEDIUM: f32 = 96.0 * 96.0;
 const AREAS: [&str; 3] = ["small", "medium", "large"];
 
 /// The most boxes that an image of each bin has, but for the last bin.
@@ -125,7 +123,7 @@ impl DatasetStats {
             crowds: objects().filter(|object| object.crowd).count(),
             dropped: dataset.dropped.len(),
             classes: class_stats(&dataset.classes, images, all_boxes),
-            areas: count(AREAS, boxes().map(|bbox| area_bin(&bbox))),
+            areas: count(AREAS, boxes().map(|bbox| area_class(&bbox))),
             boxes_per_image: count(BOX_COUNTS, box_counts().map(box_count_bin)),
             aspect_ratios: count(OCTAVES, boxes().map(|bbox| octave(&bbox))),
             image_sizes: image_sizes(images),
@@ -176,11 +174,6 @@ fn count<const N: usize>(labels: [&'static str; N], bins: impl Iterator<Item = u
         counted[bin].count += 1;
     }
     counted
-}
-
-fn area_bin(bbox: &BoundingBox) -> usize {
-    let area = bbox.area();
-    usize::from(area > SMALL) + usize::from(area > MEDIUM)
 }
 
 fn box_count_bin(boxes: usize) -> usize {

@@ -8,6 +8,8 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod predict;
+pub(crate) mod split;
+pub(crate) mod stats;
 pub(crate) mod synth;
 pub(crate) mod train;
 

@@ -1,0 +1,25 @@
+use anyhow::Context;
+use retinanet_data::split;
+
+use crate::args::SplitArguments;
+use crate::console;
+use crate::failure::Failure;
+
+pub(crate) fn run(arguments: &SplitArguments) -> Result<(), Failure> {
+    let shares: Vec<f64> = arguments.parts.iter().map(|(_, share)| *share).collect();
+    let parts = split(&arguments.annotations, &shares, arguments.seed).map_err(Failure::work)?;
+    for ((path, _), part) in arguments.parts.iter().zip(&parts) {
+        let text = serde_json::to_string(part)
+            .context("cannot write a part")
+            .map_err(Failure::work)?;
+        super::write_over(path, text.as_bytes())?;
+        let count = |key: &str| part[key].as_array().map_or(0, Vec::len);
+        console::result(&format!(
+            "{}: {} images, {} annotations",
+            path.display(),
+            count("images"),
+            count("annotations")
+        ));
+    }
+    Ok(())
+}
