@@ -157,3 +157,63 @@ fn a_split_has_every_image_once_and_its_statistics_add_up() {
     let uneven = format!("{whole}=0.5");
     run(&["dataset", "split", &whole, "--part", &uneven]).expect_refusal(1, &["shares", "0.5"]);
 }
+
+#[test]
+fn boxes_survive_other_formats_and_the_way_back() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.iterations=1"])
+        .expect_success();
+    let (whole, images) = (
+        experiment.path("data/train.json"),
+        experiment.path("data/images"),
+    );
+    // By image and class, since ids are numbered anew.
+    let boxes = |file: &str| {
+        let data = experiment.json(file);
+        let list = |key: &str| data[key].as_array().unwrap().clone();
+        let name = |list: &[Value], id: &Value, key: &str| {
+            let found = list.iter().find(|it| it["id"] == *id).unwrap();
+            found[key].as_str().unwrap().to_owned()
+        };
+        let (pictures, categories) = (list("images"), list("categories"));
+        let mut boxes: Vec<(String, String, Vec<f64>)> = list("annotations")
+            .iter()
+            .map(|it| {
+                let edges = it["bbox"].as_array().unwrap().iter();
+                (
+                    name(&pictures, &it["image_id"], "file_name"),
+                    name(&categories, &it["category_id"], "name"),
+                    edges.map(|edge| edge.as_f64().unwrap()).collect(),
+                )
+            })
+            .collect();
+        boxes.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        boxes
+    };
+    let expected = boxes("data/train.json");
+    for (format, tolerance) in [("voc", 1.0), ("yolo", 1e-2)] {
+        let (there, back) = (experiment.path(format), experiment.path("back.json"));
+        let convert = |from: &str, to: &str, source: &str, out: &str| {
+            let formats = ["dataset", "convert", "--from", from, "--to", to];
+            let places = [source, "--out", out, "--images", &images];
+            run(&[&formats[..], &places].concat()).expect_success();
+        };
+        convert("coco", format, &whole, &there);
+        convert(format, "coco", &there, &back);
+        let found = boxes("back.json");
+        assert_eq!(found.len(), expected.len(), "{format}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!((&found.0, &found.1), (&expected.0, &expected.1), "{format}");
+            for (edge, expected) in found.2.iter().zip(&expected.2) {
+                assert!((edge - expected).abs() <= tolerance, "{format}: {found:?}");
+            }
+        }
+    }
+    let nothing = experiment.path("run");
+    let from = [
+        "dataset", "convert", "--from", "voc", "--to", "coco", &nothing,
+    ];
+    run(&[&from[..], &["--out", &experiment.path("x.json")]].concat())
+        .expect_refusal(1, &["no images"]);
+}

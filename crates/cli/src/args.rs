@@ -190,8 +190,38 @@ pub(crate) enum DatasetCommand {
     Stats(StatsArguments),
     /// Splits annotations into parts that have the same share of every class
     Split(SplitArguments),
+    /// Converts annotations between COCO, Pascal VOC and YOLO
+    Convert(ConvertArguments),
     /// Draws the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct ConvertArguments {
+    /// What is there
+    #[arg(long, value_enum)]
+    pub(crate) from: AnnotationFormat,
+    /// What shall be
+    #[arg(long, value_enum)]
+    pub(crate) to: AnnotationFormat,
+    /// The COCO file, or the folder of the VOC or YOLO files
+    pub(crate) source: PathBuf,
+    /// Where the file or the folder goes
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// The folder of the images, for YOLO, whose files do not tell sizes; the source where not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum AnnotationFormat {
+    /// An instances JSON file
+    Coco,
+    /// A folder of XML files
+    Voc,
+    /// A folder of text files with a data.yaml
+    Yolo,
 }
 
 #[derive(Args)]

@@ -46,6 +46,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Dataset(DatasetCommand::Check(arguments)) => commands::check::run(&arguments),
         Command::Dataset(DatasetCommand::Stats(arguments)) => commands::stats::run(&arguments),
         Command::Dataset(DatasetCommand::Split(arguments)) => commands::split::run(&arguments),
+        Command::Dataset(DatasetCommand::Convert(arguments)) => commands::convert::run(&arguments),
         Command::Dataset(DatasetCommand::Synth(arguments)) => commands::synth::run(&arguments),
         Command::Config(ConfigCommand::Show(arguments)) => commands::config::show(&arguments),
     }

@@ -378,7 +378,11 @@ fn floats(data: &TensorData) -> &[f32] {
 #[cfg(test)]
 mod tests {
     use burn::nn::{BatchNormConfig, GroupNormConfig};
-    use burn::tensor::{Distribution, Tolerance};
+    use std::cell::Cell;
+
+    use burn::tensor::Tolerance;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
 
@@ -386,8 +390,18 @@ mod tests {
         Device::flex().autodiff()
     }
 
+    /// Other values each time, and in each test the same: Burn's generator is shared by all tests,
+    /// and with chance values one lies on ReLU's edge now and then.
     fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device()).require_grad()
+        thread_local! {
+            static SEED: Cell<u64> = const { Cell::new(0) };
+        }
+        let seed = SEED.get();
+        SEED.set(seed + 1);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| rng.random_range(-2.0..2.0)).collect();
+        Tensor::from_data(TensorData::new(values, shape), &device()).require_grad()
     }
 
     /// Checks that two ways to compute an output from inputs agree, and their gradients, too.
@@ -397,23 +411,25 @@ mod tests {
         inputs: &[Tensor<4>],
         vectors: &[Tensor<1>],
     ) {
-        let tolerance = Tolerance::<f32>::absolute(2e-4).set_relative(1e-4);
-        let (ours_data, burns_data) = (ours.clone().into_data(), burns.clone().into_data());
-        ours_data.assert_approx_eq::<f32>(&burns_data, tolerance);
+        assert_near(&ours.to_data(), &burns.to_data());
         // Weights tell the pixels apart, in the gradient too.
-        let weights = Tensor::random(ours.dims(), Distribution::Default, &device());
+        let weights = random(ours.dims()).detach();
         let gradients = (ours * weights.clone()).sum().backward();
         let expected = (burns * weights).sum().backward();
         for input in inputs {
             let [ours, burns] = [&gradients, &expected].map(|all| input.grad(all).unwrap());
-            let (ours, burns) = (ours.into_data(), burns.into_data());
-            ours.assert_approx_eq::<f32>(&burns, tolerance);
+            assert_near(&ours.into_data(), &burns.into_data());
         }
         for vector in vectors {
             let [ours, burns] = [&gradients, &expected].map(|all| vector.grad(all).unwrap());
-            let (ours, burns) = (ours.into_data(), burns.into_data());
-            ours.assert_approx_eq::<f32>(&burns, tolerance);
+            assert_near(&ours.into_data(), &burns.into_data());
         }
+    }
+
+    /// Within what Winograd's algorithm is exact to, a share of the largest value.
+    fn assert_near(ours: &TensorData, burns: &TensorData) {
+        let largest = burns.iter::<f32>().map(f32::abs).fold(0.0, f32::max);
+        ours.assert_approx_eq::<f32>(burns, Tolerance::absolute(2e-5 * largest));
     }
 
     #[test]

@@ -50,6 +50,7 @@
 
 mod batch;
 mod coco;
+mod convert;
 mod coverage;
 mod decode;
 pub mod doctor;
@@ -70,6 +71,7 @@ mod transform;
 
 pub use batch::{Batch, BatchItem, prepare};
 pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, LabelIds, ReadOptions};
+pub use convert::{Converted, DatasetFormat, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use decode::decode_image;
 pub use error::DataError;

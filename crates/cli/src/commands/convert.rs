@@ -1,0 +1,30 @@
+use retinanet_data::{convert, DatasetFormat};
+
+use crate::args::{AnnotationFormat, ConvertArguments};
+use crate::console;
+use crate::failure::Failure;
+
+pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
+    let format = |format| match format {
+        AnnotationFormat::Coco => DatasetFormat::Coco,
+        AnnotationFormat::Voc => DatasetFormat::Voc,
+        AnnotationFormat::Yolo => DatasetFormat::Yolo,
+    };
+    let converted = convert(
+        (format(arguments.from), &arguments.source),
+        (format(arguments.to), &arguments.out),
+        arguments.images.as_ref().unwrap_or(&arguments.source),
+    )
+    .map_err(Failure::work)?;
+    let left_out = match converted.left_out {
+        0 => String::new(),
+        count => format!("; {count} annotations have no place in that format"),
+    };
+    console::result(&format!(
+        "{}: {} images, {} annotations{left_out}",
+        arguments.out.display(),
+        converted.images,
+        converted.annotations
+    ));
+    Ok(())
+}
