@@ -22,8 +22,8 @@ const IN_UNITS_OF_LENGTH: [(&str, &str); 3] = [
     ("train", "checkpoint_every"),
 ];
 
-/// Reads an experiment: the preset that it names, the files that `extends` names, in order, then the file itself, then the
-/// overrides of the command line: `("train.batch_size", "4")`.
+/// Reads an experiment: the preset that it names, the files that `extends` names, in order, then
+/// the file itself, then the overrides of the command line: `("train.batch_size", "4")`.
 ///
 /// # Errors
 ///

@@ -1,13 +1,11 @@
 //! How other programs name the parameters of the same network.
 
 use burn::store::burn_pack::Tensor as PackTensor;
-use serde::{Deserialize, Serialize};
 
 use crate::weights::load::layout;
 
 /// Whose names the tensors of a weight file have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Names {
     /// This program's.
@@ -27,7 +25,7 @@ impl Names {
     /// The names that these are some of.
     pub(crate) fn recognize<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<Self> {
         names.find_map(|name| match name {
-            // This program's stem is named otherwise than its norm, which only it calls `norm1`.
+            // The stem's norm, since only this program calls norms so.
             "backbone.norm1.gamma" => Some(Self::Native),
             "backbone.body.conv1.weight" => Some(Self::Torchvision),
             "backbone.bottom_up.stem.conv1.weight" => Some(Self::Detectron2),
