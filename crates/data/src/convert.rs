@@ -1,6 +1,7 @@
-//! Data sets of other formats to and from COCO, by hotcoco.
+//! Data sets of other formats to and from COCO: CSV here, the others by hotcoco.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 
 use hotcoco::convert::{coco_to_voc, coco_to_yolo, voc_to_coco, yolo_to_coco};
@@ -8,12 +9,22 @@ use hotcoco::{COCO, Dataset};
 
 use crate::DataError;
 
+mod csv;
+
 /// The formats that data sets are converted between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DatasetFormat {
     /// A COCO instances JSON file.
     Coco,
+    /// A CSV file of a line a box, with edges in pixels, the right and the bottom one exclusive.
+    ///
+    /// It is written with the header of TensorFlow's detection API,
+    /// `filename,width,height,class,xmin,ymin,xmax,ymax`, and a line without a box for an image
+    /// that has none. It is read with a header of such names in any order, or without one in
+    /// keras-retinanet's columns `path,x1,y1,x2,y2,class`, separated by commas or semicolons.
+    /// Spaces around a field do not count.
+    Csv,
     /// A folder of Pascal VOC's XML files, perhaps in `Annotations`.
     Voc,
     /// A folder of YOLO's text files, with a `data.yaml` that names the classes.
@@ -27,20 +38,21 @@ pub struct Converted {
     pub images: usize,
     /// Annotations.
     pub annotations: usize,
-    /// Annotations that the other format has no way to write, such as crowds in YOLO.
+    /// Annotations that the other format has no way to write, such as crowds in YOLO and CSV.
     pub left_out: usize,
 }
 
-/// Converts a data set. `images` is where its pictures lie; YOLO's files do not tell their sizes, so
-/// they are read from there.
+/// Converts a data set. `images` is the folder where its pictures lie; YOLO's files do not tell
+/// their sizes, and CSV's need not, so they are read from there.
 ///
 /// VOC counts pixels from 1 and includes the last, which is converted; its crowds are "difficult"
-/// objects. Ids are numbered anew where the source has none.
+/// objects. Ids are numbered anew where the source has none. CSV has no classes without boxes, and
+/// they are numbered by their sorted names.
 ///
 /// # Errors
 ///
-/// Returns an error where the source cannot be read, the destination cannot be written, or a picture
-/// that is needed is not there.
+/// Returns an error where the source cannot be read, the destination cannot be written, a picture
+/// that is needed is not there, or CSV would not tell two images apart.
 pub fn convert(
     (from, source): (DatasetFormat, &Path),
     (to, destination): (DatasetFormat, &Path),
@@ -54,6 +66,7 @@ pub fn convert(
         DatasetFormat::Coco => COCO::new(source)
             .map(|coco| coco.dataset.clone())
             .map_err(|error| failed(source, &error))?,
+        DatasetFormat::Csv => csv::read(source, images)?,
         DatasetFormat::Voc => voc_to_coco(source).map_err(|error| failed(source, &error))?,
         DatasetFormat::Yolo => {
             let pictures = Pictures::find(images)?;
@@ -83,12 +96,13 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
     match to {
         DatasetFormat::Coco => {
             let text = serde_json::to_string(dataset).map_err(|error| failed(error.to_string()))?;
-            let mut beside = path.as_os_str().to_owned();
-            beside.push(".tmp");
-            fs_err::write(&beside, text)
-                .and_then(|()| fs_err::rename(&beside, path))
-                .map_err(|error| failed(error.to_string()))?;
+            replace(path, text.as_bytes()).map_err(|error| failed(error.to_string()))?;
             Ok(dataset.annotations.len())
+        }
+        DatasetFormat::Csv => {
+            let (text, annotations) = csv::write(dataset).map_err(failed)?;
+            replace(path, &text).map_err(|error| failed(error.to_string()))?;
+            Ok(annotations)
         }
         DatasetFormat::Voc => coco_to_voc(dataset, path)
             .map(|stats| stats.annotations)
@@ -97,6 +111,14 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
             .map(|stats| stats.annotations)
             .map_err(|error| failed(error.to_string())),
     }
+}
+
+/// Writes a file beside its place and moves it there, so that a file there is always whole.
+fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
+    fs_err::write(&beside, contents)?;
+    fs_err::rename(&beside, path)
 }
 
 /// The pictures of a folder, by their names without extension.
