@@ -3,6 +3,8 @@
 use retinanet_tests::{Experiment, run, shared};
 use serde_json::Value;
 
+use crate::training::losses;
+
 /// The findings of `dataset check`, kind by kind, with the ids of the first few.
 fn findings(report: &Value) -> Vec<(String, Vec<u64>)> {
     let findings = report["findings"].as_array().unwrap().iter();
@@ -192,7 +194,7 @@ fn boxes_survive_other_formats_and_the_way_back() {
         boxes
     };
     let expected = boxes("data/train.json");
-    for (format, tolerance) in [("voc", 1.0), ("yolo", 1e-2)] {
+    for (format, tolerance) in [("voc", 1.0), ("yolo", 1e-2), ("csv", 1e-9)] {
         let (there, back) = (experiment.path(format), experiment.path("back.json"));
         let convert = |from: &str, to: &str, source: &str, out: &str| {
             let formats = ["dataset", "convert", "--from", from, "--to", to];
@@ -216,4 +218,82 @@ fn boxes_survive_other_formats_and_the_way_back() {
     ];
     run(&[&from[..], &["--out", &experiment.path("x.json")]].concat())
         .expect_refusal(1, &["no images"]);
+}
+
+/// Everything that training images can be done to, often.
+const VARIED: [&str; 6] = [
+    "data.augment.vertical_flip=0.5",
+    "data.augment.crop.probability=0.5",
+    "data.augment.jitter={ probability = 0.3, size = [96, 64] }",
+    "data.augment.photometric.probability=0.5",
+    "data.augment.mosaic.probability=0.3",
+    "data.augment.mixup.probability=0.3",
+];
+
+fn varied() -> Vec<&'static str> {
+    VARIED.iter().flat_map(|set| ["--set", *set]).collect()
+}
+
+#[test]
+fn a_page_shows_images_as_they_are_and_as_training_sees_them() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.iterations=1"])
+        .expect_success();
+    let config = experiment.path("tiny.toml");
+    let view = |out: &str, more: &[&str]| {
+        let out = experiment.path(out);
+        let from = ["dataset", "view", &config, "--out", &out, "--images", "3"];
+        run(&[&from[..], &varied(), more].concat()).expect_success();
+        let mut pictures = Vec::new();
+        for folder in ["before", "after"] {
+            for entry in fs_err::read_dir(format!("{out}/{folder}")).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.strip_prefix(&out).unwrap().display().to_string();
+                pictures.push((name, fs_err::read(path).unwrap()));
+            }
+        }
+        pictures.sort();
+        pictures
+    };
+    let pictures = view("view", &["--epochs", "2"]);
+    assert_eq!(pictures.len(), 3 + 3 * 2);
+    let page = String::from_utf8(experiment.bytes("view/index.html")).unwrap();
+    for (name, _) in &pictures {
+        assert!(page.contains(&format!("src=\"{name}\"")), "{name}");
+    }
+    assert!(page.contains("[data.augment.mosaic]"), "{page}");
+    assert_ne!(pictures[0].1, pictures[1].1, "each epoch varies");
+
+    assert_eq!(view("again", &["--epochs", "2"]), pictures);
+    assert_eq!(view("val", &["--split", "val"]).len(), 3 + 3);
+}
+
+#[test]
+fn training_on_varied_images_is_the_same_with_any_loader_and_when_resumed() {
+    let experiment = Experiment::new();
+    let train = |run: &str, more: &[&str]| {
+        let shapes = ["--set", "data.batch_shapes=[[64, 64], [96, 96]]"];
+        let repeats = ["--set", "data.repeat_threshold=0.9"];
+        let arguments = [&varied()[..], &shapes, &repeats, more].concat();
+        experiment.train(run, &arguments)
+    };
+    train("whole", &[]).expect_success();
+    let other = ["data.workers=3", "data.prefetch=5", "data.cache_mib=1"];
+    let other: Vec<_> = other.iter().flat_map(|set| ["--set", *set]).collect();
+    train("other", &other).expect_success();
+    assert_eq!(losses(&experiment, "other"), losses(&experiment, "whole"));
+
+    let last = experiment.path("whole/checkpoints/last");
+    fs_err::remove_dir_all(last).unwrap();
+    let resumed = train("whole", &[&other[..], &["--resume"]].concat()).expect_success();
+    assert!(resumed.stderr.contains("step-4, step 4"), "{resumed:#?}");
+    assert_eq!(losses(&experiment, "whole"), losses(&experiment, "other"));
+
+    let plain = experiment.train("plain", &[]).expect_success();
+    assert_ne!(
+        losses(&experiment, "plain"),
+        losses(&experiment, "whole"),
+        "{plain:#?}"
+    );
 }

@@ -46,6 +46,37 @@ fn json_that_is_not_coco() {
 }
 
 #[test]
+fn batch_shapes_without_room_and_augmentation_out_of_range() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    for (set, parts) in [
+        (
+            "data.batch_shapes=[[32, 64]]",
+            ["`data.batch_shapes`", "none has room for 64×64"],
+        ),
+        (
+            "data.batch_shapes=[[64, 50]]",
+            ["`data.batch_shapes`", "50"],
+        ),
+        (
+            "data.augment.mixup.alpha=0.0",
+            ["`data.augment.mixup.alpha`", "above 0"],
+        ),
+        (
+            "data.repeat_threshold=1.5",
+            ["`data.repeat_threshold`", "1.5"],
+        ),
+        ("data.prefetch=0", ["`data.prefetch`", "at least 1"]),
+        (
+            "data.augment.mosiac.probability=0.5",
+            ["data.augment.mosiac", "mosaic"],
+        ),
+    ] {
+        (experiment.train("bad", &["--set", set])).expect_refusal(2, &parts);
+    }
+}
+
+#[test]
 fn an_image_that_is_missing() {
     let experiment = Experiment::new();
     experiment.train("run", &[]).expect_success();

@@ -118,6 +118,23 @@ impl BoundingBox {
             self.y2,
         )
     }
+
+    /// The box after an image of this height was mirrored top to bottom.
+    #[must_use]
+    pub fn flip_vertically(self, image_height: f32) -> Self {
+        Self::new(
+            self.x1,
+            image_height - self.y2,
+            self.x2,
+            image_height - self.y1,
+        )
+    }
+
+    /// The box moved right and down.
+    #[must_use]
+    pub fn translate(self, x: f32, y: f32) -> Self {
+        Self::new(self.x1 + x, self.y1 + y, self.x2 + x, self.y2 + y)
+    }
 }
 
 impl From<[f32; 4]> for BoundingBox {

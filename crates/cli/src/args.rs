@@ -188,9 +188,11 @@ pub(crate) enum DatasetCommand {
     Check(CheckArguments),
     /// Counts classes, sizes and boxes an image
     Stats(StatsArguments),
+    /// Draws images with their boxes, as they are and as training sees them, and a page of them
+    View(ViewArguments),
     /// Splits annotations into parts that have the same share of every class
     Split(SplitArguments),
-    /// Converts annotations between COCO, Pascal VOC and YOLO
+    /// Converts annotations between COCO, Pascal VOC, YOLO and CSV
     Convert(ConvertArguments),
     /// Draws the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
@@ -204,12 +206,13 @@ pub(crate) struct ConvertArguments {
     /// What shall be
     #[arg(long, value_enum)]
     pub(crate) to: AnnotationFormat,
-    /// The COCO file, or the folder of the VOC or YOLO files
+    /// The COCO or CSV file, or the folder of the VOC or YOLO files
     pub(crate) source: PathBuf,
     /// Where the file or the folder goes
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// The folder of the images, for YOLO, whose files do not tell sizes; the source where not given
+    /// The folder of the images, for files that do not tell sizes, as YOLO's; the source, or the
+    /// folder that it lies in, where not given
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
 }
@@ -222,6 +225,9 @@ pub(crate) enum AnnotationFormat {
     Voc,
     /// A folder of text files with a data.yaml
     Yolo,
+    /// A file with a line a box: `filename,width,height,class,xmin,ymin,xmax,ymax` with a header,
+    /// or `path,x1,y1,x2,y2,class` without
+    Csv,
 }
 
 #[derive(Args)]
@@ -231,6 +237,26 @@ pub(crate) struct StatsArguments {
     /// Writes the numbers as JSON too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct ViewArguments {
+    /// The experiment, a TOML file
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Which images of the config
+    #[arg(long, value_enum, default_value_t = Split::Train)]
+    pub(crate) split: Split,
+    /// Where the drawn images and the page go
+    #[arg(long, value_name = "DIR", default_value = "view")]
+    pub(crate) out: PathBuf,
+    /// How many images, spread over the data set
+    #[arg(long, value_parser = at_least_one, default_value_t = 16)]
+    pub(crate) images: usize,
+    /// Of how many epochs each image is shown
+    #[arg(long, value_parser = at_least_one, default_value_t = 3)]
+    pub(crate) epochs: usize,
 }
 
 #[derive(Args)]

@@ -12,7 +12,7 @@ use embedded_graphics::text::{Baseline, Text};
 use embedded_graphics::Drawable;
 use embedded_graphics::Pixel;
 use image::{Rgb, RgbImage};
-use retinanet_boxes::{BoundingBox, ClassId, ClassList, Detection};
+use retinanet_boxes::{BoundingBox, ClassId, ClassList, Detection, GroundTruth};
 
 /// Draws each detection as a box with a tag that gives its class and score; the surer lies on top.
 ///
@@ -24,6 +24,24 @@ pub(crate) fn draw_detections(image: &mut RgbImage, detections: &[Detection], cl
         bbox: detection.bbox,
         color: class_color(detection.class),
         label: format!("{} {:.2}", classes.name(detection.class), detection.score),
+    });
+    draw_marks(image, &marks.collect::<Vec<_>>());
+}
+
+/// Draws each object as a box with a tag that names its class; regions to ignore are grey.
+pub(crate) fn draw_objects(image: &mut RgbImage, objects: &[GroundTruth], classes: &ClassList) {
+    let marks = objects.iter().map(|object| {
+        let name = classes.name(object.class);
+        let (color, label) = if object.crowd {
+            (IGNORED, format!("{name}, ignored"))
+        } else {
+            (class_color(object.class), name.to_owned())
+        };
+        Mark {
+            bbox: object.bbox,
+            color,
+            label,
+        }
     });
     draw_marks(image, &marks.collect::<Vec<_>>());
 }
@@ -231,6 +249,8 @@ impl OriginDimensions for Canvas<'_> {
     }
 }
 
+/// The colour of regions to ignore.
+const IGNORED: [u8; 3] = [150; 3];
 /// Pixels left and right of the text in a tag.
 const TAG_MARGIN: u32 = 2;
 

@@ -1,5 +1,6 @@
 use std::process::ExitCode;
 
+use retinanet_data::DataError;
 use retinanet_detector::ModelError;
 use retinanet_trainer::{
     CheckpointError, ConfigError, EvaluateError, PlanError, RunDirectoryError, TrainError,
@@ -45,6 +46,15 @@ impl From<ConfigError> for Failure {
 impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
         Self::usage(error)
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Setting { .. } => Self::usage(error),
+            _ => Self::work(error),
+        }
     }
 }
 

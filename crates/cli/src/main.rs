@@ -45,6 +45,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Dataset(DatasetCommand::Check(arguments)) => commands::check::run(&arguments),
         Command::Dataset(DatasetCommand::Stats(arguments)) => commands::stats::run(&arguments),
+        Command::Dataset(DatasetCommand::View(arguments)) => commands::view::run(&arguments),
         Command::Dataset(DatasetCommand::Split(arguments)) => commands::split::run(&arguments),
         Command::Dataset(DatasetCommand::Convert(arguments)) => commands::convert::run(&arguments),
         Command::Dataset(DatasetCommand::Synth(arguments)) => commands::synth::run(&arguments),

@@ -15,7 +15,7 @@ use retinanet_anchors::{AnchorGenerator, BoxCoder, MatcherConfig, TargetAssigner
 use retinanet_boxes::{AnchorTargets, BoundingBox, ClassId, GroundTruth};
 use retinanet_convolution::{conv2d, ConvOptions};
 use retinanet_criterion::{BatchTargets, CriterionConfig};
-use retinanet_data::{LoaderConfig, TrainLoader};
+use retinanet_data::TrainLoader;
 use retinanet_detector::{DecodeConfig, ModelConfig, Predictions};
 use retinanet_trainer::{DataConfig, Learner, OptimizerConfig};
 use serde::Serialize;
@@ -255,18 +255,13 @@ impl<'a> Bench<'a> {
             return Ok(None);
         };
         let &BenchArguments { batch, seed, .. } = self.arguments;
-        let workers = self.arguments.workers.unwrap_or(data.workers);
+        let mut data = data.clone();
+        data.workers = self.arguments.workers.unwrap_or(data.workers);
         let dataset = data.read_train().map_err(Failure::work)?;
         let batches = dataset.images.len().min(MOST_IMAGES).div_ceil(batch);
-        let config = LoaderConfig {
-            batch_size: batch,
-            workers,
-            seed,
-            ..LoaderConfig::default()
-        };
         let loader = TrainLoader::new(
             Arc::new(dataset),
-            config,
+            data.loader(batch, seed),
             data.transform().map_err(Failure::usage)?,
             self.generator.clone(),
             self.assigner,
@@ -285,8 +280,8 @@ impl<'a> Bench<'a> {
         )?;
         let images = batches * batch;
         let what = format!(
-            "{images} images, sides {:?} to {}, batch {batch}, {workers} workers",
-            data.short_side, data.long_side
+            "{images} images, sides {:?} to {}, batch {batch}, {} workers",
+            data.short_side, data.long_side, data.workers
         );
         Ok(Some(
             Measurement::new(Workload::Loader, what, seconds).with_images(images),

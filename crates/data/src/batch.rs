@@ -1,13 +1,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::RgbImage;
+use image::{RgbImage, imageops};
 use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth, ImageId};
 
 use crate::pixels::Pixels;
 use crate::resize::resize;
-use crate::transform::View;
+use crate::view::{Piece, View};
 use crate::{DataError, ImageRecord, Transform, decode_image};
 
 /// Images of one size, ready for a device, with what the model should find on them.
@@ -46,23 +46,36 @@ pub struct BatchItem {
     pub original_size: (u32, u32),
     /// Width and height in the batch, without the padding.
     pub resized_size: (u32, u32),
-    /// Whether the image was mirrored left to right.
-    pub flipped: bool,
-    /// The objects in pixels of the resized image, clipped to it.
+    /// The objects in pixels of the batch's image, clipped to what is shown; in training those of
+    /// every image that the sample shows.
     pub objects: Vec<GroundTruth>,
 }
 
+impl Batch {
+    /// An image of the batch without its padding, as a viewer shows it: what the network sees, with
+    /// the normalisation undone by `transform`, the one that the batch was made with.
+    ///
+    /// # Panics
+    ///
+    /// Panics where the batch has no such item.
+    pub fn picture(&self, item: usize, transform: &Transform) -> RgbImage {
+        let pixels = 3 * self.height * self.width;
+        let planes = &self.images[item * pixels..][..pixels];
+        let picture = transform
+            .normalizer()
+            .picture(planes, (self.height, self.width));
+        let (width, height) = self.items[item].resized_size;
+        imageops::crop_imm(&picture, 0, 0, width, height).to_image()
+    }
+}
+
 impl BatchItem {
-    /// Maps a box from the resized image back to the original one, and clips it to that.
+    /// Maps a box from the resized image back to the original one, and clips it to that; outside
+    /// training, where the image is shown as it is.
     #[must_use]
     pub fn to_original(&self, bbox: BoundingBox) -> BoundingBox {
         let (width, height) = size(self.original_size);
         let (resized_width, resized_height) = size(self.resized_size);
-        let bbox = if self.flipped {
-            bbox.flip_horizontally(resized_width)
-        } else {
-            bbox
-        };
         bbox.scale(width / resized_width, height / resized_height)
             .clip(width, height)
     }
@@ -87,67 +100,93 @@ pub fn prepare(
         height: image.height(),
         objects: Vec::new(),
     };
-    let sample = Sample::new(image, &record, 0, transform, transform.plain());
+    let view = transform.plain(0, image.dimensions());
+    let image = Arc::new(image);
+    let sample = Sample::new(&view, 0, &[record], transform, |_| Ok(Arc::clone(&image)))?;
     let anchors = |height, width| Arc::new(generator.generate(height, width));
     Ok(collate(vec![sample], transform, anchors, None))
+}
+
+/// Decodes an image of the data set.
+pub(crate) fn decode_record(record: &ImageRecord) -> Result<RgbImage, DataError> {
+    let image = decode_image(&record.path)?;
+    let expected = record.size();
+    // The boxes would be wrong, and silently so.
+    if image.dimensions() != expected {
+        return Err(DataError::SizeMismatch {
+            path: record.path.clone(),
+            expected,
+            found: image.dimensions(),
+        });
+    }
+    Ok(image)
 }
 
 /// An image on its way into a batch.
 pub(crate) struct Sample {
     item: BatchItem,
-    pixels: Pixels,
+    pieces: Vec<(Piece, Pixels)>,
 }
 
 impl Sample {
-    /// Decodes and resizes an image of the data set.
-    pub(crate) fn load(
-        record: &ImageRecord,
+    /// What a view shows; `index` is the image that it was drawn for.
+    pub(crate) fn new(
+        view: &View,
         index: usize,
+        images: &[ImageRecord],
         transform: &Transform,
-        view: View,
+        decoded: impl Fn(usize) -> Result<Arc<RgbImage>, DataError>,
     ) -> Result<Self, DataError> {
-        let image = decode_image(&record.path)?;
-        let expected = (record.width, record.height);
-        // The boxes would be wrong, and silently so.
-        if image.dimensions() != expected {
-            return Err(DataError::SizeMismatch {
-                path: record.path.clone(),
-                expected,
-                found: image.dimensions(),
-            });
-        }
-        Ok(Self::new(image, record, index, transform, view))
-    }
+        let min_kept = transform.augment().min_kept_area;
+        let (mut pieces, mut objects) = (Vec::new(), Vec::new());
+        for piece in &view.pieces {
+            let record = &images[piece.image];
+            let image = decoded(piece.image)?;
+            let placed = |object: &GroundTruth| piece.place(*object, image.dimensions(), min_kept);
+            objects.extend(record.objects.iter().filter_map(placed));
 
-    fn new(
-        image: RgbImage,
-        record: &ImageRecord,
-        index: usize,
-        transform: &Transform,
-        view: View,
-    ) -> Self {
-        let original_size = image.dimensions();
-        let resized_size = transform.resized_size(original_size, view);
-        let objects = (record.objects.iter())
-            .map(|&object| GroundTruth {
-                bbox: place(object.bbox, original_size, resized_size, view.flipped),
-                ..object
-            })
-            // Of a box that reached in by a hair, rounding may leave nothing.
-            .filter(|object| object.bbox.is_proper())
-            .collect();
-        Self {
+            let interpolation = transform.interpolation();
+            let pixels = resize(image, piece.source, piece.size, interpolation);
+            let pixels = match piece.colors {
+                Some(colors) => colors.apply(pixels),
+                None => pixels,
+            };
+            pieces.push((piece.clone(), pixels));
+        }
+        let record = &images[index];
+        Ok(Self {
             item: BatchItem {
                 image_id: record.id,
                 index,
                 file_name: record.file_name.clone(),
                 path: record.path.clone(),
-                original_size,
-                resized_size,
-                flipped: view.flipped,
+                original_size: record.size(),
+                resized_size: view.size,
                 objects,
             },
-            pixels: resize(image, resized_size, transform.interpolation()),
+            pieces,
+        })
+    }
+
+    /// Appends the sample's pixels to a batch; see [`Batch::images`].
+    fn append(
+        &self,
+        transform: &Transform,
+        images: &mut Vec<f32>,
+        (height, width): (usize, usize),
+    ) {
+        let normalizer = transform.normalizer();
+        if let [(piece, pixels)] = self.pieces.as_slice()
+            && piece.corner == (0, 0)
+            && piece.weight == 1.0
+        {
+            normalizer.append(piece, pixels, images, (height, width));
+            return;
+        }
+        let start = images.len();
+        images.resize(start + 3 * height * width, 0.0);
+        for (piece, pixels) in &self.pieces {
+            normalizer.add(piece, pixels, &mut images[start..], (height, width));
         }
     }
 }
@@ -162,8 +201,8 @@ pub(crate) fn collate(
     let sizes = samples.iter().map(|sample| sample.item.resized_size);
     let (height, width) = transform.padded_size(sizes);
     let mut images = Vec::with_capacity(samples.len() * 3 * height * width);
-    for Sample { item, pixels } in &samples {
-        (transform.normalizer()).append(pixels, item.flipped, &mut images, (height, width));
+    for sample in &samples {
+        sample.append(transform, &mut images, (height, width));
     }
     let items: Vec<_> = samples.into_iter().map(|sample| sample.item).collect();
     let anchors = anchors(height, width);
@@ -183,26 +222,6 @@ pub(crate) fn collate(
     }
 }
 
-/// The box in the resized image. It is clipped there, not in the data set, as detectron2's
-/// `DatasetMapper` does it.
-pub(crate) fn place(
-    bbox: BoundingBox,
-    original_size: (u32, u32),
-    resized_size: (u32, u32),
-    flipped: bool,
-) -> BoundingBox {
-    let (width, height) = size(original_size);
-    let (resized_width, resized_height) = size(resized_size);
-    let bbox = bbox
-        .scale(resized_width / width, resized_height / height)
-        .clip(resized_width, resized_height);
-    if flipped {
-        bbox.flip_horizontally(resized_width)
-    } else {
-        bbox
-    }
-}
-
 fn size((width, height): (u32, u32)) -> (f32, f32) {
     (width as f32, height as f32)
 }
@@ -210,12 +229,11 @@ fn size((width, height): (u32, u32)) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use retinanet_boxes::ClassId;
 
     use super::*;
-    use crate::TransformConfig;
+    use crate::view::Region;
 
-    fn item(original_size: (u32, u32), resized_size: (u32, u32), flipped: bool) -> BatchItem {
+    fn item(original_size: (u32, u32), resized_size: (u32, u32)) -> BatchItem {
         BatchItem {
             image_id: ImageId(0),
             index: 0,
@@ -223,7 +241,6 @@ mod tests {
             path: PathBuf::new(),
             original_size,
             resized_size,
-            flipped,
             objects: Vec::new(),
         }
     }
@@ -233,7 +250,6 @@ mod tests {
         fn boxes_find_their_way_back(
             original in (1_u32..2000, 1_u32..2000),
             resized in (1_u32..1400, 1_u32..1400),
-            flipped: bool,
             edges: [f32; 4],
         ) {
             let (width, height) = size(original);
@@ -244,56 +260,14 @@ mod tests {
                 width * unit[0].max(unit[1]),
                 height * unit[2].max(unit[3]),
             );
-            let placed = place(bbox, original, resized, flipped);
-            let back = item(original, resized, flipped).to_original(placed);
+            let view = View::of(0, Region::whole(original), resized);
+            let placed = view.pieces[0].place_box(bbox);
+            let back = item(original, resized).to_original(placed);
             for (edge, expected) in back.to_array().into_iter().zip(bbox.to_array()) {
                 // A few roundings of numbers of up to 2000, scaled up by as much.
                 let tolerance = 1e-6 * (1.0 + width + height) * (1.0 + expected / 100.0);
                 prop_assert!((edge - expected).abs() <= tolerance, "{edge}, not {expected}");
             }
-        }
-    }
-
-    #[test]
-    fn boxes_are_resized_and_then_mirrored() {
-        let bbox = BoundingBox::new(10.0, 20.0, 40.0, 60.0);
-        let plain = place(bbox, (100, 80), (50, 160), false);
-        assert_eq!(plain, BoundingBox::new(5.0, 40.0, 20.0, 120.0));
-        let flipped = place(bbox, (100, 80), (50, 160), true);
-        assert_eq!(flipped, BoundingBox::new(30.0, 40.0, 45.0, 120.0));
-    }
-
-    #[test]
-    fn boxes_are_clipped_to_the_resized_image() {
-        let bbox = BoundingBox::new(-10.0, 20.0, 200.0, 60.0);
-        let clipped = place(bbox, (100, 80), (50, 40), true);
-        assert_eq!(clipped, BoundingBox::new(0.0, 10.0, 50.0, 30.0));
-    }
-
-    #[test]
-    fn slivers_leave_no_object() {
-        let record = ImageRecord {
-            id: ImageId(1),
-            file_name: "a.png".into(),
-            path: "a.png".into(),
-            width: 100,
-            height: 100,
-            objects: vec![GroundTruth {
-                bbox: BoundingBox::new(99.999_99, 0.0, 120.0, 50.0),
-                class: ClassId(0),
-                crowd: false,
-            }],
-        };
-        let mut config = TransformConfig::default();
-        config.resize.short_side = vec![3];
-        let transform = Transform::new(&config).expect("the settings are in range");
-        let view = View {
-            flipped: true,
-            ..transform.plain()
-        };
-        let sample = Sample::new(RgbImage::new(100, 100), &record, 0, &transform, view);
-        for object in &sample.item.objects {
-            assert!(object.bbox.is_proper(), "{object:?}");
         }
     }
 }

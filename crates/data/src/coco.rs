@@ -43,6 +43,18 @@ pub struct ImageRecord {
     pub objects: Vec<GroundTruth>,
 }
 
+impl ImageRecord {
+    /// Width and height in pixels.
+    pub(crate) const fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// Whether it is wider than high.
+    pub(crate) const fn is_wide(&self) -> bool {
+        self.width > self.height
+    }
+}
+
 /// How [`CocoDataset::read_with`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {

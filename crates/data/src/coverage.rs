@@ -234,7 +234,7 @@ fn reach_all(
 }
 
 fn padded_size(image: &ImageRecord, transform: &Transform) -> (usize, usize) {
-    let size = transform.resized_size((image.width, image.height), transform.plain());
+    let size = transform.plain_size(image.size());
     transform.padded_size(std::iter::once(size))
 }
 

@@ -129,7 +129,7 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use image::Rgb;
+    use image::{ImageBuffer, Luma, Rgb};
     use serde::Deserialize;
     use tempfile::TempDir;
 
@@ -243,6 +243,35 @@ mod tests {
         let path = folder.path().join("picture");
         fs_err::write(&path, bytes).expect("the folder is ours");
         decode_image(&path)
+    }
+
+    /// Pillow cuts 16 bits off at 255, which leaves white.
+    #[test]
+    fn sixteen_bits_are_scaled_and_not_cut() {
+        let value = |x: u32, y: u32| (4000 * x + 100 * y) as u16;
+        let grey = ImageBuffer::from_fn(16, 8, |x, y| Luma([value(x, y)]));
+        let color =
+            ImageBuffer::from_fn(16, 8, |x, y| Rgb([value(x, y), value(15 - x, y), 65_535]));
+        for (image, is_color) in [
+            (DynamicImage::ImageLuma16(grey), false),
+            (DynamicImage::ImageRgb16(color), true),
+        ] {
+            for format in [ImageFormat::Png, ImageFormat::Tiff] {
+                let mut bytes = Cursor::new(Vec::new());
+                (image.write_to(&mut bytes, format)).expect("it can be encoded");
+                let decoded = decode(&bytes.into_inner()).expect("it is sound");
+                for (x, y, pixel) in decoded.enumerate_pixels() {
+                    let scaled = |value: u16| (f64::from(value) / 257.0).round() as u8;
+                    let grey = scaled(value(x, y));
+                    let expected = if is_color {
+                        [grey, scaled(value(15 - x, y)), 255]
+                    } else {
+                        [grey; 3]
+                    };
+                    assert_eq!(pixel.0, expected, "{format:?} at {x}, {y}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -11,12 +11,13 @@
 //!
 //! [`CocoDataset`] reads the annotations, leaves out the boxes that nothing can be learnt from and
 //! lists them. [`decode_image`] gives upright RGB or an error with the file's name. [`Transform`]
-//! resizes as detectron2's `ResizeShortestEdge` does, mirrors, normalises and pads. The loaders do
-//! all that on worker threads, anchors and targets included.
+//! plans what a sample shows from the sizes alone (resized as detectron2's `ResizeShortestEdge` does
+//! it, and in training varied as [`AugmentConfig`] says); pixels and boxes then follow the same plan.
+//! The loaders do all that on worker threads, anchors and targets included.
 //!
-//! What a training sample looks like is a function of (seed, epoch, image), and which samples make
-//! a batch is a function of (seed, iteration). So the batches are the same for any number of
-//! workers, and a run can go on from any iteration.
+//! What a training sample looks like is a function of (seed, epoch, image, how often the image came
+//! before in the epoch), and which samples make a batch is a function of (seed, iteration). So the
+//! batches are the same for any number of workers, and a run can go on from any iteration.
 //!
 //! [`shapes`] paints a data set of its own, for trying things out without a download.
 //!
@@ -48,7 +49,9 @@
 //! # }
 //! ```
 
+mod augment;
 mod batch;
+mod cache;
 mod coco;
 mod convert;
 mod coverage;
@@ -58,17 +61,23 @@ mod error;
 mod loader;
 mod normalization;
 mod parallel;
+mod photometric;
 mod pixels;
 mod plan;
 mod random;
 mod resize;
+mod sampling;
 pub mod shapes;
 #[cfg(test)]
 mod shared;
 mod split;
 mod stats;
 mod transform;
+mod view;
 
+pub use augment::{
+    AugmentConfig, CropConfig, JitterConfig, MixupConfig, MosaicConfig, PhotometricConfig,
+};
 pub use batch::{Batch, BatchItem, prepare};
 pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, LabelIds, ReadOptions};
 pub use convert::{Converted, DatasetFormat, convert};
@@ -80,4 +89,4 @@ pub use normalization::{ChannelOrder, Normalization};
 pub use resize::{Interpolation, ResizeConfig, SizeRounding};
 pub use split::split;
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};
-pub use transform::{AugmentConfig, Transform, TransformConfig};
+pub use transform::{Transform, TransformConfig};

@@ -2,31 +2,44 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use image::RgbImage;
 use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::BoundingBox;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Sample, collate};
+use crate::batch::{Sample, collate, decode_record};
+use crate::cache::ImageCache;
 use crate::parallel::{ParallelMap, catch_panic};
-use crate::plan::{Job, SampleKey, evaluation_jobs, training_jobs};
+use crate::plan::{Job, SampleKey, TrainingPlan, evaluation_jobs};
 use crate::random::sample_rng;
-use crate::{Batch, CocoDataset, DataError, Transform};
+use crate::{Batch, CocoDataset, DataError, ImageRecord, Transform};
 
 /// Settings of the loaders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderConfig {
     /// Images in a batch, at least 1. Default: 16.
     pub batch_size: usize,
     /// Threads that prepare batches; with 0 the caller's thread does it. Default: 2.
     pub workers: usize,
-    /// Batches that each worker prepares ahead, at least 1; a batch of 16 images of 1333×800 takes
-    /// 200 MB. Default: 2.
+    /// Batches that are under way or ready at once, at most, and at least 1; a batch of 16 images
+    /// of 1333×800 takes 200 MB. Default: 4.
     pub prefetch: usize,
+    /// Bytes of decoded images that stay in memory, so that they are read and decoded once.
+    /// Default: 0.
+    pub cache_bytes: u64,
     /// What the order and the variation of the training images follow from. Default: 0.
     pub seed: u64,
     /// What training does about an image that cannot be read; evaluation always stops, since its
     /// numbers would lie. Default: `stop`.
     pub on_bad_image: OnBadImage,
+    /// Whether a training batch holds only images that are wider than high or only others, as in
+    /// detectron2, so that less of it is padding. Default: `true`.
+    pub group_by_aspect: bool,
+    /// Trains more often on images with a class that less than this share of the images has, in
+    /// (0, 1]: `sqrt(threshold / share)` times an epoch, for the rarest class of an image. Without
+    /// it every image comes once an epoch. Source: [Gupta et al.
+    /// 2019](https://arxiv.org/abs/1908.03195), appendix B.2, with 0.001 for LVIS. Default: none.
+    pub repeat_threshold: Option<f64>,
 }
 
 /// What training does about an image that cannot be read.
@@ -46,9 +59,12 @@ impl Default for LoaderConfig {
         Self {
             batch_size: 16,
             workers: 2,
-            prefetch: 2,
+            prefetch: 4,
+            cache_bytes: 0,
             seed: 0,
             on_bad_image: OnBadImage::Stop,
+            group_by_aspect: true,
+            repeat_threshold: None,
         }
     }
 }
@@ -58,10 +74,12 @@ impl Default for LoaderConfig {
 /// The batch of an iteration is a function of the seed and the iteration's number, for any number of
 /// workers, so that a run that stopped before iteration `k` goes on with `start(k, ..)`. Epochs
 /// follow one another without a seam: a batch may hold the end of one and the beginning of the
-/// next, and all batches are full.
+/// next, and all batches are full. With [`LoaderConfig::group_by_aspect`] a sample may wait for
+/// others of its shape, and what waits at the end of the iterations is not trained on.
 #[derive(Clone, Debug)]
 pub struct TrainLoader {
     config: LoaderConfig,
+    plan: TrainingPlan,
     source: Arc<Source>,
 }
 
@@ -78,20 +96,43 @@ impl TrainLoader {
         generator: AnchorGenerator,
         assigner: TargetAssigner,
     ) -> Result<Self, DataError> {
+        let config = checked(config)?;
+        check_shapes(&transform, &dataset.images, config.group_by_aspect)?;
+        let source = Source::new(dataset, config, transform, generator, Some(assigner))?;
         Ok(Self {
-            config: checked(config)?,
-            source: Source::new(dataset, config, transform, generator, Some(assigner))?,
+            config,
+            plan: TrainingPlan::new(&source.dataset, &config),
+            source,
         })
     }
 
     /// The batches of the iterations from `first` up to, but not including, `end`.
     pub fn start(&self, first: u64, end: u64) -> BatchIter {
-        let images = self.source.dataset.images.len();
-        let LoaderConfig {
-            batch_size, seed, ..
-        } = self.config;
-        let jobs = training_jobs(images, batch_size, seed, first..end);
+        let jobs = self.plan.jobs(first..end);
         BatchIter::start(Box::new(jobs), self.config, &self.source)
+    }
+
+    /// How many samples make an epoch: as many as there are images, or with
+    /// [`LoaderConfig::repeat_threshold`] more, the same number in every epoch.
+    pub fn samples_per_epoch(&self) -> u64 {
+        self.plan.samples_per_epoch()
+    }
+
+    /// The sample that this image of the data set gives in an epoch, alone in a batch.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where an image cannot be read.
+    ///
+    /// # Panics
+    ///
+    /// Panics where the data set has no such image.
+    pub fn sample(&self, index: usize, epoch: u64) -> Result<Batch, DataError> {
+        self.source.single(SampleKey {
+            index,
+            epoch: Some(epoch),
+            repeat: 0,
+        })
     }
 }
 
@@ -114,6 +155,7 @@ impl EvalLoader {
         transform: Transform,
         generator: AnchorGenerator,
     ) -> Result<Self, DataError> {
+        transform.check_evaluation_shapes(&dataset.images)?;
         Ok(Self {
             config: checked(config)?,
             source: Source::new(dataset, config, transform, generator, None)?,
@@ -124,6 +166,23 @@ impl EvalLoader {
     pub fn start(&self) -> BatchIter {
         let jobs = evaluation_jobs(self.source.dataset.images.len(), self.config.batch_size);
         BatchIter::start(Box::new(jobs), self.config, &self.source)
+    }
+
+    /// This image of the data set, alone in a batch.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the image cannot be read.
+    ///
+    /// # Panics
+    ///
+    /// Panics where the data set has no such image.
+    pub fn sample(&self, index: usize) -> Result<Batch, DataError> {
+        self.source.single(SampleKey {
+            index,
+            epoch: None,
+            repeat: 0,
+        })
     }
 
     /// How many batches there are.
@@ -154,9 +213,8 @@ impl BatchIter {
         let LoaderConfig {
             workers, prefetch, ..
         } = config;
-        let window = workers.saturating_mul(prefetch);
         let source = Arc::clone(source);
-        let batches = ParallelMap::start(jobs, workers, window, move |job| source.batch(&job));
+        let batches = ParallelMap::start(jobs, workers, prefetch, move |job| source.batch(&job));
         Self {
             state: match batches {
                 Ok(batches) => State::Running(batches),
@@ -207,6 +265,23 @@ fn describe(error: &DataError) -> String {
     text
 }
 
+/// Checks that all batches have room in the shapes that are given, if any are. Batches have images
+/// of one orientation where they are grouped, and nothing of the other is laid over them.
+fn check_shapes(
+    transform: &Transform,
+    images: &[ImageRecord],
+    group_by_aspect: bool,
+) -> Result<(), DataError> {
+    if !group_by_aspect || transform.augment().mixup.probability > 0.0 {
+        return transform.check_training_shapes(images.iter());
+    }
+    for wide in [false, true] {
+        let of_group = |image: &&ImageRecord| image.is_wide() == wide;
+        transform.check_training_shapes(images.iter().filter(of_group))?;
+    }
+    Ok(())
+}
+
 fn checked(config: LoaderConfig) -> Result<LoaderConfig, DataError> {
     for (key, value) in [
         ("train.batch_size", config.batch_size),
@@ -219,6 +294,15 @@ fn checked(config: LoaderConfig) -> Result<LoaderConfig, DataError> {
                 found: value.to_string(),
             });
         }
+    }
+    if let Some(threshold) = config.repeat_threshold
+        && !(threshold > 0.0 && threshold <= 1.0)
+    {
+        return Err(DataError::Setting {
+            key: "data.repeat_threshold",
+            expected: "above 0 and at most 1",
+            found: threshold.to_string(),
+        });
     }
     Ok(config)
 }
@@ -233,6 +317,7 @@ struct Source {
     transform: Transform,
     generator: AnchorGenerator,
     assigner: Option<TargetAssigner>,
+    cache: ImageCache,
     /// The anchors of the padded sizes that came up last.
     anchors: Mutex<VecDeque<SizedAnchors>>,
 }
@@ -267,6 +352,7 @@ impl Source {
             transform,
             generator,
             assigner,
+            cache: ImageCache::new(config.cache_bytes),
             anchors: Mutex::default(),
         }))
     }
@@ -288,21 +374,43 @@ impl Source {
         Ok(Batch { skipped, ..batch })
     }
 
-    fn sample(&self, &SampleKey { index, epoch }: &SampleKey) -> Result<Sample, DataError> {
-        let record = &self.dataset.images[index];
+    fn single(&self, key: SampleKey) -> Result<Batch, DataError> {
+        self.batch(&Job {
+            number: 0,
+            samples: vec![key],
+        })
+    }
+
+    fn sample(&self, key: &SampleKey) -> Result<Sample, DataError> {
+        let &SampleKey {
+            index,
+            epoch,
+            repeat,
+        } = key;
+        let images = &self.dataset.images;
         let view = match epoch {
-            Some(epoch) => (self.transform).draw(&mut sample_rng(self.seed, epoch, index)),
-            None => self.transform.plain(),
+            Some(epoch) => {
+                let rng = &mut sample_rng(self.seed, epoch, index, repeat);
+                self.transform.draw(index, images, rng)
+            }
+            None => self.transform.plain(index, images[index].size()),
         };
+        let decoded = |index| self.decoded(index);
+        Sample::new(&view, index, images, &self.transform, decoded)
+    }
+
+    fn decoded(&self, index: usize) -> Result<Arc<RgbImage>, DataError> {
+        let record = &self.dataset.images[index];
         // Decoders have panicked on broken files before; then the file must be named.
-        catch_panic(|| Sample::load(record, index, &self.transform, view)).unwrap_or_else(
-            |message| {
+        let decode = || {
+            catch_panic(|| decode_record(record)).unwrap_or_else(|message| {
                 Err(DataError::Panic {
                     what: format!("image `{}`", record.path.display()),
                     message,
                 })
-            },
-        )
+            })
+        };
+        self.cache.get(index, decode)
     }
 
     fn anchors(&self, height: usize, width: usize) -> Arc<Vec<BoundingBox>> {

@@ -1,8 +1,10 @@
+use image::{Rgb, RgbImage};
 use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 use crate::pixels::Pixels;
+use crate::view::Piece;
 
 /// How pixels become numbers: `(value - mean) / std`, with values in `[0, 255]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,60 +93,144 @@ impl Normalizer {
         })
     }
 
-    /// Appends an image to a batch, in the top left corner of its place, mirrored left to right if
-    /// so wished; the padding is 0.
+    /// Appends an image to a batch, in the top left corner of its place, mirrored as the piece says;
+    /// the padding is 0.
     ///
     /// # Shapes
     ///
     /// - `planes`: what is appended is `[3, height, width]`, row by row
     pub(crate) fn append(
         &self,
+        piece: &Piece,
         image: &Pixels,
-        flipped: bool,
         planes: &mut Vec<f32>,
         size: (usize, usize),
     ) {
         match image {
             Pixels::Bytes(image) => {
                 let (pixels, _) = image.as_raw().as_chunks();
-                self.append_rows(pixels, image.width() as usize, flipped, planes, size);
+                self.append_rows(pixels, piece, planes, size);
             }
-            Pixels::Floats(image) => {
-                self.append_rows(&image.pixels, image.width, flipped, planes, size);
-            }
+            Pixels::Floats(pixels) => self.append_rows(pixels, piece, planes, size),
         }
     }
 
     fn append_rows<T: Copy + Into<f32>>(
         &self,
         pixels: &[[T; 3]],
-        image_width: usize,
-        flipped: bool,
+        piece: &Piece,
         planes: &mut Vec<f32>,
         (height, width): (usize, usize),
     ) {
         // Rows are made in the cache and written where they belong once, in order: a batch is much
         // larger than the cache, so that filling it with zeros first would take half as long again.
         let mut row = vec![0.0; width];
+        let image_width = piece.size.0 as usize;
         for channel in self.channels {
             let end = planes.len() + height * width;
-            for pixels in pixels.chunks_exact(image_width) {
-                let numbers = &mut row[..image_width];
-                Arch::new().dispatch(
-                    #[inline(always)]
-                    || channel.normalize(pixels, numbers),
-                );
-                if flipped {
-                    numbers.reverse();
-                }
+            for pixels in rows(pixels, piece) {
+                channel.normalize_row(pixels, piece.mirrored, &mut row[..image_width]);
                 planes.extend_from_slice(&row);
             }
             planes.resize(end, 0.0);
         }
     }
+
+    /// Adds a piece to an image, where the piece says and with its weight.
+    ///
+    /// # Shapes
+    ///
+    /// - `planes`: `[3, height, width]`, row by row
+    pub(crate) fn add(
+        &self,
+        piece: &Piece,
+        image: &Pixels,
+        planes: &mut [f32],
+        size: (usize, usize),
+    ) {
+        match image {
+            Pixels::Bytes(image) => {
+                let (pixels, _) = image.as_raw().as_chunks();
+                self.add_rows(pixels, piece, planes, size);
+            }
+            Pixels::Floats(pixels) => self.add_rows(pixels, piece, planes, size),
+        }
+    }
+
+    fn add_rows<T: Copy + Into<f32>>(
+        &self,
+        pixels: &[[T; 3]],
+        piece: &Piece,
+        planes: &mut [f32],
+        (height, width): (usize, usize),
+    ) {
+        let (left, top) = (piece.corner.0 as usize, piece.corner.1 as usize);
+        let mut row = vec![0.0; piece.size.0 as usize];
+        for (channel, plane) in self
+            .channels
+            .iter()
+            .zip(planes.chunks_exact_mut(height * width))
+        {
+            let lines = plane.chunks_exact_mut(width).skip(top);
+            for (pixels, line) in rows(pixels, piece).zip(lines) {
+                channel.normalize_row(pixels, piece.mirrored, &mut row);
+                for (sum, number) in line[left..].iter_mut().zip(&row) {
+                    *sum += piece.weight * number;
+                }
+            }
+        }
+    }
+
+    /// The pixels of an image of a batch, as a viewer shows them.
+    ///
+    /// # Shapes
+    ///
+    /// - `planes`: `[3, height, width]`, row by row
+    pub(crate) fn picture(&self, planes: &[f32], (height, width): (usize, usize)) -> RgbImage {
+        RgbImage::from_fn(width as u32, height as u32, |x, y| {
+            let place = y as usize * width + x as usize;
+            let mut pixel = Rgb([0; 3]);
+            for (channel, plane) in self
+                .channels
+                .iter()
+                .zip(planes.chunks_exact(height * width))
+            {
+                let value = plane[place] * channel.std + channel.mean;
+                // Out of range, the conversion saturates.
+                pixel[channel.place] = value.round() as u8;
+            }
+            pixel
+        })
+    }
+}
+
+/// The rows of an image from the top of the sample down.
+fn rows<'a, T>(pixels: &'a [[T; 3]], piece: &Piece) -> impl Iterator<Item = &'a [[T; 3]]> {
+    let width = piece.size.0 as usize;
+    let height = pixels.len() / width;
+    let upside_down = piece.upside_down;
+    (0..height).map(move |row| {
+        let row = if upside_down { height - 1 - row } else { row };
+        &pixels[row * width..][..width]
+    })
 }
 
 impl Channel {
+    fn normalize_row<T: Copy + Into<f32>>(
+        self,
+        pixels: &[[T; 3]],
+        mirrored: bool,
+        numbers: &mut [f32],
+    ) {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || self.normalize(pixels, numbers),
+        );
+        if mirrored {
+            numbers.reverse();
+        }
+    }
+
     /// Computes this channel of a row of pixels.
     // Inlined into code for the CPU at hand, and with arguments of its own, of which the compiler
     // knows that they do not overlap: only so does the loop become vector code.
@@ -159,9 +245,13 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
-    use image::{Rgb, RgbImage};
-
     use super::*;
+    use crate::view::{Region, View};
+
+    /// An image as it is.
+    fn whole(size: (u32, u32)) -> Piece {
+        View::of(0, Region::whole(size), size).pieces.remove(0)
+    }
 
     #[test]
     fn numbers_are_the_formula_in_the_order_of_the_channels() -> Result<(), DataError> {
@@ -174,14 +264,16 @@ mod tests {
         let image = Pixels::Bytes(image);
 
         let mut planes = Vec::new();
-        normalizer.append(&image, false, &mut planes, (2, 3));
+        let mut piece = whole((2, 1));
+        normalizer.append(&piece, &image, &mut planes, (2, 3));
         let blue = [32.0, 32.0, 0.0, 0.0, 0.0, 0.0];
         let green = [10.0, 10.0, 0.0, 0.0, 0.0, 0.0];
         let red = [2.0, 2.25, 0.0, 0.0, 0.0, 0.0];
         assert_eq!(planes, [blue, green, red].concat());
 
         // The next image of a batch comes after the first.
-        normalizer.append(&image, true, &mut planes, (2, 3));
+        piece.mirrored = true;
+        normalizer.append(&piece, &image, &mut planes, (2, 3));
         let red = [2.25, 2.0, 0.0, 0.0, 0.0, 0.0];
         assert_eq!(planes[18..], [blue, green, red].concat());
         Ok(())
@@ -198,17 +290,30 @@ mod tests {
             let image = RgbImage::from_fn(width as u32, height as u32, |x, y| {
                 Rgb([0, 1, 2].map(|channel| (7 * x + 50 * y + 90 * channel) as u8))
             });
-            for flipped in [false, true] {
+            for (mirrored, upside_down) in
+                [(false, false), (true, false), (false, true), (true, true)]
+            {
+                let piece = Piece {
+                    mirrored,
+                    upside_down,
+                    ..whole(image.dimensions())
+                };
                 let mut planes = Vec::new();
                 let pixels = Pixels::Bytes(image.clone());
-                normalizer.append(&pixels, flipped, &mut planes, (padded_height, padded_width));
+                let shape = (padded_height, padded_width);
+                normalizer.append(&piece, &pixels, &mut planes, shape);
 
                 assert_eq!(planes.len(), 3 * padded_height * padded_width);
+                // Adding to nothing is the same.
+                let mut added = vec![0.0; planes.len()];
+                normalizer.add(&piece, &pixels, &mut added, shape);
+                assert_eq!(added, planes);
                 for (place, number) in planes.into_iter().enumerate() {
                     let (row, column) = (place / padded_width, place % padded_width);
                     let (channel, row) = (row / padded_height, row % padded_height);
                     let expected = if column < width && row < height {
-                        let column = if flipped { width - 1 - column } else { column };
+                        let column = if mirrored { width - 1 - column } else { column };
+                        let row = if upside_down { height - 1 - row } else { row };
                         let value = image.get_pixel(column as u32, row as u32)[channel];
                         (f32::from(value) - settings.mean[channel]) / settings.std[channel]
                     } else {

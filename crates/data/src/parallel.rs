@@ -220,6 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn never_more_inputs_are_under_way_than_the_window() {
+        for (threads, window) in [(1, 1), (2, 3), (8, 4)] {
+            let begun = Arc::new(AtomicUsize::new(0));
+            let mut results = {
+                let begun = Arc::clone(&begun);
+                ParallelMap::start(0..200_usize, threads, window, move |_| {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                })
+                .expect("threads can be started")
+            };
+            for taken in 0..200 {
+                // The workers had as much time as the first one took.
+                assert!(begun.load(Ordering::SeqCst) <= taken + window);
+                assert!(results.next().is_some());
+            }
+            assert_eq!(begun.load(Ordering::SeqCst), 200);
+        }
+    }
+
+    #[test]
     fn a_panic_comes_out_in_its_place() {
         for threads in 0..3 {
             let results: Vec<_> = ParallelMap::start(0..5, threads, 4, |number| {

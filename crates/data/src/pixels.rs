@@ -5,13 +5,6 @@ use image::RgbImage;
 pub(crate) enum Pixels {
     /// 8 bits deep: a quarter of the memory.
     Bytes(RgbImage),
-    /// As computed, in `[0, 255]`.
-    Floats(FloatImage),
-}
-
-/// An RGB image with values in `[0, 255]`, row by row.
-#[derive(Clone, Debug)]
-pub(crate) struct FloatImage {
-    pub(crate) width: usize,
-    pub(crate) pixels: Vec<[f32; 3]>,
+    /// As computed, in `[0, 255]`, row by row.
+    Floats(Vec<[f32; 3]>),
 }

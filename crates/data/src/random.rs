@@ -4,14 +4,16 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// What varies one sample in one epoch.
-pub(crate) fn sample_rng(seed: u64, epoch: u64, index: usize) -> ChaCha8Rng {
-    rng(seed, epoch, index as u64)
+/// What varies one sample in one epoch: the image at `index` when it comes for the first time
+/// (`repeat` 0), for the second time (1), and so on.
+pub(crate) fn sample_rng(seed: u64, epoch: u64, index: usize, repeat: u32) -> ChaCha8Rng {
+    // Orders write an index with 32 bits too.
+    rng(seed, epoch, u64::from(repeat) << 32 | index as u64)
 }
 
 /// What shuffles one epoch.
 pub(crate) fn epoch_rng(seed: u64, epoch: u64) -> ChaCha8Rng {
-    // No data set has a sample of this index.
+    // No sample has this index and this repeat.
     rng(seed, epoch, u64::MAX)
 }
 
@@ -42,16 +44,25 @@ mod tests {
     }
 
     #[test]
-    fn seed_epoch_and_index_all_count() {
+    fn seed_epoch_index_and_repeat_all_count() {
         let draw = |mut rng: ChaCha8Rng| rng.random::<u64>();
-        let first = draw(sample_rng(1, 2, 3));
-        assert_eq!(first, draw(sample_rng(1, 2, 3)));
+        let first = draw(sample_rng(1, 2, 3, 4));
+        assert_eq!(first, draw(sample_rng(1, 2, 3, 4)));
         for other in [
-            sample_rng(2, 1, 3),
-            sample_rng(1, 3, 2),
-            sample_rng(3, 2, 1),
+            sample_rng(2, 1, 3, 4),
+            sample_rng(1, 3, 2, 4),
+            sample_rng(3, 2, 1, 4),
+            sample_rng(1, 2, 4, 3),
+            sample_rng(1, 2, 3, 0),
         ] {
             assert_ne!(first, draw(other));
         }
+    }
+
+    /// Stored results were trained with these numbers.
+    #[test]
+    fn samples_without_repeats_stay_as_they_are() {
+        let number: u64 = sample_rng(1, 2, 3, 0).random();
+        assert_eq!(number, 0x3511_AC0F_726E_8CC6);
     }
 }

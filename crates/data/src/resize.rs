@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::pixels::{FloatImage, Pixels};
+use crate::pixels::Pixels;
+use crate::view::Region;
 
 /// How large images become: the shorter side gets a given length, unless the longer one would
 /// outgrow its limit. The shape stays.
@@ -101,65 +104,84 @@ fn rounded_size((width, height): (u32, u32), short_side: u32, long_side: u32) ->
     (round(width), round(height))
 }
 
-/// Resizes.
-pub(crate) fn resize(image: RgbImage, size: (u32, u32), interpolation: Interpolation) -> Pixels {
+/// The region of an image, at another size.
+pub(crate) fn resize(
+    image: Arc<RgbImage>,
+    source: Region,
+    size: (u32, u32),
+    interpolation: Interpolation,
+) -> Pixels {
+    if source == Region::whole(image.dimensions()) && image.dimensions() == size {
+        return Pixels::Bytes(Arc::unwrap_or_clone(image));
+    }
     match interpolation {
-        Interpolation::Antialiased => Pixels::Bytes(resize_antialiased(image, size)),
-        Interpolation::Bilinear if image.dimensions() == size => Pixels::Bytes(image),
-        Interpolation::Bilinear => Pixels::Floats(resize_bilinear(&image, size)),
+        Interpolation::Antialiased => Pixels::Bytes(resize_antialiased(&image, source, size)),
+        Interpolation::Bilinear => Pixels::Floats(resize_bilinear(&image, source, size)),
     }
 }
 
-fn resize_bilinear(image: &RgbImage, (width, height): (u32, u32)) -> FloatImage {
+fn resize_bilinear(image: &RgbImage, source: Region, (width, height): (u32, u32)) -> Vec<[f32; 3]> {
     let bytes: Vec<u8> = (image.as_raw().iter())
         .flat_map(|&value| f32::from(value).to_ne_bytes())
         .collect();
-    let source = ImageRef::new(image.width(), image.height(), &bytes, PixelType::F32x3)
+    let options = options(
+        ResizeAlg::Interpolation(FilterType::Bilinear),
+        source,
+        image,
+    );
+    let image = ImageRef::new(image.width(), image.height(), &bytes, PixelType::F32x3)
         .expect("an `RgbImage` holds 3 numbers a pixel");
     let mut resized = Image::new(width, height, PixelType::F32x3);
-    let algorithm = ResizeAlg::Interpolation(FilterType::Bilinear);
     Resizer::new()
-        .resize(
-            &source,
-            &mut resized,
-            &ResizeOptions::new().resize_alg(algorithm),
-        )
-        .expect("both images have the same kind of pixel");
+        .resize(&image, &mut resized, &options)
+        .expect("both images have the same kind of pixel, and the region lies in the image");
     let (numbers, _) = resized.buffer().as_chunks::<4>();
     let numbers: Vec<f32> = numbers.iter().copied().map(f32::from_ne_bytes).collect();
-    FloatImage {
-        width: width as usize,
-        pixels: numbers.as_chunks().0.to_vec(),
-    }
+    numbers.as_chunks().0.to_vec()
 }
 
 /// Resizes with Pillow's bilinear filter, which widens as the image shrinks: without that, thin
 /// objects break up.
-fn resize_antialiased(image: RgbImage, (width, height): (u32, u32)) -> RgbImage {
-    if image.dimensions() == (width, height) {
-        return image;
-    }
+fn resize_antialiased(image: &RgbImage, source: Region, (width, height): (u32, u32)) -> RgbImage {
     // The rows take most of the time, so they are resized while there are few of them. Both at
     // once would begin with the columns.
-    let image = if height > image.height() {
-        convolve(&image, (width, image.height()))
-    } else {
-        image
-    };
-    convolve(&image, (width, height))
+    if source == Region::whole(image.dimensions()) && height > image.height() {
+        let widened = convolve(image, source, (width, image.height()));
+        return convolve(
+            &widened,
+            Region::whole(widened.dimensions()),
+            (width, height),
+        );
+    }
+    convolve(image, source, (width, height))
 }
 
 /// Resizes the columns and then the rows, as far as they change.
-fn convolve(image: &RgbImage, (width, height): (u32, u32)) -> RgbImage {
-    let source = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)
+fn convolve(image: &RgbImage, source: Region, (width, height): (u32, u32)) -> RgbImage {
+    let options = options(ResizeAlg::Convolution(FilterType::Bilinear), source, image);
+    let image = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)
         .expect("an `RgbImage` holds 3 bytes a pixel");
     let mut resized = Image::new(width, height, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     Resizer::new()
-        .resize(&source, &mut resized, &options)
-        .expect("both images have the same kind of pixel");
+        .resize(&image, &mut resized, &options)
+        .expect("both images have the same kind of pixel, and the region lies in the image");
     RgbImage::from_raw(width, height, resized.into_vec())
         .expect("a buffer of 3 bytes a pixel makes an `RgbImage`")
+}
+
+fn options(algorithm: ResizeAlg, source: Region, image: &RgbImage) -> ResizeOptions {
+    let Region {
+        x,
+        y,
+        width,
+        height,
+    } = source;
+    // A region that was computed may end beyond the image by a rounding.
+    let width = width.min(f64::from(image.width()) - x);
+    let height = height.min(f64::from(image.height()) - y);
+    ResizeOptions::new()
+        .resize_alg(algorithm)
+        .crop(x, y, width, height)
 }
 
 #[cfg(test)]
@@ -240,7 +262,7 @@ mod tests {
             ((9, 6), larger.as_flattened()),
             ((3, 6), narrower.as_flattened()),
         ] {
-            let resized = resize_antialiased(image.clone(), size);
+            let resized = resize_antialiased(&image, Region::whole(image.dimensions()), size);
             for (place, (&value, &pillow)) in resized.as_raw().iter().zip(expected).enumerate() {
                 assert!(
                     value.abs_diff(pillow) <= 1,

@@ -1,12 +1,12 @@
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use retinanet_boxes::BoundingBox;
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
-use crate::batch::place;
+use crate::augment::{AugmentConfig, Drawing};
 use crate::normalization::{Normalization, Normalizer};
 use crate::resize::{Interpolation, ResizeConfig, SizeRounding, resized_size};
+use crate::view::{Region, View};
+use crate::{DataError, ImageRecord};
 
 /// Settings of the [`Transform`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ pub struct TransformConfig {
     /// The anchors of a level with a larger stride reach over the border of such a batch by less
     /// than one cell, as in detectron2.
     pub size_divisor: u32,
+    /// Where given, batches are padded to one of these widths and heights, in pixels: the one with
+    /// the fewest pixels that has room. A GPU's kernels are then tuned once for each. Each side is a
+    /// multiple of [`size_divisor`](Self::size_divisor). Default: none.
+    pub batch_shapes: Vec<[u32; 2]>,
 }
 
 impl Default for TransformConfig {
@@ -32,22 +36,7 @@ impl Default for TransformConfig {
             augment: AugmentConfig::default(),
             normalization: Normalization::default(),
             size_divisor: 32,
-        }
-    }
-}
-
-/// How training images vary.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AugmentConfig {
-    /// Probability of mirroring left to right, in `[0, 1]`. Default: 0.5.
-    pub horizontal_flip: f32,
-}
-
-impl Default for AugmentConfig {
-    fn default() -> Self {
-        Self {
-            horizontal_flip: 0.5,
+            batch_shapes: Vec::new(),
         }
     }
 }
@@ -58,8 +47,9 @@ pub struct Transform {
     short_sides: Vec<u32>,
     eval_short_side: u32,
     long_side: u32,
-    horizontal_flip: f32,
+    augment: AugmentConfig,
     size_divisor: u32,
+    batch_shapes: Vec<[u32; 2]>,
     interpolation: Interpolation,
     size_rounding: SizeRounding,
     normalizer: Normalizer,
@@ -76,9 +66,10 @@ impl Transform {
         const SIDE: &str = "in [1, 65535]";
         let TransformConfig {
             resize,
-            augment: AugmentConfig { horizontal_flip },
+            augment,
             normalization,
             size_divisor,
+            batch_shapes,
         } = config;
         let ResizeConfig {
             short_side,
@@ -111,45 +102,54 @@ impl Transform {
                 });
             }
         }
-        if !(0.0..=1.0).contains(horizontal_flip) {
+        let fits = |side: &u32| (1..=65_535).contains(side) && side.is_multiple_of(*size_divisor);
+        if !batch_shapes.as_flattened().iter().all(fits) {
             return Err(DataError::Setting {
-                key: "data.augment.horizontal_flip",
-                expected: "a probability in [0, 1]",
-                found: horizontal_flip.to_string(),
+                key: "data.batch_shapes",
+                expected: "a list of widths and heights, each a multiple of `data.size_divisor`",
+                found: format!("{batch_shapes:?}"),
             });
         }
+        augment.check()?;
         Ok(Self {
             short_sides: short_side.clone(),
             eval_short_side,
             long_side: *long_side,
-            horizontal_flip: *horizontal_flip,
+            augment: *augment,
             size_divisor: *size_divisor,
+            batch_shapes: batch_shapes.clone(),
             interpolation: *interpolation,
             size_rounding: *size_rounding,
             normalizer: Normalizer::new(normalization)?,
         })
     }
 
-    /// Draws how a training image varies.
-    pub(crate) fn draw(&self, rng: &mut ChaCha8Rng) -> View {
-        let choice = rng.random_range(0..self.short_sides.len() as u32);
-        View {
-            short_side: self.short_sides[choice as usize],
-            flipped: rng.random::<f32>() < self.horizontal_flip,
+    /// Draws what a training sample that shows this image looks like.
+    pub(crate) fn draw(&self, image: usize, images: &[ImageRecord], rng: &mut ChaCha8Rng) -> View {
+        Drawing {
+            transform: self,
+            images,
+            rng,
         }
+        .sample(image)
     }
 
-    /// How an image is seen outside training.
-    pub(crate) fn plain(&self) -> View {
-        View {
-            short_side: self.eval_short_side,
-            flipped: false,
-        }
+    /// How an image of this width and height is seen outside training.
+    pub(crate) fn plain(&self, image: usize, size: (u32, u32)) -> View {
+        View::of(image, Region::whole(size), self.plain_size(size))
     }
 
-    /// Width and height of an image after resizing.
-    pub(crate) fn resized_size(&self, size: (u32, u32), view: View) -> (u32, u32) {
-        resized_size(size, view.short_side, self.long_side, self.size_rounding)
+    pub(crate) fn short_sides(&self) -> &[u32] {
+        &self.short_sides
+    }
+
+    pub(crate) fn augment(&self) -> &AugmentConfig {
+        &self.augment
+    }
+
+    /// Width and height of an image after its shorter side was resized to this length.
+    pub(crate) fn resized_size(&self, size: (u32, u32), short_side: u32) -> (u32, u32) {
+        resized_size(size, short_side, self.long_side, self.size_rounding)
     }
 
     pub(crate) fn interpolation(&self) -> Interpolation {
@@ -158,12 +158,12 @@ impl Transform {
 
     /// Width and height that an image of this width and height has outside training.
     pub fn plain_size(&self, size: (u32, u32)) -> (u32, u32) {
-        self.resized_size(size, self.plain())
+        self.resized_size(size, self.eval_short_side)
     }
 
     /// A box of an image of this width and height, where the network sees it outside training.
     pub(crate) fn place_plain(&self, bbox: BoundingBox, size: (u32, u32)) -> BoundingBox {
-        place(bbox, size, self.plain_size(size), false)
+        self.plain(0, size).pieces[0].place_box(bbox)
     }
 
     pub(crate) fn normalizer(&self) -> &Normalizer {
@@ -172,19 +172,77 @@ impl Transform {
 
     /// Height and width of a batch that has room for images of these widths and heights.
     pub(crate) fn padded_size(&self, sizes: impl Iterator<Item = (u32, u32)>) -> (usize, usize) {
-        let (width, height) = sizes.fold((1, 1), |(width, height), (w, h)| {
-            (width.max(w), height.max(h))
+        let (width, height) = largest(sizes);
+        let [width, height] = self.batch_shape(width, height).unwrap_or_else(|| {
+            [width, height].map(|side| side.next_multiple_of(self.size_divisor))
         });
-        let pad = |side: u32| side.next_multiple_of(self.size_divisor) as usize;
-        (pad(height), pad(width))
+        (height as usize, width as usize)
+    }
+
+    /// Checks that a batch of any of these images, as evaluation sees them, has room in one of
+    /// [`batch_shapes`](TransformConfig::batch_shapes), if there are any.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataError::Setting`] with the size that has no room.
+    pub fn check_evaluation_shapes(&self, images: &[ImageRecord]) -> Result<(), DataError> {
+        self.check_shapes((images.iter()).map(|image| self.plain_size(image.size())))
+    }
+
+    /// Checks that a batch of any of these images, however they vary, has a shape to stand in.
+    pub(crate) fn check_training_shapes<'a>(
+        &self,
+        images: impl Iterator<Item = &'a ImageRecord>,
+    ) -> Result<(), DataError> {
+        let AugmentConfig { crop, jitter, .. } = self.augment;
+        let jittered = (jitter.probability > 0.0).then_some(jitter.size.into());
+        let least = if crop.probability > 0.0 {
+            crop.min_side
+        } else {
+            1.0
+        };
+        let part = |side: u32| ((side as f32 * least).round() as u32).max(1);
+        // The widest and the highest parts that can be shown.
+        let parts = images.flat_map(|&ImageRecord { width, height, .. }| {
+            [(width, part(height)), (part(width), height)]
+        });
+        let resized = parts.flat_map(|size| {
+            (self.short_sides.iter()).map(move |&short_side| self.resized_size(size, short_side))
+        });
+        self.check_shapes(resized.chain(jittered))
+    }
+
+    fn check_shapes(&self, sizes: impl Iterator<Item = (u32, u32)>) -> Result<(), DataError> {
+        if self.batch_shapes.is_empty() {
+            return Ok(());
+        }
+        let (width, height) = largest(sizes);
+        if self.batch_shape(width, height).is_some() {
+            return Ok(());
+        }
+        Err(DataError::Setting {
+            key: "data.batch_shapes",
+            expected: "shapes of which one has room for each batch",
+            found: format!(
+                "{:?}; none has room for {width}×{height}, which a batch can need",
+                self.batch_shapes
+            ),
+        })
+    }
+
+    /// The given shape with the fewest pixels that has room.
+    fn batch_shape(&self, width: u32, height: u32) -> Option<[u32; 2]> {
+        (self.batch_shapes.iter().copied())
+            .filter(|shape| shape[0] >= width && shape[1] >= height)
+            .min_by_key(|shape| u64::from(shape[0]) * u64::from(shape[1]))
     }
 }
 
-/// How one sample is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct View {
-    pub(crate) short_side: u32,
-    pub(crate) flipped: bool,
+/// Width and height that have room for each of these.
+fn largest(sizes: impl Iterator<Item = (u32, u32)>) -> (u32, u32) {
+    sizes.fold((1, 1), |(width, height), (w, h)| {
+        (width.max(w), height.max(h))
+    })
 }
 
 #[cfg(test)]
@@ -199,6 +257,69 @@ mod tests {
         let sizes = [(33, 64), (20, 10)];
         assert_eq!(transform.padded_size(sizes.into_iter()), (64, 64));
         assert_eq!(transform.padded_size([(1, 65)].into_iter()), (96, 32));
+    }
+
+    #[test]
+    fn batches_take_the_smallest_shape_with_room() {
+        let config = TransformConfig {
+            batch_shapes: vec![[128, 128], [128, 64], [64, 128]],
+            ..TransformConfig::default()
+        };
+        let transform = Transform::new(&config).expect("the settings are in range");
+        for (size, expected) in [
+            ((65, 30), (64, 128)),
+            ((64, 64), (64, 128)),
+            ((30, 65), (128, 64)),
+            ((65, 65), (128, 128)),
+            // A file from elsewhere may have no room in any.
+            ((129, 10), (32, 160)),
+        ] {
+            assert_eq!(
+                transform.padded_size([size].into_iter()),
+                expected,
+                "{size:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_that_has_room_in_no_shape_is_found_before_training() {
+        let mut config = TransformConfig {
+            batch_shapes: vec![[128, 64]],
+            ..TransformConfig::default()
+        };
+        config.resize.short_side = vec![64];
+        config.resize.long_side = 128;
+        let image = |width, height| ImageRecord {
+            id: retinanet_boxes::ImageId(0),
+            file_name: String::new(),
+            path: "".into(),
+            width,
+            height,
+            objects: Vec::new(),
+        };
+        let check = |config: &TransformConfig, image: ImageRecord| {
+            let transform = Transform::new(config).expect("the settings are in range");
+            transform.check_training_shapes([&image].into_iter())?;
+            transform.check_evaluation_shapes(&[image])
+        };
+        assert!(check(&config, image(200, 100)).is_ok());
+        let error = check(&config, image(100, 200)).expect_err("it is upright");
+        assert!(
+            error.to_string().contains("none has room for 64×128"),
+            "{error}"
+        );
+
+        // Half of its width is upright.
+        config.augment.crop.probability = 0.1;
+        let error = check(&config, image(120, 100)).expect_err("a part is upright");
+        assert!(
+            error.to_string().starts_with("`data.batch_shapes`"),
+            "{error}"
+        );
+        config.augment.crop.probability = 0.0;
+        config.augment.jitter.probability = 0.1;
+        assert!(check(&config, image(120, 100)).is_err());
     }
 
     #[test]
@@ -223,6 +344,11 @@ mod tests {
             let mut config = default();
             config.augment.horizontal_flip = probability;
             cases.push(("`data.augment.horizontal_flip`", config));
+        }
+        for shape in [[0, 32], [32, 48]] {
+            let mut config = default();
+            config.batch_shapes = vec![[32, 64], shape];
+            cases.push(("`data.batch_shapes`", config));
         }
         let mut config = default();
         config.normalization.mean[1] = f32::INFINITY;
@@ -253,9 +379,9 @@ mod tests {
         let mut config = TransformConfig::default();
         config.resize.short_side = vec![640, 800, 672];
         let largest = Transform::new(&config).expect("the settings are in range");
-        assert_eq!(largest.plain().short_side, 800);
+        assert_eq!(largest.eval_short_side, 800);
         config.resize.eval_short_side = Some(600);
         let set = Transform::new(&config).expect("the settings are in range");
-        assert_eq!(set.plain().short_side, 600);
+        assert_eq!(set.eval_short_side, 600);
     }
 }

@@ -75,10 +75,26 @@ pub struct DataConfig {
     pub labels: LabelIds,
     /// Whether training sees images without boxes, as background.
     pub keep_empty: bool,
+    /// Trains more often on images with a class that less than this share of the images has, in
+    /// (0, 1]: √(threshold ÷ share) times an epoch, for the rarest class of an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat_threshold: Option<f64>,
+    /// Whether a training batch holds only images that are wider than high or only others.
+    pub group_by_aspect: bool,
+    /// Batches are padded to a multiple of this in width and height, in pixels.
+    pub size_divisor: u32,
+    /// Where given, batches are padded to one of these widths and heights, in pixels, so that a
+    /// GPU's kernels are tuned once for each.
+    pub batch_shapes: Vec<[u32; 2]>,
     /// What training does about an image that cannot be read.
     pub on_bad_image: OnBadImage,
     /// Threads that prepare images; 0 prepares them between the steps.
     pub workers: usize,
+    /// Batches that are under way or ready at once, at most; twice `workers` where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefetch: Option<usize>,
+    /// Mebibytes of decoded images that stay in memory, so that training decodes them once.
+    pub cache_mib: u64,
     /// Where given, the built-in shapes data set is drawn into `root` unless it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub synth: Option<ShapesConfig>,
@@ -106,8 +122,14 @@ impl Default for DataConfig {
             augment: AugmentConfig::default(),
             normalization: Normalization::default(),
             keep_empty: true,
+            repeat_threshold: None,
+            group_by_aspect: true,
+            size_divisor: 32,
+            batch_shapes: Vec::new(),
             on_bad_image: OnBadImage::Stop,
             workers: 2,
+            prefetch: None,
+            cache_mib: 0,
             synth: None,
         }
     }

@@ -169,6 +169,7 @@ impl Detector {
         let config = LoaderConfig {
             batch_size: 1,
             workers,
+            prefetch: (2 * workers).max(1),
             ..LoaderConfig::default()
         };
         let loader = EvalLoader::new(

@@ -80,23 +80,17 @@ impl Plan {
         let val = config.data.read_to_evaluate(&config.data.val)?;
         let evaluator = Evaluator::from_file(&val.annotations)?;
         same_classes(&train.classes, &val.classes, &val.annotations)?;
+        transform.check_evaluation_shapes(&val.images)?;
         tell_dropped(&train, observer);
 
-        let loader_config = LoaderConfig {
-            batch_size: config.train.batch_size,
-            workers: config.data.workers,
-            seed: config.seed,
-            on_bad_image: config.data.on_bad_image,
-            ..LoaderConfig::default()
-        };
         let loader = TrainLoader::new(
             Arc::clone(&train),
-            loader_config,
+            config.data.loader(config.train.batch_size, config.seed),
             transform.clone(),
             generator.clone(),
             TargetAssigner::new(matcher, coder),
         )?;
-        let clock = Clock::new(&config, train.images.len());
+        let clock = Clock::new(&config, loader.samples_per_epoch());
         Ok(Self {
             iterations: clock.iterations,
             eval_every: clock.interval(config.train.eval_every),
@@ -158,8 +152,8 @@ struct Clock {
 }
 
 impl Clock {
-    fn new(config: &ExperimentConfig, images: usize) -> Self {
-        let epoch = images as f64 / config.train.batch_size as f64;
+    fn new(config: &ExperimentConfig, samples_per_epoch: u64) -> Self {
+        let epoch = samples_per_epoch as f64 / config.train.batch_size as f64;
         match config.train.epochs {
             Some(epochs) => Self {
                 iterations: (epochs as f64 * epoch).ceil() as u64,
@@ -212,8 +206,23 @@ impl DataConfig {
             },
             augment: self.augment,
             normalization: self.normalization,
-            ..TransformConfig::default()
+            size_divisor: self.size_divisor,
+            batch_shapes: self.batch_shapes.clone(),
         })
+    }
+
+    /// How training's batches are loaded.
+    pub fn loader(&self, batch_size: usize, seed: u64) -> LoaderConfig {
+        LoaderConfig {
+            batch_size,
+            workers: self.workers,
+            prefetch: self.prefetch.unwrap_or((2 * self.workers).max(1)),
+            cache_bytes: self.cache_mib.saturating_mul(1 << 20),
+            seed,
+            on_bad_image: self.on_bad_image,
+            group_by_aspect: self.group_by_aspect,
+            repeat_threshold: self.repeat_threshold,
+        }
     }
 
     /// Reads what is trained on; all files are there.
@@ -430,14 +439,13 @@ impl PlanError {
 
     /// Whether the config is at fault, and not the data.
     pub fn is_about_config(&self) -> bool {
-        !matches!(
-            self,
-            Self::Data(_)
-                | Self::Weights(_)
-                | Self::Shapes(_)
-                | Self::Evaluation(_)
-                | Self::Classes { .. }
-        )
+        match self {
+            Self::Data(error) => matches!(error, DataError::Setting { .. }),
+            Self::Weights(_) | Self::Shapes(_) | Self::Evaluation(_) | Self::Classes { .. } => {
+                false
+            }
+            _ => true,
+        }
     }
 }
 

@@ -17,10 +17,12 @@ use crate::optimizer::Optimizer;
 const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that a resumed run may change: they do not change what a step does.
-const MAY_CHANGE: [&str; 10] = [
+const MAY_CHANGE: [&str; 12] = [
     "compute.device",
     "compute.threads",
     "data.workers",
+    "data.prefetch",
+    "data.cache_mib",
     "model.pretrained",
     "train.checkpoint_every",
     "train.epochs",

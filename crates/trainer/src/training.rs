@@ -183,7 +183,7 @@ impl<'a> Session<'a> {
         let report = StepReport {
             iteration: self.iteration,
             total: self.plan.iterations,
-            epoch: seen as f64 / self.plan.train.images.len() as f64,
+            epoch: seen as f64 / self.plan.loader.samples_per_epoch() as f64,
             learning_rate,
             class_loss: loss.class,
             box_loss: loss.bbox,

@@ -42,8 +42,8 @@ impl Scene {
             Split::Val => config.data.read_to_evaluate(&config.data.val),
         };
         Ok(Self {
-            dataset: dataset.map_err(Failure::work)?,
-            transform: config.data.transform().map_err(Failure::usage)?,
+            dataset: dataset?,
+            transform: config.data.transform()?,
             generator: config.model.anchor_generator()?,
             matcher: config.criterion.matcher.init().map_err(Failure::usage)?,
             config,
@@ -154,7 +154,7 @@ fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failur
             if is_missed { MISSED } else { MATCHED },
         );
     }
-    let mut path = out.join(&record.file_name).into_os_string();
+    let mut path = out.join(super::below(&record.file_name)).into_os_string();
     path.push(".png");
     let save = || -> anyhow::Result<()> {
         if let Some(folder) = Path::new(&path).parent() {
@@ -172,7 +172,7 @@ fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failur
 }
 
 fn network_input(scene: &Scene, record: &ImageRecord) -> Result<RgbImage, Failure> {
-    let image = decode_image(&record.path).map_err(Failure::work)?;
+    let image = decode_image(&record.path)?;
     let (width, height) = scene.transform.plain_size(image.dimensions());
     Ok(resize(&image, width, height, FilterType::Triangle))
 }

@@ -9,11 +9,17 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
         AnnotationFormat::Coco => DatasetFormat::Coco,
         AnnotationFormat::Voc => DatasetFormat::Voc,
         AnnotationFormat::Yolo => DatasetFormat::Yolo,
+        AnnotationFormat::Csv => DatasetFormat::Csv,
+    };
+    let source = arguments.source.as_path();
+    let folder = match source.parent() {
+        Some(parent) if source.is_file() => parent,
+        _ => source,
     };
     let converted = convert(
         (format(arguments.from), &arguments.source),
         (format(arguments.to), &arguments.out),
-        arguments.images.as_ref().unwrap_or(&arguments.source),
+        arguments.images.as_deref().unwrap_or(folder),
     )
     .map_err(Failure::work)?;
     let left_out = match converted.left_out {

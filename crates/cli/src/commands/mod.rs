@@ -13,8 +13,9 @@ pub(crate) mod split;
 pub(crate) mod stats;
 pub(crate) mod synth;
 pub(crate) mod train;
+pub(crate) mod view;
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{anyhow, Context};
 use retinanet_trainer::{load_config, Detector, ExperimentConfig, RunDirectory};
@@ -64,6 +65,14 @@ fn set_threads(threads: Option<usize>) {
     }
 }
 
+/// A file's name without what would lead out of the folder that it is written below.
+fn below(file_name: &str) -> PathBuf {
+    let parts = Path::new(file_name).components();
+    parts
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect()
+}
+
 /// Writes a file beside its place and renames it over.
 fn write_over(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let folder = path
@@ -82,4 +91,21 @@ fn write_over(path: &Path, content: &[u8]) -> Result<(), Failure> {
     write()
         .with_context(|| format!("cannot write `{}`", path.display()))
         .map_err(Failure::Work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_leads_out_of_a_folder() {
+        for (name, expected) in [
+            ("a/b.png", "a/b.png"),
+            ("/etc/b.png", "etc/b.png"),
+            ("../../b.png", "b.png"),
+            ("./b.png", "b.png"),
+        ] {
+            assert_eq!(below(name), Path::new(expected));
+        }
+    }
 }

@@ -56,16 +56,24 @@ impl Fixture {
     }
 
     fn train(&self, config: LoaderConfig) -> TrainLoader {
+        self.train_as(config, &settings())
+            .expect("the settings are in range")
+    }
+
+    fn train_as(
+        &self,
+        config: LoaderConfig,
+        settings: &TransformConfig,
+    ) -> Result<TrainLoader, DataError> {
         let matcher = MatcherConfig::default().init().expect("defaults");
         let assigner = TargetAssigner::new(matcher, BoxCoder::default());
         TrainLoader::new(
             Arc::clone(&self.dataset),
             config,
-            transform(),
+            Transform::new(settings)?,
             generator(),
             assigner,
         )
-        .expect("the settings are in range")
     }
 
     fn eval(&self, config: LoaderConfig) -> EvalLoader {
@@ -74,13 +82,17 @@ impl Fixture {
     }
 }
 
-fn transform() -> Transform {
+fn settings() -> TransformConfig {
     let mut config = TransformConfig::default();
     config.resize.short_side = vec![48, 64, 80];
     config.resize.long_side = 100;
     config.normalization.mean = [0.0; 3];
     config.normalization.std = [1.0; 3];
-    Transform::new(&config).expect("the settings are in range")
+    config
+}
+
+fn transform() -> Transform {
+    Transform::new(&settings()).expect("the settings are in range")
 }
 
 fn generator() -> AnchorGenerator {
@@ -121,6 +133,93 @@ fn the_number_of_workers_changes_nothing() {
     }
 }
 
+/// Everything that training images can be done to.
+fn varied() -> TransformConfig {
+    let mut config = settings();
+    let augment = &mut config.augment;
+    augment.vertical_flip = 0.5;
+    augment.crop.probability = 0.5;
+    augment.jitter.probability = 0.3;
+    augment.jitter.size = [96, 64];
+    augment.photometric.probability = 0.5;
+    augment.mosaic.probability = 0.3;
+    augment.mixup.probability = 0.3;
+    config
+}
+
+#[test]
+fn neither_workers_nor_a_cache_change_varied_batches() -> Result<(), DataError> {
+    let fixture = Fixture::new(6);
+    let load = |workers, cache_bytes| {
+        let config = LoaderConfig {
+            cache_bytes,
+            ..config(4, workers)
+        };
+        Ok::<_, DataError>(all(fixture.train_as(config, &varied())?.start(0, 20)))
+    };
+    let alone = load(0, 0)?;
+    // An image takes 40 · 64 · 3 bytes or so: the second cache holds a few, the third all.
+    for (workers, cache_bytes) in [(1, 0), (2, 20_000), (8, 1_000_000)] {
+        assert!(load(workers, cache_bytes)? == alone, "{workers} workers");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_single_sample_is_the_one_that_training_sees() -> Result<(), DataError> {
+    let fixture = Fixture::new(6);
+    let loader = fixture.train_as(config(1, 2), &varied())?;
+    for (iteration, batch) in (0..12).zip(all(loader.start(0, 12))) {
+        let again = loader.sample(batch.items[0].index, iteration / 6)?;
+        assert!(again == batch, "{iteration}");
+    }
+    Ok(())
+}
+
+#[test]
+fn batches_have_the_shapes_that_are_given() -> Result<(), DataError> {
+    let fixture = Fixture::new(6);
+    let mut settings = settings();
+    settings.batch_shapes = vec![[128, 128], [64, 64], [96, 96]];
+    let mut seen = HashSet::new();
+    for batch in all(fixture.train_as(config(1, 2), &settings)?.start(0, 20)) {
+        assert!(
+            settings
+                .batch_shapes
+                .contains(&[batch.width as u32, batch.height as u32])
+        );
+        seen.insert((batch.width, batch.height));
+    }
+    assert!(seen.len() > 1, "{seen:?}");
+    settings.batch_shapes.truncate(0);
+    settings.batch_shapes.push([96, 96]);
+    let error = fixture
+        .train_as(config(2, 2), &settings)
+        .expect_err("the longer side is 100");
+    assert!(
+        error.to_string().starts_with("`data.batch_shapes`"),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// Undoing the normalisation gives the pixels back; what is shown of an image that was neither
+/// resized nor mirrored is the file.
+#[test]
+fn a_picture_of_a_batch_is_what_the_network_sees() -> Result<(), DataError> {
+    let fixture = Fixture::new(1);
+    let mut config = TransformConfig::default();
+    config.resize.short_side = vec![40];
+    config.normalization.channels = crate::ChannelOrder::Bgr;
+    let transform = Transform::new(&config)?;
+    let batch = prepare(&fixture.path("0.png"), &transform, &generator())?;
+    let file = image::open(fixture.path("0.png"))
+        .expect("it is sound")
+        .into_rgb8();
+    assert_eq!(batch.picture(0, &transform), file);
+    Ok(())
+}
+
 #[test]
 fn resuming_gives_the_tail() {
     let fixture = Fixture::new(5);
@@ -149,6 +248,49 @@ fn batches_are_full_even_beyond_the_data_set() {
     assert!(batches.iter().all(|batch| batch.items.len() == 7));
 }
 
+#[test]
+fn batches_are_of_one_orientation() {
+    let fixture = Fixture::new(12);
+    let mut wide = HashSet::new();
+    for batch in all(fixture.train(config(3, 2)).start(0, 8)) {
+        let shapes: HashSet<_> = (batch.items.iter())
+            .map(|item| &fixture.dataset.images[item.index])
+            .map(|image| image.width > image.height)
+            .collect();
+        assert_eq!(shapes.len(), 1);
+        wide.extend(shapes);
+    }
+    assert_eq!(wide.len(), 2);
+}
+
+#[test]
+fn repeats_of_an_image_vary() {
+    let mut fixture = Fixture::new(4);
+    let mut dataset = CocoDataset::clone(&fixture.dataset);
+    for image in &mut dataset.images[1..] {
+        image.objects.clear();
+    }
+    fixture.dataset = Arc::new(dataset);
+    let loader = fixture.train(LoaderConfig {
+        group_by_aspect: false,
+        repeat_threshold: Some(1.0),
+        ..config(1, 0)
+    });
+    // One image of four has the class: sqrt(1 / 0.25) = 2 for it, and 1 for the others.
+    assert_eq!(loader.samples_per_epoch(), 5);
+    let mut varied = false;
+    for epoch in all(loader.start(0, 40)).chunks_exact(5) {
+        let views: Vec<_> = (epoch.iter())
+            .map(|batch| &batch.items[0])
+            .filter(|item| item.index == 0)
+            .map(|item| (item.objects.clone(), item.resized_size))
+            .collect();
+        assert_eq!(views.len(), 2);
+        varied |= views[0] != views[1];
+    }
+    assert!(varied);
+}
+
 /// The white rectangle must be where the box says, whatever was done to the image, and nothing but
 /// 0 beyond the image.
 #[test]
@@ -160,9 +302,10 @@ fn boxes_stay_on_their_objects_and_padding_is_zero() {
         assert_eq!((batch.height % 32, batch.width % 32), (0, 0));
         assert_eq!(batch.images.len(), batch.items.len() * 3 * plane);
         for (item, planes) in batch.items.iter().zip(batch.images.chunks_exact(3 * plane)) {
-            views.insert((item.flipped, item.resized_size.0.min(item.resized_size.1)));
             let (width, height) = item.resized_size;
             let bbox = item.objects[0].bbox;
+            // Every rectangle stands left of the middle, unless mirrored.
+            views.insert((bbox.x1 + bbox.x2 > width as f32, width.min(height)));
             for (place, &value) in planes.iter().enumerate() {
                 let (row, column) = (place % plane / batch.width, place % batch.width);
                 let (x, y) = (column as f32 + 0.5, row as f32 + 0.5);
@@ -288,13 +431,17 @@ fn bad_settings_and_empty_data_sets_are_named() {
         prefetch: 0,
         ..config(1, 1)
     };
+    let repeats = |threshold| LoaderConfig {
+        repeat_threshold: Some(threshold),
+        ..config(1, 1)
+    };
+    let sound = || Arc::clone(&fixture.dataset);
     for (dataset, config, expected) in [
-        (
-            Arc::clone(&fixture.dataset),
-            config(0, 1),
-            "`train.batch_size`",
-        ),
-        (Arc::clone(&fixture.dataset), no_prefetch, "`data.prefetch`"),
+        (sound(), config(0, 1), "`train.batch_size`"),
+        (sound(), no_prefetch, "`data.prefetch`"),
+        (sound(), repeats(0.0), "`data.repeat_threshold`"),
+        (sound(), repeats(1.5), "`data.repeat_threshold`"),
+        (sound(), repeats(f64::NAN), "`data.repeat_threshold`"),
         (Arc::new(empty), config(1, 1), "train.json` lists no images"),
     ] {
         let error = EvalLoader::new(dataset, config, transform(), generator())

@@ -1,0 +1,246 @@
+//! Which pixels a sample shows, and where its boxes are there.
+
+use retinanet_boxes::{BoundingBox, GroundTruth};
+
+use crate::photometric::ColorShift;
+
+/// What a sample shows: planned from the sizes of the images alone, before a file is opened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct View {
+    /// Width and height in the batch, without the padding.
+    pub(crate) size: (u32, u32),
+    /// Several where images stand beside or on one another.
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// A part of an image and where it stands in the sample.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Piece {
+    /// The image's place in the data set.
+    pub(crate) image: usize,
+    /// What is shown, in pixels of the image.
+    pub(crate) source: Region,
+    /// The left and upper end in the sample, in pixels.
+    pub(crate) corner: (u32, u32),
+    /// Width and height in the sample, in pixels.
+    pub(crate) size: (u32, u32),
+    /// Whether left and right are swapped.
+    pub(crate) mirrored: bool,
+    /// Whether top and bottom are swapped.
+    pub(crate) upside_down: bool,
+    /// How the colours vary, if they do.
+    pub(crate) colors: Option<ColorShift>,
+    /// The factor on its pixels: below 1 where samples are mixed.
+    pub(crate) weight: f32,
+}
+
+/// A part of an image, in its pixels, with fractions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Region {
+    pub(crate) x: f64,
+    pub(crate) y: f64,
+    pub(crate) width: f64,
+    pub(crate) height: f64,
+}
+
+impl View {
+    /// The region of an image, alone and as it is.
+    pub(crate) fn of(image: usize, source: Region, size: (u32, u32)) -> Self {
+        let piece = Piece {
+            image,
+            source,
+            corner: (0, 0),
+            size,
+            mirrored: false,
+            upside_down: false,
+            colors: None,
+            weight: 1.0,
+        };
+        Self {
+            size,
+            pieces: vec![piece],
+        }
+    }
+
+    /// Swaps left and right.
+    pub(crate) fn mirror(&mut self) {
+        for piece in &mut self.pieces {
+            piece.mirrored = !piece.mirrored;
+            piece.corner.0 = self.size.0 - piece.corner.0 - piece.size.0;
+        }
+    }
+
+    /// Swaps top and bottom.
+    pub(crate) fn turn_upside_down(&mut self) {
+        for piece in &mut self.pieces {
+            piece.upside_down = !piece.upside_down;
+            piece.corner.1 = self.size.1 - piece.corner.1 - piece.size.1;
+        }
+    }
+
+    /// Lays both over one another, `share` of this one and the rest of the other; they need not be
+    /// of one size.
+    pub(crate) fn mix(mut self, mut other: Self, share: f32) -> Self {
+        for piece in &mut self.pieces {
+            piece.weight *= share;
+        }
+        for piece in &mut other.pieces {
+            piece.weight *= 1.0 - share;
+        }
+        self.pieces.append(&mut other.pieces);
+        let (width, height) = other.size;
+        self.size = (self.size.0.max(width), self.size.1.max(height));
+        self
+    }
+}
+
+impl Piece {
+    /// An object of the image, where it is in the sample; none where nothing of it is shown.
+    ///
+    /// Where less than `min_kept` of its area in the image is shown, what is left is a region to
+    /// ignore, as a crowd is: it is neither the object nor background.
+    pub(crate) fn place(
+        &self,
+        object: GroundTruth,
+        image_size: (u32, u32),
+        min_kept: f32,
+    ) -> Option<GroundTruth> {
+        let bbox = self.place_box(object.bbox);
+        // Of a box that reached in by a hair, rounding may leave nothing.
+        bbox.is_proper().then(|| GroundTruth {
+            bbox,
+            crowd: object.crowd || self.source.kept(&object.bbox, image_size) < min_kept,
+            ..object
+        })
+    }
+
+    /// A box of the image in the sample, clipped to what is shown: there, not in the data set, as
+    /// detectron2's `DatasetMapper` does it.
+    pub(crate) fn place_box(&self, bbox: BoundingBox) -> BoundingBox {
+        let Region {
+            x,
+            y,
+            width,
+            height,
+        } = self.source;
+        let (piece_width, piece_height) = (self.size.0 as f32, self.size.1 as f32);
+        let mut bbox = bbox
+            .translate(-x as f32, -y as f32)
+            .scale(piece_width / width as f32, piece_height / height as f32)
+            .clip(piece_width, piece_height);
+        if self.mirrored {
+            bbox = bbox.flip_horizontally(piece_width);
+        }
+        if self.upside_down {
+            bbox = bbox.flip_vertically(piece_height);
+        }
+        bbox.translate(self.corner.0 as f32, self.corner.1 as f32)
+    }
+}
+
+impl Region {
+    /// All of an image.
+    pub(crate) fn whole((width, height): (u32, u32)) -> Self {
+        Self {
+            x: 0.0,
+            y: 0.0,
+            width: f64::from(width),
+            height: f64::from(height),
+        }
+    }
+
+    /// How much of a box's area in the image lies in the region, in `[0, 1]`.
+    pub(crate) fn kept(&self, bbox: &BoundingBox, image_size: (u32, u32)) -> f32 {
+        if *self == Self::whole(image_size) {
+            return 1.0;
+        }
+        let in_image = bbox.clip(image_size.0 as f32, image_size.1 as f32);
+        let region = BoundingBox::from_xywh([self.x, self.y, self.width, self.height]);
+        in_image.intersection(&region) / in_image.area()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use retinanet_boxes::ClassId;
+
+    use super::*;
+
+    fn whole(original: (u32, u32), resized: (u32, u32)) -> View {
+        View::of(0, Region::whole(original), resized)
+    }
+
+    fn object(bbox: BoundingBox) -> GroundTruth {
+        GroundTruth {
+            bbox,
+            class: ClassId(0),
+            crowd: false,
+        }
+    }
+
+    #[test]
+    fn boxes_are_resized_and_then_mirrored() {
+        let bbox = BoundingBox::new(10.0, 20.0, 40.0, 60.0);
+        let mut view = whole((100, 80), (50, 160));
+        let plain = view.pieces[0].place_box(bbox);
+        assert_eq!(plain, BoundingBox::new(5.0, 40.0, 20.0, 120.0));
+        view.mirror();
+        let mirrored = view.pieces[0].place_box(bbox);
+        assert_eq!(mirrored, BoundingBox::new(30.0, 40.0, 45.0, 120.0));
+        view.turn_upside_down();
+        let turned = view.pieces[0].place_box(bbox);
+        assert_eq!(turned, BoundingBox::new(30.0, 40.0, 45.0, 120.0));
+    }
+
+    #[test]
+    fn boxes_are_clipped_to_the_resized_image() {
+        let bbox = BoundingBox::new(-10.0, 20.0, 200.0, 60.0);
+        let mut view = whole((100, 80), (50, 40));
+        view.mirror();
+        let clipped = view.pieces[0].place_box(bbox);
+        assert_eq!(clipped, BoundingBox::new(0.0, 10.0, 50.0, 30.0));
+    }
+
+    #[test]
+    fn slivers_leave_no_object() {
+        let bbox = BoundingBox::new(99.999_99, 0.0, 120.0, 50.0);
+        let mut view = whole((100, 100), (3, 3));
+        view.mirror();
+        let placed = view.pieces[0].place(object(bbox), (100, 100), 0.0);
+        assert!(placed.is_none_or(|object| object.bbox.is_proper()));
+    }
+
+    /// The right half of an image, twice as large, in the lower right of a sample.
+    #[test]
+    fn a_piece_crops_resizes_and_moves() {
+        let source = Region {
+            x: 50.0,
+            y: 0.0,
+            width: 50.0,
+            height: 80.0,
+        };
+        let mut piece = View::of(0, source, (100, 160)).pieces.remove(0);
+        piece.corner = (7, 9);
+        let place = |bbox, min_kept| piece.place(object(bbox), (100, 80), min_kept);
+
+        // A quarter of 40 × 20 is shown.
+        let cut = BoundingBox::new(20.0, 10.0, 60.0, 30.0);
+        let placed = place(cut, 0.25).expect("a quarter is shown");
+        assert_eq!(placed.bbox, BoundingBox::new(7.0, 29.0, 27.0, 69.0));
+        assert!(!placed.crowd);
+        assert!(place(cut, 0.26).is_some_and(|object| object.crowd));
+
+        // What an annotation has beyond the image was never shown.
+        let beyond = BoundingBox::new(50.0, 10.0, 500.0, 30.0);
+        assert!(place(beyond, 1.0).is_some_and(|object| !object.crowd));
+        assert_eq!(place(BoundingBox::new(0.0, 0.0, 50.0, 80.0), 0.0), None);
+    }
+
+    #[test]
+    fn mixing_keeps_both_and_weighs_them() {
+        let mixed = whole((10, 10), (30, 20)).mix(whole((10, 10), (20, 40)), 0.75);
+        assert_eq!(mixed.size, (30, 40));
+        let weights: Vec<_> = mixed.pieces.iter().map(|piece| piece.weight).collect();
+        assert_eq!(weights, [0.75, 0.25]);
+    }
+}
