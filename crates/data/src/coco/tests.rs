@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use retinanet_boxes::ClassId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -6,6 +7,10 @@ use super::*;
 use crate::shared::shared_data;
 
 fn read(text: &str, options: ReadOptions) -> Result<CocoDataset, DataError> {
+    read_bytes(text.as_bytes(), options)
+}
+
+fn read_bytes(text: &[u8], options: ReadOptions) -> Result<CocoDataset, DataError> {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("train.json");
     fs_err::write(&path, text).expect("the folder is ours");
@@ -265,5 +270,70 @@ fn planted_faults_are_refused() {
     ] {
         let error = CocoDataset::read(&cases.join(name), &cases).expect_err(name);
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+/// A sound file with two boxes.
+fn sound() -> String {
+    file(&json!([
+        {"id": 1, "image_id": 9, "category_id": 7, "bbox": [10, 20, 30, 40]},
+        {"id": 2, "image_id": 4, "category_id": 3, "bbox": [1.5, 2, 3, 4], "iscrowd": 0},
+    ]))
+    .to_string()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read_bytes(&bytes, ReadOptions::default());
+    }
+
+    /// Bytes of a sound file, some of them others: much of it is still JSON.
+    #[test]
+    fn no_changed_bytes_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        labels in prop_oneof![Just(LabelIds::Contiguous), Just(LabelIds::CategoryId)],
+        keep_empty: bool,
+    ) {
+        let mut bytes = sound().into_bytes();
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        let _ = read_bytes(&bytes, ReadOptions { keep_empty, labels });
+    }
+
+    #[test]
+    fn no_other_number_panics(number in prop_oneof![
+        any::<f64>().prop_map(|number| json!(number)),
+        any::<u64>().prop_map(|number| json!(number)),
+        any::<i64>().prop_map(|number| json!(number)),
+    ], place in 0_usize..8) {
+        let mut file: Value = serde_json::from_str(&sound()).expect("it is sound");
+        let image = &mut file["images"][0];
+        match place {
+            0 => image["id"] = number,
+            1 => image["width"] = number,
+            2 => file["categories"][1]["id"] = number,
+            3 => file["annotations"][0]["category_id"] = number,
+            place => file["annotations"][0]["bbox"][place - 4] = number,
+        }
+        for labels in [LabelIds::Contiguous, LabelIds::CategoryId] {
+            let _ = read_bytes(file.to_string().as_bytes(), ReadOptions { keep_empty: true, labels });
+        }
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let text = sound();
+    assert!(read(&text, ReadOptions::default()).is_ok());
+    for end in 0..text.len() {
+        assert!(
+            read(&text[..end], ReadOptions::default()).is_err(),
+            "up to {end}"
+        );
     }
 }
