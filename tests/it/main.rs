@@ -7,6 +7,7 @@ mod bench;
 mod configs;
 mod data_checks;
 mod evaluation;
+mod overnight;
 mod real_data;
 mod refusals;
 mod resuming;

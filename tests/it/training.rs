@@ -47,7 +47,7 @@ fn eval_of_the_run_and_of_its_export_give_the_ap_that_training_printed() {
     let state = experiment.json("run/checkpoints/best/state.json");
     let best = state["iteration"].as_u64().unwrap();
     let printed = experiment.json(&format!("run/eval/step-{best}.json"));
-    assert_eq!(printed["AP"], state["best_ap"]);
+    assert_eq!(printed["AP"], state["best"]);
 
     let (root, json) = (experiment.path("run"), experiment.path("eval.json"));
     run(&["eval", "--run", &root, "--json", &json]).expect_success();
@@ -123,10 +123,16 @@ fn run_eval(root: &str, json: &str) -> retinanet_tests::Finished {
 
 /// Each step's loss and gradient norm, as the log has them.
 pub(crate) fn losses(experiment: &Experiment, run: &str) -> Vec<(String, String)> {
+    (steps(experiment, run).iter())
+        .map(|line| (line["loss"].to_string(), line["gradient_norm"].to_string()))
+        .collect()
+}
+
+/// What the log tells of each step.
+pub(crate) fn steps(experiment: &Experiment, run: &str) -> Vec<Value> {
     let log = String::from_utf8(experiment.bytes(&format!("{run}/metrics.jsonl"))).unwrap();
     log.lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .filter(|line| line["kind"] == "step")
-        .map(|line| (line["loss"].to_string(), line["gradient_norm"].to_string()))
         .collect()
 }

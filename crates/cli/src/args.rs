@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Train(TrainArguments),
     /// Measures a detector, or a file of detections, against annotations
     Eval(EvalArguments),
+    /// Lists runs: how far they are, and the best of their evaluations
+    Runs(RunsArguments),
     /// Finds objects in images and draws them
     Predict(PredictArguments),
     /// Writes a model's weights to a file, for this program or another
@@ -81,6 +83,16 @@ pub(crate) struct ModelArguments {
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long)]
     pub(crate) device: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct RunsArguments {
+    /// A folder of runs, or a run
+    #[arg(default_value = "runs")]
+    pub(crate) folder: PathBuf,
+    /// Gives a hash of the newest weights: the same where they are the same to the last bit
+    #[arg(long)]
+    pub(crate) hash: bool,
 }
 
 #[derive(Args)]

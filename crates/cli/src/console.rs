@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use retinanet_evaluation::Metrics;
-use retinanet_trainer::{Observer, Progress, StepReport};
+use retinanet_trainer::{Evaluated, Observer, Progress, StepReport};
 
 use crate::failure::Failure;
 
@@ -131,9 +130,15 @@ impl Observer for Console {
         }
     }
 
-    fn evaluated(&mut self, iteration: u64, metrics: &Metrics, is_best: bool) {
+    fn evaluated(&mut self, evaluated: &Evaluated<'_>) {
+        let &Evaluated {
+            iteration,
+            metrics,
+            loss,
+            is_best,
+        } = evaluated;
         self.line(&format!(
-            "step {iteration}: AP {:.4} AP50 {:.4} AP75 {:.4}{}",
+            "step {iteration}: AP {:.4} AP50 {:.4} AP75 {:.4} loss {loss:.4}{}",
             metrics.ap,
             metrics.ap50,
             metrics.ap75,

@@ -220,7 +220,7 @@ impl<'a> Bench<'a> {
                     .map(|objects| self.assigner.assign(&anchors, objects))
                     .collect();
                 let targets = BatchTargets::new(&targets, &device);
-                (learner.step(images, &targets, LEARNING_RATE)).map_err(Failure::work)
+                (learner.step(&images, &targets, LEARNING_RATE)).map_err(Failure::work)
             },
         )?;
         Ok(Measurement::new(Workload::Step, self.describe_model(), seconds).with_images(batch))

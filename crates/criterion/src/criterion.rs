@@ -88,9 +88,45 @@ impl Criterion {
         targets: &BatchTargets,
     ) -> LossParts {
         let weights = self.normalizer.weights(&targets.positives_per_image);
+        self.weighted(logits, deltas, targets, &weights)
+    }
+
+    /// The factor on each image's summed loss, part by part of a batch; a moving normaliser moves.
+    pub fn weights<'a>(
+        &mut self,
+        parts: impl IntoIterator<Item = &'a BatchTargets>,
+    ) -> Vec<Vec<f64>> {
+        let counts: Vec<_> = parts
+            .into_iter()
+            .map(|targets| &*targets.positives_per_image)
+            .collect();
+        let weights = self.normalizer.weights(&counts.concat());
+        let mut rest = weights.as_slice();
+        let mut parts = Vec::new();
+        for count in counts {
+            let (part, tail) = rest.split_at(count.len());
+            parts.push(part.to_vec());
+            rest = tail;
+        }
+        parts
+    }
+
+    /// Computes the loss of a part of a batch with these [`weights`](Self::weights); the sum over
+    /// the parts is the batch's.
+    ///
+    /// # Shapes
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn weighted(
+        &self,
+        logits: Tensor<3>,
+        deltas: Tensor<3>,
+        targets: &BatchTargets,
+        weights: &[f64],
+    ) -> LossParts {
         LossParts {
-            class: self.class_loss(logits, targets, &weights),
-            bbox: self.box_loss(deltas, targets, &weights),
+            class: self.class_loss(logits, targets, weights),
+            bbox: self.box_loss(deltas, targets, weights),
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Batch {
     pub items: Vec<BatchItem>,
     /// The anchors of an image of the padded size, in the order of the model's predictions.
     pub anchors: Arc<Vec<BoundingBox>>,
-    /// For every image what each anchor should say; nothing outside training.
+    /// For every image what each anchor should say; nothing where the loader has no targets.
     pub targets: Vec<AnchorTargets>,
     /// The images of the batch that could not be read and were left out: the file and what is wrong
     /// with it.

@@ -136,7 +136,7 @@ impl TrainLoader {
     }
 }
 
-/// Loads every image once, in the order of the data set, as it is and without targets.
+/// Loads every image once, in the order of the data set, as it is; with targets where asked for.
 #[derive(Clone, Debug)]
 pub struct EvalLoader {
     config: LoaderConfig,
@@ -154,11 +154,17 @@ impl EvalLoader {
         config: LoaderConfig,
         transform: Transform,
         generator: AnchorGenerator,
+        assigner: Option<TargetAssigner>,
     ) -> Result<Self, DataError> {
         transform.check_evaluation_shapes(&dataset.images)?;
+        // Numbers of some of the images would lie.
+        let config = LoaderConfig {
+            on_bad_image: OnBadImage::Stop,
+            ..checked(config)?
+        };
         Ok(Self {
-            config: checked(config)?,
-            source: Source::new(dataset, config, transform, generator, None)?,
+            config,
+            source: Source::new(dataset, config, transform, generator, assigner)?,
         })
     }
 
@@ -348,7 +354,7 @@ impl Source {
         Ok(Arc::new(Self {
             dataset,
             seed: config.seed,
-            skips: config.on_bad_image == OnBadImage::Skip && assigner.is_some(),
+            skips: config.on_bad_image == OnBadImage::Skip,
             transform,
             generator,
             assigner,

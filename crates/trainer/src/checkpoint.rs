@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::optimizer::Optimizer;
 
 const MODEL_FILE: &str = "model.bpk";
+/// The moving average of the weights, where there is one.
+const AVERAGE_FILE: &str = "average.bpk";
 const OPTIMIZER_FILE: &str = "optimizer.bpk";
 const CONFIG_FILE: &str = "config.toml";
 const STATE_FILE: &str = "state.json";
@@ -28,10 +30,14 @@ const STATE_FILE: &str = "state.json";
 pub struct CheckpointState {
     /// Steps done.
     pub iteration: u64,
+    /// Steps that training shall have.
+    pub total: u64,
     /// The loss's normaliser.
     pub normalizer: Normalizer,
-    /// The best AP of the run so far.
-    pub best_ap: Option<f64>,
+    /// The run's best evaluation so far, by `train.best_metric`.
+    pub best: Option<f64>,
+    /// Evaluations since then.
+    pub evaluations_since_best: u64,
     /// The classes that the model tells apart.
     pub classes: ClassList,
 }
@@ -44,7 +50,18 @@ pub struct Checkpoint {
     /// What it knows besides weights and optimiser.
     pub state: CheckpointState,
     model: Vec<u8>,
+    average: Option<Vec<u8>>,
     optimizer: Vec<u8>,
+}
+
+/// What a checkpoint is made of.
+pub(crate) struct Content<'a> {
+    pub(crate) model: &'a RetinaNet,
+    pub(crate) average: Option<&'a RetinaNet>,
+    pub(crate) optimizer: &'a Optimizer,
+    /// As TOML.
+    pub(crate) config: &'a str,
+    pub(crate) state: CheckpointState,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,26 +113,51 @@ impl Checkpoint {
             }
             Ok(content)
         };
+        let has_average = sealed.files.contains_key(AVERAGE_FILE);
         Ok(Self {
             model: file(MODEL_FILE)?,
+            average: has_average.then(|| file(AVERAGE_FILE)).transpose()?,
             optimizer: file(OPTIMIZER_FILE)?,
             folder: folder.to_owned(),
             state: sealed.state,
         })
     }
 
-    /// Puts the weights into a model of the same config.
+    /// Puts the weights into a model of the same config: to go on with.
     ///
     /// # Errors
     ///
     /// Returns an error where the weights do not fit the model.
     pub fn load_model(&self, model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
+        self.load(&self.model, model)
+    }
+
+    /// Puts the moving average of the weights, or without one the weights, into a model of the same
+    /// config: to detect with.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_model`](Self::load_model).
+    pub fn load_to_detect(&self, model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
+        self.load(self.average.as_ref().unwrap_or(&self.model), model)
+    }
+
+    /// The moving average of the weights, if there is one, in a model of the same config.
+    pub(crate) fn load_average(
+        &self,
+        model: &RetinaNet,
+    ) -> Result<Option<RetinaNet>, CheckpointError> {
+        let average = self.average.as_ref();
+        average.map(|it| self.load(it, model.valid())).transpose()
+    }
+
+    fn load(&self, weights: &[u8], model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
         let unfit = |error: RecordError| CheckpointError::Unfit {
             folder: self.folder.clone(),
             reason: error.to_string(),
         };
         let record =
-            ModuleRecord::from_bytes(Bytes::from_bytes_vec(self.model.clone())).map_err(unfit)?;
+            ModuleRecord::from_bytes(Bytes::from_bytes_vec(weights.to_vec())).map_err(unfit)?;
         model.try_load_record(record).map_err(unfit)
     }
 
@@ -133,64 +175,88 @@ impl Checkpoint {
 }
 
 /// Writes a checkpoint into a fresh folder beside `folder`, complete and on disk; returns where.
-/// The caller renames it into place.
+/// The caller renames it into place. Where that fails, nothing is left of it.
 pub(crate) fn write_beside(
     folder: &Path,
-    model: &RetinaNet,
-    optimizer: &Optimizer,
-    config: &str,
-    state: CheckpointState,
+    content: Content<'_>,
 ) -> Result<PathBuf, CheckpointError> {
-    let beside = beside(folder);
-    if beside.exists() {
-        fs_err::remove_dir_all(&beside).map_err(CheckpointError::Io)?;
+    let beside = fresh_beside(folder)?;
+    let written = write_into(&beside, content);
+    if written.is_err() {
+        // What there is of it takes room, on a disk that may be full.
+        let _ = fs_err::remove_dir_all(&beside);
     }
-    fs_err::create_dir_all(&beside).map_err(CheckpointError::Io)?;
+    written.map(|()| beside)
+}
 
+fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError> {
     let failed = |error: RecordError| CheckpointError::Unfit {
         folder: folder.to_owned(),
         reason: error.to_string(),
     };
-    // `valid` because a batch norm holds its last update back until somebody asks, and a plain
-    // record does not ask: it would save the statistics of the step before.
-    let model = model.valid().into_record().into_bytes().map_err(failed)?;
-    let optimizer = optimizer.to_bytes().map_err(failed)?;
+    let weights = |model: &RetinaNet| -> Result<Bytes, CheckpointError> {
+        // `valid` because a batch norm holds its last update back until somebody asks, and a plain
+        // record does not ask: it would save the statistics of the step before.
+        model.valid().into_record().into_bytes().map_err(failed)
+    };
     let mut files = BTreeMap::new();
-    for (name, content) in [
-        (MODEL_FILE, &*model),
-        (OPTIMIZER_FILE, &*optimizer),
-        (CONFIG_FILE, config.as_bytes()),
-    ] {
-        write_to_disk(&beside.join(name), content)?;
+    let mut write = |name: &str, content: &[u8]| -> Result<(), CheckpointError> {
         files.insert(name.to_owned(), Seal::of(content));
+        write_to_disk(&folder.join(name), content)
+    };
+    write(MODEL_FILE, &weights(content.model)?)?;
+    if let Some(average) = content.average {
+        write(AVERAGE_FILE, &weights(average)?)?;
     }
+    write(
+        OPTIMIZER_FILE,
+        &content.optimizer.to_bytes().map_err(failed)?,
+    )?;
+    write(CONFIG_FILE, content.config.as_bytes())?;
+    let state = content.state;
     let sealed = serde_json::to_string_pretty(&SealedState { state, files }).map_err(|error| {
         CheckpointError::State {
-            path: beside.join(STATE_FILE),
+            path: folder.join(STATE_FILE),
             reason: error.to_string(),
         }
     })?;
-    write_to_disk(&beside.join(STATE_FILE), sealed.as_bytes())?;
-    Ok(beside)
+    write_to_disk(&folder.join(STATE_FILE), sealed.as_bytes())
 }
 
 /// Copies a whole checkpoint to `folder`, beside first and then renamed over what is there.
 pub(crate) fn copy(from: &Path, folder: &Path) -> Result<(), CheckpointError> {
-    let beside = beside(folder);
+    let beside = fresh_beside(folder)?;
+    let copied = copy_files(from, &beside);
+    if copied.is_err() {
+        let _ = fs_err::remove_dir_all(&beside);
+    }
+    copied?;
+    replace(&beside, folder)
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    for entry in fs_err::read_dir(from).map_err(CheckpointError::Io)? {
+        let entry = entry.map_err(CheckpointError::Io)?;
+        let content = fs_err::read(entry.path()).map_err(CheckpointError::Io)?;
+        write_to_disk(&to.join(entry.file_name()), &content)?;
+    }
+    Ok(())
+}
+
+fn fresh_beside(folder: &Path) -> Result<PathBuf, CheckpointError> {
+    let beside = folder.with_extension("tmp");
     if beside.exists() {
         fs_err::remove_dir_all(&beside).map_err(CheckpointError::Io)?;
     }
     fs_err::create_dir_all(&beside).map_err(CheckpointError::Io)?;
-    for name in [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, STATE_FILE] {
-        fs_err::copy(from.join(name), beside.join(name)).map_err(CheckpointError::Io)?;
-    }
-    replace(&beside, folder)
+    Ok(beside)
 }
 
 /// Renames `beside` to `folder`. A folder cannot be renamed over another, so the old one steps
-/// aside for a moment; a kill in that moment leaves both whole under other names.
+/// aside for a moment; a kill in that moment leaves both whole under other names, and
+/// [`recover`] puts the old one back.
 pub(crate) fn replace(beside: &Path, folder: &Path) -> Result<(), CheckpointError> {
-    let aside = folder.with_extension("old");
+    let aside = aside(folder);
     if folder.exists() {
         if aside.exists() {
             fs_err::remove_dir_all(&aside).map_err(CheckpointError::Io)?;
@@ -198,14 +264,35 @@ pub(crate) fn replace(beside: &Path, folder: &Path) -> Result<(), CheckpointErro
         fs_err::rename(folder, &aside).map_err(CheckpointError::Io)?;
     }
     fs_err::rename(beside, folder).map_err(CheckpointError::Io)?;
+    sync_folder_of(folder)?;
     if aside.exists() {
         fs_err::remove_dir_all(&aside).map_err(CheckpointError::Io)?;
     }
     Ok(())
 }
 
-fn beside(folder: &Path) -> PathBuf {
-    folder.with_extension("tmp")
+/// Puts back what stepped aside in a [`replace`] that did not end.
+pub(crate) fn recover(folder: &Path) -> Result<(), CheckpointError> {
+    let aside = aside(folder);
+    if !folder.exists() && aside.exists() {
+        fs_err::rename(aside, folder).map_err(CheckpointError::Io)?;
+    }
+    Ok(())
+}
+
+fn aside(folder: &Path) -> PathBuf {
+    folder.with_extension("old")
+}
+
+/// Puts a rename on disk, where the system lets folders be synced.
+fn sync_folder_of(path: &Path) -> Result<(), CheckpointError> {
+    if cfg!(unix)
+        && let Some(parent) = path.parent()
+    {
+        let parent = fs_err::File::open(parent).map_err(CheckpointError::Io)?;
+        parent.sync_all().map_err(CheckpointError::Io)?;
+    }
+    Ok(())
 }
 
 fn write_to_disk(path: &Path, content: &[u8]) -> Result<(), CheckpointError> {

@@ -10,6 +10,7 @@ use retinanet_data::{
     Interpolation, LabelIds, Normalization, OnBadImage, ResizeConfig, SizeRounding,
 };
 use retinanet_detector::{DecodeConfig, ModelConfig};
+use retinanet_evaluation::Metrics;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use retinanet_data::AugmentConfig;
@@ -166,8 +167,13 @@ pub struct CriterionSection {
 pub struct OptimizerConfig {
     /// Which optimiser.
     pub name: OptimizerName,
-    /// The learning rate after the warm-up and before the first milestone.
+    /// The learning rate at its height, for batches of `reference_batch` images; with others it is
+    /// in proportion.
     pub lr: f64,
+    /// The batch size that `lr` is for (the linear rule of Goyal et al. 2017).
+    pub reference_batch: usize,
+    /// Factor on the learning rate of the backbone.
+    pub backbone_lr_factor: f64,
     /// How much of the last step goes on.
     pub momentum: f64,
     /// Penalty on all weights and biases but those of norms.
@@ -201,6 +207,8 @@ impl Default for OptimizerConfig {
         Self {
             name: OptimizerName::Sgd,
             lr: 0.01,
+            reference_batch: 16,
+            backbone_lr_factor: 1.0,
             momentum: 0.9,
             weight_decay: 1e-4,
             norm_weight_decay: 0.0,
@@ -217,23 +225,46 @@ impl Default for OptimizerConfig {
 pub struct ScheduleConfig {
     /// Which schedule.
     pub name: ScheduleName,
-    /// Iterations over which the learning rate grows linearly to its full height.
+    /// Iterations over which the learning rate grows linearly to its full height; `one_cycle` has
+    /// a rise of its own instead.
     pub warmup: u64,
     /// The factor that the warm-up starts from.
     pub warmup_start: f64,
-    /// When the learning rate falls, in the unit that `[train]` counts in: iterations or epochs.
+    /// `multi_step`: when the learning rate falls, in the unit that `[train]` counts in:
+    /// iterations or epochs.
     pub milestones: Vec<u64>,
-    /// What it is multiplied by then.
+    /// `multi_step`: what it is multiplied by then.
     pub factor: f64,
+    /// `cosine`, `polynomial`, `one_cycle`: what is left of the full learning rate at the end, in
+    /// [0, 1]. Where not given 0, but 4e-6 for `one_cycle`, as PyTorch's 1 ÷ (25 · 10⁴).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_factor: Option<f64>,
+    /// `polynomial`: the exponent, above 0; 1 is a line. 0.9 in DeepLab.
+    pub power: f64,
+    /// `one_cycle`: the factor that the rise starts from, in (0, 1]; 1 ÷ PyTorch's `div_factor`.
+    pub start_factor: f64,
+    /// `one_cycle`: the rise's share of the training, in (0, 1); PyTorch's `pct_start`.
+    pub peak_at: f64,
 }
 
 /// The schedules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleName {
-    /// Falls at milestones.
+    /// Falls at milestones, as detectron2's `WarmupMultiStepLR`.
     #[default]
     MultiStep,
+    /// Falls along half a cosine over the whole training (Loshchilov and Hutter 2017), as
+    /// detectron2's `WarmupCosineLR`.
+    Cosine,
+    /// Falls as a power of what is left of the training, the "poly" policy of DeepLab (Chen et al.
+    /// 2017), as PyTorch's `PolynomialLR`.
+    Polynomial,
+    /// Rises along half a cosine and falls along another (Smith and Topin 2018), as PyTorch's
+    /// `OneCycleLR` with two phases, but the momentum stays.
+    OneCycle,
+    /// Stays at full height.
+    Constant,
 }
 
 impl Default for ScheduleConfig {
@@ -244,6 +275,10 @@ impl Default for ScheduleConfig {
             warmup_start: 0.001,
             milestones: vec![60_000, 80_000],
             factor: 0.1,
+            end_factor: None,
+            power: 0.9,
+            start_factor: 0.04,
+            peak_at: 0.3,
         }
     }
 }
@@ -260,6 +295,17 @@ pub struct TrainConfig {
     pub epochs: Option<u64>,
     /// Images a step.
     pub batch_size: usize,
+    /// Into how many parts a batch is divided, which are computed one after another: the same
+    /// gradients in less memory, but for batch norms that learn.
+    pub accumulate: usize,
+    /// Where given, what is evaluated and kept as best is a moving average of the weights with this
+    /// decay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Where given, the stages that `model.freeze_at` holds begin to learn after so many iterations
+    /// or epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfreeze_at: Option<u64>,
     /// Evaluates every so many iterations or epochs; at the end always. 5000 iterations or one
     /// epoch where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -268,6 +314,18 @@ pub struct TrainConfig {
     /// or one epoch where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<u64>,
+    /// Where given, writes one too when the last is so many minutes old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_minutes: Option<f64>,
+    /// By which number of an evaluation a checkpoint is the best.
+    pub best_metric: MetricName,
+    /// Where given, training ends after so many evaluations in a row without a new best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// What happens where the loss or a gradient is not finite.
+    pub on_nonfinite: OnNonFinite,
+    /// How many steps in a row `on_nonfinite = "skip"` leaves out at most.
+    pub max_skipped: u64,
     /// Tells how it goes every so many iterations, where there is no bar.
     pub log_every: u64,
     /// How many checkpoints before the last stay.
@@ -280,11 +338,87 @@ impl Default for TrainConfig {
             iterations: None,
             epochs: None,
             batch_size: 16,
+            accumulate: 1,
+            ema_decay: None,
+            unfreeze_at: None,
             eval_every: None,
             checkpoint_every: None,
+            checkpoint_minutes: None,
+            best_metric: MetricName::Ap,
+            patience: None,
+            on_nonfinite: OnNonFinite::Stop,
+            max_skipped: 10,
             log_every: 20,
             keep_last: 1,
         }
+    }
+}
+
+/// What happens where the loss or a gradient is not finite. The weights are not touched, and an
+/// autopsy is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNonFinite {
+    /// Training stops.
+    #[default]
+    Stop,
+    /// It goes on with the next batch.
+    Skip,
+}
+
+/// A number of an evaluation, by COCO's short names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetricName {
+    /// Average precision.
+    #[default]
+    #[serde(rename = "AP")]
+    Ap,
+    /// AP at an `IoU` of 0.50.
+    #[serde(rename = "AP50")]
+    Ap50,
+    /// AP at an `IoU` of 0.75.
+    #[serde(rename = "AP75")]
+    Ap75,
+    /// AP of small objects.
+    #[serde(rename = "APs")]
+    ApSmall,
+    /// AP of medium objects.
+    #[serde(rename = "APm")]
+    ApMedium,
+    /// AP of large objects.
+    #[serde(rename = "APl")]
+    ApLarge,
+    /// Average recall with 100 detections.
+    #[serde(rename = "AR100")]
+    Ar100,
+}
+
+impl MetricName {
+    /// This number of an evaluation.
+    pub const fn of(self, metrics: &Metrics) -> f64 {
+        match self {
+            Self::Ap => metrics.ap,
+            Self::Ap50 => metrics.ap50,
+            Self::Ap75 => metrics.ap75,
+            Self::ApSmall => metrics.ap_small,
+            Self::ApMedium => metrics.ap_medium,
+            Self::ApLarge => metrics.ap_large,
+            Self::Ar100 => metrics.ar100,
+        }
+    }
+}
+
+impl std::fmt::Display for MetricName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ap => "AP",
+            Self::Ap50 => "AP50",
+            Self::Ap75 => "AP75",
+            Self::ApSmall => "APs",
+            Self::ApMedium => "APm",
+            Self::ApLarge => "APl",
+            Self::Ar100 => "AR100",
+        })
     }
 }
 

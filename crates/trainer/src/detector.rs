@@ -1,16 +1,18 @@
 //! A trained model with all that it needs to look at images.
 
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use retinanet_anchors::AnchorGenerator;
+use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_convolution::set_winograd;
+use retinanet_criterion::{BatchTargets, Criterion};
 use retinanet_data::{Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, Transform, prepare};
 use retinanet_detector::{
-    Decoder, ModelError, RetinaNet, WeightsError, load_weights, read_classes,
+    Decoder, ModelError, Predictions, RetinaNet, WeightsError, load_weights, read_classes,
 };
 use retinanet_evaluation::{CocoDetection, EvaluationError, Evaluator, Metrics};
 
@@ -43,7 +45,7 @@ impl Detector {
     ) -> Result<Self, EvaluateError> {
         let classes = checkpoint.state.classes.clone();
         let model = config.model.init(classes.len(), device)?;
-        let model = checkpoint.load_model(model)?;
+        let model = checkpoint.load_to_detect(model)?;
         Self::new(config, &model, classes, device)
     }
 
@@ -105,10 +107,19 @@ impl Detector {
     }
 
     /// What the model sees on each image of a batch, best first, in pixels of the original image.
-    pub fn detect(&self, batch: Batch) -> Vec<Vec<Detection>> {
+    pub fn detect(&self, mut batch: Batch) -> Vec<Vec<Detection>> {
+        let predictions = self.predict(&mut batch);
+        self.decode(predictions, &batch)
+    }
+
+    /// The images go to the device; nothing is left of them in the batch.
+    fn predict(&self, batch: &mut Batch) -> Predictions {
         let shape = [batch.items.len(), 3, batch.height, batch.width];
-        let images = Tensor::from_data(TensorData::new(batch.images, shape), &self.device);
-        let predictions = self.model.forward(images);
+        let images = TensorData::new(mem::take(&mut batch.images), shape);
+        self.model.forward(Tensor::from_data(images, &self.device))
+    }
+
+    fn decode(&self, predictions: Predictions, batch: &Batch) -> Vec<Vec<Detection>> {
         let sizes: Vec<_> = batch.items.iter().map(|item| item.resized_size).collect();
         let mut detections = self.decoder.decode(predictions, &batch.anchors, &sizes);
         for (detections, item) in detections.iter_mut().zip(&batch.items) {
@@ -150,42 +161,74 @@ impl Detector {
             });
         }
         let evaluator = Evaluator::from_file(&dataset.annotations)?;
-        self.evaluate(&Arc::new(dataset), &evaluator, data.workers, observer)
+        let loader = self.loader(&Arc::new(dataset), data.workers, None)?;
+        self.evaluate(&loader, &evaluator, &mut |_, _| {}, observer)
     }
 
-    /// Evaluates on all images of a data set, one at a time, so that no image's padding depends
-    /// on its neighbours.
+    /// Evaluates on a plan's validation images, and gives the loss there: the mean over images of
+    /// each image's loss divided by its own positive anchors, whatever the normaliser of training.
     ///
     /// # Errors
     ///
     /// Returns an error where an image cannot be read.
-    pub(crate) fn evaluate(
+    pub(crate) fn validate(
+        &self,
+        plan: &Plan,
+        criterion: &Criterion,
+        observer: &mut dyn Observer,
+    ) -> Result<(Metrics, f64), EvaluateError> {
+        let (mut sum, mut images) = (0.0, 0);
+        let mut add_loss = |predictions: &Predictions, batch: &Batch| {
+            let targets = BatchTargets::new(&batch.targets, &self.device);
+            let weights: Vec<f64> = (batch.targets.iter())
+                .map(|targets| 1.0 / targets.positives.len().max(1) as f64)
+                .collect();
+            let Predictions { logits, deltas, .. } = predictions.clone();
+            let loss = criterion.weighted(logits, deltas, &targets, &weights);
+            sum += f64::from(loss.total().into_scalar::<f32>());
+            images += batch.items.len();
+        };
+        let workers = plan.config.data.workers;
+        let loader = self.loader(&plan.val, workers, Some(plan.assigner))?;
+        let metrics = self.evaluate(&loader, &plan.evaluator, &mut add_loss, observer)?;
+        Ok((metrics, sum / f64::from(images.max(1) as u32)))
+    }
+
+    /// One image at a time, so that no image's padding depends on its neighbours.
+    fn loader(
         &self,
         dataset: &Arc<CocoDataset>,
-        evaluator: &Evaluator,
         workers: usize,
-        observer: &mut dyn Observer,
-    ) -> Result<Metrics, EvaluateError> {
+        assigner: Option<TargetAssigner>,
+    ) -> Result<EvalLoader, DataError> {
         let config = LoaderConfig {
             batch_size: 1,
             workers,
             prefetch: (2 * workers).max(1),
             ..LoaderConfig::default()
         };
-        let loader = EvalLoader::new(
-            Arc::clone(dataset),
-            config,
-            self.transform.clone(),
-            self.generator.clone(),
-        )?;
+        let (transform, generator) = (self.transform.clone(), self.generator.clone());
+        EvalLoader::new(Arc::clone(dataset), config, transform, generator, assigner)
+    }
+
+    /// Evaluates on all images of a loader; `look` sees what the model says of each.
+    fn evaluate(
+        &self,
+        loader: &EvalLoader,
+        evaluator: &Evaluator,
+        look: &mut dyn FnMut(&Predictions, &Batch),
+        observer: &mut dyn Observer,
+    ) -> Result<Metrics, EvaluateError> {
         let mut detections = Vec::new();
         let what = "evaluating";
-        let total = dataset.images.len() as u64;
+        let total = loader.batches() as u64;
         observer.progress(Progress::Start { what, total });
         for batch in loader.start() {
-            let batch = batch?;
+            let mut batch = batch?;
+            let predictions = self.predict(&mut batch);
+            look(&predictions, &batch);
             let images: Vec<_> = batch.items.iter().map(|item| item.image_id).collect();
-            for (image_id, found) in images.into_iter().zip(self.detect(batch)) {
+            for (image_id, found) in images.into_iter().zip(self.decode(predictions, &batch)) {
                 let found = found.iter();
                 let known = found.filter(|it| !self.classes.is_unused(it.class));
                 detections.extend(known.filter_map(|detection| {

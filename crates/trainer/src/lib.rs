@@ -5,9 +5,12 @@
 //! able to build), and [`train`] carries it out. The crate prints nothing: what happens is told to
 //! an [`Observer`].
 
+mod autopsy;
+mod average;
 mod checkpoint;
 mod config;
 mod detector;
+mod fingerprint;
 mod layers;
 mod metrics_log;
 mod observer;
@@ -17,19 +20,22 @@ mod presets;
 mod run_directory;
 mod schedule;
 mod step;
+mod tensorboard;
 mod training;
 mod update;
 
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointState};
 pub use config::{
-    AugmentConfig, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig, OptimizerConfig,
-    OptimizerName, ScheduleConfig, ScheduleName, SplitConfig, TrainConfig,
+    AugmentConfig, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig, MetricName,
+    OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName, SplitConfig,
+    TrainConfig,
 };
 pub use detector::{Detector, EvaluateError};
+pub use fingerprint::fingerprint;
 pub use layers::{ConfigError, config_to_toml, load_config};
-pub use observer::{Observer, Progress, StepReport};
+pub use observer::{Evaluated, Observer, Progress, StepReport};
 pub use plan::{Plan, PlanError};
 pub use presets::Preset;
-pub use run_directory::{DamagedCheckpoint, RunDirectory, RunDirectoryError};
+pub use run_directory::{Change, Changes, DamagedCheckpoint, RunDirectory, RunDirectoryError};
 pub use step::{Learner, StepError, StepLoss};
-pub use training::{TrainError, TrainOutcome, train};
+pub use training::{Stopped, TrainError, TrainOutcome, train};

@@ -1,4 +1,5 @@
-//! `metrics.jsonl`: a line for each step and a line for each evaluation.
+//! `metrics.jsonl`: a line for each step and a line for each evaluation; and the same for
+//! TensorBoard.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -8,15 +9,23 @@ use retinanet_evaluation::Metrics;
 use serde_json::{Value, json};
 
 use crate::observer::StepReport;
+use crate::run_directory::RunDirectory;
+use crate::tensorboard::EventFile;
 
 pub(crate) struct MetricsLog {
     file: File,
+    events: EventFile,
 }
 
 impl MetricsLog {
     /// Opens the log and cuts off what stands after `iteration`: lines of steps that a stopped run
     /// made after its last checkpoint, and that will be made again.
-    pub(crate) fn open(path: &Path, iteration: u64) -> std::io::Result<Self> {
+    pub(crate) fn open(run: &RunDirectory, iteration: u64) -> std::io::Result<Self> {
+        Self::in_folder(run.root(), iteration)
+    }
+
+    fn in_folder(folder: &Path, iteration: u64) -> std::io::Result<Self> {
+        let path = &folder.join("metrics.jsonl");
         let kept = match File::open(path) {
             Ok(file) => lines_up_to(file, iteration)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -26,7 +35,10 @@ impl MetricsLog {
         fs_err::write(&beside, kept)?;
         fs_err::rename(&beside, path)?;
         let file = fs_err::OpenOptions::new().append(true).open(path)?;
-        Ok(Self { file })
+        Ok(Self {
+            file,
+            events: EventFile::create(folder, iteration)?,
+        })
     }
 
     pub(crate) fn step(&mut self, report: &StepReport) -> std::io::Result<()> {
@@ -43,11 +55,39 @@ impl MetricsLog {
             "images": report.images,
             "seconds": report.duration.as_secs_f64(),
             "waited_seconds": report.waited.as_secs_f64(),
-        }))
+        }))?;
+        let seconds = report.duration.as_secs_f64().max(1e-9);
+        let values = [
+            ("train/loss", report.loss()),
+            ("train/class_loss", report.class_loss),
+            ("train/box_loss", report.box_loss),
+            ("train/gradient_norm", report.gradient_norm),
+            ("train/learning_rate", report.learning_rate),
+            ("train/positives_per_image", report.positives_per_image()),
+            ("time/images_per_second", report.images as f64 / seconds),
+            ("time/data_wait_share", report.waited_share()),
+        ];
+        self.events.scalars(report.iteration, &values)
     }
 
-    pub(crate) fn evaluation(&mut self, iteration: u64, metrics: &Metrics) -> std::io::Result<()> {
-        let mut line = json!({ "kind": "evaluation", "iteration": iteration });
+    pub(crate) fn evaluation(
+        &mut self,
+        iteration: u64,
+        metrics: &Metrics,
+        loss: f64,
+    ) -> std::io::Result<()> {
+        let values = [
+            ("val/AP", metrics.ap),
+            ("val/AP50", metrics.ap50),
+            ("val/AP75", metrics.ap75),
+            ("val/APs", metrics.ap_small),
+            ("val/APm", metrics.ap_medium),
+            ("val/APl", metrics.ap_large),
+            ("val/AR100", metrics.ar100),
+            ("val/loss", loss),
+        ];
+        self.events.scalars(iteration, &values)?;
+        let mut line = json!({ "kind": "evaluation", "iteration": iteration, "loss": loss });
         if let (Some(line), Ok(Value::Object(metrics))) =
             (line.as_object_mut(), serde_json::to_value(metrics))
         {
@@ -93,7 +133,7 @@ mod tests {
             "{\"iteration\":1}\n{\"iteration\":2}\n{\"iteration\":3}\n{\"itera",
         )
         .unwrap();
-        let mut log = MetricsLog::open(&path, 2).unwrap();
+        let mut log = MetricsLog::in_folder(folder.path(), 2).unwrap();
         log.line(&json!({ "iteration": 3, "again": true })).unwrap();
         assert_eq!(
             fs_err::read_to_string(&path).unwrap(),

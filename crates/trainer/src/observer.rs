@@ -17,8 +17,8 @@ pub trait Observer {
     /// Some long work begins, is under way, or ends.
     fn progress(&mut self, _progress: Progress<'_>) {}
 
-    /// The model was evaluated after `iteration` steps; `is_best` by AP so far.
-    fn evaluated(&mut self, _iteration: u64, _metrics: &Metrics, _is_best: bool) {}
+    /// The model was evaluated.
+    fn evaluated(&mut self, _evaluated: &Evaluated<'_>) {}
 
     /// A checkpoint was written.
     fn checkpoint_written(&mut self, _iteration: u64, _folder: &Path) {}
@@ -27,6 +27,20 @@ pub trait Observer {
     fn stop_requested(&self) -> bool {
         false
     }
+}
+
+/// What an evaluation gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Evaluated<'a> {
+    /// After how many steps.
+    pub iteration: u64,
+    /// The numbers.
+    pub metrics: &'a Metrics,
+    /// The loss on the validation images: the mean over images of each image's loss
+    /// divided by its own positive anchors.
+    pub loss: f64,
+    /// Whether it is the best so far.
+    pub is_best: bool,
 }
 
 /// Work other than training steps.
@@ -76,5 +90,15 @@ impl StepReport {
     /// What the step minimised.
     pub fn loss(&self) -> f64 {
         self.class_loss + self.box_loss
+    }
+
+    /// Positive anchors of an image, on average.
+    pub fn positives_per_image(&self) -> f64 {
+        self.positives as f64 / self.images.max(1) as f64
+    }
+
+    /// How much of the step was waiting for its batch, in `[0, 1]`.
+    pub fn waited_share(&self) -> f64 {
+        self.waited.as_secs_f64() / self.duration.as_secs_f64().max(1e-9)
     }
 }

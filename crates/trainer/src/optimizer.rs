@@ -20,8 +20,6 @@ impl Optimizer {
     /// model's weights must be loaded before.
     pub(crate) fn new(config: &OptimizerConfig, model: &RetinaNet) -> Self {
         let kinds = ParameterKinds::of(model);
-        let norms = ParamGroup::from_ids(kinds.norms);
-        let biases = ParamGroup::from_ids(kinds.biases);
         let weight = Group {
             weight_decay: config.weight_decay,
             rate_factor: 1.0,
@@ -34,34 +32,48 @@ impl Optimizer {
             weight_decay: config.bias_weight_decay.unwrap_or(config.weight_decay),
             rate_factor: config.bias_lr_factor,
         };
-        let inner = match config.name {
-            OptimizerName::Sgd => ModuleOptimizer::from(weight.sgd(config))
-                .with_group(norms, norm.sgd(config), None)
-                .with_group(biases, bias.sgd(config), None),
-            OptimizerName::Adamw => ModuleOptimizer::from(weight.adamw(config))
-                .with_group(norms, norm.adamw(config), None)
-                .with_group(biases, bias.adamw(config), None),
+        let mut inner = match config.name {
+            OptimizerName::Sgd => ModuleOptimizer::from(weight.sgd(config)),
+            OptimizerName::Adamw => ModuleOptimizer::from(weight.adamw(config)),
         };
+        for (kind, group) in [
+            (&kinds.norms, norm),
+            (&kinds.biases, bias),
+            (&kinds.weights, weight),
+        ] {
+            for (in_backbone, factor) in [(false, 1.0), (true, config.backbone_lr_factor)] {
+                let ids = kind.iter().filter(|(_, backbone)| *backbone == in_backbone);
+                let ids = ParamGroup::from_ids(ids.map(|(id, _)| *id).collect());
+                let group = Group {
+                    rate_factor: group.rate_factor * factor,
+                    ..group
+                };
+                inner = match config.name {
+                    OptimizerName::Sgd => inner.with_group(ids, group.sgd(config), None),
+                    OptimizerName::Adamw => inner.with_group(ids, group.adamw(config), None),
+                };
+            }
+        }
         Self {
             inner,
             clip_norm: config.clip_norm,
         }
     }
 
-    /// Moves the weights against their gradients; returns the gradients' norm before clipping.
+    /// Moves the weights against their gradients, whose [norm](gradient_norm) is `norm`.
     pub(crate) fn step(
         &mut self,
         learning_rate: f64,
         model: RetinaNet,
         mut gradients: GradientsParams,
-    ) -> (RetinaNet, f64) {
-        let norm = global_norm(&model, &gradients);
+        norm: f64,
+    ) -> RetinaNet {
         if let Some(limit) = self.clip_norm
             && norm > limit
         {
             scale(&model, &mut gradients, limit / norm);
         }
-        (self.inner.step(learning_rate, model, gradients), norm)
+        self.inner.step(learning_rate, model, gradients)
     }
 
     pub(crate) fn to_bytes(&self) -> Result<Bytes, RecordError> {
@@ -102,13 +114,15 @@ impl Group {
     }
 }
 
-/// The parameters that are no weights of convolutions.
+/// The parameters by kind, each with whether it belongs to the backbone.
 #[derive(Default)]
 struct ParameterKinds {
     /// Scales and biases of all batch and group norms.
-    norms: Vec<ParamId>,
+    norms: Vec<(ParamId, bool)>,
     /// Biases of convolutions.
-    biases: Vec<ParamId>,
+    biases: Vec<(ParamId, bool)>,
+    /// Weights of convolutions.
+    weights: Vec<(ParamId, bool)>,
 }
 
 impl ParameterKinds {
@@ -129,11 +143,15 @@ impl ParameterKinds {
                 let is_norm = |(_, container): &(String, String)| {
                     matches!(container.as_str(), "Struct:BatchNorm" | "Struct:GroupNorm")
                 };
-                if self.path.iter().any(is_norm) {
-                    self.kinds.norms.push(param.id);
+                let kind = if self.path.iter().any(is_norm) {
+                    &mut self.kinds.norms
                 } else if self.path.last().is_some_and(|(name, _)| name == "bias") {
-                    self.kinds.biases.push(param.id);
-                }
+                    &mut self.kinds.biases
+                } else {
+                    &mut self.kinds.weights
+                };
+                let in_backbone = self.path.iter().any(|(name, _)| name == "backbone");
+                kind.push((param.id, in_backbone));
             }
         }
         let mut collector = Collector {
@@ -146,7 +164,7 @@ impl ParameterKinds {
 }
 
 /// The Euclidean norm of all gradients as one vector.
-fn global_norm(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
+pub(crate) fn gradient_norm(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
     struct Summer<'a> {
         gradients: &'a GradientsParams,
         squares: f64,
@@ -212,6 +230,20 @@ mod tests {
         GradientsParams::from_grads(loss(model).backward(), model)
     }
 
+    fn ids(kind: &[(ParamId, bool)]) -> Vec<ParamId> {
+        kind.iter().map(|(id, _)| *id).collect()
+    }
+
+    fn step(
+        optimizer: &mut Optimizer,
+        rate: f64,
+        model: &RetinaNet,
+        gradients: GradientsParams,
+    ) -> RetinaNet {
+        let norm = gradient_norm(model, &gradients);
+        optimizer.step(rate, model.clone(), gradients, norm)
+    }
+
     /// All parameters in a row, norms and others apart.
     fn parameters(model: &RetinaNet) -> (Vec<f32>, Vec<f32>) {
         struct Collector {
@@ -229,7 +261,7 @@ mod tests {
             }
         }
         let mut collector = Collector {
-            norms: ParameterKinds::of(model).norms,
+            norms: ids(&ParameterKinds::of(model).norms),
             values: (Vec::new(), Vec::new()),
         };
         model.visit(&mut collector);
@@ -247,12 +279,11 @@ mod tests {
         let model = model();
         let mut optimizer = Optimizer::new(&config, &model);
         let start = parameters(&model).1;
-        let (model, _) = optimizer.step(0.0, model.clone(), gradients(&model));
+        let model = step(&mut optimizer, 0.0, &model, gradients(&model));
         let once = gradients(&model);
-        let plain = Optimizer::new(&config, &model)
-            .step(0.001, model.clone(), gradients(&model))
-            .0;
-        let (model, _) = optimizer.step(0.001, model, once);
+        let mut fresh = Optimizer::new(&config, &model);
+        let plain = step(&mut fresh, 0.001, &model, gradients(&model));
+        let model = step(&mut optimizer, 0.001, &model, once);
         let (carried, plain) = (parameters(&model).1, parameters(&plain).1);
         let mut compared = 0;
         for ((start, carried), plain) in start.iter().zip(&carried).zip(&plain) {
@@ -277,7 +308,7 @@ mod tests {
         let mut optimizer = Optimizer::new(&config, &model);
         let (norms, others) = parameters(&model);
         // Clipped to nothing, the gradients leave only the decay.
-        let (model, _) = optimizer.step(0.1, model.clone(), gradients(&model));
+        let model = step(&mut optimizer, 0.1, &model, gradients(&model));
         let (norms_after, others_after) = parameters(&model);
         for (after, before) in norms_after.iter().zip(&norms) {
             assert!((after - before).abs() < 1e-12, "{after} {before}");
@@ -321,9 +352,10 @@ mod tests {
             let model = model();
             let kinds = ParameterKinds::of(&model);
             let mut optimizer = Optimizer::new(&config, &model);
-            let (stepped, _) = optimizer.step(0.1, model.clone(), gradients(&model));
-            for (ids, factor) in [(&kinds.biases, shrunk), (&kinds.norms, 1.0 - 0.1 * 0.125)] {
-                let (before, after) = (of_kind(&model, ids), of_kind(&stepped, ids));
+            let stepped = step(&mut optimizer, 0.1, &model, gradients(&model));
+            for (kind, factor) in [(&kinds.biases, shrunk), (&kinds.norms, 1.0 - 0.1 * 0.125)] {
+                let ids = ids(kind);
+                let (before, after) = (of_kind(&model, &ids), of_kind(&stepped, &ids));
                 assert!(before.iter().any(|value| *value != 0.0));
                 for (before, after) in before.iter().zip(&after) {
                     let expected = f64::from(*before) * factor;
@@ -347,7 +379,7 @@ mod tests {
         let model = model();
         let mut optimizer = Optimizer::new(&config, &model);
         let before = parameters(&model).1;
-        let (model, _) = optimizer.step(0.01, model.clone(), gradients(&model));
+        let model = step(&mut optimizer, 0.01, &model, gradients(&model));
         let steps: Vec<f32> = before
             .iter()
             .zip(&parameters(&model).1)
@@ -363,9 +395,9 @@ mod tests {
     fn clipping_cuts_the_norm_over_all_parameters_at_once() {
         let model = model();
         let mut clipped = gradients(&model);
-        let norm = global_norm(&model, &clipped);
+        let norm = gradient_norm(&model, &clipped);
         assert!(norm > 0.5);
         scale(&model, &mut clipped, 0.5 / norm);
-        assert!((global_norm(&model, &clipped) - 0.5).abs() < 1e-4);
+        assert!((gradient_norm(&model, &clipped) - 0.5).abs() < 1e-4);
     }
 }

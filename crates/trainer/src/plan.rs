@@ -18,9 +18,11 @@ use retinanet_detector::{
 };
 use retinanet_evaluation::{EvaluationError, Evaluator};
 
-use crate::config::{DataConfig, ExperimentConfig, SplitConfig};
+use crate::config::{
+    DataConfig, ExperimentConfig, OptimizerConfig, ScheduleConfig, ScheduleName, SplitConfig,
+};
 use crate::observer::Observer;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Shape};
 
 /// Training length where the config gives none: the paper's 90 000 iterations.
 const DEFAULT_ITERATIONS: u64 = 90_000;
@@ -39,6 +41,7 @@ pub struct Plan {
     pub(crate) transform: Transform,
     pub(crate) generator: AnchorGenerator,
     pub(crate) matcher: Matcher,
+    pub(crate) assigner: TargetAssigner,
     pub(crate) decoder: Decoder,
     pub(crate) criterion: Criterion,
     pub(crate) loader: TrainLoader,
@@ -46,6 +49,8 @@ pub struct Plan {
     pub(crate) iterations: u64,
     pub(crate) eval_every: u64,
     pub(crate) checkpoint_every: u64,
+    /// The step from which on nothing is frozen.
+    pub(crate) unfreeze_at: Option<u64>,
 }
 
 impl Plan {
@@ -83,18 +88,23 @@ impl Plan {
         transform.check_evaluation_shapes(&val.images)?;
         tell_dropped(&train, observer);
 
+        let assigner = TargetAssigner::new(matcher, coder);
         let loader = TrainLoader::new(
             Arc::clone(&train),
-            config.data.loader(config.train.batch_size, config.seed),
+            (config.data).loader(
+                config.train.batch_size / config.train.accumulate,
+                config.seed,
+            ),
             transform.clone(),
             generator.clone(),
-            TargetAssigner::new(matcher, coder),
+            assigner,
         )?;
         let clock = Clock::new(&config, loader.samples_per_epoch());
         Ok(Self {
             iterations: clock.iterations,
             eval_every: clock.interval(config.train.eval_every),
             checkpoint_every: clock.interval(config.train.checkpoint_every),
+            unfreeze_at: (config.train.unfreeze_at).map(|units| clock.in_iterations(units)),
             schedule: clock.schedule(&config),
             config,
             train,
@@ -103,6 +113,7 @@ impl Plan {
             transform,
             generator,
             matcher,
+            assigner,
             decoder,
             criterion,
             loader,
@@ -123,10 +134,19 @@ impl Plan {
         Ok(())
     }
 
-    /// Draws the model on a device, its weights a function of the seed alone.
-    pub(crate) fn fresh_model(&self, device: &Device) -> Result<RetinaNet, PlanError> {
+    /// Draws the model on a device, its weights a function of the seed alone. What learns is as at
+    /// an iteration.
+    pub(crate) fn fresh_model(
+        &self,
+        iteration: u64,
+        device: &Device,
+    ) -> Result<RetinaNet, PlanError> {
         device.seed(self.config.seed);
-        Ok(self.config.model.init(self.train.classes.len(), device)?)
+        let mut config = self.config.model.clone();
+        if self.unfreeze_at.is_some_and(|step| iteration >= step) {
+            config.freeze_at = 0;
+        }
+        Ok(config.init(self.train.classes.len(), device)?)
     }
 
     /// Draws the model on a device, with the weights to start from if the config names any.
@@ -134,7 +154,7 @@ impl Plan {
         &self,
         device: &Device,
     ) -> Result<(RetinaNet, Option<LoadedWeights>), PlanError> {
-        let mut model = self.fresh_model(device)?;
+        let mut model = self.fresh_model(0, device)?;
         let pretrained = self.config.model.pretrained.as_ref();
         let loaded = pretrained
             .map(|path| load_pretrained(&mut model, Path::new(path)))
@@ -178,15 +198,46 @@ impl Clock {
     }
 
     fn schedule(&self, config: &ExperimentConfig) -> Schedule {
-        let milestones = config.schedule.milestones.iter();
+        let schedule = &config.schedule;
+        let end_factor = schedule.end_factor.unwrap_or(0.0);
+        let shape = match schedule.name {
+            ScheduleName::MultiStep => {
+                let milestones = schedule.milestones.iter();
+                Shape::MultiStep {
+                    milestones: milestones.map(|units| self.in_iterations(*units)).collect(),
+                    factor: schedule.factor,
+                }
+            }
+            ScheduleName::Cosine => Shape::Cosine { end_factor },
+            ScheduleName::Polynomial => Shape::Polynomial {
+                end_factor,
+                power: schedule.power,
+            },
+            ScheduleName::OneCycle => Shape::OneCycle {
+                start_factor: schedule.start_factor,
+                peak_at: schedule.peak_at,
+                end_factor: schedule.end_factor.unwrap_or(Shape::ONE_CYCLE_END),
+            },
+            ScheduleName::Constant => Shape::Constant,
+        };
         Schedule {
-            base: config.optimizer.lr,
-            warmup: config.schedule.warmup,
-            warmup_start: config.schedule.warmup_start,
-            milestones: milestones.map(|units| self.in_iterations(*units)).collect(),
-            factor: config.schedule.factor,
+            base: base_rate(config),
+            warmup: schedule.warmup,
+            warmup_start: schedule.warmup_start,
+            total: self.iterations,
+            shape,
         }
     }
+}
+
+/// The learning rate at its height, by the linear rule of Goyal et al. 2017.
+fn base_rate(config: &ExperimentConfig) -> f64 {
+    let OptimizerConfig {
+        lr,
+        reference_batch,
+        ..
+    } = config.optimizer;
+    lr * config.train.batch_size as f64 / reference_batch as f64
 }
 
 impl DataConfig {
@@ -314,11 +365,32 @@ fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
     let train = &config.train;
     at_least_one("train.batch_size", train.batch_size as u64)?;
     at_least_one("train.log_every", train.log_every)?;
+    at_least_one("train.max_skipped", train.max_skipped)?;
+    let reference = config.optimizer.reference_batch;
+    at_least_one("optimizer.reference_batch", reference as u64)?;
+    if train.accumulate == 0 || !train.batch_size.is_multiple_of(train.accumulate) {
+        return Err(PlanError::out_of_range(
+            "train.accumulate",
+            train.accumulate,
+            "a divisor of `train.batch_size`",
+        ));
+    }
+    if let Some(decay) = train.ema_decay
+        && !(0.0..1.0).contains(&decay)
+    {
+        return Err(PlanError::out_of_range(
+            "train.ema_decay",
+            decay,
+            "in [0, 1)",
+        ));
+    }
     for (key, got) in [
         ("train.iterations", train.iterations),
         ("train.epochs", train.epochs),
         ("train.eval_every", train.eval_every),
         ("train.checkpoint_every", train.checkpoint_every),
+        ("train.unfreeze_at", train.unfreeze_at),
+        ("train.patience", train.patience),
         ("compute.threads", config.compute.threads.map(|n| n as u64)),
     ] {
         at_least_one(key, got.unwrap_or(1))?;
@@ -338,6 +410,14 @@ fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
             config.optimizer.bias_weight_decay.unwrap_or_default(),
         ),
         ("optimizer.bias_lr_factor", config.optimizer.bias_lr_factor),
+        (
+            "optimizer.backbone_lr_factor",
+            config.optimizer.backbone_lr_factor,
+        ),
+        (
+            "train.checkpoint_minutes",
+            train.checkpoint_minutes.unwrap_or_default(),
+        ),
         ("schedule.warmup_start", config.schedule.warmup_start),
         ("schedule.factor", config.schedule.factor),
     ] {
@@ -362,12 +442,49 @@ fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
             "finite and above 0",
         ));
     }
-    if !config.schedule.milestones.is_sorted() {
+    check_schedule(&config.schedule)
+}
+
+fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
+    if !schedule.milestones.is_sorted() {
         return Err(PlanError::out_of_range(
             "schedule.milestones",
-            format!("{:?}", config.schedule.milestones),
+            format!("{:?}", schedule.milestones),
             "ascending",
         ));
+    }
+    let end_factor = schedule.end_factor.unwrap_or_default();
+    let (power, peak_at) = (schedule.power, schedule.peak_at);
+    let start_factor = schedule.start_factor;
+    for (key, got, fits, allowed) in [
+        (
+            "schedule.end_factor",
+            end_factor,
+            (0.0..=1.0).contains(&end_factor),
+            "in [0, 1]",
+        ),
+        (
+            "schedule.power",
+            power,
+            power.is_finite() && power > 0.0,
+            "finite and above 0",
+        ),
+        (
+            "schedule.start_factor",
+            start_factor,
+            start_factor > 0.0 && start_factor <= 1.0,
+            "in (0, 1]",
+        ),
+        (
+            "schedule.peak_at",
+            peak_at,
+            peak_at > 0.0 && peak_at < 1.0,
+            "in (0, 1)",
+        ),
+    ] {
+        if !fits {
+            return Err(PlanError::out_of_range(key, got, allowed));
+        }
     }
     Ok(())
 }
@@ -498,10 +615,59 @@ mod tests {
         let clock = Clock::new(&config, 10);
         assert_eq!(clock.iterations, 8);
         assert_eq!(clock.interval(None), 3);
-        assert_eq!(clock.schedule(&config).milestones, [3, 5]);
+        let shape = Shape::MultiStep {
+            milestones: vec![3, 5],
+            factor: 0.1,
+        };
+        assert_eq!(clock.schedule(&config).shape, shape);
 
         config.train.epochs = None;
         let clock = Clock::new(&config, 10);
         assert_eq!((clock.iterations, clock.interval(Some(7))), (90_000, 7));
+    }
+
+    #[test]
+    fn each_key_of_the_schedule_out_of_range_is_refused_by_name() {
+        assert_eq!(
+            refusal(|config| config.schedule.end_factor = Some(1.5)),
+            "`schedule.end_factor` must be in [0, 1], got 1.5"
+        );
+        assert_eq!(
+            refusal(|config| config.schedule.power = 0.0),
+            "`schedule.power` must be finite and above 0, got 0"
+        );
+        assert_eq!(
+            refusal(|config| config.schedule.start_factor = 0.0),
+            "`schedule.start_factor` must be in (0, 1], got 0"
+        );
+        for peak_at in [0.0, 1.0, f64::NAN] {
+            assert_eq!(
+                refusal(|config| config.schedule.peak_at = peak_at),
+                format!("`schedule.peak_at` must be in (0, 1), got {peak_at}")
+            );
+        }
+    }
+
+    #[test]
+    fn each_schedule_ends_where_its_name_says() {
+        let mut config = ExperimentConfig::default();
+        config.schedule.milestones = Vec::new();
+        config.optimizer.lr = 1.0;
+        config.optimizer.reference_batch = config.train.batch_size;
+        let mut end = |name, end_factor| {
+            config.schedule.name = name;
+            config.schedule.end_factor = end_factor;
+            let clock = Clock::new(&config, 1);
+            clock.schedule(&config).learning_rate(clock.iterations)
+        };
+        for (name, default, given) in [
+            (ScheduleName::MultiStep, 1.0, 1.0),
+            (ScheduleName::Cosine, 0.0, 0.5),
+            (ScheduleName::Polynomial, 0.0, 0.5),
+            (ScheduleName::OneCycle, 4e-6, 0.5),
+            (ScheduleName::Constant, 1.0, 1.0),
+        ] {
+            assert_eq!((end(name, None), end(name, Some(0.5))), (default, given));
+        }
     }
 }

@@ -2,34 +2,37 @@
 //! `checkpoints/{last,best,step-N}` and `eval/`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use retinanet_boxes::ClassList;
-use retinanet_detector::RetinaNet;
 use retinanet_evaluation::Metrics;
 
-use crate::checkpoint::{self, Checkpoint, CheckpointError, CheckpointState};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Content};
 use crate::config::ExperimentConfig;
 use crate::layers::{ConfigError, config_to_toml, load_config};
-use crate::optimizer::Optimizer;
 
 const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that a resumed run may change: they do not change what a step does.
-const MAY_CHANGE: [&str; 12] = [
+const MAY_CHANGE: [&str; 16] = [
     "compute.device",
     "compute.threads",
     "data.workers",
     "data.prefetch",
     "data.cache_mib",
     "model.pretrained",
+    "train.best_metric",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.epochs",
     "train.eval_every",
     "train.iterations",
     "train.keep_last",
     "train.log_every",
+    "train.patience",
+    "train.max_skipped",
 ];
 
 /// Where a run keeps all it makes.
@@ -96,29 +99,38 @@ impl RunDirectory {
 
     /// Checks that a config continues this run: all that decides how the weights move must be as
     /// it was; how long it goes on and how it is watched may change. The config is then the run's.
+    /// Returns what has changed.
     ///
     /// # Errors
     ///
-    /// Returns an error that names a key that differs.
-    pub fn continue_with(&self, config: &ExperimentConfig) -> Result<(), RunDirectoryError> {
+    /// Returns an error that names the keys that differ and may not.
+    pub fn continue_with(
+        &self,
+        config: &ExperimentConfig,
+    ) -> Result<Vec<Change>, RunDirectoryError> {
         let was = flatten(&self.config().map_err(RunDirectoryError::Config)?)?;
         let is = flatten(config)?;
         let keys: BTreeSet<_> = was.keys().chain(is.keys()).collect();
-        for key in keys {
-            let may_change = MAY_CHANGE.iter().any(|allowed| key.starts_with(allowed));
-            if !may_change && was.get(key) != is.get(key) {
-                let show = |values: &BTreeMap<String, String>| {
-                    values.get(key).map_or("not set", String::as_str).to_owned()
-                };
-                return Err(RunDirectoryError::Differs {
-                    root: self.root.clone(),
-                    key: key.clone(),
-                    was: show(&was),
-                    is: show(&is),
-                });
-            }
+        let show = |values: &BTreeMap<String, String>, key: &String| {
+            values.get(key).map_or("not set", String::as_str).to_owned()
+        };
+        let changes = (keys.into_iter())
+            .filter(|&key| was.get(key) != is.get(key))
+            .map(|key| Change {
+                key: key.clone(),
+                was: show(&was, key),
+                is: show(&is, key),
+            });
+        let (allowed, refused): (Vec<_>, Vec<_>) = changes
+            .partition(|change| (MAY_CHANGE.iter()).any(|allowed| change.key.starts_with(allowed)));
+        if !refused.is_empty() {
+            return Err(RunDirectoryError::Differs {
+                root: self.root.clone(),
+                refused: Changes(refused),
+            });
         }
-        self.write_config(config)
+        self.write_config(config)?;
+        Ok(allowed)
     }
 
     pub(crate) fn write_config(&self, config: &ExperimentConfig) -> Result<(), RunDirectoryError> {
@@ -148,23 +160,15 @@ impl RunDirectory {
         writeln!(file, "{line}").map_err(RunDirectoryError::Io)
     }
 
-    pub(crate) fn metrics(&self) -> PathBuf {
-        self.root.join("metrics.jsonl")
-    }
-
     /// Writes the checkpoint `last`. The one that stood there stays as `step-N`, and of those the
     /// newest `keep`.
     pub(crate) fn write_last(
         &self,
-        model: &RetinaNet,
-        optimizer: &Optimizer,
-        config: &ExperimentConfig,
-        state: CheckpointState,
+        content: Content<'_>,
         keep: usize,
     ) -> Result<PathBuf, RunDirectoryError> {
         let last = self.last();
-        let config = config_to_toml(config).map_err(RunDirectoryError::Config)?;
-        let beside = checkpoint::write_beside(&last, model, optimizer, &config, state)?;
+        let beside = checkpoint::write_beside(&last, content)?;
         if let Some(iteration) = iteration_of(&last) {
             let step = self.checkpoints().join(format!("step-{iteration}"));
             checkpoint::replace(&last, &step)?;
@@ -225,10 +229,18 @@ impl RunDirectory {
         })
     }
 
-    /// The AP of the checkpoint `best`, if there is one and it is whole. What counts on resuming:
-    /// a kill may have come after a better one was measured and before it was kept.
-    pub(crate) fn best_ap(&self) -> Option<f64> {
-        Checkpoint::read(&self.best()).ok()?.state.best_ap
+    /// The metric of the checkpoint `best`, if there is one and it is whole. What counts on
+    /// resuming: a kill may have come after a better one was measured and before it was kept.
+    pub(crate) fn best_metric(&self) -> Option<f64> {
+        Checkpoint::read(&self.best()).ok()?.state.best
+    }
+
+    /// Puts back what a kill left under another name.
+    pub(crate) fn recover(&self) -> Result<(), RunDirectoryError> {
+        for folder in [self.last(), self.best()] {
+            checkpoint::recover(&folder)?;
+        }
+        Ok(())
     }
 
     fn checkpoints(&self) -> PathBuf {
@@ -292,6 +304,35 @@ fn flatten(config: &ExperimentConfig) -> Result<BTreeMap<String, String>, RunDir
     Ok(flat)
 }
 
+/// A key of a config that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key, with dots.
+    pub key: String,
+    /// What the run was made with.
+    pub was: String,
+    /// What the config says now.
+    pub is: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, was, is } = self;
+        write!(f, "`{key}` was {was} and is {is}")
+    }
+}
+
+/// Several [`Change`]s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes(pub Vec<Change>);
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&texts.join(", "))
+    }
+}
+
 /// A checkpoint that cannot be used.
 #[derive(Debug)]
 pub struct DamagedCheckpoint {
@@ -336,19 +377,16 @@ pub enum RunDirectoryError {
     },
     /// The run was made with another config.
     #[error(
-        "the run `{}` was made with `{key}` = {was}, the config says {is}; a run goes on with the \
-         config that it began with",
-        root.display()
+        "the run `{}` was made with another config: {refused}; a run goes on with the config that \
+         it began with, but for {}",
+        root.display(),
+        MAY_CHANGE.join(", ")
     )]
     Differs {
         /// Which run.
         root: PathBuf,
-        /// The first key that differs.
-        key: String,
-        /// The run's value.
-        was: String,
-        /// The config's value.
-        is: String,
+        /// What differs and may not.
+        refused: Changes,
     },
     /// The folder holds no run.
     #[error("`{}` holds no run: it has no config.toml", root.display())]

@@ -1,10 +1,11 @@
-use burn::optim::GradientsParams;
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
-use retinanet_criterion::{BatchTargets, Criterion};
+use retinanet_criterion::{BatchTargets, Criterion, Normalizer};
 use retinanet_detector::{Predictions, RetinaNet};
 
 use crate::config::OptimizerConfig;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Optimizer, gradient_norm};
 
 /// All that a training step moves on: the model, the optimiser's state and the loss's normaliser.
 pub struct Learner {
@@ -48,39 +49,154 @@ impl Learner {
     ///
     /// # Errors
     ///
-    /// Returns an error where the loss is no number; the weights stay as they were.
+    /// Returns an error where the loss or the gradients are not finite; weights, optimiser and
+    /// normaliser stay as they were.
     pub fn step(
         &mut self,
-        images: Tensor<4>,
+        images: &Tensor<4>,
         targets: &BatchTargets,
         learning_rate: f64,
     ) -> Result<StepLoss, StepError> {
-        let Predictions { logits, deltas, .. } = self.model.forward(images);
-        let parts = self.criterion.forward(logits, deltas, targets);
-        let class = f64::from(parts.class.clone().into_scalar::<f32>());
-        let bbox = f64::from(parts.bbox.clone().into_scalar::<f32>());
-        if !(class.is_finite() && bbox.is_finite()) {
-            return Err(StepError { class, bbox });
+        self.step_in_parts(&[targets], |_| images.clone(), learning_rate)
+    }
+
+    /// One step over a batch that is too large to compute at once: part after part, with the
+    /// gradients of all, as if it were one. Batch norms that learn see each part by itself.
+    ///
+    /// `images` gives a part's images, as for [`step`](Self::step).
+    ///
+    /// # Errors
+    ///
+    /// As [`step`](Self::step).
+    pub fn step_in_parts(
+        &mut self,
+        targets: &[&BatchTargets],
+        mut images: impl FnMut(usize) -> Tensor<4>,
+        learning_rate: f64,
+    ) -> Result<StepLoss, StepError> {
+        let before = (self.model.valid(), *self.criterion.normalizer());
+        let step = self.gradients(targets, &mut images);
+        let (step, gradients) = step.inspect_err(|_| self.restore(before))?;
+        self.model = (self.optimizer).step(
+            learning_rate,
+            self.model.clone(),
+            gradients,
+            step.gradient_norm,
+        );
+        Ok(step)
+    }
+
+    /// Undoes what the forward pass moves: running statistics and the normaliser.
+    fn restore(&mut self, (model, normalizer): (RetinaNet, Normalizer)) {
+        self.criterion.set_normalizer(normalizer);
+        // It is the same model, so that its record fits.
+        if let Ok(model) = (self.model.clone()).try_load_record(model.into_record()) {
+            self.model = model;
         }
-        let gradients = GradientsParams::from_grads(parts.total().backward(), &self.model);
-        let (model, gradient_norm) =
-            self.optimizer
-                .step(learning_rate, self.model.clone(), gradients);
-        self.model = model;
-        Ok(StepLoss {
+    }
+
+    /// The loss and its gradients, both finite.
+    fn gradients(
+        &mut self,
+        targets: &[&BatchTargets],
+        images: &mut impl FnMut(usize) -> Tensor<4>,
+    ) -> Result<(StepLoss, GradientsParams), StepError> {
+        // Positives are counted over the whole batch, so that its parts make one loss.
+        let weights = self.criterion.weights(targets.iter().copied());
+        let mut sum = GradientsAccumulator::new();
+        let (mut class, mut bbox) = (0.0, 0.0);
+        for (part, (targets, weights)) in targets.iter().zip(&weights).enumerate() {
+            let Predictions { logits, deltas, .. } = self.model.forward(images(part));
+            let loss = (self.criterion).weighted(logits, deltas, targets, weights);
+            class += f64::from(loss.class.clone().into_scalar::<f32>());
+            bbox += f64::from(loss.bbox.clone().into_scalar::<f32>());
+            if !(class.is_finite() && bbox.is_finite()) {
+                return Err(StepError {
+                    class,
+                    bbox,
+                    gradient_norm: None,
+                });
+            }
+            let gradients = GradientsParams::from_grads(loss.total().backward(), &self.model);
+            sum.accumulate(&self.model, gradients);
+        }
+        let gradients = sum.grads();
+        let gradient_norm = gradient_norm(&self.model, &gradients);
+        if !gradient_norm.is_finite() {
+            return Err(StepError {
+                class,
+                bbox,
+                gradient_norm: Some(gradient_norm),
+            });
+        }
+        let step = StepLoss {
             class,
             bbox,
             gradient_norm,
-        })
+        };
+        Ok((step, gradients))
     }
 }
 
-/// The loss of a step is no number.
+/// The loss of a step or its gradients are not finite.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("the loss is not finite (class {class}, box {bbox})")]
+#[error(
+    "not finite: the {} (class loss {class}, box loss {bbox})",
+    if .gradient_norm.is_some() { "gradients" } else { "loss" }
+)]
 pub struct StepError {
-    /// The class part.
+    /// The class part of the loss.
     pub class: f64,
-    /// The box part.
+    /// The box part of the loss.
     pub bbox: f64,
+    /// The gradients' norm, where the loss is finite and they are not.
+    pub gradient_norm: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use retinanet_boxes::{AnchorLabel, AnchorTargets};
+    use retinanet_criterion::CriterionConfig;
+    use retinanet_detector::{Architecture, ModelConfig, NormKind};
+
+    use super::*;
+    use crate::fingerprint;
+
+    /// Batch norms take the poisoned batch in while it goes forward, and so does the normaliser.
+    #[test]
+    fn a_step_that_is_not_finite_leaves_nothing_behind() {
+        let device = Device::flex().autodiff();
+        let config = ModelConfig {
+            backbone: Architecture::Resnet18,
+            width: 2,
+            fpn_channels: 4,
+            norm: NormKind::BatchNorm,
+            freeze_at: 0,
+            ..ModelConfig::default()
+        };
+        let anchors = config.anchor_generator().unwrap().generate(32, 32).len();
+        let targets = AnchorTargets {
+            labels: vec![AnchorLabel::Background; anchors],
+            positives: Vec::new(),
+        };
+        let targets = BatchTargets::new(&[targets], &device);
+        let model = config.init(1, &device).unwrap();
+        let criterion = CriterionConfig::default().init().unwrap();
+        let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion);
+        let images = Tensor::<4>::ones([1, 3, 32, 32], &device);
+        learner.step(&images, &targets, 0.01).unwrap();
+
+        let before = fingerprint(learner.model());
+        let normalizer = *learner.criterion.normalizer();
+        let poisoned = images.clone() * f32::INFINITY;
+        let error = learner.step(&poisoned, &targets, 0.01).unwrap_err();
+        assert!(!error.class.is_finite(), "{error}");
+        assert_eq!(fingerprint(learner.model()), before);
+        assert_eq!(*learner.criterion.normalizer(), normalizer);
+
+        // And it goes on as if nothing had been.
+        learner.step(&images, &targets, 0.01).unwrap();
+        assert_ne!(fingerprint(learner.model()), before);
+    }
 }

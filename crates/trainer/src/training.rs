@@ -1,8 +1,11 @@
 //! The training loop, as one story from the plan to the last checkpoint.
 
+use std::mem;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use burn::module::Module;
+use burn::store::RecordError;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
@@ -10,12 +13,14 @@ use retinanet_data::{Batch, CoverageReport, DataError, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
 use retinanet_evaluation::Metrics;
 
-use crate::checkpoint::{CheckpointError, CheckpointState};
-use crate::config::ExperimentConfig;
+use crate::autopsy::Patient;
+use crate::average::ModelAverage;
+use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointState, Content};
+use crate::config::{ExperimentConfig, OnNonFinite};
 use crate::detector::{Detector, EvaluateError};
+use crate::layers::config_to_toml;
 use crate::metrics_log::MetricsLog;
-use crate::observer::{Observer, StepReport};
-use crate::optimizer::Optimizer;
+use crate::observer::{Evaluated, Observer, StepReport};
 use crate::plan::{Plan, PlanError};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::step::{Learner, StepError};
@@ -27,14 +32,23 @@ pub struct TrainOutcome {
     pub run: PathBuf,
     /// Steps done.
     pub iteration: u64,
-    /// The best AP on the validation images, if one was measured.
-    pub best_ap: Option<f64>,
+    /// The best evaluation, by the config's metric, if there was one.
+    pub best: Option<f64>,
     /// The last evaluation, if there was one.
     pub last: Option<Metrics>,
-    /// Whether the observer asked to stop before the end.
-    pub interrupted: bool,
+    /// Why it ended before the last step, if it did.
+    pub stopped: Option<Stopped>,
     /// How often an image was left out because it could not be read, since the run went on last.
     pub skipped: usize,
+}
+
+/// Why training ended before its last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The observer asked for it.
+    Asked,
+    /// Evaluations brought nothing better, for as many as the config has patience for.
+    OutOfPatience,
 }
 
 /// Trains a plan in a run directory on a device, from the run's newest whole checkpoint or from
@@ -55,33 +69,37 @@ pub fn train(
     let mut session = Session::start(plan, run, &device, observer)?;
     observer.training_starts(session.iteration, plan.iterations);
 
-    let mut batches = plan.loader.start(session.iteration, plan.iterations);
+    let parts = plan.config.train.accumulate as u64;
+    let (first, end) = (parts * session.iteration, parts * plan.iterations);
+    let mut batches = plan.loader.start(first, end);
     let mut last = None;
-    let mut interrupted = false;
-    while session.iteration < plan.iterations && !interrupted {
+    let mut stopped = session.out_of_patience();
+    while session.iteration < plan.iterations && stopped.is_none() {
         let started = Instant::now();
-        let Some(batch) = batches.next() else { break };
+        let batch: Vec<Batch> =
+            (batches.by_ref().take(parts as usize)).collect::<Result<_, _>>()?;
         let waited = started.elapsed();
-        session.step(batch?, started, waited, observer)?;
+        session.step(batch, started, waited, observer)?;
 
-        interrupted = observer.stop_requested();
-        let is_best = if session.is_due(plan.eval_every) {
-            let (metrics, is_best) = session.evaluate(observer)?;
-            last = Some(metrics);
-            is_best
-        } else {
-            false
-        };
-        if session.is_due(plan.checkpoint_every) || is_best || interrupted {
+        if observer.stop_requested() {
+            stopped = Some(Stopped::Asked);
+        }
+        let mut is_best = false;
+        if session.is_due(plan.eval_every) {
+            let (metrics, best) = session.evaluate(observer)?;
+            (last, is_best) = (Some(metrics), best);
+            stopped = stopped.or(session.out_of_patience());
+        }
+        if session.checkpoint_is_due() || is_best || stopped.is_some() {
             session.write_checkpoint(is_best, observer)?;
         }
     }
     Ok(TrainOutcome {
         run: run.root().to_owned(),
         iteration: session.iteration,
-        best_ap: session.best_ap,
+        best: session.best,
         last,
-        interrupted,
+        stopped,
         skipped: session.skipped,
     })
 }
@@ -92,10 +110,16 @@ struct Session<'a> {
     run: &'a RunDirectory,
     device: &'a Device,
     learner: Learner,
+    average: Option<ModelAverage>,
     log: MetricsLog,
     /// Steps done.
     iteration: u64,
-    best_ap: Option<f64>,
+    /// The best evaluation, by the config's metric.
+    best: Option<f64>,
+    evaluations_since_best: u64,
+    last_checkpoint: Instant,
+    /// Steps in a row whose loss or gradients were not finite.
+    not_finite: u64,
     /// Images left out because they could not be read.
     skipped: usize,
 }
@@ -108,45 +132,76 @@ impl<'a> Session<'a> {
         device: &'a Device,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
+        run.recover()?;
         let (checkpoint, damaged) = run.newest()?;
         for damaged in &damaged {
             tell(run, observer, &format!("not used: {}", damaged.error))?;
             damaged.set_aside()?;
         }
-        let (model, pretrained) = match &checkpoint {
-            Some(checkpoint) => (checkpoint.load_model(plan.fresh_model(device)?)?, None),
-            None => plan.draw_model(device)?,
-        };
-        let mut optimizer = Optimizer::new(&plan.config.optimizer, &model);
-        let mut criterion = plan.criterion.clone();
-        let (mut iteration, mut best_ap) = (0, None);
-        if let Some(checkpoint) = &checkpoint {
-            optimizer = checkpoint.load_optimizer(optimizer)?;
-            criterion.set_normalizer(checkpoint.state.normalizer);
-            iteration = checkpoint.state.iteration;
-            best_ap = run.best_ap();
-            let folder = checkpoint.folder.display();
-            tell(
-                run,
-                observer,
-                &format!("going on from {folder}, step {iteration}"),
-            )?;
-        } else {
-            run.write_classes(&plan.train.classes)?;
-            tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
+        match checkpoint {
+            Some(checkpoint) => Self::resume(plan, run, device, &checkpoint, observer),
+            None => Self::begin(plan, run, device, observer),
         }
+    }
+
+    fn begin(
+        plan: &'a Plan,
+        run: &'a RunDirectory,
+        device: &'a Device,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let (model, pretrained) = plan.draw_model(device)?;
+        run.write_classes(&plan.train.classes)?;
+        tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
+        let decay = plan.config.train.ema_decay;
         Ok(Self {
-            log: MetricsLog::open(&run.metrics(), iteration).map_err(TrainError::Log)?,
+            log: MetricsLog::open(run, 0).map_err(TrainError::Log)?,
+            average: decay.map(|decay| ModelAverage::new(decay, &model)),
+            learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone()),
             plan,
             run,
             device,
-            learner: Learner {
-                model,
-                optimizer,
-                criterion,
-            },
+            iteration: 0,
+            best: None,
+            evaluations_since_best: 0,
+            last_checkpoint: Instant::now(),
+            not_finite: 0,
+            skipped: 0,
+        })
+    }
+
+    fn resume(
+        plan: &'a Plan,
+        run: &'a RunDirectory,
+        device: &'a Device,
+        checkpoint: &Checkpoint,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let state = &checkpoint.state;
+        let iteration = state.iteration;
+        let folder = checkpoint.folder.display();
+        let text = format!("going on from {folder}, step {iteration}");
+        tell(run, observer, &text)?;
+
+        let model = checkpoint.load_model(plan.fresh_model(iteration, device)?)?;
+        let average = checkpoint.load_average(&model)?;
+        let decay = plan.config.train.ema_decay;
+        let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
+        learner.optimizer = checkpoint.load_optimizer(learner.optimizer)?;
+        learner.criterion.set_normalizer(state.normalizer);
+        Ok(Self {
+            log: MetricsLog::open(run, iteration).map_err(TrainError::Log)?,
+            average: decay
+                .map(|decay| ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))),
+            learner,
+            plan,
+            run,
+            device,
             iteration,
-            best_ap,
+            best: run.best_metric(),
+            evaluations_since_best: state.evaluations_since_best,
+            last_checkpoint: Instant::now(),
+            not_finite: 0,
             skipped: 0,
         })
     }
@@ -154,30 +209,45 @@ impl<'a> Session<'a> {
     /// One step, and what is told of it.
     fn step(
         &mut self,
-        batch: Batch,
+        mut batch: Vec<Batch>,
         started: Instant,
         waited: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        for skipped in &batch.skipped {
+        for skipped in batch.iter().flat_map(|part| &part.skipped) {
             tell(self.run, observer, &format!("skipped: {skipped}"))?;
+            self.skipped += 1;
         }
-        self.skipped += batch.skipped.len();
-        let images = batch.items.len();
-        let shape = [images, 3, batch.height, batch.width];
-        let targets = BatchTargets::new(&batch.targets, self.device);
-        let pixels = Tensor::from_data(TensorData::new(batch.images, shape), self.device);
-
+        self.unfreeze_if_due(observer)?;
+        let targets: Vec<_> = (batch.iter())
+            .map(|part| BatchTargets::new(&part.targets, self.device))
+            .collect();
+        // Moved to the device, not copied; an autopsy takes them back.
+        let mut images = Vec::new();
+        let to_device = |part: usize| {
+            let part = &mut batch[part];
+            let shape = [part.items.len(), 3, part.height, part.width];
+            let data = TensorData::new(mem::take(&mut part.images), shape);
+            images.push(Tensor::<4>::from_data(data, self.device));
+            images[images.len() - 1].clone()
+        };
         let learning_rate = self.plan.schedule.learning_rate(self.iteration);
-        let loss = (self.learner)
-            .step(pixels, &targets, learning_rate)
-            .map_err(|StepError { class, bbox }| TrainError::NotFinite {
-                iteration: self.iteration + 1,
-                class_loss: class,
-                box_loss: bbox,
-                learning_rate,
-            })?;
+        let parts: Vec<_> = targets.iter().collect();
+        let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate);
         self.iteration += 1;
+        let loss = match loss {
+            Ok(loss) => loss,
+            Err(error) => {
+                for (part, images) in batch.iter_mut().zip(images) {
+                    part.images = images.into_data().iter::<f32>().collect();
+                }
+                return self.not_finite(&error, &batch, learning_rate, observer);
+            }
+        };
+        self.not_finite = 0;
+        if let Some(average) = &mut self.average {
+            average.update(&self.learner.model, self.iteration);
+        }
 
         let seen = self.iteration * self.plan.config.train.batch_size as u64;
         let report = StepReport {
@@ -188,8 +258,8 @@ impl<'a> Session<'a> {
             class_loss: loss.class,
             box_loss: loss.bbox,
             gradient_norm: loss.gradient_norm,
-            positives: targets.positives(),
-            images,
+            positives: targets.iter().map(BatchTargets::positives).sum(),
+            images: batch.iter().map(|part| part.items.len()).sum(),
             duration: started.elapsed(),
             waited,
         };
@@ -198,27 +268,89 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Lets what was frozen learn, from the step on that the config names.
+    fn unfreeze_if_due(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if self.plan.unfreeze_at != Some(self.iteration) {
+            return Ok(());
+        }
+        let thawed = self.plan.fresh_model(self.iteration, self.device)?;
+        let weights = self.learner.model.valid().into_record();
+        self.learner.model = thawed.try_load_record(weights).map_err(TrainError::Thaw)?;
+        let text = format!("step {}: everything learns from here on", self.iteration);
+        Ok(tell(self.run, observer, &text)?)
+    }
+
+    /// Writes an autopsy of a step whose loss or gradients are not finite, and stops or goes on, as
+    /// the config says.
+    fn not_finite(
+        &mut self,
+        error: &StepError,
+        batch: &[Batch],
+        learning_rate: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let iteration = self.iteration;
+        let patient = Patient {
+            iteration,
+            learning_rate,
+            error,
+            batch,
+            learner: &self.learner,
+            transform: &self.plan.transform,
+            device: self.device,
+        };
+        let folder = self.run.root().join(format!("autopsy/step-{iteration}"));
+        let cause = patient.examine(&folder).map_err(TrainError::Autopsy)?;
+        let text = format!("step {iteration}: {error}; {cause}");
+        self.not_finite += 1;
+        let config = &self.plan.config.train;
+        if config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped {
+            return Ok(tell(
+                self.run,
+                observer,
+                &format!("skipped: {text}; see {}", folder.display()),
+            )?);
+        }
+        self.run.log(&text)?;
+        Err(TrainError::NotFinite {
+            iteration,
+            error: *error,
+            cause,
+            folder,
+        })
+    }
+
     /// Evaluates the model as it stands; tells whether it is the run's best.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(Metrics, bool), TrainError> {
-        let detector = Detector::of_plan(self.plan, &self.learner.model, self.device);
-        let workers = self.plan.config.data.workers;
-        let metrics = detector.evaluate(&self.plan.val, &self.plan.evaluator, workers, observer)?;
-        let is_best = self.best_ap.is_none_or(|best| metrics.ap > best);
+        let model = self.average.as_ref().map(ModelAverage::model);
+        let model = model.unwrap_or(&self.learner.model);
+        let detector = Detector::of_plan(self.plan, model, self.device);
+        let (metrics, loss) = detector.validate(self.plan, &self.learner.criterion, observer)?;
+        let reached = self.plan.config.train.best_metric.of(&metrics);
+        let is_best = self.best.is_none_or(|best| reached > best);
         if is_best {
-            self.best_ap = Some(metrics.ap);
+            self.best = Some(reached);
+            self.evaluations_since_best = 0;
+        } else {
+            self.evaluations_since_best += 1;
         }
         self.log
-            .evaluation(self.iteration, &metrics)
+            .evaluation(self.iteration, &metrics, loss)
             .map_err(TrainError::Log)?;
         self.run.write_evaluation(self.iteration, &metrics)?;
         self.run.log(&format!(
-            "step {}: AP {:.4}, AP50 {:.4}{}",
+            "step {}: AP {:.4}, AP50 {:.4}, loss {loss:.4}{}",
             self.iteration,
             metrics.ap,
             metrics.ap50,
             if is_best { ", the best so far" } else { "" }
         ))?;
-        observer.evaluated(self.iteration, &metrics, is_best);
+        observer.evaluated(&Evaluated {
+            iteration: self.iteration,
+            metrics: &metrics,
+            loss,
+            is_best,
+        });
         Ok((metrics, is_best))
     }
 
@@ -229,22 +361,39 @@ impl<'a> Session<'a> {
     ) -> Result<(), TrainError> {
         let state = CheckpointState {
             iteration: self.iteration,
+            total: self.plan.iterations,
             normalizer: *self.learner.criterion.normalizer(),
-            best_ap: self.best_ap,
+            best: self.best,
+            evaluations_since_best: self.evaluations_since_best,
             classes: self.plan.train.classes.clone(),
         };
-        let folder = self.run.write_last(
-            &self.learner.model,
-            &self.learner.optimizer,
-            &self.plan.config,
+        let config = config_to_toml(&self.plan.config).map_err(RunDirectoryError::Config)?;
+        let content = Content {
+            model: &self.learner.model,
+            average: self.average.as_ref().map(ModelAverage::model),
+            optimizer: &self.learner.optimizer,
+            config: &config,
             state,
-            self.plan.config.train.keep_last,
-        )?;
+        };
+        let keep = self.plan.config.train.keep_last;
+        let folder = self.run.write_last(content, keep)?;
+        self.last_checkpoint = Instant::now();
         if is_best {
             self.run.keep_best()?;
         }
         observer.checkpoint_written(self.iteration, &folder);
         Ok(())
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let minutes = self.plan.config.train.checkpoint_minutes;
+        let age = self.last_checkpoint.elapsed().as_secs_f64() / 60.0;
+        self.is_due(self.plan.checkpoint_every) || minutes.is_some_and(|minutes| age >= minutes)
+    }
+
+    fn out_of_patience(&self) -> Option<Stopped> {
+        let patience = self.plan.config.train.patience?;
+        (self.evaluations_since_best >= patience).then_some(Stopped::OutOfPatience)
     }
 
     /// Whether something that happens every so many steps, and at the end, happens now.
@@ -285,6 +434,7 @@ fn tell_start(
     for line in &lines {
         tell(run, observer, line)?;
     }
+    tell_schedule(plan, run, observer)?;
     tell_coverage(plan, run, observer)?;
     if let (Some(loaded), Some(file)) = (pretrained, &config.pretrained) {
         tell(run, observer, &format!("weights    {file}: {loaded}"))?;
@@ -298,6 +448,31 @@ fn tell_start(
         )?;
     }
     Ok(())
+}
+
+fn tell_schedule(
+    plan: &Plan,
+    run: &RunDirectory,
+    observer: &mut dyn Observer,
+) -> Result<(), RunDirectoryError> {
+    let ExperimentConfig {
+        optimizer, train, ..
+    } = &plan.config;
+    let scaled = if train.batch_size == optimizer.reference_batch {
+        String::new()
+    } else {
+        format!(
+            " ({} for {} images a batch, here {})",
+            optimizer.lr, optimizer.reference_batch, train.batch_size
+        )
+    };
+    let line = format!(
+        "schedule   {} steps, learning rate {}{scaled}, {}",
+        plan.iterations,
+        plan.schedule.base,
+        plan.schedule.describe()
+    );
+    tell(run, observer, &line)
 }
 
 /// Tells how many boxes the anchors reach, and warns where that is too few.
@@ -351,22 +526,24 @@ fn tell(
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// The loss is no number.
-    #[error(
-        "the loss is no longer finite at step {iteration} (class {class_loss}, box {box_loss}, \
-         learning rate {learning_rate}); a lower `optimizer.lr`, a longer `schedule.warmup` or \
-         `optimizer.clip_norm` may help"
-    )]
+    /// The loss or its gradients are not finite.
+    #[error("step {iteration}: {error}; {cause}; see {}", folder.display())]
     NotFinite {
         /// The step, counted from 1.
         iteration: u64,
-        /// The class part.
-        class_loss: f64,
-        /// The box part.
-        box_loss: f64,
-        /// The step's learning rate.
-        learning_rate: f64,
+        /// What is not.
+        error: StepError,
+        /// Where it begins, and what may help.
+        cause: String,
+        /// Where the autopsy lies.
+        folder: PathBuf,
     },
+    /// The autopsy cannot be written; the cause names the file.
+    #[error("the loss or its gradients are not finite, and the autopsy cannot be written")]
+    Autopsy(#[source] std::io::Error),
+    /// What was frozen cannot be made to learn.
+    #[error("cannot let what was frozen learn")]
+    Thaw(#[source] RecordError),
     /// The metrics cannot be logged; the cause names the file.
     #[error("cannot write the metrics")]
     Log(#[source] std::io::Error),

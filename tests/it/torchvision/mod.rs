@@ -173,7 +173,7 @@ impl Parity {
         let mut learner = Learner::new(self.model(&device), &optimizer, criterion);
         let targets = self.targets(2, &device);
         for _ in 0..2 {
-            learner.step(images(2, &device), &targets, RATE).unwrap();
+            learner.step(&images(2, &device), &targets, RATE).unwrap();
         }
         let after = values(&learner.model().valid());
         let names = self.fixture.names("after");

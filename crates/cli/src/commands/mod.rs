@@ -9,6 +9,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod predict;
+pub(crate) mod runs;
 pub(crate) mod split;
 pub(crate) mod stats;
 pub(crate) mod synth;

@@ -1,6 +1,9 @@
 use std::path::{Path, PathBuf};
 
-use retinanet_trainer::{load_config, train, Plan, RunDirectory, RunDirectoryError, TrainOutcome};
+use retinanet_trainer::{
+    load_config, train, MetricName, Observer, Plan, RunDirectory, RunDirectoryError, Stopped,
+    TrainOutcome,
+};
 
 use crate::args::TrainArguments;
 use crate::console::{self, Console};
@@ -36,7 +39,9 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
     let plan = Plan::new(config, &mut console)?;
     let run = if arguments.resume {
         let run = RunDirectory::open(&root)?;
-        run.continue_with(&plan.config)?;
+        for change in run.continue_with(&plan.config)? {
+            console.message(&format!("changed: {change}"));
+        }
         run
     } else {
         plan.check_pretrained()?;
@@ -44,7 +49,7 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
     };
     console.stop_on_signal();
     let outcome = train(&plan, &run, &device, &mut console)?;
-    tell_outcome(&outcome, arguments);
+    tell_outcome(&outcome, plan.config.train.best_metric, arguments);
     Ok(())
 }
 
@@ -71,7 +76,7 @@ fn run_directory(arguments: &TrainArguments) -> PathBuf {
     })
 }
 
-fn tell_outcome(outcome: &TrainOutcome, arguments: &TrainArguments) {
+fn tell_outcome(outcome: &TrainOutcome, metric: MetricName, arguments: &TrainArguments) {
     let run = outcome.run.display();
     if outcome.skipped > 0 {
         console::result(&format!(
@@ -79,7 +84,7 @@ fn tell_outcome(outcome: &TrainOutcome, arguments: &TrainArguments) {
             outcome.skipped
         ));
     }
-    if outcome.interrupted {
+    if outcome.stopped == Some(Stopped::Asked) {
         let settings: String = (arguments.settings.set.iter())
             .map(|(key, value)| format!(" --set '{key}={value}'"))
             .chain(
@@ -96,11 +101,17 @@ fn tell_outcome(outcome: &TrainOutcome, arguments: &TrainArguments) {
         ));
         return;
     }
+    if outcome.stopped == Some(Stopped::OutOfPatience) {
+        console::result(&format!(
+            "stopped at step {}: `train.patience` evaluations brought nothing better",
+            outcome.iteration
+        ));
+    }
     if let Some(metrics) = &outcome.last {
         console::result(&format!("{metrics}"));
     }
-    if let Some(best) = outcome.best_ap {
-        console::result(&format!("best AP {best:.4}"));
+    if let Some(best) = outcome.best {
+        console::result(&format!("best {metric} {best:.4}"));
     }
     console::result(&format!(
         "the run lies in {run}\nnext:\n  retinanet eval --run {run}\n  \

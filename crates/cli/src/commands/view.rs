@@ -81,8 +81,13 @@ impl Scene {
             Split::Val => {
                 let dataset = data.read_to_evaluate(&data.val)?;
                 let dataset = Arc::new(dataset);
-                let loader =
-                    EvalLoader::new(Arc::clone(&dataset), loader, transform.clone(), generator);
+                let loader = EvalLoader::new(
+                    Arc::clone(&dataset),
+                    loader,
+                    transform.clone(),
+                    generator,
+                    None,
+                );
                 (dataset, loader.map(Seen::InEvaluation))
             }
         };

@@ -77,8 +77,14 @@ impl Fixture {
     }
 
     fn eval(&self, config: LoaderConfig) -> EvalLoader {
-        EvalLoader::new(Arc::clone(&self.dataset), config, transform(), generator())
-            .expect("the settings are in range")
+        EvalLoader::new(
+            Arc::clone(&self.dataset),
+            config,
+            transform(),
+            generator(),
+            None,
+        )
+        .expect("the settings are in range")
     }
 }
 
@@ -444,7 +450,7 @@ fn bad_settings_and_empty_data_sets_are_named() {
         (sound(), repeats(f64::NAN), "`data.repeat_threshold`"),
         (Arc::new(empty), config(1, 1), "train.json` lists no images"),
     ] {
-        let error = EvalLoader::new(dataset, config, transform(), generator())
+        let error = EvalLoader::new(dataset, config, transform(), generator(), None)
             .expect_err("this loads nothing");
         assert!(error.to_string().contains(expected), "{error}");
     }

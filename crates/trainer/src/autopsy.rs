@@ -1,0 +1,364 @@
+//! What is left of a step whose loss or gradients are not finite: a folder that says where it
+//! begins, and shows the batch.
+
+use std::io;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use retinanet_boxes::{AnchorTargets, PositiveAnchor};
+use retinanet_convolution::channels_last;
+use retinanet_criterion::BatchTargets;
+use retinanet_data::{Batch, Transform};
+use retinanet_detector::{Predictions, RetinaNet};
+use serde_json::{Value, json};
+
+use crate::step::{Learner, StepError};
+use crate::update::sum_of_squares;
+
+/// A step that failed.
+pub(crate) struct Patient<'a> {
+    /// Counted from 1.
+    pub(crate) iteration: u64,
+    pub(crate) learning_rate: f64,
+    pub(crate) error: &'a StepError,
+    /// The parts of the batch.
+    pub(crate) batch: &'a [Batch],
+    /// With the weights before the step.
+    pub(crate) learner: &'a Learner,
+    pub(crate) transform: &'a Transform,
+    pub(crate) device: &'a Device,
+}
+
+/// Where numbers stop being finite.
+struct Findings {
+    /// Images with values that are not finite: their files.
+    images: Vec<String>,
+    /// Parameters with values that are not finite.
+    parameters: Vec<String>,
+    /// The first stage of the network whose output is not finite, and the largest absolute output
+    /// of each stage before it.
+    stage: Option<&'static str>,
+    largest: Vec<(&'static str, f64)>,
+    /// Class and box loss of each level from the finest.
+    levels: Vec<[f64; 2]>,
+    /// The gradients' norm of each parameter that has one, where the loss is finite.
+    gradients: Vec<(String, f64)>,
+}
+
+impl Findings {
+    /// The parameter whose gradient is the first on the way back that is not finite.
+    fn first_bad_gradient(&self) -> Option<&str> {
+        let mut on_the_way_back = self.gradients.iter().rev();
+        let bad = on_the_way_back.find(|(_, norm)| !norm.is_finite());
+        bad.map(|(name, _)| name.as_str())
+    }
+}
+
+impl Patient<'_> {
+    /// Writes the folder: `autopsy.json`, and each image as the network saw it. Returns where it
+    /// begins and what may help, in words.
+    pub(crate) fn examine(&self, folder: &Path) -> io::Result<String> {
+        fs_err::create_dir_all(folder)?;
+        let findings = self.find();
+        let cause = self.cause(&findings);
+        let mut images = Vec::new();
+        for part in self.batch {
+            for item in 0..part.items.len() {
+                let picture = format!("image-{}.png", images.len());
+                let path = folder.join(&picture);
+                (part.picture(item, self.transform).save(path)).map_err(io::Error::other)?;
+                images.push(describe_image(part, item, &picture));
+            }
+        }
+        let report = json!({
+            "step": self.iteration,
+            "what": self.error.to_string(),
+            "likely_cause": cause,
+            "class_loss": number(self.error.class),
+            "box_loss": number(self.error.bbox),
+            "gradient_norm": self.error.gradient_norm.map(number),
+            "learning_rate": self.learning_rate,
+            "images_not_finite": findings.images,
+            "parameters_not_finite": findings.parameters,
+            "first_stage_not_finite": findings.stage,
+            "largest_output_of_stages_before": findings.largest,
+            "losses_of_levels": (findings.levels.iter())
+                .map(|[class, bbox]| json!({ "class": number(*class), "box": number(*bbox) }))
+                .collect::<Vec<_>>(),
+            "first_gradient_not_finite": findings.first_bad_gradient(),
+            "gradient_norms": (findings.gradients.iter())
+                .map(|(name, norm)| json!({ "parameter": name, "norm": number(*norm) }))
+                .collect::<Vec<_>>(),
+            "images": images,
+        });
+        let text = serde_json::to_string_pretty(&report).map_err(io::Error::other)?;
+        fs_err::write(folder.join("autopsy.json"), text)?;
+        Ok(cause)
+    }
+
+    fn find(&self) -> Findings {
+        let mut findings = Findings {
+            images: images_not_finite(self.batch),
+            parameters: parameters_not_finite(&self.learner.model),
+            stage: None,
+            largest: Vec::new(),
+            levels: Vec::new(),
+            gradients: Vec::new(),
+        };
+        for part in self.batch {
+            let images = self.images(part);
+            if findings.stage.is_none() {
+                (findings.stage, findings.largest) = stages(&self.learner.model, images.clone());
+            }
+            let Predictions {
+                logits,
+                deltas,
+                level_anchors,
+            } = self.learner.model.forward(images);
+            let levels = self.level_losses(part, &logits, &deltas, &level_anchors);
+            if findings.levels.is_empty() {
+                findings.levels = levels;
+            } else {
+                for (sum, level) in findings.levels.iter_mut().zip(levels) {
+                    *sum = [sum[0] + level[0], sum[1] + level[1]];
+                }
+            }
+            if self.error.gradient_norm.is_some() && findings.gradients.is_empty() {
+                findings.gradients = self.gradient_norms(part, logits, deltas);
+            }
+        }
+        findings
+    }
+
+    fn images(&self, part: &Batch) -> Tensor<4> {
+        let shape = [part.items.len(), 3, part.height, part.width];
+        Tensor::from_data(TensorData::new(part.images.clone(), shape), self.device)
+    }
+
+    /// Class and box loss of each level, divided by the part's positives.
+    fn level_losses(
+        &self,
+        part: &Batch,
+        logits: &Tensor<3>,
+        deltas: &Tensor<3>,
+        level_anchors: &[usize],
+    ) -> Vec<[f64; 2]> {
+        let positives: usize = part.targets.iter().map(|it| it.positives.len()).sum();
+        let weights = vec![1.0 / positives.max(1) as f64; part.items.len()];
+        let mut start = 0;
+        let mut losses = Vec::new();
+        for &anchors in level_anchors {
+            let targets: Vec<_> = (part.targets.iter())
+                .map(|targets| of_level(targets, start, anchors))
+                .collect();
+            let targets = BatchTargets::new(&targets, self.device);
+            let loss = self.learner.criterion.weighted(
+                logits.clone().narrow(1, start, anchors),
+                deltas.clone().narrow(1, start, anchors),
+                &targets,
+                &weights,
+            );
+            losses.push([loss.class, loss.bbox].map(|it| f64::from(it.into_scalar::<f32>())));
+            start += anchors;
+        }
+        losses
+    }
+
+    fn gradient_norms(
+        &self,
+        part: &Batch,
+        logits: Tensor<3>,
+        deltas: Tensor<3>,
+    ) -> Vec<(String, f64)> {
+        let targets = BatchTargets::new(&part.targets, self.device);
+        let positives = targets.positives().max(1) as f64;
+        let weights = vec![1.0 / positives; part.items.len()];
+        let loss = (self.learner.criterion).weighted(logits, deltas, &targets, &weights);
+        let model = &self.learner.model;
+        let gradients = GradientsParams::from_grads(loss.total().backward(), model);
+        let mut norms = GradientNorms {
+            path: Vec::new(),
+            gradients: &gradients,
+            found: Vec::new(),
+        };
+        model.visit(&mut norms);
+        norms.found
+    }
+
+    /// Where it begins and what may help.
+    fn cause(&self, findings: &Findings) -> String {
+        let rate = self.learning_rate;
+        if let [first, ..] = findings.images.as_slice() {
+            return format!(
+                "the pixels of `{first}` are not finite as the network sees them: look at the file \
+                 and at `data.normalization`"
+            );
+        }
+        if let [first, ..] = findings.parameters.as_slice() {
+            return format!(
+                "the weights `{first}` are not finite before this step: a lower `optimizer.lr` (now \
+                 {rate:.2e}) or weights to start from that are whole"
+            );
+        }
+        let help = format!(
+            "likely the weights have grown too large: a lower `optimizer.lr` (now {rate:.2e}), a \
+             longer `schedule.warmup` or `optimizer.clip_norm` may help"
+        );
+        match findings.stage {
+            Some(stage) => format!("it begins at {stage}; {help}"),
+            None => match findings.first_bad_gradient() {
+                Some(parameter) => format!("it begins in the gradient of `{parameter}`; {help}"),
+                None => format!("it begins in the loss; {help}"),
+            },
+        }
+    }
+}
+
+/// The files of images with values that are not finite.
+fn images_not_finite(batch: &[Batch]) -> Vec<String> {
+    let mut files = Vec::new();
+    for part in batch {
+        let pixels = 3 * part.height * part.width;
+        for (item, image) in part.items.iter().zip(part.images.chunks_exact(pixels)) {
+            if !image.iter().all(|value| value.is_finite()) {
+                files.push(item.path.display().to_string());
+            }
+        }
+    }
+    files
+}
+
+fn parameters_not_finite(model: &RetinaNet) -> Vec<String> {
+    let mut parameters = NotFinite::default();
+    model.visit(&mut parameters);
+    parameters.found
+}
+
+/// The first stage of the network whose output is not finite, and the largest absolute output of
+/// those before it.
+fn stages(
+    model: &RetinaNet,
+    images: Tensor<4>,
+) -> (Option<&'static str>, Vec<(&'static str, f64)>) {
+    let features = model.backbone().forward(channels_last(images));
+    let of_backbone = [
+        ("C2", features.c2.clone()),
+        ("C3", features.c3.clone()),
+        ("C4", features.c4.clone()),
+        ("C5", features.c5.clone()),
+    ];
+    let maps = model.pyramid().forward(features);
+    let names = ["P2", "P3", "P4", "P5", "P6", "P7"];
+    let names = &names[names.len() - maps.len().min(names.len())..];
+    let mut largest = Vec::new();
+    for (name, map) in of_backbone
+        .into_iter()
+        .chain(names.iter().copied().zip(maps))
+    {
+        let value = self::largest(map);
+        if !value.is_finite() {
+            return (Some(name), largest);
+        }
+        largest.push((name, value));
+    }
+    (None, largest)
+}
+
+/// Collects the names of parameters with values that are not finite.
+#[derive(Default)]
+struct NotFinite {
+    path: Vec<String>,
+    found: Vec<String>,
+}
+
+impl ModuleVisitor for NotFinite {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !largest(param.val()).is_finite() {
+            self.found.push(self.path.join("."));
+        }
+    }
+}
+
+/// Collects the norm of each parameter's gradient.
+struct GradientNorms<'a> {
+    path: Vec<String>,
+    gradients: &'a GradientsParams,
+    found: Vec<(String, f64)>,
+}
+
+impl ModuleVisitor for GradientNorms<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            self.found
+                .push((self.path.join("."), sum_of_squares(gradient).sqrt()));
+        }
+    }
+}
+
+/// The largest absolute value; not finite where any value is not.
+fn largest<const D: usize>(tensor: Tensor<D>) -> f64 {
+    // The maximum of a tensor may pass over what is no number; a sum does not.
+    let sum = f64::from(tensor.clone().abs().sum().into_scalar::<f32>());
+    let largest = f64::from(tensor.abs().max().into_scalar::<f32>());
+    if sum.is_nan() { sum } else { largest }
+}
+
+/// The targets of one level's anchors.
+fn of_level(targets: &AnchorTargets, start: usize, anchors: usize) -> AnchorTargets {
+    let level = start..start + anchors;
+    let positives = targets.positives.iter();
+    AnchorTargets {
+        labels: targets.labels[level.clone()].to_vec(),
+        positives: positives
+            .filter(|positive| level.contains(&positive.anchor))
+            .map(|positive| PositiveAnchor {
+                anchor: positive.anchor - start,
+                ..*positive
+            })
+            .collect(),
+    }
+}
+
+fn describe_image(part: &Batch, item: usize, picture: &str) -> Value {
+    let targets = &part.targets[item];
+    let item = &part.items[item];
+    let objects = item.objects.iter().map(|object| {
+        json!({
+            "box": object.bbox.to_array(),
+            "class": object.class.0,
+            "ignored": object.crowd,
+        })
+    });
+    json!({
+        "picture": picture,
+        "image_id": item.image_id.0,
+        "file": item.path.display().to_string(),
+        "size": item.original_size,
+        "size_for_the_network": item.resized_size,
+        "objects": objects.collect::<Vec<_>>(),
+        "positive_anchors": targets.positives.len(),
+    })
+}
+
+/// A number as JSON has it, or its name where JSON has none.
+fn number(value: f64) -> Value {
+    if value.is_finite() {
+        json!(value)
+    } else {
+        json!(value.to_string())
+    }
+}
