@@ -155,6 +155,79 @@ fn resuming_with_another_config_names_what_may_not_change_and_tells_what_did() {
     assert_eq!(losses(&experiment, "run").len(), 8);
 }
 
+#[test]
+fn each_step_tells_how_its_loss_falls_to_the_levels() {
+    let experiment = Experiment::new();
+    let settings = [
+        "train.batch_size=4",
+        "train.accumulate=2",
+        "train.log_every=2",
+    ];
+    experiment.train("run", &set(&settings)).expect_success();
+    let steps = steps(&experiment, "run");
+    for (number, step) in (1..).zip(&steps) {
+        if number % 2 != 0 {
+            assert!(step["levels"].is_null());
+            continue;
+        }
+        let levels = step["levels"].as_array().unwrap();
+        assert_eq!(levels.len(), 5);
+        for (part, key) in ["class_loss", "box_loss"].into_iter().enumerate() {
+            let sum: f64 = levels.iter().map(|it| it[part].as_f64().unwrap()).sum();
+            let whole = step[key].as_f64().unwrap();
+            assert!(
+                (sum - whole).abs() < 1e-5 * whole.abs(),
+                "{key}: {sum}, not {whole}"
+            );
+        }
+    }
+    assert!(
+        steps
+            .iter()
+            .all(|step| step["memory"].as_u64() > Some(1 << 20))
+    );
+    let events = fs_err::read_dir(experiment.path("run")).unwrap();
+    let events = events.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("events.out.tfevents.")
+    });
+    assert_eq!(events.count(), 1);
+}
+
+#[test]
+fn a_batch_size_is_measured_where_it_is_left_open() {
+    let experiment = Experiment::new();
+    let settings = set(&["train.batch_size=\"auto\"", "train.iterations=1"]);
+    let finished = experiment.train("run", &settings).expect_success();
+    let measured = finished.stderr.split("batch size ").nth(1).unwrap();
+    let images: usize = measured.split(',').next().unwrap().parse().unwrap();
+    assert!((2..=64).contains(&images), "{finished:#?}");
+    assert_eq!(steps(&experiment, "run")[0]["images"], images);
+    let more = ["train.batch_size=\"auto\"", "train.iterations=2"];
+    let resumed = [&set(&more)[..], &["--resume"]].concat();
+    experiment.train("run", &resumed).expect_success();
+    assert_eq!(steps(&experiment, "run")[1]["images"], images);
+
+    let little = ["train.batch_size=\"auto\"", "train.memory_share=0.000001"];
+    experiment
+        .train("none", &set(&little))
+        .expect_refusal(2, &["`train.memory_share`"]);
+}
+
+#[test]
+fn a_range_test_proposes_learning_rates() {
+    let experiment = Experiment::new();
+    let config = experiment.path("tiny.toml");
+    let found = run(&["lr-find", &config, "--steps", "40"]).expect_success();
+    let lines: Vec<&str> = found.stdout.lines().collect();
+    let tried = lines.iter().filter(|line| line.starts_with("lr ")).count();
+    assert!(tried > 10, "{found:#?}");
+    assert!(
+        lines.iter().any(|line| line.starts_with("optimizer.lr = ")),
+        "{found:#?}"
+    );
+}
+
 fn autopsy(experiment: &Experiment, run: &str, step: u64) -> Value {
     experiment.json(&format!("{run}/autopsy/step-{step}/autopsy.json"))
 }

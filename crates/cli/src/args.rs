@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Train(TrainArguments),
     /// Measures a detector, or a file of detections, against annotations
     Eval(EvalArguments),
+    /// Tries rising learning rates on a fresh model, to find one that fits
+    LrFind(LrFindArguments),
     /// Lists runs: how far they are, and the best of their evaluations
     Runs(RunsArguments),
     /// Finds objects in images and draws them
@@ -83,6 +85,20 @@ pub(crate) struct ModelArguments {
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long)]
     pub(crate) device: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct LrFindArguments {
+    /// The experiment, a TOML file
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// How many steps, from 1e-6 to 1
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..))]
+    pub(crate) steps: u64,
 }
 
 #[derive(Args)]

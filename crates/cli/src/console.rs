@@ -95,13 +95,20 @@ impl Observer for Console {
             0.9 * self.images_per_second + 0.1 * rate
         };
         let message = format!(
-            "epoch {:.2} loss {:.4} (class {:.4} box {:.4}) lr {:.2e} {:.1} images/s",
+            "epoch {:.2} loss {:.4} (class {:.4} box {:.4}) lr {:.2e} gradient {:.2} positives {:.0} \
+             {:.1} images/s, waited {:.0} %{}",
             report.epoch,
             report.loss(),
             report.class_loss,
             report.box_loss,
             report.learning_rate,
+            report.gradient_norm,
+            report.positives_per_image(),
             self.images_per_second,
+            100.0 * report.waited_share(),
+            report.memory.map_or_else(String::new, |bytes| {
+                format!(", {:.1} GiB", bytes as f64 / f64::from(1 << 30))
+            }),
         );
         if self.terminal {
             self.training.set_message(message);

@@ -23,13 +23,6 @@ impl Machine {
     }
 }
 
-/// The most memory that this process has held so far, in MiB; only Linux tells.
-pub(crate) fn peak_rss_mib() -> Option<f64> {
-    let kib = field("/proc/self/status", "VmHWM")?;
-    let kib: f64 = kib.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
-}
-
 /// The value of the first line `name: value` of one of Linux's files about itself.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs_err::read_to_string(path).ok()?;

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Train(arguments) => commands::train::run(&arguments),
+        Command::LrFind(arguments) => commands::lr_find::run(&arguments),
         Command::Runs(arguments) => commands::runs::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Predict(arguments) => commands::predict::run(&arguments),

@@ -179,6 +179,16 @@ impl Transform {
         (height as usize, width as usize)
     }
 
+    /// Height and width of a batch with the largest that images of these widths and heights become
+    /// in training, in pixels, outside of crops.
+    pub fn largest_input(&self, sizes: impl Iterator<Item = (u32, u32)>) -> (usize, usize) {
+        let jitter = self.augment.jitter;
+        let jittered = (jitter.probability > 0.0).then_some(jitter.size.into());
+        let short_side = self.short_sides.iter().copied().max().unwrap_or(1);
+        let resized = sizes.map(|size| self.resized_size(size, short_side));
+        self.padded_size(resized.chain(jittered))
+    }
+
     /// Checks that a batch of any of these images, as evaluation sees them, has room in one of
     /// [`batch_shapes`](TransformConfig::batch_shapes), if there are any.
     ///

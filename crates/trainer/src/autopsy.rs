@@ -7,13 +7,13 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use retinanet_boxes::{AnchorTargets, PositiveAnchor};
 use retinanet_convolution::channels_last;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batch, Transform};
 use retinanet_detector::{Predictions, RetinaNet};
 use serde_json::{Value, json};
 
+use crate::levels::{add_levels, level_losses};
 use crate::step::{Learner, StepError};
 use crate::update::sum_of_squares;
 
@@ -112,19 +112,12 @@ impl Patient<'_> {
             if findings.stage.is_none() {
                 (findings.stage, findings.largest) = stages(&self.learner.model, images.clone());
             }
-            let Predictions {
-                logits,
-                deltas,
-                level_anchors,
-            } = self.learner.model.forward(images);
-            let levels = self.level_losses(part, &logits, &deltas, &level_anchors);
-            if findings.levels.is_empty() {
-                findings.levels = levels;
-            } else {
-                for (sum, level) in findings.levels.iter_mut().zip(levels) {
-                    *sum = [sum[0] + level[0], sum[1] + level[1]];
-                }
-            }
+            let predictions = self.learner.model.forward(images);
+            let weights = weights(part);
+            let criterion = &self.learner.criterion;
+            let levels = level_losses(criterion, &part.targets, &predictions, &weights);
+            add_levels(&mut findings.levels, levels);
+            let Predictions { logits, deltas, .. } = predictions;
             if self.error.gradient_norm.is_some() && findings.gradients.is_empty() {
                 findings.gradients = self.gradient_norms(part, logits, deltas);
             }
@@ -137,35 +130,6 @@ impl Patient<'_> {
         Tensor::from_data(TensorData::new(part.images.clone(), shape), self.device)
     }
 
-    /// Class and box loss of each level, divided by the part's positives.
-    fn level_losses(
-        &self,
-        part: &Batch,
-        logits: &Tensor<3>,
-        deltas: &Tensor<3>,
-        level_anchors: &[usize],
-    ) -> Vec<[f64; 2]> {
-        let positives: usize = part.targets.iter().map(|it| it.positives.len()).sum();
-        let weights = vec![1.0 / positives.max(1) as f64; part.items.len()];
-        let mut start = 0;
-        let mut losses = Vec::new();
-        for &anchors in level_anchors {
-            let targets: Vec<_> = (part.targets.iter())
-                .map(|targets| of_level(targets, start, anchors))
-                .collect();
-            let targets = BatchTargets::new(&targets, self.device);
-            let loss = self.learner.criterion.weighted(
-                logits.clone().narrow(1, start, anchors),
-                deltas.clone().narrow(1, start, anchors),
-                &targets,
-                &weights,
-            );
-            losses.push([loss.class, loss.bbox].map(|it| f64::from(it.into_scalar::<f32>())));
-            start += anchors;
-        }
-        losses
-    }
-
     fn gradient_norms(
         &self,
         part: &Batch,
@@ -173,9 +137,7 @@ impl Patient<'_> {
         deltas: Tensor<3>,
     ) -> Vec<(String, f64)> {
         let targets = BatchTargets::new(&part.targets, self.device);
-        let positives = targets.positives().max(1) as f64;
-        let weights = vec![1.0 / positives; part.items.len()];
-        let loss = (self.learner.criterion).weighted(logits, deltas, &targets, &weights);
+        let loss = (self.learner.criterion).weighted(logits, deltas, &targets, &weights(part));
         let model = &self.learner.model;
         let gradients = GradientsParams::from_grads(loss.total().backward(), model);
         let mut norms = GradientNorms {
@@ -214,6 +176,12 @@ impl Patient<'_> {
             },
         }
     }
+}
+
+/// The weights of a part's images in its loss, as if it were a batch: one over its positives.
+fn weights(part: &Batch) -> Vec<f64> {
+    let positives: usize = part.targets.iter().map(|it| it.positives.len()).sum();
+    vec![1.0 / positives.max(1) as f64; part.items.len()]
 }
 
 /// The files of images with values that are not finite.
@@ -315,22 +283,6 @@ fn largest<const D: usize>(tensor: Tensor<D>) -> f64 {
     let sum = f64::from(tensor.clone().abs().sum().into_scalar::<f32>());
     let largest = f64::from(tensor.abs().max().into_scalar::<f32>());
     if sum.is_nan() { sum } else { largest }
-}
-
-/// The targets of one level's anchors.
-fn of_level(targets: &AnchorTargets, start: usize, anchors: usize) -> AnchorTargets {
-    let level = start..start + anchors;
-    let positives = targets.positives.iter();
-    AnchorTargets {
-        labels: targets.labels[level.clone()].to_vec(),
-        positives: positives
-            .filter(|positive| level.contains(&positive.anchor))
-            .map(|positive| PositiveAnchor {
-                anchor: positive.anchor - start,
-                ..*positive
-            })
-            .collect(),
-    }
 }
 
 fn describe_image(part: &Batch, item: usize, picture: &str) -> Value {

@@ -11,7 +11,8 @@ use retinanet_data::{
 };
 use retinanet_detector::{DecodeConfig, ModelConfig};
 use retinanet_evaluation::Metrics;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use retinanet_data::AugmentConfig;
 
@@ -293,8 +294,10 @@ pub struct TrainConfig {
     /// How many times through the training images, instead of `iterations`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<u64>,
-    /// Images a step.
-    pub batch_size: usize,
+    /// Images a step: a number, or `"auto"` for as many as fit into `memory_share`.
+    pub batch_size: BatchSize,
+    /// For `batch_size = "auto"`: the share of the memory that a step may take, in (0, 1].
+    pub memory_share: f64,
     /// Into how many parts a batch is divided, which are computed one after another: the same
     /// gradients in less memory, but for batch norms that learn.
     pub accumulate: usize,
@@ -337,7 +340,8 @@ impl Default for TrainConfig {
         Self {
             iterations: None,
             epochs: None,
-            batch_size: 16,
+            batch_size: BatchSize::Images(16),
+            memory_share: 0.8,
             accumulate: 1,
             ema_decay: None,
             unfreeze_at: None,
@@ -351,6 +355,65 @@ impl Default for TrainConfig {
             log_every: 20,
             keep_last: 1,
         }
+    }
+}
+
+/// How many images a step takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// So many.
+    Images(usize),
+    /// As many as fit; to be measured before training.
+    Auto,
+}
+
+impl BatchSize {
+    /// The number; 1 where it is yet to be measured.
+    pub const fn images(self) -> usize {
+        match self {
+            Self::Images(images) => images,
+            Self::Auto => 1,
+        }
+    }
+}
+
+impl Serialize for BatchSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Images(images) => serializer.serialize_u64(*images as u64),
+            Self::Auto => serializer.serialize_str("auto"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BatchSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberOrAuto;
+        impl Visitor<'_> for NumberOrAuto {
+            type Value = BatchSize;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a whole number of at least 1, or \"auto\"")
+            }
+
+            fn visit_u64<E: Error>(self, images: u64) -> Result<BatchSize, E> {
+                Ok(BatchSize::Images(images as usize))
+            }
+
+            fn visit_i64<E: Error>(self, images: i64) -> Result<BatchSize, E> {
+                let images = usize::try_from(images);
+                let invalid = |_| E::invalid_value(Unexpected::Other("a negative number"), &self);
+                images.map(BatchSize::Images).map_err(invalid)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<BatchSize, E> {
+                if text == "auto" {
+                    return Ok(BatchSize::Auto);
+                }
+                Err(E::invalid_type(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(NumberOrAuto)
     }
 }
 

@@ -313,7 +313,7 @@ mod tests {
         let config = load_config(&path, &set(&overrides)).unwrap();
         assert_eq!(config.seed, 1);
         assert_eq!(config.optimizer.lr, 0.5);
-        assert_eq!(config.train.batch_size, 3);
+        assert_eq!(config.train.batch_size.images(), 3);
         assert_eq!(
             (config.train.iterations, config.train.epochs),
             (None, Some(2))

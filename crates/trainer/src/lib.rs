@@ -5,6 +5,7 @@
 //! able to build), and [`train`] carries it out. The crate prints nothing: what happens is told to
 //! an [`Observer`].
 
+mod auto_batch;
 mod autopsy;
 mod average;
 mod checkpoint;
@@ -12,6 +13,9 @@ mod config;
 mod detector;
 mod fingerprint;
 mod layers;
+mod levels;
+mod lr_find;
+mod memory;
 mod metrics_log;
 mod observer;
 mod optimizer;
@@ -24,15 +28,18 @@ mod tensorboard;
 mod training;
 mod update;
 
+pub use auto_batch::measure_batch_size;
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointState};
 pub use config::{
-    AugmentConfig, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig, MetricName,
-    OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName, SplitConfig,
-    TrainConfig,
+    AugmentConfig, BatchSize, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig,
+    MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
+    SplitConfig, TrainConfig,
 };
 pub use detector::{Detector, EvaluateError};
 pub use fingerprint::fingerprint;
 pub use layers::{ConfigError, config_to_toml, load_config};
+pub use lr_find::{RateSearch, find_learning_rate};
+pub use memory::{memory, peak_memory};
 pub use observer::{Evaluated, Observer, Progress, StepReport};
 pub use plan::{Plan, PlanError};
 pub use presets::Preset;

@@ -15,16 +15,23 @@ use crate::tensorboard::EventFile;
 pub(crate) struct MetricsLog {
     file: File,
     events: EventFile,
+    /// 3 for P3.
+    finest_level: u32,
 }
 
 impl MetricsLog {
     /// Opens the log and cuts off what stands after `iteration`: lines of steps that a stopped run
     /// made after its last checkpoint, and that will be made again.
-    pub(crate) fn open(run: &RunDirectory, iteration: u64) -> std::io::Result<Self> {
-        Self::in_folder(run.root(), iteration)
+    pub(crate) fn open(
+        run: &RunDirectory,
+        iteration: u64,
+        strides: &[usize],
+    ) -> std::io::Result<Self> {
+        let finest_level = strides.first().map_or(3, |stride| stride.ilog2());
+        Self::in_folder(run.root(), iteration, finest_level)
     }
 
-    fn in_folder(folder: &Path, iteration: u64) -> std::io::Result<Self> {
+    fn in_folder(folder: &Path, iteration: u64, finest_level: u32) -> std::io::Result<Self> {
         let path = &folder.join("metrics.jsonl");
         let kept = match File::open(path) {
             Ok(file) => lines_up_to(file, iteration)?,
@@ -38,11 +45,12 @@ impl MetricsLog {
         Ok(Self {
             file,
             events: EventFile::create(folder, iteration)?,
+            finest_level,
         })
     }
 
     pub(crate) fn step(&mut self, report: &StepReport) -> std::io::Result<()> {
-        self.line(&json!({
+        let mut line = json!({
             "kind": "step",
             "iteration": report.iteration,
             "epoch": report.epoch,
@@ -55,7 +63,12 @@ impl MetricsLog {
             "images": report.images,
             "seconds": report.duration.as_secs_f64(),
             "waited_seconds": report.waited.as_secs_f64(),
-        }))?;
+            "memory": report.memory,
+        });
+        if !report.levels.is_empty() {
+            line["levels"] = json!(report.levels);
+        }
+        self.line(&line)?;
         let seconds = report.duration.as_secs_f64().max(1e-9);
         let values = [
             ("train/loss", report.loss()),
@@ -67,7 +80,21 @@ impl MetricsLog {
             ("time/images_per_second", report.images as f64 / seconds),
             ("time/data_wait_share", report.waited_share()),
         ];
-        self.events.scalars(report.iteration, &values)
+        self.events.scalars(report.iteration, &values)?;
+        let memory = report
+            .memory
+            .map(|bytes| ("memory_gib", bytes as f64 / f64::from(1 << 30)));
+        self.events.scalars(report.iteration, memory.as_slice())?;
+        for (level, [class, bbox]) in (0..).zip(&report.levels) {
+            let level = self.finest_level + level;
+            let names = [
+                format!("levels/P{level}_class"),
+                format!("levels/P{level}_box"),
+            ];
+            let values = [(&*names[0], *class), (&*names[1], *bbox)];
+            self.events.scalars(report.iteration, &values)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn evaluation(
@@ -133,7 +160,7 @@ mod tests {
             "{\"iteration\":1}\n{\"iteration\":2}\n{\"iteration\":3}\n{\"itera",
         )
         .unwrap();
-        let mut log = MetricsLog::in_folder(folder.path(), 2).unwrap();
+        let mut log = MetricsLog::in_folder(folder.path(), 2, 3).unwrap();
         log.line(&json!({ "iteration": 3, "again": true })).unwrap();
         assert_eq!(
             fs_err::read_to_string(&path).unwrap(),

@@ -60,7 +60,7 @@ pub enum Progress<'a> {
 }
 
 /// How a step went.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// Which step, counted from 1.
     pub iteration: u64,
@@ -80,6 +80,11 @@ pub struct StepReport {
     pub positives: usize,
     /// Images of the batch.
     pub images: usize,
+    /// Class and box loss of each level from the finest, every `train.log_every` steps; nothing at
+    /// others.
+    pub levels: Vec<[f64; 2]>,
+    /// Memory that the process holds, in bytes, where the system tells.
+    pub memory: Option<u64>,
     /// How long the step took, waiting for its batch included.
     pub duration: Duration,
     /// How much of that was waiting for the batch.

@@ -92,7 +92,7 @@ impl Plan {
         let loader = TrainLoader::new(
             Arc::clone(&train),
             (config.data).loader(
-                config.train.batch_size / config.train.accumulate,
+                config.train.batch_size.images() / config.train.accumulate,
                 config.seed,
             ),
             transform.clone(),
@@ -149,6 +149,13 @@ impl Plan {
         Ok(config.init(self.train.classes.len(), device)?)
     }
 
+    /// Height and width of the largest input that training can have, in pixels: each the largest
+    /// of any image, outside of augmentation.
+    pub(crate) fn largest_input(&self) -> (usize, usize) {
+        let sizes = (self.train.images.iter()).map(|image| (image.width, image.height));
+        self.transform.largest_input(sizes)
+    }
+
     /// Draws the model on a device, with the weights to start from if the config names any.
     pub(crate) fn draw_model(
         &self,
@@ -173,7 +180,7 @@ struct Clock {
 
 impl Clock {
     fn new(config: &ExperimentConfig, samples_per_epoch: u64) -> Self {
-        let epoch = samples_per_epoch as f64 / config.train.batch_size as f64;
+        let epoch = samples_per_epoch as f64 / config.train.batch_size.images() as f64;
         match config.train.epochs {
             Some(epochs) => Self {
                 iterations: (epochs as f64 * epoch).ceil() as u64,
@@ -237,7 +244,7 @@ fn base_rate(config: &ExperimentConfig) -> f64 {
         reference_batch,
         ..
     } = config.optimizer;
-    lr * config.train.batch_size as f64 / reference_batch as f64
+    lr * config.train.batch_size.images() as f64 / reference_batch as f64
 }
 
 impl DataConfig {
@@ -363,16 +370,25 @@ fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
             .ok_or_else(|| PlanError::out_of_range(key, got, "at least 1"))
     };
     let train = &config.train;
-    at_least_one("train.batch_size", train.batch_size as u64)?;
+    let batch_size = train.batch_size.images();
+    at_least_one("train.batch_size", batch_size as u64)?;
     at_least_one("train.log_every", train.log_every)?;
     at_least_one("train.max_skipped", train.max_skipped)?;
     let reference = config.optimizer.reference_batch;
     at_least_one("optimizer.reference_batch", reference as u64)?;
-    if train.accumulate == 0 || !train.batch_size.is_multiple_of(train.accumulate) {
+    if train.accumulate == 0 || !batch_size.is_multiple_of(train.accumulate) {
         return Err(PlanError::out_of_range(
             "train.accumulate",
             train.accumulate,
             "a divisor of `train.batch_size`",
+        ));
+    }
+    let share = train.memory_share;
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(PlanError::out_of_range(
+            "train.memory_share",
+            share,
+            "in (0, 1]",
         ));
     }
     if let Some(decay) = train.ema_decay
@@ -546,7 +562,11 @@ pub enum PlanError {
 }
 
 impl PlanError {
-    fn out_of_range(key: &'static str, got: impl std::fmt::Display, allowed: &'static str) -> Self {
+    pub(crate) fn out_of_range(
+        key: &'static str,
+        got: impl std::fmt::Display,
+        allowed: &'static str,
+    ) -> Self {
         Self::OutOfRange {
             key,
             got: got.to_string(),
@@ -569,6 +589,7 @@ impl PlanError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BatchSize;
 
     fn refusal(change: impl Fn(&mut ExperimentConfig)) -> String {
         let mut config = ExperimentConfig::default();
@@ -579,7 +600,7 @@ mod tests {
     #[test]
     fn each_setting_out_of_range_is_refused_by_name() {
         assert_eq!(
-            refusal(|config| config.train.batch_size = 0),
+            refusal(|config| config.train.batch_size = BatchSize::Images(0)),
             "`train.batch_size` must be at least 1, got 0"
         );
         assert_eq!(
@@ -608,7 +629,7 @@ mod tests {
     #[test]
     fn epochs_and_their_milestones_become_iterations() {
         let mut config = ExperimentConfig::default();
-        config.train.batch_size = 4;
+        config.train.batch_size = BatchSize::Images(4);
         config.train.epochs = Some(3);
         config.schedule.milestones = vec![1, 2];
         // 10 images make 2.5 iterations an epoch.
@@ -653,7 +674,7 @@ mod tests {
         let mut config = ExperimentConfig::default();
         config.schedule.milestones = Vec::new();
         config.optimizer.lr = 1.0;
-        config.optimizer.reference_batch = config.train.batch_size;
+        config.optimizer.reference_batch = config.train.batch_size.images();
         let mut end = |name, end_factor| {
             config.schedule.name = name;
             config.schedule.end_factor = end_factor;

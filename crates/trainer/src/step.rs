@@ -57,13 +57,14 @@ impl Learner {
         targets: &BatchTargets,
         learning_rate: f64,
     ) -> Result<StepLoss, StepError> {
-        self.step_in_parts(&[targets], |_| images.clone(), learning_rate)
+        self.step_in_parts(&[targets], |_| images.clone(), learning_rate, |_, _, _| ())
     }
 
     /// One step over a batch that is too large to compute at once: part after part, with the
     /// gradients of all, as if it were one. Batch norms that learn see each part by itself.
     ///
-    /// `images` gives a part's images, as for [`step`](Self::step).
+    /// `images` gives a part's images, as for [`step`](Self::step), and `look` sees what the model
+    /// says of them, with the weight of each image in the loss.
     ///
     /// # Errors
     ///
@@ -73,9 +74,10 @@ impl Learner {
         targets: &[&BatchTargets],
         mut images: impl FnMut(usize) -> Tensor<4>,
         learning_rate: f64,
+        mut look: impl FnMut(usize, &Predictions, &[f64]),
     ) -> Result<StepLoss, StepError> {
         let before = (self.model.valid(), *self.criterion.normalizer());
-        let step = self.gradients(targets, &mut images);
+        let step = self.gradients(targets, &mut images, &mut look);
         let (step, gradients) = step.inspect_err(|_| self.restore(before))?;
         self.model = (self.optimizer).step(
             learning_rate,
@@ -100,13 +102,16 @@ impl Learner {
         &mut self,
         targets: &[&BatchTargets],
         images: &mut impl FnMut(usize) -> Tensor<4>,
+        look: &mut impl FnMut(usize, &Predictions, &[f64]),
     ) -> Result<(StepLoss, GradientsParams), StepError> {
         // Positives are counted over the whole batch, so that its parts make one loss.
         let weights = self.criterion.weights(targets.iter().copied());
         let mut sum = GradientsAccumulator::new();
         let (mut class, mut bbox) = (0.0, 0.0);
         for (part, (targets, weights)) in targets.iter().zip(&weights).enumerate() {
-            let Predictions { logits, deltas, .. } = self.model.forward(images(part));
+            let predictions = self.model.forward(images(part));
+            look(part, &predictions, weights);
+            let Predictions { logits, deltas, .. } = predictions;
             let loss = (self.criterion).weighted(logits, deltas, targets, weights);
             class += f64::from(loss.class.clone().into_scalar::<f32>());
             bbox += f64::from(loss.bbox.clone().into_scalar::<f32>());

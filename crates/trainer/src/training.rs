@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use burn::module::Module;
 use burn::store::RecordError;
 use burn::tensor::{Device, Tensor, TensorData};
+use retinanet_boxes::AnchorTargets;
 use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batch, CoverageReport, DataError, Depth};
-use retinanet_detector::{LoadedWeights, RetinaNet};
+use retinanet_detector::{LoadedWeights, Predictions, RetinaNet};
 use retinanet_evaluation::Metrics;
 
 use crate::autopsy::Patient;
@@ -19,6 +20,8 @@ use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointState, Content};
 use crate::config::{ExperimentConfig, OnNonFinite};
 use crate::detector::{Detector, EvaluateError};
 use crate::layers::config_to_toml;
+use crate::levels::{add_levels, level_losses};
+use crate::memory::memory;
 use crate::metrics_log::MetricsLog;
 use crate::observer::{Evaluated, Observer, StepReport};
 use crate::plan::{Plan, PlanError};
@@ -155,7 +158,7 @@ impl<'a> Session<'a> {
         tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
         let decay = plan.config.train.ema_decay;
         Ok(Self {
-            log: MetricsLog::open(run, 0).map_err(TrainError::Log)?,
+            log: MetricsLog::open(run, 0, plan.generator.strides()).map_err(TrainError::Log)?,
             average: decay.map(|decay| ModelAverage::new(decay, &model)),
             learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone()),
             plan,
@@ -190,7 +193,8 @@ impl<'a> Session<'a> {
         learner.optimizer = checkpoint.load_optimizer(learner.optimizer)?;
         learner.criterion.set_normalizer(state.normalizer);
         Ok(Self {
-            log: MetricsLog::open(run, iteration).map_err(TrainError::Log)?,
+            log: MetricsLog::open(run, iteration, plan.generator.strides())
+                .map_err(TrainError::Log)?,
             average: decay
                 .map(|decay| ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))),
             learner,
@@ -222,6 +226,9 @@ impl<'a> Session<'a> {
         let targets: Vec<_> = (batch.iter())
             .map(|part| BatchTargets::new(&part.targets, self.device))
             .collect();
+        let anchor_targets: Vec<Vec<AnchorTargets>> = (batch.iter_mut())
+            .map(|part| mem::take(&mut part.targets))
+            .collect();
         // Moved to the device, not copied; an autopsy takes them back.
         let mut images = Vec::new();
         let to_device = |part: usize| {
@@ -233,13 +240,25 @@ impl<'a> Session<'a> {
         };
         let learning_rate = self.plan.schedule.learning_rate(self.iteration);
         let parts: Vec<_> = targets.iter().collect();
-        let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate);
+        let criterion = self.learner.criterion.clone();
+        let tells_levels = (self.iteration + 1).is_multiple_of(self.plan.config.train.log_every);
+        let mut levels = Vec::new();
+        let look = |part: usize, predictions: &Predictions, weights: &[f64]| {
+            if tells_levels {
+                let targets = &anchor_targets[part];
+                let part = level_losses(&criterion, targets, predictions, weights);
+                add_levels(&mut levels, part);
+            }
+        };
+        let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
         self.iteration += 1;
         let loss = match loss {
             Ok(loss) => loss,
             Err(error) => {
-                for (part, images) in batch.iter_mut().zip(images) {
+                let taken = images.into_iter().zip(anchor_targets);
+                for (part, (images, targets)) in batch.iter_mut().zip(taken) {
                     part.images = images.into_data().iter::<f32>().collect();
+                    part.targets = targets;
                 }
                 return self.not_finite(&error, &batch, learning_rate, observer);
             }
@@ -249,7 +268,7 @@ impl<'a> Session<'a> {
             average.update(&self.learner.model, self.iteration);
         }
 
-        let seen = self.iteration * self.plan.config.train.batch_size as u64;
+        let seen = self.iteration * self.plan.config.train.batch_size.images() as u64;
         let report = StepReport {
             iteration: self.iteration,
             total: self.plan.iterations,
@@ -260,6 +279,8 @@ impl<'a> Session<'a> {
             gradient_norm: loss.gradient_norm,
             positives: targets.iter().map(BatchTargets::positives).sum(),
             images: batch.iter().map(|part| part.items.len()).sum(),
+            levels,
+            memory: memory(),
             duration: started.elapsed(),
             waited,
         };
@@ -458,12 +479,13 @@ fn tell_schedule(
     let ExperimentConfig {
         optimizer, train, ..
     } = &plan.config;
-    let scaled = if train.batch_size == optimizer.reference_batch {
+    let batch_size = train.batch_size.images();
+    let scaled = if batch_size == optimizer.reference_batch {
         String::new()
     } else {
         format!(
             " ({} for {} images a batch, here {})",
-            optimizer.lr, optimizer.reference_batch, train.batch_size
+            optimizer.lr, optimizer.reference_batch, batch_size
         )
     };
     let line = format!(

@@ -189,7 +189,8 @@ pub(crate) fn sum_of_squares<const D: usize>(tensor: Tensor<D>) -> f64 {
 
 type FlexTensor = FloatTensor<Flex>;
 
-fn is_flex(device: &Device) -> bool {
+/// Whether a device is the CPU.
+pub(crate) fn is_flex(device: &Device) -> bool {
     matches!(
         device.clone().inner().as_dispatch(),
         DispatchDevice::Flex(_)

@@ -1,7 +1,7 @@
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use retinanet_detector::ModelConfig;
-use retinanet_trainer::{load_config, DataConfig, SplitConfig};
+use retinanet_trainer::{load_config, peak_memory, DataConfig, SplitConfig};
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::args::{BenchArguments, Workload};
 use crate::console;
 use crate::device;
 use crate::failure::Failure;
-use crate::machine::{peak_rss_mib, Machine};
+use crate::machine::Machine;
 use crate::workloads::{Bench, Measurement};
 
 /// All that `--json` prints.
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         device: &arguments.device,
         threads: rayon::current_num_threads(),
         results,
-        peak_rss_mib: peak_rss_mib(),
+        peak_rss_mib: peak_memory().map(|bytes| bytes as f64 / f64::from(1 << 20)),
     };
     if arguments.json {
         let text = serde_json::to_string(&report)

@@ -8,6 +8,7 @@ pub(crate) mod convert;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod lr_find;
 pub(crate) mod predict;
 pub(crate) mod runs;
 pub(crate) mod split;

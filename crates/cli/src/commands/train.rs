@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use retinanet_trainer::{
-    load_config, train, MetricName, Observer, Plan, RunDirectory, RunDirectoryError, Stopped,
-    TrainOutcome,
+    load_config, measure_batch_size, train, BatchSize, MetricName, Observer, Plan, RunDirectory,
+    RunDirectoryError, Stopped, TrainOutcome,
 };
 
 use crate::args::TrainArguments;
@@ -36,7 +36,22 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
 
     let mut console = Console::new(config.train.log_every);
-    let plan = Plan::new(config, &mut console)?;
+    let plan = match (config.train.batch_size, arguments.resume) {
+        (BatchSize::Auto, true) => {
+            // What was measured when the run began.
+            let began = RunDirectory::open(&root)?.config()?;
+            config.train.batch_size = began.train.batch_size;
+            Plan::new(config, &mut console)?
+        }
+        (BatchSize::Auto, false) => {
+            let plan = Plan::new(config.clone(), &mut console)?;
+            let images = measure_batch_size(&plan, &device)?;
+            console.message(&format!("batch size {images}, measured"));
+            config.train.batch_size = BatchSize::Images(images);
+            Plan::new(config, &mut console)?
+        }
+        (BatchSize::Images(_), _) => Plan::new(config, &mut console)?,
+    };
     let run = if arguments.resume {
         let run = RunDirectory::open(&root)?;
         for change in run.continue_with(&plan.config)? {

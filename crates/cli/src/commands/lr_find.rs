@@ -1,0 +1,41 @@
+use retinanet_trainer::{find_learning_rate, load_config, Plan};
+
+use crate::args::LrFindArguments;
+use crate::console::{self, Console};
+use crate::device;
+use crate::failure::Failure;
+
+pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
+    let mut config = load_config(&arguments.config, &arguments.settings.set)?;
+    if let Some(device) = &arguments.device {
+        config.compute.device.clone_from(device);
+    }
+    super::set_threads(config.compute.threads);
+    let device = device::open(&config.compute.device).map_err(Failure::usage)?;
+    let mut console = Console::new(config.train.log_every);
+    let plan = Plan::new(config, &mut console)?;
+    let search = find_learning_rate(&plan, &device, arguments.steps, &mut console)?;
+
+    // The config's rate is for another batch size.
+    let batch_size = plan.config.train.batch_size.images() as f64;
+    let reference = plan.config.optimizer.reference_batch as f64;
+    let for_config = |rate: f64| rate * reference / batch_size;
+    for (rate, loss) in &search.losses {
+        console::result(&format!("lr {:.2e}  loss {loss:.4}", for_config(*rate)));
+    }
+    for (what, rate) in [
+        (
+            "a tenth of the rate with the least loss",
+            search.tenth_of_best,
+        ),
+        ("where the loss falls fastest", search.steepest),
+    ] {
+        if let Some(rate) = rate {
+            console::result(&format!(
+                "optimizer.lr = {:.2e}  # {what}",
+                for_config(rate)
+            ));
+        }
+    }
+    Ok(())
+}
