@@ -250,6 +250,14 @@ fn an_infinite_pixel_stops_training_by_the_images_name_before_the_weights_are_to
         assert!(image["objects"].is_array() && image["image_id"].is_u64());
     }
     assert_eq!(autopsy["losses_of_levels"].as_array().unwrap().len(), 5);
+
+    // It is as well known where only the first part of the batch was looked at.
+    let in_parts = [poison[0], "train.accumulate=2"];
+    experiment
+        .train("parts", &set(&in_parts))
+        .expect_refusal(1, &["step 1", "train_0000", "not finite"]);
+    let autopsy = self::autopsy(&experiment, "parts", 1);
+    assert_eq!(autopsy["images"].as_array().unwrap().len(), 2);
 }
 
 #[test]

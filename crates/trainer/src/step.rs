@@ -91,6 +91,9 @@ impl Learner {
     /// Undoes what the forward pass moves: running statistics and the normaliser.
     fn restore(&mut self, (model, normalizer): (RetinaNet, Normalizer)) {
         self.criterion.set_normalizer(normalizer);
+        // Batch norms hold their last update back until somebody asks; without this it would come
+        // on top of what is put back.
+        self.model.valid();
         // It is the same model, so that its record fits.
         if let Ok(model) = (self.model.clone()).try_load_record(model.into_record()) {
             self.model = model;

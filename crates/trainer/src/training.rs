@@ -26,7 +26,7 @@ use crate::metrics_log::MetricsLog;
 use crate::observer::{Evaluated, Observer, StepReport};
 use crate::plan::{Plan, PlanError};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
-use crate::step::{Learner, StepError};
+use crate::step::{Learner, StepError, StepLoss};
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -223,45 +223,15 @@ impl<'a> Session<'a> {
             self.skipped += 1;
         }
         self.unfreeze_if_due(observer)?;
-        let targets: Vec<_> = (batch.iter())
-            .map(|part| BatchTargets::new(&part.targets, self.device))
-            .collect();
-        let anchor_targets: Vec<Vec<AnchorTargets>> = (batch.iter_mut())
-            .map(|part| mem::take(&mut part.targets))
-            .collect();
-        // Moved to the device, not copied; an autopsy takes them back.
-        let mut images = Vec::new();
-        let to_device = |part: usize| {
-            let part = &mut batch[part];
-            let shape = [part.items.len(), 3, part.height, part.width];
-            let data = TensorData::new(mem::take(&mut part.images), shape);
-            images.push(Tensor::<4>::from_data(data, self.device));
-            images[images.len() - 1].clone()
-        };
         let learning_rate = self.plan.schedule.learning_rate(self.iteration);
-        let parts: Vec<_> = targets.iter().collect();
-        let criterion = self.learner.criterion.clone();
-        let tells_levels = (self.iteration + 1).is_multiple_of(self.plan.config.train.log_every);
-        let mut levels = Vec::new();
-        let look = |part: usize, predictions: &Predictions, weights: &[f64]| {
-            if tells_levels {
-                let targets = &anchor_targets[part];
-                let part = level_losses(&criterion, targets, predictions, weights);
-                add_levels(&mut levels, part);
-            }
-        };
-        let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
+        let positives = (batch.iter().flat_map(|part| &part.targets))
+            .map(|targets| targets.positives.len())
+            .sum();
+        let learnt = self.learn(&mut batch, learning_rate);
         self.iteration += 1;
-        let loss = match loss {
-            Ok(loss) => loss,
-            Err(error) => {
-                let taken = images.into_iter().zip(anchor_targets);
-                for (part, (images, targets)) in batch.iter_mut().zip(taken) {
-                    part.images = images.into_data().iter::<f32>().collect();
-                    part.targets = targets;
-                }
-                return self.not_finite(&error, &batch, learning_rate, observer);
-            }
+        let (loss, levels) = match learnt {
+            Ok(learnt) => learnt,
+            Err(error) => return self.not_finite(&error, &batch, learning_rate, observer),
         };
         self.not_finite = 0;
         if let Some(average) = &mut self.average {
@@ -277,7 +247,7 @@ impl<'a> Session<'a> {
             class_loss: loss.class,
             box_loss: loss.bbox,
             gradient_norm: loss.gradient_norm,
-            positives: targets.iter().map(BatchTargets::positives).sum(),
+            positives,
             images: batch.iter().map(|part| part.items.len()).sum(),
             levels,
             memory: memory(),
@@ -287,6 +257,52 @@ impl<'a> Session<'a> {
         self.log.step(&report).map_err(TrainError::Log)?;
         observer.step(&report);
         Ok(())
+    }
+
+    /// Moves the learner on by a batch; gives the losses of the levels too where they are told.
+    /// What is left of the batch has neither pixels nor targets, unless that fails.
+    fn learn(
+        &mut self,
+        batch: &mut [Batch],
+        learning_rate: f64,
+    ) -> Result<(StepLoss, Vec<[f64; 2]>), StepError> {
+        let anchor_targets: Vec<Vec<AnchorTargets>> = (batch.iter_mut())
+            .map(|part| mem::take(&mut part.targets))
+            .collect();
+        let targets: Vec<_> = (anchor_targets.iter())
+            .map(|part| BatchTargets::new(part, self.device))
+            .collect();
+        // Moved to the device, not copied.
+        let mut images = Vec::new();
+        let to_device = |part: usize| {
+            let part = &mut batch[part];
+            let shape = [part.items.len(), 3, part.height, part.width];
+            let data = TensorData::new(mem::take(&mut part.images), shape);
+            images.push(Tensor::<4>::from_data(data, self.device));
+            images[images.len() - 1].clone()
+        };
+        let criterion = self.learner.criterion.clone();
+        let tells_levels = (self.iteration + 1).is_multiple_of(self.plan.config.train.log_every);
+        let mut levels = Vec::new();
+        let look = |part: usize, predictions: &Predictions, weights: &[f64]| {
+            if tells_levels {
+                let targets = &anchor_targets[part];
+                let part = level_losses(&criterion, targets, predictions, weights);
+                add_levels(&mut levels, part);
+            }
+        };
+        let parts: Vec<_> = targets.iter().collect();
+        let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
+        if loss.is_err() {
+            // An autopsy looks at all of it.
+            for (part, images) in batch.iter_mut().zip(images) {
+                part.images = images.into_data().iter::<f32>().collect();
+            }
+            for (part, targets) in batch.iter_mut().zip(anchor_targets) {
+                part.targets = targets;
+            }
+        }
+        Ok((loss?, levels))
     }
 
     /// Lets what was frozen learn, from the step on that the config names.
