@@ -15,6 +15,16 @@ fn weights(experiment: &Experiment, name: &str) -> String {
     line.split_whitespace().last().unwrap().to_owned()
 }
 
+/// The losses on the validation images, evaluation by evaluation.
+fn validation(experiment: &Experiment, name: &str) -> Vec<String> {
+    let log = String::from_utf8(experiment.bytes(&format!("{name}/metrics.jsonl"))).unwrap();
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let evaluations = lines.filter(|line| line["kind"] == "evaluation");
+    evaluations.map(|line| line["loss"].to_string()).collect()
+}
+
 fn set<'a>(settings: &[&'a str]) -> Vec<&'a str> {
     settings.iter().flat_map(|set| ["--set", *set]).collect()
 }
@@ -41,6 +51,16 @@ fn a_batch_in_parts_gives_the_losses_and_gradients_of_the_whole() {
         assert_eq!(whole["images"], parts["images"]);
         assert_eq!(whole["positives"], parts["positives"]);
     }
+}
+
+#[test]
+fn computing_activations_anew_changes_no_number() {
+    let experiment = Experiment::new();
+    experiment.train("kept", &[]).expect_success();
+    let anew = set(&["compute.gradient_checkpointing=true"]);
+    experiment.train("anew", &anew).expect_success();
+    assert_eq!(losses(&experiment, "anew"), losses(&experiment, "kept"));
+    assert_eq!(weights(&experiment, "anew"), weights(&experiment, "kept"));
 }
 
 /// What the run says at its start is what it does.
@@ -78,13 +98,19 @@ fn an_average_of_the_weights_is_what_is_evaluated_and_survives_resuming() {
     let weights = experiment.bytes("whole/checkpoints/last/model.bpk");
     assert_ne!(average, weights);
 
+    let weights_now = || {
+        let hash = self::weights(&experiment, "whole");
+        (hash, validation(&experiment, "whole"))
+    };
+    let (hash, losses) = weights_now();
+    assert!(hash.contains('+'), "{hash}");
+    assert_ne!(losses, validation(&experiment, "plain"));
     fs_err::remove_dir_all(experiment.path("whole/checkpoints/last")).unwrap();
     let before = evaluation("whole");
     let resumed = [&settings[..], &["--resume"]].concat();
     experiment.train("whole", &resumed).expect_success();
     assert_eq!(evaluation("whole"), before);
-    let again = experiment.bytes("whole/checkpoints/last/average.bpk");
-    assert_eq!(again.len(), average.len());
+    assert_eq!(weights_now(), (hash, validation(&experiment, "whole")));
 
     // A model that is evaluated by itself takes the average too.
     let (root, json) = (experiment.path("whole"), experiment.path("eval.json"));
@@ -98,7 +124,12 @@ fn an_average_of_the_weights_is_what_is_evaluated_and_survives_resuming() {
 #[test]
 fn frozen_stages_learn_from_the_step_on_that_is_given_and_so_when_resumed() {
     let experiment = Experiment::new();
-    let settings = set(&["model.freeze_at=5", "train.unfreeze_at=3"]);
+    let settings = [
+        "model.freeze_at=5",
+        "train.unfreeze_at=3",
+        "train.ema_decay=0.9",
+    ];
+    let settings = set(&settings);
     let thawed = experiment.train("thawed", &settings).expect_success();
     assert!(
         thawed.stderr.contains("step 3: everything learns"),
@@ -112,10 +143,13 @@ fn frozen_stages_learn_from_the_step_on_that_is_given_and_so_when_resumed() {
     assert_ne!(thawed[3], frozen[3]);
 
     let whole = weights(&experiment, "thawed");
+    let validated = validation(&experiment, "thawed");
+    assert_eq!(validated.len(), 2);
     fs_err::remove_dir_all(experiment.path("thawed/checkpoints/last")).unwrap();
     let resumed = [&settings[..], &["--resume"]].concat();
     experiment.train("thawed", &resumed).expect_success();
     assert_eq!(losses(&experiment, "thawed"), thawed);
+    assert_eq!(validation(&experiment, "thawed"), validated);
     assert_eq!(weights(&experiment, "thawed"), whole);
 }
 
@@ -311,6 +345,12 @@ fn steps_that_are_not_finite_can_be_skipped_so_many_in_a_row() {
         3,
         "{stopped:#?}"
     );
+    let autopsies = fs_err::read_dir(experiment.path("run/autopsy")).unwrap();
+    assert_eq!(
+        autopsies.count(),
+        2,
+        "of the first of a row, and of the last"
+    );
 }
 
 #[test]
@@ -369,6 +409,14 @@ fn a_run_killed_at_any_moment_ends_in_the_same_weights() {
         experiment.train(&name, &resumed).expect_success();
         assert_eq!(weights(&experiment, &name), hash, "killed at {kill} of 32");
         assert_eq!(losses(&experiment, &name), losses(&experiment, "whole"));
+        assert_eq!(
+            validation(&experiment, &name),
+            validation(&experiment, "whole")
+        );
+        let best = |run: &str| experiment.json(&format!("{run}/checkpoints/best/state.json"));
+        for key in ["iteration", "best", "evaluations_since_best"] {
+            assert_eq!(best(&name)[key], best("whole")[key], "{key}");
+        }
     }
 }
 

@@ -106,7 +106,8 @@ pub(crate) struct RunsArguments {
     /// A folder of runs, or a run
     #[arg(default_value = "runs")]
     pub(crate) folder: PathBuf,
-    /// Gives a hash of the newest weights: the same where they are the same to the last bit
+    /// Gives a hash of the newest weights, and of their average if there is one: the same where they
+    /// are the same to the last bit
     #[arg(long)]
     pub(crate) hash: bool,
 }

@@ -80,7 +80,8 @@ impl Observer for Console {
 
     fn training_starts(&mut self, first: u64, total: u64) {
         if self.terminal {
-            let style = "{bar:24} {pos}/{len} {msg} {eta_precise} left";
+            // The last of it is cut where the terminal ends, however it is resized.
+            let style = "{bar:24} {pos}/{len} {eta_precise} left {wide_msg}";
             self.training = self.bars.add(bar(total, style));
             self.training.set_position(first);
             self.training.reset_eta();
@@ -118,7 +119,8 @@ impl Observer for Console {
         {
             let left = (report.total - report.iteration) as f64 * report.images as f64
                 / self.images_per_second;
-            let left = indicatif::HumanDuration(Duration::from_secs_f64(left));
+            let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
+            let left = indicatif::HumanDuration(left);
             self.line(&format!(
                 "step {}/{} {message} {left} left",
                 report.iteration, report.total
@@ -131,7 +133,7 @@ impl Observer for Console {
             Progress::Start { what, total } if self.terminal => {
                 self.work = self.bars.add(work_bar(what, total as usize));
             }
-            Progress::Start { what, total } => self.line(&format!("{what}: {total} images")),
+            Progress::Start { what, total } => self.line(&format!("{what}: {total}")),
             Progress::Tick => self.work.inc(1),
             Progress::Finish => self.work.finish_and_clear(),
         }

@@ -19,8 +19,9 @@ pub struct AugmentConfig {
     pub horizontal_flip: f32,
     /// Probability of mirroring top to bottom, in `[0, 1]`. Default: 0.
     pub vertical_flip: f32,
-    /// A box of which a crop leaves less than this share is neither an object nor background: its
-    /// rest is a region to ignore, as a crowd is. In `[0, 1]`. Default: 0.25.
+    /// A box of which a crop leaves less than this share of its area is neither an object nor
+    /// background: its rest is a region to ignore, as a crowd is, which takes a matcher that ignores
+    /// crowds. In `[0, 1]`; with 0 all that is left of a box is an object. Default: 0.25.
     pub min_kept_area: f32,
     /// Shows a part of the image.
     pub crop: CropConfig,
@@ -82,7 +83,7 @@ pub struct JitterConfig {
     pub size: [u32; 2],
     /// The least factor, above 0. Default: 0.1.
     pub min_scale: f32,
-    /// The largest factor. Default: 2.
+    /// The largest factor, at least `min_scale` and at most 100. Default: 2.
     pub max_scale: f32,
 }
 
@@ -97,7 +98,8 @@ impl Default for JitterConfig {
     }
 }
 
-/// Varies the colours, as torchvision's `ColorJitter`; hues turn about the grey axis.
+/// Varies the colours: brightness, contrast and saturation as torchvision's functions, in this order
+/// and cut once at the end; hues turn about the grey axis.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PhotometricConfig {
@@ -144,7 +146,7 @@ pub struct MosaicConfig {
 pub struct MixupConfig {
     /// How often, in `[0, 1]`. Default: 0.
     pub probability: f32,
-    /// The first image's weight is drawn from Beta(α, α); above 0. Default: 1.5.
+    /// The first image's weight is drawn from Beta(α, α); above 0 and at most 100. Default: 1.5.
     pub alpha: f32,
 }
 
@@ -160,99 +162,133 @@ impl Default for MixupConfig {
 impl AugmentConfig {
     /// Checks that each number is in its range.
     pub(crate) fn check(&self) -> Result<(), DataError> {
-        const SHARE: &str = "a number in [0, 1]";
-        const PROBABILITY: &str = "a probability in [0, 1]";
-        let Self {
-            crop,
-            jitter,
-            photometric,
-            ..
-        } = self;
-        let share = |value: f32| (0.0..=1.0).contains(&value);
-        let positive = |value: f32| value > 0.0 && value.is_finite();
-        let probability = |key, value| (key, PROBABILITY, value, share(value));
-        for (key, expected, found, holds) in [
-            probability("data.augment.horizontal_flip", self.horizontal_flip),
-            probability("data.augment.vertical_flip", self.vertical_flip),
-            probability("data.augment.crop.probability", crop.probability),
-            probability("data.augment.jitter.probability", jitter.probability),
-            probability(
-                "data.augment.photometric.probability",
-                photometric.probability,
-            ),
-            probability("data.augment.mosaic.probability", self.mosaic.probability),
-            probability("data.augment.mixup.probability", self.mixup.probability),
-            (
-                "data.augment.min_kept_area",
-                SHARE,
-                self.min_kept_area,
-                share(self.min_kept_area),
-            ),
-            (
-                "data.augment.crop.min_side",
-                "a number in (0, 1]",
-                crop.min_side,
-                share(crop.min_side) && crop.min_side > 0.0,
-            ),
-            (
-                "data.augment.jitter.min_scale",
-                "a number above 0",
-                jitter.min_scale,
-                positive(jitter.min_scale),
-            ),
-            (
-                "data.augment.jitter.max_scale",
-                "a number of at least `min_scale` and at most 100",
-                jitter.max_scale,
-                (jitter.min_scale..=100.0).contains(&jitter.max_scale),
-            ),
-            (
-                "data.augment.photometric.brightness",
-                SHARE,
-                photometric.brightness,
-                share(photometric.brightness),
-            ),
-            (
-                "data.augment.photometric.contrast",
-                SHARE,
-                photometric.contrast,
-                share(photometric.contrast),
-            ),
-            (
-                "data.augment.photometric.saturation",
-                SHARE,
-                photometric.saturation,
-                share(photometric.saturation),
-            ),
-            (
-                "data.augment.photometric.hue",
-                "a number in [0, 0.5]",
-                photometric.hue,
-                (0.0..=0.5).contains(&photometric.hue),
-            ),
-            (
-                "data.augment.mixup.alpha",
-                "a number above 0",
-                self.mixup.alpha,
-                positive(self.mixup.alpha),
-            ),
-        ] {
+        let flips = [
+            share("data.augment.horizontal_flip", self.horizontal_flip),
+            share("data.augment.vertical_flip", self.vertical_flip),
+            share("data.augment.min_kept_area", self.min_kept_area),
+            share("data.augment.mosaic.probability", self.mosaic.probability),
+        ];
+        let numbers = (flips.into_iter())
+            .chain(self.crop.numbers())
+            .chain(self.jitter.numbers())
+            .chain(self.photometric.numbers())
+            .chain(self.mixup.numbers());
+        for Number {
+            key,
+            value,
+            holds,
+            expected,
+        } in numbers
+        {
             if !holds {
                 return Err(DataError::Setting {
                     key,
                     expected,
-                    found: found.to_string(),
+                    found: value.to_string(),
                 });
             }
         }
-        if jitter.size.iter().any(|side| !(1..=65_535).contains(side)) {
+        let size = self.jitter.size;
+        if size.iter().any(|side| !(1..=65_535).contains(side)) {
             return Err(DataError::Setting {
                 key: "data.augment.jitter.size",
                 expected: "a width and a height, each in [1, 65535]",
-                found: format!("{:?}", jitter.size),
+                found: format!("{size:?}"),
             });
         }
         Ok(())
+    }
+
+    /// Whether boxes may be cut.
+    pub fn cuts(&self) -> bool {
+        self.crop.probability > 0.0
+            || self.jitter.probability > 0.0
+            || self.mosaic.probability > 0.0
+    }
+}
+
+/// A setting and whether it is in its range.
+struct Number {
+    key: &'static str,
+    value: f32,
+    holds: bool,
+    expected: &'static str,
+}
+
+fn share(key: &'static str, value: f32) -> Number {
+    Number {
+        key,
+        value,
+        holds: (0.0..=1.0).contains(&value),
+        expected: "a number in [0, 1]",
+    }
+}
+
+impl CropConfig {
+    fn numbers(self) -> [Number; 2] {
+        let min_side = self.min_side;
+        [
+            share("data.augment.crop.probability", self.probability),
+            Number {
+                key: "data.augment.crop.min_side",
+                value: min_side,
+                holds: min_side > 0.0 && min_side <= 1.0,
+                expected: "a number in (0, 1]",
+            },
+        ]
+    }
+}
+
+impl JitterConfig {
+    fn numbers(self) -> [Number; 3] {
+        let (min_scale, max_scale) = (self.min_scale, self.max_scale);
+        [
+            share("data.augment.jitter.probability", self.probability),
+            Number {
+                key: "data.augment.jitter.min_scale",
+                value: min_scale,
+                holds: min_scale > 0.0,
+                expected: "a number above 0",
+            },
+            Number {
+                key: "data.augment.jitter.max_scale",
+                value: max_scale,
+                holds: (min_scale..=100.0).contains(&max_scale),
+                expected: "a number of at least `min_scale` and at most 100",
+            },
+        ]
+    }
+}
+
+impl PhotometricConfig {
+    fn numbers(self) -> [Number; 5] {
+        [
+            share("data.augment.photometric.probability", self.probability),
+            share("data.augment.photometric.brightness", self.brightness),
+            share("data.augment.photometric.contrast", self.contrast),
+            share("data.augment.photometric.saturation", self.saturation),
+            Number {
+                key: "data.augment.photometric.hue",
+                value: self.hue,
+                holds: (0.0..=0.5).contains(&self.hue),
+                expected: "a number in [0, 0.5]",
+            },
+        ]
+    }
+}
+
+impl MixupConfig {
+    fn numbers(self) -> [Number; 2] {
+        let alpha = self.alpha;
+        [
+            share("data.augment.mixup.probability", self.probability),
+            Number {
+                key: "data.augment.mixup.alpha",
+                value: alpha,
+                holds: alpha > 0.0 && alpha <= 100.0,
+                expected: "a number above 0 and at most 100",
+            },
+        ]
     }
 }
 

@@ -5,8 +5,8 @@ use image::RgbImage;
 
 use crate::DataError;
 
-/// Decoded images in memory, up to a limit. Those that come first stay: training visits all images
-/// equally often, so that throwing one out for another gains nothing.
+/// Decoded images in memory, up to a limit. Those that come first stay: each image comes at least
+/// once an epoch, so that throwing one out for another gains little.
 #[derive(Debug, Default)]
 pub(crate) struct ImageCache {
     /// Bytes of pixels.

@@ -8,6 +8,7 @@ use hotcoco::convert::{coco_to_voc, coco_to_yolo, voc_to_coco, yolo_to_coco};
 use hotcoco::{COCO, Dataset};
 
 use crate::DataError;
+use crate::decode::upright_size;
 
 mod csv;
 
@@ -141,7 +142,7 @@ impl Pictures {
             };
             let stem = stem.to_string_lossy().into_owned();
             // What is no picture is not asked for.
-            if let Ok(size) = image::image_dimensions(&path) {
+            if let Ok(size) = upright_size(&path) {
                 names.insert(stem.clone(), name.to_string_lossy().into_owned());
                 sizes.insert(stem, size);
             }

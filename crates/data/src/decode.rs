@@ -58,6 +58,20 @@ pub fn decode_image(path: &Path) -> Result<RgbImage, DataError> {
     Ok(image.into_rgb8())
 }
 
+/// Width and height of an image file as [`decode_image`] gives it, without decoding the pixels.
+pub(crate) fn upright_size(path: &Path) -> ImageResult<(u32, u32)> {
+    let reader = ImageReader::open(path)?.with_guessed_format()?;
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    Ok(match orientation(&mut decoder)? {
+        Orientation::Rotate90
+        | Orientation::Rotate270
+        | Orientation::Rotate90FlipH
+        | Orientation::Rotate270FlipH => (height, width),
+        _ => (width, height),
+    })
+}
+
 fn orientation(decoder: &mut impl ImageDecoder) -> ImageResult<Orientation> {
     // Pillow and others write JPEG's prefix into WebP files too, where the decoder does not expect
     // it.
@@ -187,6 +201,10 @@ mod tests {
         };
         if image.dimensions() != expectation.upright_size {
             return Some(format!("{name}: size {:?}", image.dimensions()));
+        }
+        let told = upright_size(&folder.join("images").join(name)).ok();
+        if told != Some(expectation.upright_size) {
+            return Some(format!("{name}: told to be {told:?}"));
         }
         let mean = mean(&image);
         let expected = expectation.pil_rgb_mean_upright?;

@@ -5,7 +5,7 @@
 //! annotations ── CocoDataset ──┐
 //!                              ├─► TrainLoader ─► Batch: images, anchors, targets
 //! TransformConfig ─ Transform ─┤
-//!                              ├─► EvalLoader ──► Batch: images, anchors
+//!                              ├─► EvalLoader ──► Batch: images, anchors, targets if asked for
 //! image file ─── prepare ──────┘
 //! ```
 //!

@@ -19,6 +19,9 @@ use crate::{Batch, CocoDataset, DataError, ImageRecord, Transform};
 pub struct LoaderConfig {
     /// Images in a batch, at least 1. Default: 16.
     pub batch_size: usize,
+    /// Into how many equal parts a training batch is divided, which come one after another; a
+    /// divisor of the batch size. Default: 1.
+    pub parts: usize,
     /// Threads that prepare batches; with 0 the caller's thread does it. Default: 2.
     pub workers: usize,
     /// Batches that are under way or ready at once, at most, and at least 1; a batch of 16 images
@@ -58,6 +61,7 @@ impl Default for LoaderConfig {
     fn default() -> Self {
         Self {
             batch_size: 16,
+            parts: 1,
             workers: 2,
             prefetch: 4,
             cache_bytes: 0,
@@ -97,7 +101,9 @@ impl TrainLoader {
         assigner: TargetAssigner,
     ) -> Result<Self, DataError> {
         let config = checked(config)?;
-        check_shapes(&transform, &dataset.images, config.group_by_aspect)?;
+        for group in groups(&transform, &dataset.images, config.group_by_aspect) {
+            transform.check_training_shapes(group.into_iter())?;
+        }
         let source = Source::new(dataset, config, transform, generator, Some(assigner))?;
         Ok(Self {
             config,
@@ -106,7 +112,8 @@ impl TrainLoader {
         })
     }
 
-    /// The batches of the iterations from `first` up to, but not including, `end`.
+    /// The batches of the iterations from `first` up to, but not including, `end`, each in its
+    /// [`parts`](LoaderConfig::parts).
     pub fn start(&self, first: u64, end: u64) -> BatchIter {
         let jobs = self.plan.jobs(first..end);
         BatchIter::start(Box::new(jobs), self.config, &self.source)
@@ -116,6 +123,20 @@ impl TrainLoader {
     /// [`LoaderConfig::repeat_threshold`] more, the same number in every epoch.
     pub fn samples_per_epoch(&self) -> u64 {
         self.plan.samples_per_epoch()
+    }
+
+    /// Height and width of the largest batch that there can be, in pixels.
+    pub fn largest_input(&self) -> (usize, usize) {
+        let Source {
+            dataset, transform, ..
+        } = &*self.source;
+        let groups = groups(transform, &dataset.images, self.config.group_by_aspect);
+        let inputs = groups
+            .into_iter()
+            .map(|group| transform.padded_size(transform.training_sizes(group.into_iter())));
+        inputs
+            .max_by_key(|(height, width)| height * width)
+            .unwrap_or((1, 1))
     }
 
     /// The sample that this image of the data set gives in an epoch, alone in a batch.
@@ -156,7 +177,7 @@ impl EvalLoader {
         generator: AnchorGenerator,
         assigner: Option<TargetAssigner>,
     ) -> Result<Self, DataError> {
-        transform.check_evaluation_shapes(&dataset.images)?;
+        transform.check_evaluation_shapes(&dataset.images, config.batch_size)?;
         // Numbers of some of the images would lie.
         let config = LoaderConfig {
             on_bad_image: OnBadImage::Stop,
@@ -271,26 +292,25 @@ fn describe(error: &DataError) -> String {
     text
 }
 
-/// Checks that all batches have room in the shapes that are given, if any are. Batches have images
-/// of one orientation where they are grouped, and nothing of the other is laid over them.
-fn check_shapes(
+/// The images that may stand in a batch together: those of one orientation where batches are
+/// grouped and nothing of the other is laid over them, else all.
+fn groups<'a>(
     transform: &Transform,
-    images: &[ImageRecord],
+    images: &'a [ImageRecord],
     group_by_aspect: bool,
-) -> Result<(), DataError> {
+) -> Vec<Vec<&'a ImageRecord>> {
     if !group_by_aspect || transform.augment().mixup.probability > 0.0 {
-        return transform.check_training_shapes(images.iter());
+        return vec![images.iter().collect()];
     }
-    for wide in [false, true] {
-        let of_group = |image: &&ImageRecord| image.is_wide() == wide;
-        transform.check_training_shapes(images.iter().filter(of_group))?;
-    }
-    Ok(())
+    let (wide, others) = images.iter().partition(|image| image.is_wide());
+    let groups = [wide, others].into_iter();
+    groups.filter(|group: &Vec<_>| !group.is_empty()).collect()
 }
 
 fn checked(config: LoaderConfig) -> Result<LoaderConfig, DataError> {
     for (key, value) in [
         ("train.batch_size", config.batch_size),
+        ("train.accumulate", config.parts),
         ("data.prefetch", config.prefetch),
     ] {
         if value == 0 {
@@ -300,6 +320,13 @@ fn checked(config: LoaderConfig) -> Result<LoaderConfig, DataError> {
                 found: value.to_string(),
             });
         }
+    }
+    if !config.batch_size.is_multiple_of(config.parts) {
+        return Err(DataError::Setting {
+            key: "train.accumulate",
+            expected: "a divisor of `train.batch_size`",
+            found: config.parts.to_string(),
+        });
     }
     if let Some(threshold) = config.repeat_threshold
         && !(threshold > 0.0 && threshold <= 1.0)
@@ -402,21 +429,29 @@ impl Source {
             None => self.transform.plain(index, images[index].size()),
         };
         let decoded = |index| self.decoded(index);
-        Sample::new(&view, index, images, &self.transform, decoded)
+        self.naming(index, || {
+            Sample::new(&view, index, images, &self.transform, decoded)
+        })
     }
 
     fn decoded(&self, index: usize) -> Result<Arc<RgbImage>, DataError> {
-        let record = &self.dataset.images[index];
-        // Decoders have panicked on broken files before; then the file must be named.
-        let decode = || {
-            catch_panic(|| decode_record(record)).unwrap_or_else(|message| {
-                Err(DataError::Panic {
-                    what: format!("image `{}`", record.path.display()),
-                    message,
-                })
-            })
-        };
+        let decode = || self.naming(index, || decode_record(&self.dataset.images[index]));
         self.cache.get(index, decode)
+    }
+
+    /// Decoders have panicked on broken files before; then the file must be named.
+    fn naming<T>(
+        &self,
+        index: usize,
+        work: impl FnOnce() -> Result<T, DataError>,
+    ) -> Result<T, DataError> {
+        catch_panic(work).unwrap_or_else(|message| {
+            let path = &self.dataset.images[index].path;
+            Err(DataError::Panic {
+                what: format!("image `{}`", path.display()),
+                message,
+            })
+        })
     }
 
     fn anchors(&self, height: usize, width: usize) -> Arc<Vec<BoundingBox>> {

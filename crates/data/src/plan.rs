@@ -33,6 +33,8 @@ pub(crate) struct SampleKey {
 pub(crate) struct TrainingPlan {
     images: usize,
     batch_size: usize,
+    /// Into how many equal parts a batch is divided.
+    parts: usize,
     seed: u64,
     /// How often each image comes in an epoch; once where there is nothing.
     repeats: Option<Repeats>,
@@ -47,6 +49,7 @@ impl TrainingPlan {
         Self {
             images: dataset.images.len(),
             batch_size: config.batch_size,
+            parts: config.parts,
             seed: config.seed,
             repeats: (config.repeat_threshold)
                 .map(|threshold| Repeats::new(&repeat_factors(dataset, threshold))),
@@ -62,7 +65,7 @@ impl TrainingPlan {
         }
     }
 
-    /// The batches of these iterations.
+    /// The batches of these iterations, part after part.
     pub(crate) fn jobs(
         &self,
         iterations: Range<u64>,
@@ -75,9 +78,14 @@ impl TrainingPlan {
         };
         let samples = self.clone().samples(first_sample);
         let batches = batches(samples, batch_size, self.wide.clone()).skip(batches_before);
-        iterations
-            .zip(batches)
-            .map(|(number, samples)| Job { number, samples })
+        let part = batch_size / self.parts;
+        iterations.zip(batches).flat_map(move |(number, samples)| {
+            let parts = samples.chunks(part).map(|samples| Job {
+                number,
+                samples: samples.to_vec(),
+            });
+            parts.collect::<Vec<_>>()
+        })
     }
 
     /// Shuffled epochs, one after another without a seam, from a sample on.
@@ -162,6 +170,7 @@ mod tests {
         TrainingPlan {
             images,
             batch_size,
+            parts: 1,
             seed,
             repeats: None,
             wide: None,
@@ -185,6 +194,28 @@ mod tests {
 
     fn keys(jobs: impl Iterator<Item = Job>) -> Vec<SampleKey> {
         jobs.flat_map(|job| job.samples).collect()
+    }
+
+    #[test]
+    fn the_parts_of_a_batch_are_the_batch() {
+        let mut whole = plan(11, 6, 3);
+        whole.wide = Some((0..11).map(|image| image % 3 == 0).collect());
+        let parts = TrainingPlan {
+            parts: 3,
+            ..whole.clone()
+        };
+        let whole: Vec<Job> = whole.jobs(2..9).collect();
+        let parts: Vec<Job> = parts.jobs(2..9).collect();
+        assert_eq!(parts.len(), 3 * whole.len());
+        for (whole, parts) in whole.iter().zip(parts.chunks(3)) {
+            let samples: Vec<_> = parts.iter().flat_map(|part| part.samples.clone()).collect();
+            assert_eq!(samples, whole.samples);
+            assert!(
+                parts
+                    .iter()
+                    .all(|part| part.number == whole.number && part.samples.len() == 2)
+            );
+        }
     }
 
     proptest! {

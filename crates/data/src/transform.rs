@@ -179,24 +179,23 @@ impl Transform {
         (height as usize, width as usize)
     }
 
-    /// Height and width of a batch with the largest that images of these widths and heights become
-    /// in training, in pixels, outside of crops.
-    pub fn largest_input(&self, sizes: impl Iterator<Item = (u32, u32)>) -> (usize, usize) {
-        let jitter = self.augment.jitter;
-        let jittered = (jitter.probability > 0.0).then_some(jitter.size.into());
-        let short_side = self.short_sides.iter().copied().max().unwrap_or(1);
-        let resized = sizes.map(|size| self.resized_size(size, short_side));
-        self.padded_size(resized.chain(jittered))
-    }
-
-    /// Checks that a batch of any of these images, as evaluation sees them, has room in one of
-    /// [`batch_shapes`](TransformConfig::batch_shapes), if there are any.
+    /// Checks that the batches of these images have room in one of
+    /// [`batch_shapes`](TransformConfig::batch_shapes), if there are any, as evaluation sees the
+    /// images: so many at once, of any sizes together.
     ///
     /// # Errors
     ///
     /// Returns [`DataError::Setting`] with the size that has no room.
-    pub fn check_evaluation_shapes(&self, images: &[ImageRecord]) -> Result<(), DataError> {
-        self.check_shapes((images.iter()).map(|image| self.plain_size(image.size())))
+    pub fn check_evaluation_shapes(
+        &self,
+        images: &[ImageRecord],
+        batch_size: usize,
+    ) -> Result<(), DataError> {
+        let mut sizes = images.iter().map(|image| self.plain_size(image.size()));
+        if batch_size == 1 {
+            return sizes.try_for_each(|size| self.check_shapes([size].into_iter()));
+        }
+        self.check_shapes(sizes)
     }
 
     /// Checks that a batch of any of these images, however they vary, has a shape to stand in.
@@ -204,22 +203,35 @@ impl Transform {
         &self,
         images: impl Iterator<Item = &'a ImageRecord>,
     ) -> Result<(), DataError> {
-        let AugmentConfig { crop, jitter, .. } = self.augment;
+        self.check_shapes(self.training_sizes(images))
+    }
+
+    /// The widest and the highest that these images can become in training.
+    pub(crate) fn training_sizes<'a>(
+        &self,
+        images: impl Iterator<Item = &'a ImageRecord>,
+    ) -> impl Iterator<Item = (u32, u32)> {
+        let AugmentConfig {
+            crop,
+            jitter,
+            mosaic,
+            ..
+        } = self.augment;
         let jittered = (jitter.probability > 0.0).then_some(jitter.size.into());
+        let only_jittered = jitter.probability >= 1.0 && mosaic.probability == 0.0;
         let least = if crop.probability > 0.0 {
             crop.min_side
         } else {
             1.0
         };
-        let part = |side: u32| ((side as f32 * least).round() as u32).max(1);
-        // The widest and the highest parts that can be shown.
-        let parts = images.flat_map(|&ImageRecord { width, height, .. }| {
+        let part = move |side: u32| ((side as f32 * least).round() as u32).max(1);
+        let parts = images.flat_map(move |&ImageRecord { width, height, .. }| {
             [(width, part(height)), (part(width), height)]
         });
-        let resized = parts.flat_map(|size| {
+        let resized = parts.flat_map(move |size| {
             (self.short_sides.iter()).map(move |&short_side| self.resized_size(size, short_side))
         });
-        self.check_shapes(resized.chain(jittered))
+        (resized.filter(move |_| !only_jittered)).chain(jittered)
     }
 
     fn check_shapes(&self, sizes: impl Iterator<Item = (u32, u32)>) -> Result<(), DataError> {
@@ -311,7 +323,7 @@ mod tests {
         let check = |config: &TransformConfig, image: ImageRecord| {
             let transform = Transform::new(config).expect("the settings are in range");
             transform.check_training_shapes([&image].into_iter())?;
-            transform.check_evaluation_shapes(&[image])
+            transform.check_evaluation_shapes(&[image], 1)
         };
         assert!(check(&config, image(200, 100)).is_ok());
         let error = check(&config, image(100, 200)).expect_err("it is upright");
@@ -330,6 +342,32 @@ mod tests {
         config.augment.crop.probability = 0.0;
         config.augment.jitter.probability = 0.1;
         assert!(check(&config, image(120, 100)).is_err());
+        // Where all become 1024×1024, what they were before has no say.
+        config.augment.jitter.probability = 1.0;
+        config.batch_shapes = vec![[1024, 1024], [128, 64]];
+        assert!(check(&config, image(120, 100)).is_ok());
+    }
+
+    #[test]
+    fn evaluation_needs_room_for_each_image_and_no_more_where_it_takes_one_at_a_time() {
+        let mut config = TransformConfig {
+            batch_shapes: vec![[128, 64], [64, 128]],
+            ..TransformConfig::default()
+        };
+        config.resize.short_side = vec![64];
+        config.resize.long_side = 128;
+        let image = |width, height| ImageRecord {
+            id: retinanet_boxes::ImageId(0),
+            file_name: String::new(),
+            path: "".into(),
+            width,
+            height,
+            objects: Vec::new(),
+        };
+        let transform = Transform::new(&config).expect("the settings are in range");
+        let images = [image(200, 100), image(100, 200)];
+        assert!(transform.check_evaluation_shapes(&images, 1).is_ok());
+        assert!(transform.check_evaluation_shapes(&images, 2).is_err());
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! How large a batch can be: by the memory that steps with one and with two images take.
+//! How large a batch can be: by the memory that steps with one image and with more take.
 
 use burn::tensor::{Device, Tensor};
 use retinanet_boxes::{AnchorLabel, AnchorTargets};
 use retinanet_criterion::BatchTargets;
 
-use crate::memory::{memory_to_take, peak_memory};
+use crate::memory::{memory_to_take, peak_memory, reset_peak_memory};
 use crate::plan::{Plan, PlanError};
 use crate::step::Learner;
 use crate::update::is_flex;
@@ -12,8 +12,9 @@ use crate::update::is_flex;
 /// More images a step than this are seldom of use.
 const MOST_IMAGES: u64 = 64;
 
-/// The largest batch whose step takes at most a share of the memory that there is, by the config's
-/// `train.memory_share`. The plan's batch size does not matter.
+/// How many images at once take at most a share of the memory that there is, by the config's
+/// `train.memory_share`, times the parts that a batch is computed in. The plan's batch size does not
+/// matter.
 ///
 /// # Errors
 ///
@@ -36,13 +37,19 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, PlanErr
         &plan.config.optimizer,
         plan.criterion.clone(),
     );
-    let mut peaks = [0; 2];
-    for (images, peak) in (1..).zip(&mut peaks) {
-        step(plan, &mut learner, images, &device);
-        *peak = peak_memory().ok_or_else(unmeasured)?;
-    }
     let may_take = memory_to_take().ok_or_else(unmeasured)? as f64 * plan.config.train.memory_share;
-    let images = fitting(peaks, may_take as u64);
+    let mut measured = Vec::new();
+    let mut images = 1;
+    loop {
+        reset_peak_memory().ok_or_else(unmeasured)?;
+        step(plan, &mut learner, images, &device);
+        measured.push((images as u64, peak_memory().ok_or_else(unmeasured)?));
+        if is_enough(&measured, may_take as u64) {
+            break;
+        }
+        images *= 2;
+    }
+    let images = fitting(&measured, may_take as u64);
     if images == 0 {
         return Err(PlanError::out_of_range(
             "train.memory_share",
@@ -50,12 +57,12 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, PlanErr
             "large enough for a step with one image; smaller images take less",
         ));
     }
-    Ok(images as usize)
+    Ok(images as usize * plan.config.train.accumulate)
 }
 
 /// A step on grey images of the largest size that training has.
 fn step(plan: &Plan, learner: &mut Learner, images: usize, device: &Device) {
-    let (height, width) = plan.largest_input();
+    let (height, width) = plan.loader.largest_input();
     let anchors = plan.generator.generate(height, width).len();
     let targets = vec![
         AnchorTargets {
@@ -70,21 +77,23 @@ fn step(plan: &Plan, learner: &mut Learner, images: usize, device: &Device) {
     let _ = learner.step(&images, &targets, 0.0);
 }
 
-/// How many images fit, where one and two take so much.
-const fn fitting([one, two]: [u64; 2], may_take: u64) -> u64 {
-    let each = two.saturating_sub(one);
-    if may_take < one {
+/// Whether the peaks of so many images tell what one takes, or that no more fit.
+fn is_enough(measured: &[(u64, u64)], may_take: u64) -> bool {
+    /// Less may be memory that was free already.
+    const CLEAR: u64 = 128 << 20;
+    let ((_, first), (images, last)) = (measured[0], measured[measured.len() - 1]);
+    last >= first + CLEAR || last >= may_take || images >= MOST_IMAGES
+}
+
+/// How many images fit, by a line through the first and the last peak.
+fn fitting(measured: &[(u64, u64)], may_take: u64) -> u64 {
+    let ((_, one), (images, last)) = (measured[0], measured[measured.len() - 1]);
+    if one > may_take {
         return 0;
     }
-    if each == 0 {
-        return MOST_IMAGES;
-    }
-    let images = 1 + (may_take - one) / each;
-    if images < MOST_IMAGES {
-        images
-    } else {
-        MOST_IMAGES
-    }
+    let each = last.saturating_sub(one) / (images - 1).max(1);
+    let more = (may_take - one).checked_div(each).unwrap_or(MOST_IMAGES);
+    (1 + more).min(MOST_IMAGES)
 }
 
 #[cfg(test)]
@@ -92,12 +101,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_is_a_line_through_both_peaks() {
-        assert_eq!(fitting([300, 400], 299), 0);
-        assert_eq!(fitting([300, 400], 300), 1);
-        assert_eq!(fitting([300, 400], 1099), 8);
-        assert_eq!(fitting([300, 400], 1100), 9);
-        assert_eq!(fitting([300, 400], u64::MAX), MOST_IMAGES);
-        assert_eq!(fitting([300, 300], 300), MOST_IMAGES);
+    fn what_fits_is_a_line_through_the_peaks() {
+        let two = [(1, 300), (2, 400)];
+        assert_eq!(fitting(&two, 299), 0);
+        assert_eq!(fitting(&two, 300), 1);
+        assert_eq!(fitting(&two, 1099), 8);
+        assert_eq!(fitting(&two, 1100), 9);
+        assert_eq!(fitting(&two, u64::MAX), MOST_IMAGES);
+        assert_eq!(fitting(&[(1, 300), (2, 300), (4, 600)], 1000), 8);
+        assert_eq!(fitting(&[(1, 300), (64, 300)], 300), MOST_IMAGES);
+    }
+
+    #[test]
+    fn measuring_ends_where_memory_grows_clearly_or_runs_out() {
+        let mib = |images, mib: u64| (images, mib << 20);
+        assert!(!is_enough(&[mib(1, 300)], 10_000 << 20));
+        assert!(!is_enough(&[mib(1, 300), mib(2, 400)], 10_000 << 20));
+        assert!(is_enough(
+            &[mib(1, 300), mib(2, 400), mib(4, 600)],
+            10_000 << 20
+        ));
+        assert!(is_enough(&[mib(1, 300), mib(2, 400)], 400 << 20));
+        assert!(is_enough(&[mib(1, 300), mib(64, 300)], 10_000 << 20));
     }
 }

@@ -118,7 +118,7 @@ impl Patient<'_> {
             let levels = level_losses(criterion, &part.targets, &predictions, &weights);
             add_levels(&mut findings.levels, levels);
             let Predictions { logits, deltas, .. } = predictions;
-            if self.error.gradient_norm.is_some() && findings.gradients.is_empty() {
+            if self.error.gradient_norm.is_some() && findings.first_bad_gradient().is_none() {
                 findings.gradients = self.gradient_norms(part, logits, deltas);
             }
         }

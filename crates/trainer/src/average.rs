@@ -1,5 +1,6 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
+use burn::store::RecordError;
 use burn::tensor::Tensor;
 use retinanet_detector::RetinaNet;
 
@@ -27,6 +28,14 @@ impl ModelAverage {
     /// The average.
     pub(crate) const fn model(&self) -> &RetinaNet {
         &self.model
+    }
+
+    /// Goes on with a model that was drawn anew and has the same weights: its running statistics
+    /// have other ids.
+    pub(crate) fn follow(&mut self, model: &RetinaNet) -> Result<(), RecordError> {
+        let average = self.model.clone().into_record();
+        self.model = model.valid().try_load_record(average)?;
+        Ok(())
     }
 
     /// Takes the weights after step `n` in.

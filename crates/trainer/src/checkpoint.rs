@@ -38,6 +38,10 @@ pub struct CheckpointState {
     pub best: Option<f64>,
     /// Evaluations since then.
     pub evaluations_since_best: u64,
+    /// Whether an evaluation is due that has not been yet.
+    pub awaits_evaluation: bool,
+    /// Steps in a row, up to this one, whose loss or gradients were not finite.
+    pub not_finite: u64,
     /// The classes that the model tells apart.
     pub classes: ClassList,
 }
@@ -87,7 +91,7 @@ impl Seal {
 }
 
 impl Checkpoint {
-    /// Reads a checkpoint and checks that all of it is there.
+    /// Reads a checkpoint and checks that weights and optimiser are what was written.
     ///
     /// # Errors
     ///
@@ -220,7 +224,8 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
             reason: error.to_string(),
         }
     })?;
-    write_to_disk(&folder.join(STATE_FILE), sealed.as_bytes())
+    write_to_disk(&folder.join(STATE_FILE), sealed.as_bytes())?;
+    sync_folder(folder)
 }
 
 /// Copies a whole checkpoint to `folder`, beside first and then renamed over what is there.
@@ -264,7 +269,9 @@ pub(crate) fn replace(beside: &Path, folder: &Path) -> Result<(), CheckpointErro
         fs_err::rename(folder, &aside).map_err(CheckpointError::Io)?;
     }
     fs_err::rename(beside, folder).map_err(CheckpointError::Io)?;
-    sync_folder_of(folder)?;
+    if let Some(parent) = folder.parent() {
+        sync_folder(parent)?;
+    }
     if aside.exists() {
         fs_err::remove_dir_all(&aside).map_err(CheckpointError::Io)?;
     }
@@ -280,17 +287,16 @@ pub(crate) fn recover(folder: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-fn aside(folder: &Path) -> PathBuf {
+/// Where a folder steps aside to.
+pub(crate) fn aside(folder: &Path) -> PathBuf {
     folder.with_extension("old")
 }
 
-/// Puts a rename on disk, where the system lets folders be synced.
-fn sync_folder_of(path: &Path) -> Result<(), CheckpointError> {
-    if cfg!(unix)
-        && let Some(parent) = path.parent()
-    {
-        let parent = fs_err::File::open(parent).map_err(CheckpointError::Io)?;
-        parent.sync_all().map_err(CheckpointError::Io)?;
+/// Puts the names in a folder on disk, where the system lets folders be synced.
+fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
+    if cfg!(unix) {
+        let folder = fs_err::File::open(folder).map_err(CheckpointError::Io)?;
+        folder.sync_all().map_err(CheckpointError::Io)?;
     }
     Ok(())
 }

@@ -248,6 +248,13 @@ pub struct ScheduleConfig {
     pub peak_at: f64,
 }
 
+impl ScheduleConfig {
+    /// Whether the learning rate of a step depends on how long training is.
+    pub(crate) const fn follows_the_length(&self) -> bool {
+        !matches!(self.name, ScheduleName::MultiStep | ScheduleName::Constant)
+    }
+}
+
 /// The schedules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -299,7 +306,8 @@ pub struct TrainConfig {
     /// For `batch_size = "auto"`: the share of the memory that a step may take, in (0, 1].
     pub memory_share: f64,
     /// Into how many parts a batch is divided, which are computed one after another: the same
-    /// gradients in less memory, but for batch norms that learn.
+    /// gradients in less memory, but for batch norms that learn and for the padding, which is each
+    /// part's own.
     pub accumulate: usize,
     /// Where given, what is evaluated and kept as best is a moving average of the weights with this
     /// decay.
@@ -497,6 +505,10 @@ pub struct ComputeConfig {
     /// Whether 3×3 convolutions on the CPU may go by Winograd's algorithm: faster, and exact to
     /// about 1e-5 of the largest output instead of 1e-6.
     pub winograd: bool,
+    /// Whether what is cheap to compute, such as activations between convolutions, is computed anew
+    /// in the backward pass instead of kept: less memory on GPUs, the same numbers. On the CPU
+    /// nothing of the kind is kept anyway.
+    pub gradient_checkpointing: bool,
 }
 
 impl Default for ComputeConfig {
@@ -505,6 +517,7 @@ impl Default for ComputeConfig {
             device: "flex".to_owned(),
             threads: None,
             winograd: true,
+            gradient_checkpointing: false,
         }
     }
 }

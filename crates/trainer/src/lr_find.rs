@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
+use retinanet_data::Batch;
 
 use crate::observer::{Observer, Progress};
 use crate::plan::Plan;
@@ -46,14 +47,22 @@ pub fn find_learning_rate(
     let mut losses = Smoothed::default();
     let what = "searching";
     observer.progress(Progress::Start { what, total: steps });
-    for (step, batch) in (0..steps).zip(plan.loader.start(0, steps)) {
-        let batch = batch?;
+    let mut batches = plan.loader.start(0, steps);
+    for step in 0..steps {
+        let parts = batches.by_ref().take(plan.config.train.accumulate);
+        let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
+        let targets: Vec<_> = (batch.iter())
+            .map(|part| BatchTargets::new(&part.targets, &device))
+            .collect();
+        let targets: Vec<_> = targets.iter().collect();
+        let images = |part: usize| {
+            let part = &batch[part];
+            let shape = [part.items.len(), 3, part.height, part.width];
+            Tensor::from_data(TensorData::new(part.images.clone(), shape), &device)
+        };
         let rate = rate(step, steps);
-        let shape = [batch.items.len(), 3, batch.height, batch.width];
-        let targets = BatchTargets::new(&batch.targets, &device);
-        let images = Tensor::from_data(TensorData::new(batch.images, shape), &device);
         // Not finite: the rate before was the last of use.
-        let Ok(loss) = learner.step(&images, &targets, rate) else {
+        let Ok(loss) = learner.step_in_parts(&targets, images, rate, |_, _, _| ()) else {
             break;
         };
         observer.progress(Progress::Tick);

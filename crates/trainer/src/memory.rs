@@ -5,6 +5,12 @@ pub fn peak_memory() -> Option<u64> {
     kib("/proc/self/status", "VmHWM")
 }
 
+/// Lets [`peak_memory`] begin anew with what is held now.
+pub(crate) fn reset_peak_memory() -> Option<()> {
+    // See proc(5).
+    fs_err::write("/proc/self/clear_refs", "5").ok()
+}
+
 /// The memory that this process holds, in bytes.
 pub fn memory() -> Option<u64> {
     kib("/proc/self/status", "VmRSS")

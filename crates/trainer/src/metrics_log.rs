@@ -20,21 +20,27 @@ pub(crate) struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log and cuts off what stands after `iteration`: lines of steps that a stopped run
-    /// made after its last checkpoint, and that will be made again.
+    /// Opens the log and cuts off what stands after `iteration`: lines that a stopped run made after
+    /// its last checkpoint, and that will be made again; so is that step's evaluation, unless the
+    /// checkpoint knows of it.
     pub(crate) fn open(
         run: &RunDirectory,
         iteration: u64,
+        evaluated: bool,
         strides: &[usize],
     ) -> std::io::Result<Self> {
         let finest_level = strides.first().map_or(3, |stride| stride.ilog2());
-        Self::in_folder(run.root(), iteration, finest_level)
+        Self::in_folder(run.root(), (iteration, evaluated), finest_level)
     }
 
-    fn in_folder(folder: &Path, iteration: u64, finest_level: u32) -> std::io::Result<Self> {
+    fn in_folder(
+        folder: &Path,
+        (iteration, evaluated): (u64, bool),
+        finest_level: u32,
+    ) -> std::io::Result<Self> {
         let path = &folder.join("metrics.jsonl");
         let kept = match File::open(path) {
-            Ok(file) => lines_up_to(file, iteration)?,
+            Ok(file) => lines_up_to(file, iteration, evaluated)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
@@ -128,7 +134,7 @@ impl MetricsLog {
     }
 }
 
-fn lines_up_to(file: File, iteration: u64) -> std::io::Result<String> {
+fn lines_up_to(file: File, iteration: u64, evaluated: bool) -> std::io::Result<String> {
     let mut kept = String::new();
     for line in BufReader::new(file).lines() {
         let line = line?;
@@ -136,9 +142,11 @@ fn lines_up_to(file: File, iteration: u64) -> std::io::Result<String> {
         let Ok(value) = serde_json::from_str::<Value>(&line) else {
             continue;
         };
+        let is_made_again =
+            |at: u64| at == iteration && !evaluated && value["kind"] == "evaluation";
         if value["iteration"]
             .as_u64()
-            .is_some_and(|at| at <= iteration)
+            .is_some_and(|at| at <= iteration && !is_made_again(at))
         {
             kept.push_str(&line);
             kept.push('\n');
@@ -160,7 +168,7 @@ mod tests {
             "{\"iteration\":1}\n{\"iteration\":2}\n{\"iteration\":3}\n{\"itera",
         )
         .unwrap();
-        let mut log = MetricsLog::in_folder(folder.path(), 2, 3).unwrap();
+        let mut log = MetricsLog::in_folder(folder.path(), (2, true), 3).unwrap();
         log.line(&json!({ "iteration": 3, "again": true })).unwrap();
         assert_eq!(
             fs_err::read_to_string(&path).unwrap(),

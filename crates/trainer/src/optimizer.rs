@@ -369,6 +369,57 @@ mod tests {
     }
 
     #[test]
+    fn the_backbone_has_a_rate_of_its_own() {
+        struct Reader(bool, Vec<f32>, Vec<f32>);
+        impl ModuleVisitor for Reader {
+            fn enter_module(&mut self, name: &str, _container_type: &str) {
+                match name {
+                    "backbone" => self.0 = true,
+                    "pyramid" => self.0 = false,
+                    _ => {}
+                }
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let values = if self.0 { &mut self.1 } else { &mut self.2 };
+                values.extend(param.val().into_data().iter::<f32>());
+            }
+        }
+        let read = |model: &RetinaNet| {
+            let mut reader = Reader(false, Vec::new(), Vec::new());
+            model.visit(&mut reader);
+            (reader.1, reader.2)
+        };
+        let model = model();
+        let (backbone, rest) = read(&model);
+        let moved = |factor: f64, name: OptimizerName| {
+            let config = OptimizerConfig {
+                name,
+                momentum: 0.0,
+                weight_decay: 0.0,
+                backbone_lr_factor: factor,
+                ..OptimizerConfig::default()
+            };
+            let mut optimizer = Optimizer::new(&config, &model);
+            read(&step(&mut optimizer, 1e-3, &model, gradients(&model)))
+        };
+        for name in [OptimizerName::Sgd, OptimizerName::Adamw] {
+            let (full, full_rest) = moved(1.0, name);
+            let (half, half_rest) = moved(0.5, name);
+            let (still, still_rest) = moved(0.0, name);
+            assert_eq!(still, backbone);
+            assert!(still_rest != rest && still_rest == full_rest && half_rest == full_rest);
+            assert_ne!(full, backbone);
+            for ((full, half), before) in full.iter().zip(&half).zip(&backbone) {
+                let (full, half) = (full - before, half - before);
+                assert!(
+                    (half - 0.5 * full).abs() <= 1e-3 * full.abs() + 1e-7,
+                    "{half}, {full}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn the_first_step_of_adamw_is_the_learning_rate_against_the_sign() {
         // m / sqrt(v) of one gradient is its sign, whatever its size.
         let config = OptimizerConfig {

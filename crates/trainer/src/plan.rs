@@ -19,7 +19,8 @@ use retinanet_detector::{
 use retinanet_evaluation::{EvaluationError, Evaluator};
 
 use crate::config::{
-    DataConfig, ExperimentConfig, OptimizerConfig, ScheduleConfig, ScheduleName, SplitConfig,
+    BatchSize, DataConfig, ExperimentConfig, OptimizerConfig, ScheduleConfig, ScheduleName,
+    SplitConfig, TrainConfig,
 };
 use crate::observer::Observer;
 use crate::schedule::{Schedule, Shape};
@@ -85,16 +86,18 @@ impl Plan {
         let val = config.data.read_to_evaluate(&config.data.val)?;
         let evaluator = Evaluator::from_file(&val.annotations)?;
         same_classes(&train.classes, &val.classes, &val.annotations)?;
-        transform.check_evaluation_shapes(&val.images)?;
+        transform.check_evaluation_shapes(&val.images, 1)?;
         tell_dropped(&train, observer);
 
         let assigner = TargetAssigner::new(matcher, coder);
+        let parts = config.train.accumulate;
+        let batch_size = config.train.batch_size.images();
         let loader = TrainLoader::new(
             Arc::clone(&train),
-            (config.data).loader(
-                config.train.batch_size.images() / config.train.accumulate,
-                config.seed,
-            ),
+            LoaderConfig {
+                parts,
+                ..(config.data).loader(parts * (batch_size / parts).max(1), config.seed)
+            },
             transform.clone(),
             generator.clone(),
             assigner,
@@ -147,13 +150,6 @@ impl Plan {
             config.freeze_at = 0;
         }
         Ok(config.init(self.train.classes.len(), device)?)
-    }
-
-    /// Height and width of the largest input that training can have, in pixels: each the largest
-    /// of any image, outside of augmentation.
-    pub(crate) fn largest_input(&self) -> (usize, usize) {
-        let sizes = (self.train.images.iter()).map(|image| (image.width, image.height));
-        self.transform.largest_input(sizes)
     }
 
     /// Draws the model on a device, with the weights to start from if the config names any.
@@ -273,6 +269,7 @@ impl DataConfig {
     pub fn loader(&self, batch_size: usize, seed: u64) -> LoaderConfig {
         LoaderConfig {
             batch_size,
+            parts: 1,
             workers: self.workers,
             prefetch: self.prefetch.unwrap_or((2 * self.workers).max(1)),
             cache_bytes: self.cache_mib.saturating_mul(1 << 20),
@@ -364,101 +361,114 @@ fn tell_dropped(dataset: &CocoDataset, observer: &mut dyn Observer) {
 }
 
 fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
-    let at_least_one = |key, got: u64| {
-        (got >= 1)
-            .then_some(())
-            .ok_or_else(|| PlanError::out_of_range(key, got, "at least 1"))
-    };
-    let train = &config.train;
-    let batch_size = train.batch_size.images();
-    at_least_one("train.batch_size", batch_size as u64)?;
-    at_least_one("train.log_every", train.log_every)?;
-    at_least_one("train.max_skipped", train.max_skipped)?;
-    let reference = config.optimizer.reference_batch;
-    at_least_one("optimizer.reference_batch", reference as u64)?;
-    if train.accumulate == 0 || !batch_size.is_multiple_of(train.accumulate) {
+    let augment = &config.data.augment;
+    if augment.cuts() && augment.min_kept_area > 0.0 && !config.criterion.matcher.ignore_crowds {
         return Err(PlanError::out_of_range(
-            "train.accumulate",
-            train.accumulate,
-            "a divisor of `train.batch_size`",
+            "data.augment.min_kept_area",
+            augment.min_kept_area,
+            "0 where `criterion.matcher.ignore_crowds` is off: what a crop leaves of a box would be \
+             learnt as background",
         ));
     }
-    let share = train.memory_share;
-    if !(share > 0.0 && share <= 1.0) {
-        return Err(PlanError::out_of_range(
-            "train.memory_share",
-            share,
-            "in (0, 1]",
-        ));
-    }
-    if let Some(decay) = train.ema_decay
-        && !(0.0..1.0).contains(&decay)
-    {
-        return Err(PlanError::out_of_range(
-            "train.ema_decay",
-            decay,
-            "in [0, 1)",
-        ));
-    }
+    check_train(&config.train)?;
+    at_least_one(
+        "compute.threads",
+        config.compute.threads.map_or(1, |threads| threads as u64),
+    )?;
+    check_optimizer(&config.optimizer)?;
+    check_schedule(&config.schedule)
+}
+
+fn at_least_one(key: &'static str, got: u64) -> Result<(), PlanError> {
+    (got >= 1)
+        .then_some(())
+        .ok_or_else(|| PlanError::out_of_range(key, got, "at least 1"))
+}
+
+fn finite_and_at_least_0(key: &'static str, got: f64) -> Result<(), PlanError> {
+    (got.is_finite() && got >= 0.0)
+        .then_some(())
+        .ok_or_else(|| PlanError::out_of_range(key, got, "finite and at least 0"))
+}
+
+fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
+    let (batch_size, parts) = (train.batch_size.images(), train.accumulate);
     for (key, got) in [
+        ("train.batch_size", Some(batch_size as u64)),
+        ("train.accumulate", Some(parts as u64)),
+        ("train.log_every", Some(train.log_every)),
+        ("train.max_skipped", Some(train.max_skipped)),
         ("train.iterations", train.iterations),
         ("train.epochs", train.epochs),
         ("train.eval_every", train.eval_every),
         ("train.checkpoint_every", train.checkpoint_every),
         ("train.unfreeze_at", train.unfreeze_at),
         ("train.patience", train.patience),
-        ("compute.threads", config.compute.threads.map(|n| n as u64)),
     ] {
         at_least_one(key, got.unwrap_or(1))?;
     }
     if train.iterations.is_some() && train.epochs.is_some() {
         return Err(PlanError::TwoLengths);
     }
-    for (key, got) in [
-        ("optimizer.lr", config.optimizer.lr),
-        ("optimizer.weight_decay", config.optimizer.weight_decay),
+    let share = train.memory_share;
+    let decay = train.ema_decay.unwrap_or_default();
+    let is_measured = train.batch_size == BatchSize::Auto;
+    for (key, got, fits, allowed) in [
         (
-            "optimizer.norm_weight_decay",
-            config.optimizer.norm_weight_decay,
+            "train.accumulate",
+            parts as f64,
+            is_measured || batch_size.is_multiple_of(parts),
+            "a divisor of `train.batch_size`",
         ),
         (
-            "optimizer.bias_weight_decay",
-            config.optimizer.bias_weight_decay.unwrap_or_default(),
-        ),
-        ("optimizer.bias_lr_factor", config.optimizer.bias_lr_factor),
-        (
-            "optimizer.backbone_lr_factor",
-            config.optimizer.backbone_lr_factor,
+            "train.memory_share",
+            share,
+            share > 0.0 && share <= 1.0,
+            "in (0, 1]",
         ),
         (
-            "train.checkpoint_minutes",
-            train.checkpoint_minutes.unwrap_or_default(),
+            "train.ema_decay",
+            decay,
+            (0.0..1.0).contains(&decay),
+            "in [0, 1)",
         ),
-        ("schedule.warmup_start", config.schedule.warmup_start),
-        ("schedule.factor", config.schedule.factor),
     ] {
-        if !(got.is_finite() && got >= 0.0) {
-            return Err(PlanError::out_of_range(key, got, "finite and at least 0"));
+        if !fits {
+            return Err(PlanError::out_of_range(key, got, allowed));
         }
     }
-    let momentum = config.optimizer.momentum;
-    if !(0.0..1.0).contains(&momentum) {
-        return Err(PlanError::out_of_range(
-            "optimizer.momentum",
-            momentum,
-            "in [0, 1)",
-        ));
+    let minutes = train.checkpoint_minutes.unwrap_or_default();
+    finite_and_at_least_0("train.checkpoint_minutes", minutes)
+}
+
+fn check_optimizer(optimizer: &OptimizerConfig) -> Result<(), PlanError> {
+    let reference_batch = optimizer.reference_batch as u64;
+    at_least_one("optimizer.reference_batch", reference_batch)?;
+    for (key, got) in [
+        ("optimizer.lr", optimizer.lr),
+        ("optimizer.weight_decay", optimizer.weight_decay),
+        ("optimizer.norm_weight_decay", optimizer.norm_weight_decay),
+        (
+            "optimizer.bias_weight_decay",
+            optimizer.bias_weight_decay.unwrap_or_default(),
+        ),
+        ("optimizer.bias_lr_factor", optimizer.bias_lr_factor),
+        ("optimizer.backbone_lr_factor", optimizer.backbone_lr_factor),
+    ] {
+        finite_and_at_least_0(key, got)?;
     }
-    if let Some(limit) = config.optimizer.clip_norm
+    let momentum = optimizer.momentum;
+    if !(0.0..1.0).contains(&momentum) {
+        let key = "optimizer.momentum";
+        return Err(PlanError::out_of_range(key, momentum, "in [0, 1)"));
+    }
+    if let Some(limit) = optimizer.clip_norm
         && !(limit.is_finite() && limit > 0.0)
     {
-        return Err(PlanError::out_of_range(
-            "optimizer.clip_norm",
-            limit,
-            "finite and above 0",
-        ));
+        let key = "optimizer.clip_norm";
+        return Err(PlanError::out_of_range(key, limit, "finite and above 0"));
     }
-    check_schedule(&config.schedule)
+    Ok(())
 }
 
 fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
@@ -469,6 +479,8 @@ fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
             "ascending",
         ));
     }
+    finite_and_at_least_0("schedule.warmup_start", schedule.warmup_start)?;
+    finite_and_at_least_0("schedule.factor", schedule.factor)?;
     let end_factor = schedule.end_factor.unwrap_or_default();
     let (power, peak_at) = (schedule.power, schedule.peak_at);
     let start_factor = schedule.start_factor;
@@ -589,7 +601,6 @@ impl PlanError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BatchSize;
 
     fn refusal(change: impl Fn(&mut ExperimentConfig)) -> String {
         let mut config = ExperimentConfig::default();

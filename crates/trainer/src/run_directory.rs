@@ -1,9 +1,10 @@
 //! The run directory: `config.toml` (resolved), `classes.json`, `metrics.jsonl`, `log.txt`,
-//! `checkpoints/{last,best,step-N}` and `eval/`.
+//! TensorBoard's events, `checkpoints/{last,best,step-N}`, `eval/` and `autopsy/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Write;
+use std::fs::TryLockError;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use retinanet_boxes::ClassList;
@@ -15,15 +16,19 @@ use crate::layers::{ConfigError, config_to_toml, load_config};
 
 const CONFIG_FILE: &str = "config.toml";
 
-/// Keys that a resumed run may change: they do not change what a step does.
-const MAY_CHANGE: [&str; 16] = [
+/// Keys, and sections, that a resumed run may change: they do not change what a step does.
+const MAY_CHANGE: [&str; 22] = [
     "compute.device",
+    "compute.gradient_checkpointing",
     "compute.threads",
-    "data.workers",
-    "data.prefetch",
     "data.cache_mib",
+    "data.on_bad_image",
+    "data.prefetch",
+    "data.root",
+    "data.val",
+    "data.workers",
+    "eval",
     "model.pretrained",
-    "train.best_metric",
     "train.checkpoint_every",
     "train.checkpoint_minutes",
     "train.epochs",
@@ -31,8 +36,10 @@ const MAY_CHANGE: [&str; 16] = [
     "train.iterations",
     "train.keep_last",
     "train.log_every",
-    "train.patience",
     "train.max_skipped",
+    "train.memory_share",
+    "train.on_nonfinite",
+    "train.patience",
 ];
 
 /// Where a run keeps all it makes.
@@ -121,8 +128,17 @@ impl RunDirectory {
                 was: show(&was, key),
                 is: show(&is, key),
             });
-        let (allowed, refused): (Vec<_>, Vec<_>) = changes
-            .partition(|change| (MAY_CHANGE.iter()).any(|allowed| change.key.starts_with(allowed)));
+        let has_checkpoint = self.newest()?.0.is_some();
+        let may_change = |change: &Change| match change.key.as_str() {
+            // A length in another unit would be another for what else counts in it.
+            key @ ("train.iterations" | "train.epochs") => {
+                was.contains_key(key) == is.contains_key(key)
+                    && !config.schedule.follows_the_length()
+            }
+            "model.pretrained" => has_checkpoint,
+            key => MAY_CHANGE.iter().any(|allowed| is_within(key, allowed)),
+        };
+        let (allowed, refused): (Vec<_>, Vec<_>) = changes.partition(may_change);
         if !refused.is_empty() {
             return Err(RunDirectoryError::Differs {
                 root: self.root.clone(),
@@ -168,8 +184,11 @@ impl RunDirectory {
         keep: usize,
     ) -> Result<PathBuf, RunDirectoryError> {
         let last = self.last();
+        let step_now = content.state.iteration;
         let beside = checkpoint::write_beside(&last, content)?;
-        if let Some(iteration) = iteration_of(&last) {
+        if let Some(iteration) = iteration_of(&last)
+            && iteration != step_now
+        {
             let step = self.checkpoints().join(format!("step-{iteration}"));
             checkpoint::replace(&last, &step)?;
         }
@@ -182,7 +201,33 @@ impl RunDirectory {
 
     /// Makes `last` the run's `best` too.
     pub(crate) fn keep_best(&self) -> Result<(), RunDirectoryError> {
-        Ok(checkpoint::copy(&self.last(), &self.best())?)
+        self.keep_as_best(&self.last())
+    }
+
+    pub(crate) fn keep_as_best(&self, checkpoint: &Path) -> Result<(), RunDirectoryError> {
+        Ok(checkpoint::copy(checkpoint, &self.best())?)
+    }
+
+    /// The step of the checkpoint `last`.
+    pub(crate) fn last_iteration(&self) -> Option<u64> {
+        iteration_of(&self.last())
+    }
+
+    /// Keeps other programs from training in the same directory, until it is dropped.
+    pub(crate) fn lock(&self) -> Result<fs_err::File, RunDirectoryError> {
+        let mut options = fs_err::OpenOptions::new();
+        let lock = (options
+            .create(true)
+            .append(true)
+            .open(self.root.join("lock")))
+        .map_err(RunDirectoryError::Io)?;
+        match lock.file().try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => Err(RunDirectoryError::Locked {
+                root: self.root.clone(),
+            }),
+            Err(TryLockError::Error(error)) => Err(RunDirectoryError::Io(error)),
+        }
     }
 
     /// The newest checkpoint that is whole, and the newer ones that are not, with what is wrong
@@ -202,6 +247,10 @@ impl RunDirectory {
             }
             match Checkpoint::read(&folder) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+                // It may be whole all the same.
+                Err(CheckpointError::Io(error)) if error.kind() != ErrorKind::NotFound => {
+                    return Err(CheckpointError::Io(error).into());
+                }
                 Err(error) => damaged.push(DamagedCheckpoint { folder, error }),
             }
         }
@@ -214,14 +263,17 @@ impl RunDirectory {
         }
     }
 
-    /// The best checkpoint by AP, or the newest where nothing was evaluated yet.
+    /// The best checkpoint by the config's metric, or the newest where nothing was evaluated yet.
     ///
     /// # Errors
     ///
     /// Returns an error where there is none, or it is damaged.
     pub fn best_checkpoint(&self) -> Result<Checkpoint, RunDirectoryError> {
-        if self.best().exists() {
-            return Ok(Checkpoint::read(&self.best())?);
+        // A kill may have left it under the other name.
+        for best in [self.best(), checkpoint::aside(&self.best())] {
+            if best.exists() {
+                return Ok(Checkpoint::read(&best)?);
+            }
         }
         let (newest, _) = self.newest()?;
         newest.ok_or_else(|| RunDirectoryError::NoCheckpoint {
@@ -229,10 +281,9 @@ impl RunDirectory {
         })
     }
 
-    /// The metric of the checkpoint `best`, if there is one and it is whole. What counts on
-    /// resuming: a kill may have come after a better one was measured and before it was kept.
+    /// The metric of the checkpoint `best`, if there is one.
     pub(crate) fn best_metric(&self) -> Option<f64> {
-        Checkpoint::read(&self.best()).ok()?.state.best
+        state_of(&self.best())?["best"].as_f64()
     }
 
     /// Puts back what a kill left under another name.
@@ -282,6 +333,12 @@ impl RunDirectory {
             .map_err(|error| RunDirectoryError::Io(std::io::Error::other(error)))?;
         write_over(&path, text.as_bytes())
     }
+}
+
+/// Whether a key is another, or in the section of that name.
+fn is_within(key: &str, section: &str) -> bool {
+    let rest = key.strip_prefix(section);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The config as dotted keys and their values.
@@ -343,23 +400,37 @@ pub struct DamagedCheckpoint {
 }
 
 impl DamagedCheckpoint {
-    /// Renames the folder to `….damaged`, out of the way of the run's next checkpoints.
+    /// Renames the folder to `….damaged-N`, out of the way of the run's next checkpoints.
     pub(crate) fn set_aside(&self) -> Result<(), RunDirectoryError> {
-        let aside = self.folder.with_extension("damaged");
+        let aside = |number: u32| self.folder.with_extension(format!("damaged-{number}"));
+        let free = (1..1000).map(aside).find(|aside| !aside.exists());
+        let aside = free.unwrap_or_else(|| aside(1000));
         Ok(checkpoint::replace(&self.folder, &aside)?)
     }
 }
 
 /// The iteration that a checkpoint's state tells, if there is one to read.
 fn iteration_of(folder: &Path) -> Option<u64> {
+    state_of(folder)?["iteration"].as_u64()
+}
+
+fn state_of(folder: &Path) -> Option<serde_json::Value> {
     let text = fs_err::read_to_string(folder.join("state.json")).ok()?;
-    serde_json::from_str::<serde_json::Value>(&text).ok()?["iteration"].as_u64()
+    serde_json::from_str(&text).ok()
 }
 
 fn write_over(path: &Path, content: &[u8]) -> Result<(), RunDirectoryError> {
     let beside = path.with_extension("tmp");
-    fs_err::write(&beside, content).map_err(RunDirectoryError::Io)?;
-    fs_err::rename(&beside, path).map_err(RunDirectoryError::Io)
+    let write = || {
+        let mut file = fs_err::File::create(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs_err::rename(&beside, path)
+    };
+    write().map_err(|error| {
+        let _ = fs_err::remove_file(&beside);
+        RunDirectoryError::Io(error)
+    })
 }
 
 /// The run directory cannot be used.
@@ -373,6 +444,12 @@ pub enum RunDirectoryError {
     )]
     HoldsRun {
         /// Which folder.
+        root: PathBuf,
+    },
+    /// Another program trains there.
+    #[error("another program trains in `{}` right now", root.display())]
+    Locked {
+        /// Which run.
         root: PathBuf,
     },
     /// The run was made with another config.

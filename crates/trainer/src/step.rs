@@ -88,6 +88,14 @@ impl Learner {
         Ok(step)
     }
 
+    /// Lets `look` send images through as training does, and undoes what that moves.
+    pub(crate) fn undisturbed<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
+        let before = (self.model.valid(), *self.criterion.normalizer());
+        let seen = look(self);
+        self.restore(before);
+        seen
+    }
+
     /// Undoes what the forward pass moves: running statistics and the normaliser.
     fn restore(&mut self, (model, normalizer): (RetinaNet, Normalizer)) {
         self.criterion.set_normalizer(normalizer);
@@ -202,6 +210,10 @@ mod tests {
         assert!(!error.class.is_finite(), "{error}");
         assert_eq!(fingerprint(learner.model()), before);
         assert_eq!(*learner.criterion.normalizer(), normalizer);
+
+        // Nor does an autopsy, which sends the batch through again.
+        learner.undisturbed(|learner| learner.model.forward(poisoned.clone()));
+        assert_eq!(fingerprint(learner.model()), before);
 
         // And it goes on as if nothing had been.
         learner.step(&images, &targets, 0.01).unwrap();

@@ -68,33 +68,41 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<TrainOutcome, TrainError> {
     set_winograd(plan.config.compute.winograd);
-    let device = device.clone().autodiff();
+    let mut device = device.clone().autodiff();
+    if plan.config.compute.gradient_checkpointing {
+        device = device.gradient_checkpointing();
+    }
+    let _lock = run.lock()?;
     let mut session = Session::start(plan, run, &device, observer)?;
     observer.training_starts(session.iteration, plan.iterations);
 
-    let parts = plan.config.train.accumulate as u64;
-    let (first, end) = (parts * session.iteration, parts * plan.iterations);
-    let mut batches = plan.loader.start(first, end);
+    let mut batches = plan.loader.start(session.iteration, plan.iterations);
     let mut last = None;
+    if session.awaits_evaluation {
+        last = Some(session.evaluate(observer)?);
+    }
     let mut stopped = session.out_of_patience();
     while session.iteration < plan.iterations && stopped.is_none() {
         let started = Instant::now();
-        let batch: Vec<Batch> =
-            (batches.by_ref().take(parts as usize)).collect::<Result<_, _>>()?;
+        let parts = batches.by_ref().take(plan.config.train.accumulate);
+        let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
         let waited = started.elapsed();
         session.step(batch, started, waited, observer)?;
 
+        session.awaits_evaluation = session.is_due(plan.eval_every);
         if observer.stop_requested() {
+            // What is to be evaluated is so when the run goes on.
+            session.write_checkpoint(observer)?;
             stopped = Some(Stopped::Asked);
+            break;
         }
-        let mut is_best = false;
-        if session.is_due(plan.eval_every) {
-            let (metrics, best) = session.evaluate(observer)?;
-            (last, is_best) = (Some(metrics), best);
-            stopped = stopped.or(session.out_of_patience());
+        // Before the evaluation, which takes time and may fail.
+        if session.checkpoint_is_due() {
+            session.write_checkpoint(observer)?;
         }
-        if session.checkpoint_is_due() || is_best || stopped.is_some() {
-            session.write_checkpoint(is_best, observer)?;
+        if session.awaits_evaluation {
+            last = Some(session.evaluate(observer)?);
+            stopped = session.out_of_patience();
         }
     }
     Ok(TrainOutcome {
@@ -120,6 +128,8 @@ struct Session<'a> {
     /// The best evaluation, by the config's metric.
     best: Option<f64>,
     evaluations_since_best: u64,
+    /// Whether the model as it stands is to be evaluated.
+    awaits_evaluation: bool,
     last_checkpoint: Instant,
     /// Steps in a row whose loss or gradients were not finite.
     not_finite: u64,
@@ -158,7 +168,8 @@ impl<'a> Session<'a> {
         tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
         let decay = plan.config.train.ema_decay;
         Ok(Self {
-            log: MetricsLog::open(run, 0, plan.generator.strides()).map_err(TrainError::Log)?,
+            log: MetricsLog::open(run, 0, false, plan.generator.strides())
+                .map_err(TrainError::Log)?,
             average: decay.map(|decay| ModelAverage::new(decay, &model)),
             learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone()),
             plan,
@@ -167,6 +178,7 @@ impl<'a> Session<'a> {
             iteration: 0,
             best: None,
             evaluations_since_best: 0,
+            awaits_evaluation: false,
             last_checkpoint: Instant::now(),
             not_finite: 0,
             skipped: 0,
@@ -185,6 +197,11 @@ impl<'a> Session<'a> {
         let folder = checkpoint.folder.display();
         let text = format!("going on from {folder}, step {iteration}");
         tell(run, observer, &text)?;
+        tell_schedule(plan, run, observer)?;
+        if state.evaluations_since_best == 0 && state.best > run.best_metric() {
+            // The end came before it was kept as best.
+            run.keep_as_best(&checkpoint.folder)?;
+        }
 
         let model = checkpoint.load_model(plan.fresh_model(iteration, device)?)?;
         let average = checkpoint.load_average(&model)?;
@@ -193,8 +210,13 @@ impl<'a> Session<'a> {
         learner.optimizer = checkpoint.load_optimizer(learner.optimizer)?;
         learner.criterion.set_normalizer(state.normalizer);
         Ok(Self {
-            log: MetricsLog::open(run, iteration, plan.generator.strides())
-                .map_err(TrainError::Log)?,
+            log: MetricsLog::open(
+                run,
+                iteration,
+                !state.awaits_evaluation,
+                plan.generator.strides(),
+            )
+            .map_err(TrainError::Log)?,
             average: decay
                 .map(|decay| ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))),
             learner,
@@ -202,10 +224,11 @@ impl<'a> Session<'a> {
             run,
             device,
             iteration,
-            best: run.best_metric(),
+            best: state.best,
             evaluations_since_best: state.evaluations_since_best,
+            awaits_evaluation: state.awaits_evaluation,
             last_checkpoint: Instant::now(),
-            not_finite: 0,
+            not_finite: state.not_finite,
             skipped: 0,
         })
     }
@@ -313,6 +336,9 @@ impl<'a> Session<'a> {
         let thawed = self.plan.fresh_model(self.iteration, self.device)?;
         let weights = self.learner.model.valid().into_record();
         self.learner.model = thawed.try_load_record(weights).map_err(TrainError::Thaw)?;
+        if let Some(average) = &mut self.average {
+            (average.follow(&self.learner.model)).map_err(TrainError::Thaw)?;
+        }
         let text = format!("step {}: everything learns from here on", self.iteration);
         Ok(tell(self.run, observer, &text)?)
     }
@@ -326,27 +352,39 @@ impl<'a> Session<'a> {
         learning_rate: f64,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        let iteration = self.iteration;
-        let patient = Patient {
+        let Self {
             iteration,
-            learning_rate,
-            error,
-            batch,
-            learner: &self.learner,
-            transform: &self.plan.transform,
-            device: self.device,
-        };
-        let folder = self.run.root().join(format!("autopsy/step-{iteration}"));
-        let cause = patient.examine(&folder).map_err(TrainError::Autopsy)?;
-        let text = format!("step {iteration}: {error}; {cause}");
+            plan,
+            device,
+            ..
+        } = *self;
+        let config = &plan.config.train;
         self.not_finite += 1;
-        let config = &self.plan.config.train;
-        if config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped {
-            return Ok(tell(
-                self.run,
-                observer,
-                &format!("skipped: {text}; see {}", folder.display()),
-            )?);
+        let skips =
+            config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped;
+        if skips && self.not_finite > 1 {
+            // The first of a row has its autopsy, and disks are not endless.
+            let text = format!("skipped: step {iteration}: {error}");
+            return Ok(tell(self.run, observer, &text)?);
+        }
+        let folder = self.run.root().join(format!("autopsy/step-{iteration}"));
+        let cause = self.learner.undisturbed(|learner| {
+            let patient = Patient {
+                iteration,
+                learning_rate,
+                error,
+                batch,
+                learner,
+                transform: &plan.transform,
+                device,
+            };
+            patient.examine(&folder)
+        });
+        let cause = cause.map_err(TrainError::Autopsy)?;
+        let text = format!("step {iteration}: {error}; {cause}");
+        if skips {
+            let text = format!("skipped: {text}; see {}", folder.display());
+            return Ok(tell(self.run, observer, &text)?);
         }
         self.run.log(&text)?;
         Err(TrainError::NotFinite {
@@ -357,8 +395,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Evaluates the model as it stands; tells whether it is the run's best.
-    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(Metrics, bool), TrainError> {
+    /// Evaluates the model as it stands, and writes down what that gave; keeps the run's best.
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Metrics, TrainError> {
         let model = self.average.as_ref().map(ModelAverage::model);
         let model = model.unwrap_or(&self.learner.model);
         let detector = Detector::of_plan(self.plan, model, self.device);
@@ -388,20 +426,25 @@ impl<'a> Session<'a> {
             loss,
             is_best,
         });
-        Ok((metrics, is_best))
+        self.awaits_evaluation = false;
+        if is_best || self.out_of_patience().is_some() || self.checkpoint_is_there() {
+            self.write_checkpoint(observer)?;
+        }
+        if is_best {
+            self.run.keep_best()?;
+        }
+        Ok(metrics)
     }
 
-    fn write_checkpoint(
-        &mut self,
-        is_best: bool,
-        observer: &mut dyn Observer,
-    ) -> Result<(), TrainError> {
+    fn write_checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let state = CheckpointState {
             iteration: self.iteration,
             total: self.plan.iterations,
             normalizer: *self.learner.criterion.normalizer(),
             best: self.best,
             evaluations_since_best: self.evaluations_since_best,
+            awaits_evaluation: self.awaits_evaluation,
+            not_finite: self.not_finite,
             classes: self.plan.train.classes.clone(),
         };
         let config = config_to_toml(&self.plan.config).map_err(RunDirectoryError::Config)?;
@@ -415,11 +458,13 @@ impl<'a> Session<'a> {
         let keep = self.plan.config.train.keep_last;
         let folder = self.run.write_last(content, keep)?;
         self.last_checkpoint = Instant::now();
-        if is_best {
-            self.run.keep_best()?;
-        }
         observer.checkpoint_written(self.iteration, &folder);
         Ok(())
+    }
+
+    /// Whether this step has a checkpoint, which does not know of its evaluation.
+    fn checkpoint_is_there(&self) -> bool {
+        self.run.last_iteration() == Some(self.iteration)
     }
 
     fn checkpoint_is_due(&self) -> bool {

@@ -118,8 +118,8 @@ fn targets(scene: &Scene) -> Vec<Target> {
 pub(crate) fn view(arguments: &AnchorsViewArguments) -> Result<(), Failure> {
     let scene = Scene::new(&arguments.data)?;
     let images = &scene.dataset.images;
-    let step = images.len().div_ceil(arguments.images).max(1);
-    let chosen: Vec<&ImageRecord> = images.iter().step_by(step).collect();
+    let places = super::spread(arguments.images, images.len());
+    let chosen: Vec<&ImageRecord> = places.map(|place| &images[place]).collect();
     let missed: Vec<usize> = chosen
         .par_iter()
         .map(|image| draw(&scene, image, &arguments.out))

@@ -1,4 +1,5 @@
-use retinanet_trainer::{find_learning_rate, load_config, Plan};
+use anyhow::anyhow;
+use retinanet_trainer::{find_learning_rate, load_config, BatchSize, Plan};
 
 use crate::args::LrFindArguments;
 use crate::console::{self, Console};
@@ -13,9 +14,19 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     super::set_threads(config.compute.threads);
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
     let mut console = Console::new(config.train.log_every);
+    if config.train.batch_size == BatchSize::Auto {
+        return Err(Failure::usage(anyhow!(
+            "a learning rate is for a batch size: give `train.batch_size` a number"
+        )));
+    }
     let plan = Plan::new(config, &mut console)?;
     let search = find_learning_rate(&plan, &device, arguments.steps, &mut console)?;
 
+    if search.losses.is_empty() {
+        return Err(Failure::work(anyhow!(
+            "the loss is not finite from the first step on; `retinanet train` writes an autopsy of it"
+        )));
+    }
     // The config's rate is for another batch size.
     let batch_size = plan.config.train.batch_size.images() as f64;
     let reference = plan.config.optimizer.reference_batch as f64;

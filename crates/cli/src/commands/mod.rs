@@ -67,6 +67,12 @@ fn set_threads(threads: Option<usize>) {
     }
 }
 
+/// So many of `total` places, or all of them, evenly spread.
+fn spread(count: usize, total: usize) -> impl Iterator<Item = usize> {
+    let count = count.min(total);
+    (0..count).map(move |place| place * total / count)
+}
+
 /// A file's name without what would lead out of the folder that it is written below.
 fn below(file_name: &str) -> PathBuf {
     let parts = Path::new(file_name).components();
@@ -98,6 +104,16 @@ fn write_over(path: &Path, content: &[u8]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_are_spread_as_are_asked_for() {
+        for (count, total) in [(16, 17), (9, 10), (3, 3), (5, 3), (1, 100), (4, 0)] {
+            let places: Vec<usize> = spread(count, total).collect();
+            assert_eq!(places.len(), count.min(total));
+            assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+            assert!(places.iter().all(|place| *place < total), "{places:?}");
+        }
+    }
 
     #[test]
     fn no_name_leads_out_of_a_folder() {

@@ -18,7 +18,9 @@ pub(crate) fn run(arguments: &RunsArguments) -> Result<(), Failure> {
         "run", "step", "best", "state"
     ));
     for folder in folders {
-        let line = describe(&folder, arguments.hash)?;
+        // One run that is broken does not hide the others.
+        let line = describe(&folder, arguments.hash)
+            .unwrap_or_else(|failure| format!("{:#}", failure.error()));
         console::result(&format!("{:width$}  {line}", name(&folder)));
     }
     Ok(())
@@ -57,7 +59,7 @@ fn describe(folder: &Path, with_hash: bool) -> Result<String, Failure> {
     let checkpoint = match run.newest() {
         Ok((Some(checkpoint), _)) => checkpoint,
         Ok((None, _)) => return Ok("no checkpoint yet".to_owned()),
-        Err(error) => return Ok(format!("{:#}", anyhow!(error))),
+        Err(error) => return Err(error.into()),
     };
     let state = &checkpoint.state;
     let step = format!("{}/{}", state.iteration, state.total);
@@ -80,6 +82,12 @@ fn describe(folder: &Path, with_hash: bool) -> Result<String, Failure> {
 
 fn weights_hash(config: &ExperimentConfig, checkpoint: &Checkpoint) -> Result<String, Failure> {
     let device = device::open("flex").map_err(Failure::usage)?;
-    let model = config.model.init(checkpoint.state.classes.len(), &device)?;
-    Ok(fingerprint(&checkpoint.load_model(model)?))
+    let model = || config.model.init(checkpoint.state.classes.len(), &device);
+    let weights = fingerprint(&checkpoint.load_model(model()?)?);
+    let average = fingerprint(&checkpoint.load_to_detect(model()?)?);
+    Ok(if average == weights {
+        weights
+    } else {
+        format!("{weights}+{average}")
+    })
 }

@@ -27,8 +27,9 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
         return Err(RunDirectoryError::NoRun { root }.into());
     }
     if let Some(pretrained) = &mut config.model.pretrained {
-        // A run that goes on has its weights.
-        if !arguments.resume {
+        // A run that goes on has its weights, once it has a checkpoint.
+        let starts = !arguments.resume || RunDirectory::open(&root)?.newest()?.0.is_none();
+        if starts {
             *pretrained = hub::local_file(pretrained)?;
         }
     }

@@ -19,10 +19,10 @@ use crate::failure::Failure;
 
 pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {
     let config = load_config(&arguments.config, &arguments.settings.set)?;
+    super::set_threads(config.compute.threads);
     let scene = Scene::new(config, arguments.split)?;
     let images = scene.dataset.images.len();
-    let step = images.div_ceil(arguments.images).max(1);
-    let chosen: Vec<usize> = (0..images).step_by(step).collect();
+    let chosen: Vec<usize> = super::spread(arguments.images, images).collect();
     let rows: Vec<Row> = chosen
         .par_iter()
         .map(|&index| scene.draw(index, arguments))

@@ -7,6 +7,7 @@ use csv::{ReaderBuilder, StringRecord, Trim, Writer};
 use hotcoco::{Annotation, Category, Dataset, Image};
 
 use crate::DataError;
+use crate::decode::upright_size;
 
 const HEADER: [&str; 8] = [
     "filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax",
@@ -93,8 +94,17 @@ pub(super) fn write(dataset: &Dataset) -> Result<(Vec<u8>, usize), String> {
 
 /// The classes and corners of each image's boxes.
 fn objects_by_image(dataset: &Dataset) -> Result<HashMap<u64, Vec<Object<'_>>>, String> {
-    let categories = dataset.categories.iter();
-    let names: HashMap<_, _> = categories.map(|it| (it.id, it.name.trim())).collect();
+    let mut ids = HashMap::new();
+    for category in &dataset.categories {
+        if let Some(other) = ids.insert(category.name.trim(), category.id) {
+            return Err(format!(
+                "categories {other} and {} are both named `{}`, and CSV tells classes by their names",
+                category.id,
+                category.name.trim()
+            ));
+        }
+    }
+    let names: HashMap<_, _> = ids.into_iter().map(|(name, id)| (id, name)).collect();
     let mut objects: HashMap<_, Vec<_>> = HashMap::new();
     for annotation in &dataset.annotations {
         let Some(corners) = corners(annotation) else {
@@ -380,7 +390,7 @@ impl Table {
         for image in self.images.iter_mut().filter(|image| image.width == 0) {
             let path = folder.join(&image.file_name);
             (image.width, image.height) =
-                image::image_dimensions(&path).map_err(|error| DataError::Convert {
+                upright_size(&path).map_err(|error| DataError::Convert {
                     path,
                     reason: format!(
                         "its size, which the CSV file does not tell, could not be read: {error}"
