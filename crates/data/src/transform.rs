@@ -269,8 +269,21 @@ fn largest(sizes: impl Iterator<Item = (u32, u32)>) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use retinanet_boxes::ImageId;
+
     use super::*;
     use crate::ChannelOrder;
+
+    fn image(width: u32, height: u32) -> ImageRecord {
+        ImageRecord {
+            id: ImageId(0),
+            file_name: String::new(),
+            path: "".into(),
+            width,
+            height,
+            objects: Vec::new(),
+        }
+    }
 
     #[test]
     fn batches_are_padded_to_the_divisor() {
@@ -312,14 +325,6 @@ mod tests {
         };
         config.resize.short_side = vec![64];
         config.resize.long_side = 128;
-        let image = |width, height| ImageRecord {
-            id: retinanet_boxes::ImageId(0),
-            file_name: String::new(),
-            path: "".into(),
-            width,
-            height,
-            objects: Vec::new(),
-        };
         let check = |config: &TransformConfig, image: ImageRecord| {
             let transform = Transform::new(config).expect("the settings are in range");
             transform.check_training_shapes([&image].into_iter())?;
@@ -356,14 +361,6 @@ mod tests {
         };
         config.resize.short_side = vec![64];
         config.resize.long_side = 128;
-        let image = |width, height| ImageRecord {
-            id: retinanet_boxes::ImageId(0),
-            file_name: String::new(),
-            path: "".into(),
-            width,
-            height,
-            objects: Vec::new(),
-        };
         let transform = Transform::new(&config).expect("the settings are in range");
         let images = [image(200, 100), image(100, 200)];
         assert!(transform.check_evaluation_shapes(&images, 1).is_ok());

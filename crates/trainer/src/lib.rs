@@ -9,6 +9,7 @@ mod auto_batch;
 mod autopsy;
 mod average;
 mod checkpoint;
+mod checks;
 mod config;
 mod detector;
 mod fingerprint;

@@ -18,10 +18,8 @@ use retinanet_detector::{
 };
 use retinanet_evaluation::{EvaluationError, Evaluator};
 
-use crate::config::{
-    BatchSize, DataConfig, ExperimentConfig, OptimizerConfig, ScheduleConfig, ScheduleName,
-    SplitConfig, TrainConfig,
-};
+use crate::checks::check_settings;
+use crate::config::{DataConfig, ExperimentConfig, OptimizerConfig, ScheduleName, SplitConfig};
 use crate::observer::Observer;
 use crate::schedule::{Schedule, Shape};
 
@@ -360,163 +358,6 @@ fn tell_dropped(dataset: &CocoDataset, observer: &mut dyn Observer) {
     }
 }
 
-fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
-    let augment = &config.data.augment;
-    if augment.cuts() && augment.min_kept_area > 0.0 && !config.criterion.matcher.ignore_crowds {
-        return Err(PlanError::out_of_range(
-            "data.augment.min_kept_area",
-            augment.min_kept_area,
-            "0 where `criterion.matcher.ignore_crowds` is off: what a crop leaves of a box would be \
-             learnt as background",
-        ));
-    }
-    check_train(&config.train)?;
-    at_least_one(
-        "compute.threads",
-        config.compute.threads.map_or(1, |threads| threads as u64),
-    )?;
-    check_optimizer(&config.optimizer)?;
-    check_schedule(&config.schedule)
-}
-
-fn at_least_one(key: &'static str, got: u64) -> Result<(), PlanError> {
-    (got >= 1)
-        .then_some(())
-        .ok_or_else(|| PlanError::out_of_range(key, got, "at least 1"))
-}
-
-fn finite_and_at_least_0(key: &'static str, got: f64) -> Result<(), PlanError> {
-    (got.is_finite() && got >= 0.0)
-        .then_some(())
-        .ok_or_else(|| PlanError::out_of_range(key, got, "finite and at least 0"))
-}
-
-fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
-    let (batch_size, parts) = (train.batch_size.images(), train.accumulate);
-    for (key, got) in [
-        ("train.batch_size", Some(batch_size as u64)),
-        ("train.accumulate", Some(parts as u64)),
-        ("train.log_every", Some(train.log_every)),
-        ("train.max_skipped", Some(train.max_skipped)),
-        ("train.iterations", train.iterations),
-        ("train.epochs", train.epochs),
-        ("train.eval_every", train.eval_every),
-        ("train.checkpoint_every", train.checkpoint_every),
-        ("train.unfreeze_at", train.unfreeze_at),
-        ("train.patience", train.patience),
-    ] {
-        at_least_one(key, got.unwrap_or(1))?;
-    }
-    if train.iterations.is_some() && train.epochs.is_some() {
-        return Err(PlanError::TwoLengths);
-    }
-    let share = train.memory_share;
-    let decay = train.ema_decay.unwrap_or_default();
-    let is_measured = train.batch_size == BatchSize::Auto;
-    for (key, got, fits, allowed) in [
-        (
-            "train.accumulate",
-            parts as f64,
-            is_measured || batch_size.is_multiple_of(parts),
-            "a divisor of `train.batch_size`",
-        ),
-        (
-            "train.memory_share",
-            share,
-            share > 0.0 && share <= 1.0,
-            "in (0, 1]",
-        ),
-        (
-            "train.ema_decay",
-            decay,
-            (0.0..1.0).contains(&decay),
-            "in [0, 1)",
-        ),
-    ] {
-        if !fits {
-            return Err(PlanError::out_of_range(key, got, allowed));
-        }
-    }
-    let minutes = train.checkpoint_minutes.unwrap_or_default();
-    finite_and_at_least_0("train.checkpoint_minutes", minutes)
-}
-
-fn check_optimizer(optimizer: &OptimizerConfig) -> Result<(), PlanError> {
-    let reference_batch = optimizer.reference_batch as u64;
-    at_least_one("optimizer.reference_batch", reference_batch)?;
-    for (key, got) in [
-        ("optimizer.lr", optimizer.lr),
-        ("optimizer.weight_decay", optimizer.weight_decay),
-        ("optimizer.norm_weight_decay", optimizer.norm_weight_decay),
-        (
-            "optimizer.bias_weight_decay",
-            optimizer.bias_weight_decay.unwrap_or_default(),
-        ),
-        ("optimizer.bias_lr_factor", optimizer.bias_lr_factor),
-        ("optimizer.backbone_lr_factor", optimizer.backbone_lr_factor),
-    ] {
-        finite_and_at_least_0(key, got)?;
-    }
-    let momentum = optimizer.momentum;
-    if !(0.0..1.0).contains(&momentum) {
-        let key = "optimizer.momentum";
-        return Err(PlanError::out_of_range(key, momentum, "in [0, 1)"));
-    }
-    if let Some(limit) = optimizer.clip_norm
-        && !(limit.is_finite() && limit > 0.0)
-    {
-        let key = "optimizer.clip_norm";
-        return Err(PlanError::out_of_range(key, limit, "finite and above 0"));
-    }
-    Ok(())
-}
-
-fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
-    if !schedule.milestones.is_sorted() {
-        return Err(PlanError::out_of_range(
-            "schedule.milestones",
-            format!("{:?}", schedule.milestones),
-            "ascending",
-        ));
-    }
-    finite_and_at_least_0("schedule.warmup_start", schedule.warmup_start)?;
-    finite_and_at_least_0("schedule.factor", schedule.factor)?;
-    let end_factor = schedule.end_factor.unwrap_or_default();
-    let (power, peak_at) = (schedule.power, schedule.peak_at);
-    let start_factor = schedule.start_factor;
-    for (key, got, fits, allowed) in [
-        (
-            "schedule.end_factor",
-            end_factor,
-            (0.0..=1.0).contains(&end_factor),
-            "in [0, 1]",
-        ),
-        (
-            "schedule.power",
-            power,
-            power.is_finite() && power > 0.0,
-            "finite and above 0",
-        ),
-        (
-            "schedule.start_factor",
-            start_factor,
-            start_factor > 0.0 && start_factor <= 1.0,
-            "in (0, 1]",
-        ),
-        (
-            "schedule.peak_at",
-            peak_at,
-            peak_at > 0.0 && peak_at < 1.0,
-            "in (0, 1)",
-        ),
-    ] {
-        if !fits {
-            return Err(PlanError::out_of_range(key, got, allowed));
-        }
-    }
-    Ok(())
-}
-
 /// The experiment cannot run as it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -601,6 +442,7 @@ impl PlanError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BatchSize;
 
     fn refusal(change: impl Fn(&mut ExperimentConfig)) -> String {
         let mut config = ExperimentConfig::default();
