@@ -1,7 +1,8 @@
 //! Runs that are left alone: what they survive, and what they tell.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use retinanet_tests::{Experiment, retinanet, run};
 use serde_json::Value;
@@ -373,7 +374,7 @@ fn one_seed_gives_one_hash_with_any_number_of_workers() {
     assert_eq!(listed.matches("finished").count(), 4, "{listed}");
 }
 
-/// Kills a run at moments spread over its whole length, checkpoints included, and lets it go on.
+/// Kills a run at moments spread over its whole course, checkpoints included, and lets it go on.
 #[test]
 #[ignore = "takes a minute or more"]
 fn a_run_killed_at_any_moment_ends_in_the_same_weights() {
@@ -383,9 +384,8 @@ fn a_run_killed_at_any_moment_ends_in_the_same_weights() {
         "train.eval_every=20",
         "train.ema_decay=0.9",
     ]);
-    let started = Instant::now();
-    experiment.train("whole", &settings).expect_success();
-    let length = started.elapsed();
+    let whole = experiment.train("whole", &settings).expect_success();
+    let lines = whole.stderr.lines().count();
     let hash = weights(&experiment, "whole");
 
     for kill in 0..32 {
@@ -395,11 +395,19 @@ fn a_run_killed_at_any_moment_ends_in_the_same_weights() {
             .args(["train", &config, "--run-dir", &root])
             .args(&settings)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Any moment, not one that something tells of.
-        std::thread::sleep(length.mul_f64((f64::from(kill) + 0.5) / 32.0));
+        // Spread over all that it says, and a little after, where checkpoints are being written.
+        let said = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert_eq!(said.take(kill * lines / 32).count(), kill * lines / 32);
+        let (heard, after) = (
+            Instant::now(),
+            Duration::from_micros(700 * (kill as u64 % 5)),
+        );
+        while heard.elapsed() < after {
+            std::hint::spin_loop();
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         let mut resumed = settings.clone();
@@ -512,8 +520,6 @@ fn a_folder_that_cannot_be_written_costs_no_checkpoint_and_is_named() {
 #[cfg(unix)]
 #[test]
 fn a_run_that_is_asked_to_end_finishes_its_step_and_says_how_to_go_on() {
-    use std::io::{BufRead, BufReader};
-
     let experiment = Experiment::new();
     experiment
         .train("whole", &set(&["train.iterations=200"]))

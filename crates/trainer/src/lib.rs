@@ -5,6 +5,7 @@
 //! able to build), and [`train`] carries it out. The crate prints nothing: what happens is told to
 //! an [`Observer`].
 
+mod announce;
 mod auto_batch;
 mod autopsy;
 mod average;

@@ -1,0 +1,131 @@
+//! What a run says when it begins.
+
+use retinanet_data::{CoverageReport, Depth};
+use retinanet_detector::{LoadedWeights, RetinaNet};
+
+use crate::config::ExperimentConfig;
+use crate::observer::Observer;
+use crate::plan::Plan;
+use crate::run_directory::{RunDirectory, RunDirectoryError};
+
+/// What a person wants to know before leaving the run alone.
+pub(crate) fn tell_start(
+    plan: &Plan,
+    run: &RunDirectory,
+    model: &RetinaNet,
+    pretrained: Option<&LoadedWeights>,
+    observer: &mut dyn Observer,
+) -> Result<(), RunDirectoryError> {
+    let ExperimentConfig { model: config, .. } = &plan.config;
+    let classes: Vec<_> = plan
+        .train
+        .classes
+        .iter()
+        .map(|(_, class)| &*class.name)
+        .collect();
+    let lines = [
+        format!("run        {}", run.root().display()),
+        format!(
+            "data       {} images to train on, {} to evaluate on",
+            plan.train.images.len(),
+            plan.val.images.len()
+        ),
+        format!("classes    {}: {}", classes.len(), classes.join(", ")),
+        format!(
+            "model      {:?}, {:.2} M parameters",
+            config.backbone,
+            model.parameters() as f64 / 1e6
+        ),
+    ];
+    for line in &lines {
+        tell(run, observer, line)?;
+    }
+    tell_schedule(plan, run, observer)?;
+    tell_coverage(plan, run, observer)?;
+    if let (Some(loaded), Some(file)) = (pretrained, &config.pretrained) {
+        tell(run, observer, &format!("weights    {file}: {loaded}"))?;
+    } else if config.norm.is_fixed() || config.freeze_at > 0 {
+        tell(
+            run,
+            observer,
+            "warning: the weights are drawn at random, and `model.norm` or `model.freeze_at` keeps \
+             some of them from learning; from scratch use norm = \"batch_norm\" or \
+             \"group_norm\", and freeze_at = 0",
+        )?;
+    }
+    Ok(())
+}
+
+/// Tells how many steps there are and how the learning rate goes.
+pub(crate) fn tell_schedule(
+    plan: &Plan,
+    run: &RunDirectory,
+    observer: &mut dyn Observer,
+) -> Result<(), RunDirectoryError> {
+    let ExperimentConfig {
+        optimizer, train, ..
+    } = &plan.config;
+    let batch_size = train.batch_size.images();
+    let scaled = if batch_size == optimizer.reference_batch {
+        String::new()
+    } else {
+        format!(
+            " ({} for {} images a batch, here {})",
+            optimizer.lr, optimizer.reference_batch, batch_size
+        )
+    };
+    let line = format!(
+        "schedule   {} steps, learning rate {}{scaled}, {}",
+        plan.iterations,
+        plan.schedule.base,
+        plan.schedule.describe()
+    );
+    tell(run, observer, &line)
+}
+
+/// Tells how many boxes the anchors reach, and warns where that is too few.
+fn tell_coverage(
+    plan: &Plan,
+    run: &RunDirectory,
+    observer: &mut dyn Observer,
+) -> Result<(), RunDirectoryError> {
+    const FEW: f64 = 0.95;
+    let report = CoverageReport::new(
+        &plan.train,
+        &plan.transform,
+        &plan.generator,
+        &plan.matcher,
+        Depth::Reach,
+    );
+    let reached = report.all.share_of_foreground();
+    let line = format!(
+        "anchors    reach {:.1} % of {} boxes with IoU {}, {:.1} % with {}; best IoU {:.2} on average",
+        100.0 * reached,
+        report.all.boxes,
+        report.foreground,
+        100.0 * report.all.share_of_background(),
+        report.background,
+        report.all.mean_iou(),
+    );
+    tell(run, observer, &line)?;
+    if reached < FEW {
+        tell(
+            run,
+            observer,
+            "warning: more than 5 % of the boxes are out of the anchors' reach, and are learnt from \
+             low-quality matches at best; `retinanet anchors report` shows which, `retinanet \
+             anchors optimize` proposes anchors that fit",
+        )?;
+    }
+    Ok(())
+}
+
+/// Tells the person who watches, and the run's log.
+pub(crate) fn tell(
+    run: &RunDirectory,
+    observer: &mut dyn Observer,
+    text: &str,
+) -> Result<(), RunDirectoryError> {
+    observer.message(text);
+    run.log(text)
+}
