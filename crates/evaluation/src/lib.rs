@@ -40,11 +40,16 @@
 //! # }
 //! ```
 
+mod analysis;
 mod detection;
 mod error;
 mod evaluator;
 mod metrics;
 
+pub use analysis::{
+    Analysis, Calibration, CalibrationBin, ClassAnalysis, Comparison, Confusion, Difference,
+    ErrorPart, ErrorParts, ImageAnalysis, JudgedDetection, JudgedObject, OperatingPoint,
+};
 pub use detection::{CocoDetection, read_detections};
 pub use error::EvaluationError;
 pub use evaluator::Evaluator;
