@@ -64,7 +64,7 @@ pub struct ClassAnalysis {
     pub precision: Vec<f64>,
     /// The score at which each of these recalls is reached, 0 where it is not.
     pub scores: Vec<f64>,
-    /// Where F1 is largest; `None` where no detection is right.
+    /// Where F1 is largest, at the highest such score; `None` where no detection is right.
     pub best: Option<OperatingPoint>,
 }
 
@@ -82,6 +82,9 @@ pub struct OperatingPoint {
 }
 
 /// How often objects of a class were taken for which class.
+///
+/// Here a detection claims, the best one first, the object of any class that it overlaps most with
+/// an `IoU` of at least 0.5. Those that lie on a crowd are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Confusion {
     /// The classes, by category id.
@@ -196,7 +199,7 @@ pub struct JudgedObject {
 pub struct Comparison {
     /// COCO's numbers by their short names, AP first.
     pub metrics: Vec<Difference>,
-    /// AP by class, the largest loss first.
+    /// AP by class, the largest loss first; classes without objects are left out.
     pub classes: Vec<Difference>,
     /// How often images were drawn anew to tell chance from difference.
     pub samples: usize,
@@ -213,9 +216,9 @@ pub struct Difference {
     pub a: f64,
     /// The second detector's, −1 where undefined.
     pub b: f64,
-    /// `b − a`.
+    /// `b − a`, 0 where one is undefined.
     pub difference: f64,
     /// Where the difference lies with 95 % confidence, by the bootstrap over images; `None` for
-    /// classes.
+    /// classes, where one is undefined, and where there is one image or none was drawn.
     pub interval: Option<[f64; 2]>,
 }

@@ -95,7 +95,7 @@ impl Evaluator {
     /// Returns an error where a detection is on an image or of a category that the annotations do
     /// not have, or is not finite.
     pub fn evaluate(&self, detections: &[CocoDetection]) -> Result<Metrics, EvaluationError> {
-        self.evaluate_on(detections, self.truth.get_img_ids(&[], &[]))
+        Ok(Metrics::of(&self.run(detections, self.images())?))
     }
 
     /// The metrics over these images only. Detections on other images are passed over.
@@ -109,30 +109,52 @@ impl Evaluator {
         detections: &[CocoDetection],
         images: &[ImageId],
     ) -> Result<Metrics, EvaluationError> {
-        self.require_images(images.iter().copied())?;
-        self.evaluate_on(detections, images.iter().map(|image| image.0).collect())
+        Ok(Metrics::of(&self.run(detections, self.known(images)?)?))
     }
 
-    fn evaluate_on(
+    /// The ids of all images.
+    pub(crate) fn images(&self) -> Vec<u64> {
+        self.truth.get_img_ids(&[], &[])
+    }
+
+    /// The ids of these images, all of which the annotations must have.
+    pub(crate) fn known(&self, images: &[ImageId]) -> Result<Vec<u64>, EvaluationError> {
+        self.require_images(images.iter().copied())?;
+        Ok(images.iter().map(|image| image.0).collect())
+    }
+
+    /// hotcoco's evaluation of these detections on these images, accumulated and summarised.
+    pub(crate) fn run(
         &self,
         detections: &[CocoDetection],
-        images: Vec<u64>,
-    ) -> Result<Metrics, EvaluationError> {
+        mut images: Vec<u64>,
+    ) -> Result<COCOeval, EvaluationError> {
         self.require_known(detections)?;
-        // hotcoco takes no image ids at all for every image.
-        if images.is_empty() {
-            return Ok(Metrics::undefined(&self.truth));
-        }
-        let found = self
-            .truth
-            .load_res_anns(detections.iter().map(Annotation::from).collect())?;
-        let mut evaluation = COCOeval::new(Arc::clone(&self.truth), found, IouType::Bbox);
+        // hotcoco would count an image that stands twice in the confusion matrix twice.
+        images.sort_unstable();
+        images.dedup();
+        // It takes no image ids at all for every image.
+        let (truth, detections) = if images.is_empty() {
+            (Arc::new(self.without_images()), [].as_slice())
+        } else {
+            (Arc::clone(&self.truth), detections)
+        };
+        let found = truth.load_res_anns(detections.iter().map(Annotation::from).collect())?;
+        let mut evaluation = COCOeval::new(truth, found, IouType::Bbox);
         evaluation.params.img_ids = images;
         evaluation.evaluate()?;
         evaluation.accumulate();
         // Sets the statistics; `summarize` would print them.
         evaluation.summarize_lines();
-        Ok(Metrics::of(&evaluation))
+        Ok(evaluation)
+    }
+
+    /// The categories alone.
+    fn without_images(&self) -> COCO {
+        COCO::from_dataset(Dataset {
+            categories: self.truth.dataset.categories.clone(),
+            ..Dataset::default()
+        })
     }
 
     /// Checks what hotcoco would print a warning about, or rank without meaning.

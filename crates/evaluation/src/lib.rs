@@ -1,5 +1,6 @@
 //! COCO metrics of box detections: the twelve numbers of the COCO challenge and AP of every
-//! class.
+//! class, what lies behind them ([`Evaluator::analyse`]), and whether one detector is better than
+//! another ([`Evaluator::compare`]).
 //!
 //! The numbers are the crate [`hotcoco`]'s, which agree with pycocotools to rounding; this crate
 //! reads the files, refuses what cannot be evaluated, and shapes the result. It prints nothing.
@@ -40,11 +41,17 @@
 //! # }
 //! ```
 
+mod analyse;
 mod analysis;
+mod classes;
+mod compare;
+mod curves;
 mod detection;
 mod error;
 mod evaluator;
+mod images;
 mod metrics;
+mod table;
 
 pub use analysis::{
     Analysis, Calibration, CalibrationBin, ClassAnalysis, Comparison, Confusion, Difference,

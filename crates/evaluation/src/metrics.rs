@@ -1,9 +1,11 @@
 use std::fmt;
 
-use hotcoco::metrics::{is_computed, mean_or_missing};
-use hotcoco::{COCO, COCOeval};
+use hotcoco::COCOeval;
 use retinanet_boxes::CategoryId;
 use serde::{Deserialize, Serialize};
+
+use crate::curves::{Area, Curves};
+use crate::table::{shown, table};
 
 /// The metrics of the COCO challenge, each in `[0, 1]`, or −1 where there is no object to find.
 ///
@@ -72,17 +74,10 @@ impl Metrics {
     pub fn class_table(&self) -> String {
         let mut classes: Vec<&ClassMetrics> = self.per_class.iter().collect();
         classes.sort_by(|a, b| b.ap.total_cmp(&a.ap));
-        let width = classes
-            .iter()
-            .map(|class| class.name.chars().count())
-            .fold("class".len(), usize::max);
-
-        let mut table = format!("{:<width$}     AP   AP50\n", "class");
-        table.extend(classes.into_iter().map(|class| {
-            let (ap, ap50) = (shown(class.ap), shown(class.ap50));
-            format!("{:<width$}  {ap}  {ap50}\n", class.name)
-        }));
-        table
+        let rows = classes
+            .into_iter()
+            .map(|class| vec![class.name.clone(), shown(class.ap), shown(class.ap50)]);
+        table(&["class", "AP", "AP50"], rows)
     }
 
     /// Reads a finished evaluation.
@@ -96,21 +91,6 @@ impl Metrics {
                 .unwrap_or(-1.0)
         };
         Self::new(value, ClassMetrics::of(evaluation))
-    }
-
-    /// The metrics where there is nothing to find.
-    pub(crate) fn undefined(truth: &COCO) -> Self {
-        let per_class = truth
-            .get_cat_ids(&[], &[], &[])
-            .into_iter()
-            .map(|category| ClassMetrics {
-                category_id: CategoryId(category),
-                name: truth.cat_name(category),
-                ap: -1.0,
-                ap50: -1.0,
-            })
-            .collect();
-        Self::new(|_| -1.0, per_class)
     }
 
     fn new(value: impl Fn(&str) -> f64, per_class: Vec<ClassMetrics>) -> Self {
@@ -149,7 +129,7 @@ impl fmt::Display for Metrics {
             ("ARl", self.ar_large, "objects from 96² pixels"),
         ];
         for (name, value, meaning) in rows {
-            writeln!(formatter, "{name:<5}  {}  {meaning}", shown(value))?;
+            writeln!(formatter, "{name:<5}  {:>5}  {meaning}", shown(value))?;
         }
         Ok(())
     }
@@ -157,47 +137,18 @@ impl fmt::Display for Metrics {
 
 impl ClassMetrics {
     fn of(evaluation: &COCOeval) -> Vec<Self> {
-        let Some(curves) = evaluation.accumulated() else {
+        let Some(curves) = Curves::of(evaluation) else {
             return Vec::new();
         };
-        let params = &evaluation.params;
-        let (area, cap) = (params.all_area_idx(), params.max_det_idx());
-        let thresholds: Vec<usize> = (0..curves.shape.t).collect();
-        let at_50: Vec<usize> = params.iou_thr_idx(0.5).into_iter().collect();
-        // Average precision is the mean of a class's precision curves over their recalls.
-        let average = |class: usize, thresholds: &[usize]| {
-            let precisions = thresholds.iter().flat_map(|&threshold| {
-                (0..curves.shape.r).map(move |recall| {
-                    curves.precision[curves.precision_idx(threshold, recall, class, area, cap)]
-                })
-            });
-            let (sum, count) = precisions
-                .filter(|&precision| is_computed(precision))
-                .fold((0.0, 0), |(sum, count), precision| {
-                    (sum + precision, count + 1)
-                });
-            mean_or_missing(sum, count)
-        };
         curves
-            .cat_ids
-            .iter()
-            .enumerate()
-            .map(|(class, &category)| Self {
-                category_id: CategoryId(category),
-                name: evaluation.coco_gt().cat_name(category),
-                ap: average(class, &thresholds),
-                ap50: average(class, &at_50),
+            .classes()
+            .map(|(class, category_id, name)| Self {
+                category_id,
+                name,
+                ap: curves.average_precision(class, None, Area::All),
+                ap50: curves.average_precision(class, Some(0.5), Area::All),
             })
             .collect()
-    }
-}
-
-/// A metric in five columns, a dash where it is undefined.
-fn shown(value: f64) -> String {
-    if is_computed(value) {
-        format!("{value:5.3}")
-    } else {
-        format!("{:>5}", "-")
     }
 }
 

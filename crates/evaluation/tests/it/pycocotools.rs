@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use retinanet_boxes::CategoryId;
-use retinanet_evaluation::{EvaluationError, Evaluator, Metrics, read_detections};
+use retinanet_evaluation::{CocoDetection, EvaluationError, Evaluator, read_detections};
 use serde::Deserialize;
 
 const TOLERANCE: f64 = 1e-6;
@@ -46,10 +46,12 @@ fn expected(folder: &Path) -> Result<BTreeMap<String, Expected>, Box<dyn Error>>
     Ok(pairs)
 }
 
-fn evaluate(folder: &Path, pair: &Expected) -> Result<Metrics, EvaluationError> {
-    let evaluator = Evaluator::from_file(&folder.join(&pair.gt))?;
-    let detections = read_detections(&folder.join(&pair.dt))?;
-    evaluator.evaluate(&detections)
+fn evaluator(folder: &Path, pair: &Expected) -> Result<Evaluator, EvaluationError> {
+    Evaluator::from_file(&folder.join(&pair.gt))
+}
+
+fn detections(folder: &Path, pair: &Expected) -> Result<Vec<CocoDetection>, EvaluationError> {
+    read_detections(&folder.join(&pair.dt))
 }
 
 #[test]
@@ -61,7 +63,8 @@ fn the_twelve_numbers_agree() -> Result<(), Box<dyn Error>> {
     assert!(pairs.len() >= 3, "{:?}", pairs.keys());
     for (name, pair) in &pairs {
         assert_eq!(pair.metrics.len(), 12);
-        let found = serde_json::to_value(evaluate(&folder, pair)?)?;
+        let metrics = evaluator(&folder, pair)?.evaluate(&detections(&folder, pair)?)?;
+        let found = serde_json::to_value(metrics)?;
         for (key, expected) in &pair.metrics {
             let found = found[key].as_f64().ok_or("no number")?;
             assert!(
@@ -79,9 +82,10 @@ fn ap_of_every_class_agrees() -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
     for (name, pair) in &expected(&folder)? {
-        let metrics = evaluate(&folder, pair)?;
-        assert_eq!(metrics.per_class.len(), pair.per_class.len(), "{name}");
-        for class in &metrics.per_class {
+        let analysis = evaluator(&folder, pair)?.analyse(&detections(&folder, pair)?, 0.5)?;
+        assert_eq!(analysis.classes.len(), pair.per_class.len(), "{name}");
+        for (class, metrics) in analysis.classes.iter().zip(&analysis.metrics.per_class) {
+            assert_eq!((class.ap, class.ap50), (metrics.ap, metrics.ap50));
             let CategoryId(category) = class.category_id;
             let expected = pair.per_class[&category].unwrap_or(-1.0);
             assert!(

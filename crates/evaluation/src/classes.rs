@@ -1,0 +1,91 @@
+use std::collections::HashMap;
+
+use hotcoco::COCOeval;
+use retinanet_boxes::CategoryId;
+
+use crate::analyse::IOU;
+use crate::curves::{Area, Curves};
+use crate::images::f1;
+use crate::{ClassAnalysis, ImageAnalysis, OperatingPoint};
+
+/// What one class comes to over all images.
+#[derive(Default)]
+struct Tally {
+    objects: usize,
+    /// The score of each detection, and whether it is right.
+    detections: Vec<(f64, bool)>,
+}
+
+impl ClassAnalysis {
+    /// Every class of an evaluation, whose images have been judged.
+    pub(crate) fn all(evaluation: &COCOeval, images: &[ImageAnalysis]) -> Vec<Self> {
+        let Some(curves) = Curves::of(evaluation) else {
+            return Vec::new();
+        };
+        let mut tallies = tally(images);
+        curves
+            .classes()
+            .map(|(class, category_id, name)| {
+                let tally = tallies.remove(&category_id).unwrap_or_default();
+                let average =
+                    |iou: Option<f64>, area: Area| curves.average_precision(class, iou, area);
+                let (precision, scores) = curves.precision_and_scores(class, IOU);
+                Self {
+                    category_id,
+                    name,
+                    objects: tally.objects,
+                    detections: tally.detections.len(),
+                    ap: average(None, Area::All),
+                    ap50: average(Some(0.5), Area::All),
+                    ap75: average(Some(0.75), Area::All),
+                    ap_small: average(None, Area::Small),
+                    ap_medium: average(None, Area::Medium),
+                    ap_large: average(None, Area::Large),
+                    ar100: curves.average_recall(class),
+                    precision,
+                    scores,
+                    best: OperatingPoint::best(tally.detections, tally.objects),
+                }
+            })
+            .collect()
+    }
+}
+
+impl OperatingPoint {
+    /// Where F1 is largest over every score that a detection has; of equal ones the highest score.
+    fn best(mut detections: Vec<(f64, bool)>, objects: usize) -> Option<Self> {
+        detections.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let mut best: Option<Self> = None;
+        let (mut counted, mut right) = (0, 0);
+        for equal in detections.chunk_by(|(a, _), (b, _)| a == b) {
+            counted += equal.len();
+            right += equal.iter().filter(|(_, right)| *right).count();
+            let f1 = f1(right, counted, objects);
+            if f1 > best.map_or(0.0, |best| best.f1) {
+                best = Some(Self {
+                    score: equal[0].0,
+                    precision: right as f64 / counted as f64,
+                    recall: right as f64 / objects as f64,
+                    f1,
+                });
+            }
+        }
+        best
+    }
+}
+
+fn tally(images: &[ImageAnalysis]) -> HashMap<CategoryId, Tally> {
+    let mut tallies: HashMap<CategoryId, Tally> = HashMap::new();
+    for image in images {
+        for object in &image.objects {
+            tallies.entry(object.category_id).or_default().objects += 1;
+        }
+        for judged in &image.detections {
+            let tally = tallies.entry(judged.detection.category_id).or_default();
+            tally
+                .detections
+                .push((judged.detection.score, judged.right));
+        }
+    }
+    tallies
+}
