@@ -1,0 +1,63 @@
+use std::path::Path;
+
+use retinanet_data::CoverageReport;
+use retinanet_evaluation::Analysis;
+use serde::Serialize;
+
+use crate::{GalleryImage, LossShares, ReportError, TrainingLog, page};
+
+/// What is known of a run, at its start, under way or at its end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// What the run is called.
+    pub title: String,
+    /// What was run and where: data set, seed, versions, device, start, duration.
+    pub facts: Vec<FactGroup>,
+    /// The config, as TOML; empty where there is none.
+    pub config: String,
+    /// Steps and evaluations so far.
+    pub log: TrainingLog,
+    /// Names of the pyramid's levels, finest first; those that lack are numbered.
+    pub levels: Vec<String>,
+    /// What lies behind the last evaluation's metrics. Of its images only the gallery's are shown.
+    pub analysis: Option<Analysis>,
+    /// How well anchors cover the boxes that are trained on.
+    pub coverage: Option<CoverageReport>,
+    /// What positives and negatives carry of the loss.
+    pub loss_shares: Option<LossShares>,
+    /// Validation images. The page shows the worst first, in whichever order they stand here.
+    pub gallery: Vec<GalleryImage>,
+}
+
+/// Facts of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FactGroup {
+    /// What they are about.
+    pub title: String,
+    /// What each is called, and what it is, in words.
+    pub facts: Vec<(String, String)>,
+}
+
+impl Report {
+    /// The page, which holds all it needs.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the numbers have no form in JSON.
+    pub fn to_html(&self) -> Result<String, ReportError> {
+        page::html(self)
+    }
+
+    /// Writes the page beside its place and renames it over, so that a reader never finds half of
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the page cannot be made or written.
+    pub fn write(&self, path: &Path) -> Result<(), ReportError> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".tmp");
+        fs_err::write(&beside, self.to_html()?)?;
+        Ok(fs_err::rename(&beside, path)?)
+    }
+}
