@@ -1,0 +1,64 @@
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::header;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use crate::refusal::Refusal;
+
+/// What a body may cost.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_bytes: usize,
+    pub(crate) time: Duration,
+}
+
+/// Reads a request's body.
+///
+/// Of a body that is too large, the rest is read too and thrown away: a client that is still
+/// sending when the connection closes never sees the answer.
+pub(crate) async fn read(request: Request, limits: Limits) -> Result<Vec<u8>, Refusal> {
+    let Limits { max_bytes, time } = limits;
+    let too_large = Refusal::TooLarge { max_bytes };
+    let mut fits = request.body().size_hint().lower() <= max_bytes as u64;
+    // Such a client sends the body only when it is told to.
+    let asks_first = request.headers().contains_key(header::EXPECT);
+    if !fits && asks_first {
+        return Err(too_large);
+    }
+    match timeout(time, collect(request.into_body(), max_bytes, &mut fits)).await {
+        Ok(Err(refusal)) => Err(refusal),
+        _ if !fits => Err(too_large),
+        Ok(Ok(bytes)) => Ok(bytes),
+        Err(_) => Err(Refusal::Slow {
+            seconds: time.as_secs_f64(),
+        }),
+    }
+}
+
+/// Reads a body and throws it away, for as long as the time allows.
+pub(crate) async fn discard(request: Request, time: Duration) {
+    let nothing = Limits { max_bytes: 0, time };
+    // Whatever becomes of it, the request is refused.
+    let _ = read(request, nothing).await;
+}
+
+/// The whole body; `fits` becomes false, and what was read is let go, once it is too large.
+async fn collect(mut body: Body, max_bytes: usize, fits: &mut bool) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::Cut)?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        *fits &= bytes.len() + data.len() <= max_bytes;
+        if *fits {
+            bytes.extend_from_slice(data);
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    Ok(bytes)
+}
