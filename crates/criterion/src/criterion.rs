@@ -8,7 +8,7 @@ use crate::normalizer::{Normalizer, NormalizerKind};
 use crate::targets::{BatchTargets, IGNORED};
 
 /// Settings of the whole loss.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CriterionConfig {
     /// The loss over the classes of all anchors.
     pub class: ClassLossConfig,
@@ -130,6 +130,11 @@ impl Criterion {
         }
     }
 
+    /// The loss over classes, without a normaliser.
+    pub const fn class(&self) -> &FocalLoss {
+        &self.class
+    }
+
     /// The normaliser as it stands, for a checkpoint.
     pub const fn normalizer(&self) -> &Normalizer {
         &self.normalizer
@@ -142,7 +147,7 @@ impl Criterion {
 
     fn class_loss(&self, logits: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
         let device = logits.device();
-        if is_flex(&device) {
+        if is_flex(&device) && self.class.has_kernel() {
             return self
                 .class
                 .weighted_sum(logits, &targets.labels, to_f32(weights));

@@ -10,12 +10,17 @@ use rayon::prelude::*;
 
 use crate::targets::{BACKGROUND, IGNORED};
 
-/// The loss, `-alpha_t * (1 - p_t)^gamma * log(p_t)`.
+/// The loss, `-alpha_t * (1 - p_t)^gamma * log(p_t)`, or FL*, `-alpha_t * log(p*_t) / gamma` with
+/// `p*_t = sigmoid(gamma * x_t + shift)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Focal {
     /// Of negatives and positives.
     pub(crate) alphas: [f32; 2],
     pub(crate) gamma: f32,
+    /// FL*'s β; where given, it is FL*.
+    pub(crate) shift: Option<f32>,
+    /// How much of `log(p_t)` is `log(1 - p_t)` instead: half of the labels' smoothing.
+    pub(crate) smoothing: f32,
 }
 
 /// Logits that a thread takes at once.
@@ -38,17 +43,22 @@ pub(crate) fn loss_and_gradient(
         .par_chunks(anchors * classes)
         .zip(gradient.par_chunks_mut(anchors * classes))
         .zip(labels.par_chunks(anchors));
-    let sums = chunks.map(|((logits, gradient), labels)| match focal.gamma {
-        0.0 => chunk::<0>(focal, logits, labels, gradient),
-        1.0 => chunk::<1>(focal, logits, labels, gradient),
-        2.0 => chunk::<2>(focal, logits, labels, gradient),
-        _ => chunk::<ANY>(focal, logits, labels, gradient),
-    });
+    let sums = chunks.map(
+        |((logits, gradient), labels)| match (focal.shift, focal.gamma) {
+            (Some(_), _) => chunk::<STAR>(focal, logits, labels, gradient),
+            (None, 0.0) => chunk::<0>(focal, logits, labels, gradient),
+            (None, 1.0) => chunk::<1>(focal, logits, labels, gradient),
+            (None, 2.0) => chunk::<2>(focal, logits, labels, gradient),
+            (None, _) => chunk::<ANY>(focal, logits, labels, gradient),
+        },
+    );
     sums.collect::<Vec<f64>>().iter().sum()
 }
 
 /// Stands for an exponent that is not a small integer.
 const ANY: u8 = u8::MAX;
+/// Stands for FL*.
+const STAR: u8 = u8::MAX - 1;
 
 fn chunk<const GAMMA: u8>(
     focal: Focal,
@@ -76,7 +86,7 @@ fn chunk<const GAMMA: u8>(
                     let (own, after) = after.split_at_mut(1);
                     sum += negatives::<GAMMA>(focal, &logits[..class], before);
                     sum += negatives::<GAMMA>(focal, &logits[class + 1..], after);
-                    let (loss, slope) = element::<GAMMA>(logits[class], focal.gamma);
+                    let (loss, slope) = element::<GAMMA>(logits[class], focal);
                     sum += f64::from(focal.alphas[1] * loss);
                     own[0] = focal.alphas[1] * slope;
                 }
@@ -108,19 +118,20 @@ impl<const GAMMA: u8> WithSimd for Negatives<'_, GAMMA> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f64 {
         const LANES: usize = 16;
-        let Focal { alphas, gamma } = self.focal;
+        let focal = self.focal;
+        let alphas = focal.alphas;
         let mut sums = [0.0_f32; LANES];
         let (blocks, rest) = self.logits.as_chunks::<LANES>();
         let (gradient_blocks, gradient_rest) = self.gradient.as_chunks_mut::<LANES>();
         for (logits, gradient) in blocks.iter().zip(gradient_blocks) {
             for lane in 0..LANES {
-                let (loss, slope) = element::<GAMMA>(-logits[lane], gamma);
+                let (loss, slope) = element::<GAMMA>(-logits[lane], focal);
                 sums[lane] += loss;
                 gradient[lane] = -alphas[0] * slope;
             }
         }
         for (logit, gradient) in rest.iter().zip(gradient_rest) {
-            let (loss, slope) = element::<GAMMA>(-logit, gamma);
+            let (loss, slope) = element::<GAMMA>(-logit, focal);
             sums[0] += loss;
             *gradient = -alphas[0] * slope;
         }
@@ -129,10 +140,27 @@ impl<const GAMMA: u8> WithSimd for Negatives<'_, GAMMA> {
     }
 }
 
-/// `q^gamma * -log(p)` with `p = sigmoid(signed)` and `q = 1 - p`, and its derivative
-/// `-q^gamma * (q + gamma * p * -log(p))`. NaN stays NaN.
+/// Loss and derivative of an element, without alpha. NaN stays NaN.
 #[inline(always)]
-fn element<const GAMMA: u8>(signed: f32, gamma: f32) -> (f32, f32) {
+fn element<const GAMMA: u8>(signed: f32, focal: Focal) -> (f32, f32) {
+    let Focal {
+        gamma,
+        shift,
+        smoothing,
+        ..
+    } = focal;
+    if GAMMA == STAR {
+        let (loss, slope) = focal_element::<0>(gamma * signed + shift.unwrap_or(0.0), 0.0, 0.0);
+        return (loss / gamma, slope);
+    }
+    focal_element::<GAMMA>(signed, gamma, smoothing)
+}
+
+/// `q^gamma * l` with `p = sigmoid(signed)`, `q = 1 - p` and `l = -log(p)`, of which a share
+/// `smoothing` is `-log(q)` instead; and its derivative
+/// `q^gamma * (smoothing - q - gamma * p * l)`.
+#[inline(always)]
+fn focal_element<const GAMMA: u8>(signed: f32, gamma: f32, smoothing: f32) -> (f32, f32) {
     // Everything from e = exp(-|s|), which neither overflows nor cancels.
     let small = exp_of_negative(-signed.abs());
     let inverse = 1.0 / (1.0 + small);
@@ -142,7 +170,13 @@ fn element<const GAMMA: u8>(signed: f32, gamma: f32) -> (f32, f32) {
         [inverse, small * inverse]
     };
     let log = ln_1_plus(small);
-    let surprise = log + if signed < 0.0 { -signed } else { 0.0 };
+    // -log(q) is -log(p) + s.
+    let smoothed = if smoothing > 0.0 {
+        smoothing * signed
+    } else {
+        0.0
+    };
+    let surprise = log + (if signed < 0.0 { -signed } else { 0.0 }) + smoothed;
     let focus = match GAMMA {
         0 => 1.0,
         1 => q,
@@ -150,7 +184,10 @@ fn element<const GAMMA: u8>(signed: f32, gamma: f32) -> (f32, f32) {
         // log(q) = -(log(1 + e) + max(s, 0))
         _ => exp_of_negative(-gamma * (log + if signed > 0.0 { signed } else { 0.0 })),
     };
-    (focus * surprise, -focus * (q + gamma * p * surprise))
+    (
+        focus * surprise,
+        focus * (smoothing - q - gamma * p * surprise),
+    )
 }
 
 /// e^x for x ≤ 0, to one unit in the last place; below the smallest normal number that number.
@@ -208,6 +245,8 @@ mod tests {
         let focal = Focal {
             alphas: [0.75, 0.25],
             gamma: 2.0,
+            shift: None,
+            smoothing: 0.0,
         };
         let sum = loss_and_gradient(focal, &[f32::NAN, 0.0], &[BACKGROUND], &mut gradient);
         assert!(sum.is_nan() && gradient[0].is_nan());
@@ -217,10 +256,16 @@ mod tests {
     fn reference(focal: Focal, logit: f64, positive: bool) -> (f64, f64) {
         let sign = if positive { 1.0 } else { -1.0 };
         let alpha = f64::from(focal.alphas[usize::from(positive)]);
+        let (gamma, smoothing) = (f64::from(focal.gamma), f64::from(focal.smoothing));
         let loss = |logit: f64| {
-            let surprise = (-sign * logit).exp().ln_1p();
-            let q = 1.0 / (1.0 + (sign * logit).exp());
-            alpha * q.powf(f64::from(focal.gamma)) * surprise
+            let signed = sign * logit;
+            if let Some(shift) = focal.shift {
+                return alpha * (-gamma * signed - f64::from(shift)).exp().ln_1p() / gamma;
+            }
+            let surprise =
+                (1.0 - smoothing) * (-signed).exp().ln_1p() + smoothing * signed.exp().ln_1p();
+            let q = 1.0 / (1.0 + signed.exp());
+            alpha * q.powf(gamma) * surprise
         };
         let step = 1e-5;
         let slope = (loss(logit + step) - loss(logit - step)) / (2.0 * step);
@@ -232,6 +277,8 @@ mod tests {
         fn the_pass_agrees_with_the_formula_in_f64(
             gamma in prop::sample::select(vec![0.0_f32, 0.5, 1.0, 2.0, 5.0]),
             alpha in 0.05_f32..0.95,
+            shift in prop::option::of(-2.0_f32..2.0),
+            smoothing in prop::sample::select(vec![0.0_f32, 0.05]),
             classes in 1..40_usize,
             labels in prop::collection::vec(-2..3_i32, 1..30),
             seed in 0.1_f32..9.0,
@@ -241,7 +288,10 @@ mod tests {
             let logits: Vec<f32> = (0..labels.len() * classes)
                 .map(|place| 12.0 * (seed * (place + 1) as f32).sin())
                 .collect();
-            let focal = Focal { alphas: [1.0 - alpha, alpha], gamma };
+            // FL* divides by gamma, and has no smoothing.
+            let shift = shift.filter(|_| gamma > 0.0);
+            let smoothing = if shift.is_some() { 0.0 } else { smoothing };
+            let focal = Focal { alphas: [1.0 - alpha, alpha], gamma, shift, smoothing };
             let mut gradient = vec![f32::NAN; logits.len()];
             let sum = loss_and_gradient(focal, &logits, &labels, &mut gradient);
             let mut expected_sum = 0.0;

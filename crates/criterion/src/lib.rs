@@ -10,14 +10,18 @@ mod extension;
 mod focal;
 mod focal_kernel;
 mod iou_loss;
+mod loss_spread;
 mod normalizer;
+mod sampling;
 mod targets;
 
 pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1};
 pub use criterion::{Criterion, CriterionConfig, LossParts};
-pub use focal::{ClassLossConfig, ClassLossKind, FocalLoss};
+pub use focal::{Alpha, ClassLossConfig, ClassLossKind, FocalLoss, NamedAlpha};
 pub use iou_loss::IouLoss;
+pub use loss_spread::{LossCurves, LossShares, LossSpread};
 pub use normalizer::{Normalizer, NormalizerKind};
+pub use sampling::{Sampler, SamplingConfig, SamplingKind};
 pub use targets::BatchTargets;
 
 /// A setting of the criterion is out of range; the text names the key, what it got and what it
