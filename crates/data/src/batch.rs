@@ -1,14 +1,14 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::{RgbImage, imageops};
-use retinanet_anchors::{AnchorGenerator, TargetAssigner};
+use retinanet_anchors::TargetAssigner;
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth, ImageId};
 
 use crate::pixels::Pixels;
 use crate::resize::resize;
 use crate::view::{Piece, View};
-use crate::{DataError, ImageRecord, Transform, decode_image};
+use crate::{ImageRecord, Transform};
 
 /// Images of one size, ready for a device, with what the model should find on them.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,47 +81,6 @@ impl BatchItem {
     }
 }
 
-/// Reads an image file as evaluation does, into a batch of one.
-///
-/// # Errors
-///
-/// As [`decode_image`].
-pub fn prepare(
-    path: &Path,
-    transform: &Transform,
-    generator: &AnchorGenerator,
-) -> Result<Batch, DataError> {
-    let image = decode_image(path)?;
-    let record = ImageRecord {
-        id: ImageId(0),
-        file_name: path.display().to_string(),
-        path: path.into(),
-        width: image.width(),
-        height: image.height(),
-        objects: Vec::new(),
-    };
-    let view = transform.plain(0, image.dimensions());
-    let image = Arc::new(image);
-    let sample = Sample::new(&view, 0, &[record], transform, |_| Ok(Arc::clone(&image)))?;
-    let anchors = |height, width| Arc::new(generator.generate(height, width));
-    Ok(collate(vec![sample], transform, anchors, None))
-}
-
-/// Decodes an image of the data set.
-pub(crate) fn decode_record(record: &ImageRecord) -> Result<RgbImage, DataError> {
-    let image = decode_image(&record.path)?;
-    let expected = record.size();
-    // The boxes would be wrong, and silently so.
-    if image.dimensions() != expected {
-        return Err(DataError::SizeMismatch {
-            path: record.path.clone(),
-            expected,
-            found: image.dimensions(),
-        });
-    }
-    Ok(image)
-}
-
 /// An image on its way into a batch.
 pub(crate) struct Sample {
     item: BatchItem,
@@ -130,13 +89,13 @@ pub(crate) struct Sample {
 
 impl Sample {
     /// What a view shows; `index` is the image that it was drawn for.
-    pub(crate) fn new(
+    pub(crate) fn new<E>(
         view: &View,
         index: usize,
         images: &[ImageRecord],
         transform: &Transform,
-        decoded: impl Fn(usize) -> Result<Arc<RgbImage>, DataError>,
-    ) -> Result<Self, DataError> {
+        decoded: impl Fn(usize) -> Result<Arc<RgbImage>, E>,
+    ) -> Result<Self, E> {
         let min_kept = transform.augment().min_kept_area;
         let (mut pieces, mut objects) = (Vec::new(), Vec::new());
         for piece in &view.pieces {

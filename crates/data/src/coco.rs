@@ -2,11 +2,12 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use image::RgbImage;
 use retinanet_boxes::{BoundingBox, CategoryId, ClassList, ClassListError, GroundTruth, ImageId};
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
 use crate::coco::file::{CocoFile, RawAnnotation, RawImage};
+use crate::{DataError, decode_image};
 
 mod file;
 
@@ -44,6 +45,24 @@ pub struct ImageRecord {
 }
 
 impl ImageRecord {
+    /// Reads the image, upright.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode_image`](crate::decode_image), and where the file's size is not the record's.
+    pub fn decode(&self) -> Result<RgbImage, DataError> {
+        let image = decode_image(&self.path)?;
+        // The boxes would be wrong, and silently so.
+        if image.dimensions() != self.size() {
+            return Err(DataError::SizeMismatch {
+                path: self.path.clone(),
+                expected: self.size(),
+                found: image.dimensions(),
+            });
+        }
+        Ok(image)
+    }
+
     /// Width and height in pixels.
     pub(crate) const fn size(&self) -> (u32, u32) {
         (self.width, self.height)
@@ -138,6 +157,16 @@ impl fmt::Display for DropReason {
 }
 
 impl CocoDataset {
+    /// How many objects each class has; crowds are none.
+    pub fn objects_by_class(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        let objects = self.images.iter().flat_map(|image| &image.objects);
+        for object in objects.filter(|object| !object.crowd) {
+            counts[object.class.index()] += 1;
+        }
+        counts
+    }
+
     /// Reads a COCO instances file, with the default [`ReadOptions`].
     ///
     /// Boxes that nothing can be learnt from (empty, not finite, wholly outside the image) are left

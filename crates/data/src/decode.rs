@@ -1,13 +1,17 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::error::{ParameterError, ParameterErrorKind};
+use image::error::{
+    ImageFormatHint, LimitError, LimitErrorKind, ParameterError, ParameterErrorKind,
+    UnsupportedError,
+};
 use image::metadata::Orientation;
 use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage,
 };
 
 use crate::DataError;
+use crate::parallel::catch_panic;
 
 /// Decodes an image file to upright RGB.
 ///
@@ -20,42 +24,105 @@ use crate::DataError;
 /// # Errors
 ///
 /// Returns [`DataError::Read`], [`DataError::Decode`] or [`DataError::Truncated`], each with the
-/// file's name.
+/// file's name, and [`DataError::Panic`] where a decoder panics, as some have on broken files.
 pub fn decode_image(path: &Path) -> Result<RgbImage, DataError> {
-    let unreadable = |source| DataError::Read {
-        path: path.into(),
-        source,
-    };
-    let bytes = fs_err::read(path).map_err(unreadable)?;
-    let reader = ImageReader::new(Cursor::new(bytes.as_slice()))
-        .with_guessed_format()
-        .map_err(unreadable)?;
-    // The decoders of JPEG and PNG take what they get: they fill the rest of a file that was cut
-    // short with grey, or stop at the last pixel. A model must not learn from grey.
-    let complete = match reader.format() {
-        Some(ImageFormat::Jpeg) => jpeg_is_complete(&bytes),
-        Some(ImageFormat::Png) => png_is_complete(&bytes),
-        _ => true,
-    };
+    catch_panic(|| decode_file(path)).unwrap_or_else(|message| {
+        Err(DataError::Panic {
+            what: format!("image `{}`", path.display()),
+            message,
+        })
+    })
+}
 
-    let decoded = reader.into_decoder().and_then(|mut decoder| {
-        let orientation = orientation(&mut decoder)?;
-        let mut image = DynamicImage::from_decoder(decoder)?;
-        image.apply_orientation(orientation);
-        if image.width() == 0 || image.height() == 0 {
-            let kind = ParameterErrorKind::DimensionMismatch;
-            return Err(ImageError::Parameter(ParameterError::from_kind(kind)));
-        }
-        Ok(image)
-    });
-    let image = decoded.map_err(|source| DataError::Decode {
+fn decode_file(path: &Path) -> Result<RgbImage, DataError> {
+    let bytes = fs_err::read(path).map_err(|source| DataError::Read {
         path: path.into(),
         source,
     })?;
+    decode_bytes(&bytes, u64::MAX).map_err(|error| {
+        let path = path.into();
+        match error {
+            BytesError::Truncated => DataError::Truncated { path },
+            BytesError::UnknownFormat(source) | BytesError::Decode(source) => {
+                DataError::Decode { path, source }
+            }
+            BytesError::TooManyPixels { .. } => {
+                let limit = LimitError::from_kind(LimitErrorKind::DimensionError);
+                let source = ImageError::Limits(limit);
+                DataError::Decode { path, source }
+            }
+        }
+    })
+}
+
+/// Decodes an image file's content as [`decode_image`] does, if it has no more than so many pixels.
+///
+/// # Errors
+///
+/// Returns an error where the bytes are no image, not a whole one, or one with too many pixels;
+/// that is told before a pixel is decoded.
+pub fn decode_bytes(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, BytesError> {
+    let reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|source| BytesError::Decode(ImageError::IoError(source)))?;
+    let Some(format) = reader.format() else {
+        let hint = UnsupportedError::from(ImageFormatHint::Unknown);
+        return Err(BytesError::UnknownFormat(ImageError::Unsupported(hint)));
+    };
+    // The decoders of JPEG and PNG take what they get: they fill the rest of a file that was cut
+    // short with grey, or stop at the last pixel. A model must not learn from grey.
+    let complete = match format {
+        ImageFormat::Jpeg => jpeg_is_complete(bytes),
+        ImageFormat::Png => png_is_complete(bytes),
+        _ => true,
+    };
+
+    let mut decoder = reader.into_decoder().map_err(BytesError::Decode)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(BytesError::TooManyPixels {
+            width,
+            height,
+            max_pixels,
+        });
+    }
+    let orientation = orientation(&mut decoder).map_err(BytesError::Decode)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(BytesError::Decode)?;
+    image.apply_orientation(orientation);
+    if image.width() == 0 || image.height() == 0 {
+        let kind = ParameterErrorKind::DimensionMismatch;
+        let empty = ImageError::Parameter(ParameterError::from_kind(kind));
+        return Err(BytesError::Decode(empty));
+    }
     if !complete {
-        return Err(DataError::Truncated { path: path.into() });
+        return Err(BytesError::Truncated);
     }
     Ok(image.into_rgb8())
+}
+
+/// Why [`decode_bytes`] gives no picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BytesError {
+    /// No image format that we know begins like this.
+    #[error("not an image of a known format")]
+    UnknownFormat(#[source] ImageError),
+    /// The format is known, and the decoder does not like the rest.
+    #[error("the image cannot be decoded")]
+    Decode(#[source] ImageError),
+    /// The file was cut short.
+    #[error("the image is cut short")]
+    Truncated,
+    /// More pixels than the caller takes.
+    #[error("the image has {width}×{height} pixels, more than {max_pixels}")]
+    TooManyPixels {
+        /// Its width, before it is turned upright.
+        width: u32,
+        /// Its height, before it is turned upright.
+        height: u32,
+        /// The most that the caller takes.
+        max_pixels: u64,
+    },
 }
 
 /// Width and height of an image file as [`decode_image`] gives it, without decoding the pixels.
@@ -302,6 +369,36 @@ mod tests {
                 assert!(decode(&bytes[..end]).is_err(), "{format:?} up to {end}");
             }
         }
+    }
+
+    #[test]
+    fn too_many_pixels_are_told_before_they_are_decoded() {
+        let bytes = encoded(ImageFormat::Png);
+        assert!(decode_bytes(&bytes, 64 * 48).is_ok());
+        // The header alone, so that decoding would say something else.
+        let result = decode_bytes(&bytes[..60], 64 * 48 - 1);
+        assert!(
+            matches!(
+                result,
+                Err(BytesError::TooManyPixels {
+                    width: 64,
+                    height: 48,
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
+    }
+
+    #[test]
+    fn bytes_of_no_format_are_told_from_a_broken_picture() {
+        let unknown = decode_bytes(b"a letter, and no picture", u64::MAX);
+        assert!(
+            matches!(unknown, Err(BytesError::UnknownFormat(_))),
+            "{unknown:?}"
+        );
+        let broken = decode_bytes(&encoded(ImageFormat::Png)[..20], u64::MAX);
+        assert!(matches!(broken, Err(BytesError::Decode(_))), "{broken:?}");
     }
 
     #[test]

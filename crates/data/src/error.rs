@@ -204,7 +204,7 @@ pub enum DataError {
     #[error("could not start the loader's threads; lower `data.workers`")]
     Workers(#[source] io::Error),
     /// A bug, of ours or of a decoder: the code that prepares batches panicked.
-    #[error("the loader panicked on {what}: {message}")]
+    #[error("reading panicked on {what}: {message}")]
     Panic {
         /// What it was working on.
         what: String,

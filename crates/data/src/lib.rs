@@ -59,6 +59,7 @@ mod decode;
 pub mod doctor;
 mod error;
 mod loader;
+mod look;
 mod normalization;
 mod parallel;
 mod photometric;
@@ -78,14 +79,16 @@ mod view;
 pub use augment::{
     AugmentConfig, CropConfig, JitterConfig, MixupConfig, MosaicConfig, PhotometricConfig,
 };
-pub use batch::{Batch, BatchItem, prepare};
+pub use batch::{Batch, BatchItem};
 pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, LabelIds, ReadOptions};
 pub use convert::{Converted, DatasetFormat, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
-pub use decode::decode_image;
+pub use decode::{BytesError, decode_bytes, decode_image};
 pub use error::DataError;
 pub use loader::{BatchIter, EvalLoader, LoaderConfig, OnBadImage, TrainLoader};
+pub use look::{Look, LookConfig, prepare, prepare_looks};
 pub use normalization::{ChannelOrder, Normalization};
+pub use parallel::ParallelMap;
 pub use resize::{Interpolation, ResizeConfig, SizeRounding};
 pub use split::split;
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

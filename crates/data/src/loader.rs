@@ -7,7 +7,7 @@ use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::BoundingBox;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Sample, collate, decode_record};
+use crate::batch::{Sample, collate};
 use crate::cache::ImageCache;
 use crate::parallel::{ParallelMap, catch_panic};
 use crate::plan::{Job, SampleKey, TrainingPlan, evaluation_jobs};
@@ -435,7 +435,7 @@ impl Source {
     }
 
     fn decoded(&self, index: usize) -> Result<Arc<RgbImage>, DataError> {
-        let decode = || self.naming(index, || decode_record(&self.dataset.images[index]));
+        let decode = || self.naming(index, || self.dataset.images[index].decode());
         self.cache.get(index, decode)
     }
 

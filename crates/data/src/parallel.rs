@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 ///
 /// At most `window` inputs are under way or waiting to be fetched, so that memory is bounded and no
 /// thread ever blocks on sending. Dropping it stops the workers after their current input.
-pub(crate) struct ParallelMap<I: Iterator, T> {
+pub struct ParallelMap<I: Iterator, T> {
     inputs: I,
     work: Arc<dyn Fn(I::Item) -> T + Send + Sync>,
     window: u64,
@@ -39,7 +39,11 @@ where
 {
     /// Starts the threads and their first inputs. Without threads the work is done in
     /// [`next`](Iterator::next).
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a thread cannot be started.
+    pub fn start(
         inputs: I,
         threads: usize,
         window: usize,
@@ -53,7 +57,7 @@ where
         let mut map = Self {
             inputs,
             work,
-            window: window as u64,
+            window: window.max(1) as u64,
             sent: 0,
             yielded: 0,
             early: BTreeMap::new(),
@@ -72,10 +76,10 @@ where
             let Some(input) = self.inputs.next() else {
                 return;
             };
-            workers
-                .jobs
-                .send((self.sent, input))
-                .expect("`unbegun` keeps the channel open");
+            // `unbegun` keeps the channel open.
+            if workers.jobs.send((self.sent, input)).is_err() {
+                return;
+            }
             self.sent += 1;
         }
     }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::RgbImage;
+use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
 use crate::pixels::Pixels;
@@ -121,15 +121,16 @@ pub(crate) fn resize(
 }
 
 fn resize_bilinear(image: &RgbImage, source: Region, (width, height): (u32, u32)) -> Vec<[f32; 3]> {
-    let bytes: Vec<u8> = (image.as_raw().iter())
+    let (part, source) = surroundings(image, source);
+    let bytes: Vec<u8> = (part.as_raw().iter())
         .flat_map(|&value| f32::from(value).to_ne_bytes())
         .collect();
     let options = options(
         ResizeAlg::Interpolation(FilterType::Bilinear),
         source,
-        image,
+        &part,
     );
-    let image = ImageRef::new(image.width(), image.height(), &bytes, PixelType::F32x3)
+    let image = ImageRef::new(part.width(), part.height(), &bytes, PixelType::F32x3)
         .expect("an `RgbImage` holds 3 numbers a pixel");
     let mut resized = Image::new(width, height, PixelType::F32x3);
     Resizer::new()
@@ -138,6 +139,22 @@ fn resize_bilinear(image: &RgbImage, source: Region, (width, height): (u32, u32)
     let (numbers, _) = resized.buffer().as_chunks::<4>();
     let numbers: Vec<f32> = numbers.iter().copied().map(f32::from_ne_bytes).collect();
     numbers.as_chunks().0.to_vec()
+}
+
+/// The pixels that a region touches, and where it lies among them: the tiles of a large image are
+/// much smaller than it is.
+fn surroundings(image: &RgbImage, source: Region) -> (RgbImage, Region) {
+    let range = |start: f64, length: f64, side: u32| {
+        let first = (start.max(0.0) as u32).min(side - 1);
+        let end = ((start + length).ceil() as u32).clamp(first + 1, side);
+        (first, end - first)
+    };
+    let (left, width) = range(source.x, source.width, image.width());
+    let (top, height) = range(source.y, source.height, image.height());
+    let part = imageops::crop_imm(image, left, top, width, height).to_image();
+    let x = source.x - f64::from(left);
+    let y = source.y - f64::from(top);
+    (part, Region { x, y, ..source })
 }
 
 /// Resizes with Pillow's bilinear filter, which widens as the image shrinks: without that, thin

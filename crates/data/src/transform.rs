@@ -156,6 +156,19 @@ impl Transform {
         self.interpolation
     }
 
+    pub(crate) fn eval_short_side(&self) -> u32 {
+        self.eval_short_side
+    }
+
+    /// Width and height of an image whose shorter side becomes this long outside training; the limit
+    /// on the longer side is as many times the configured one as the shorter is evaluation's.
+    pub(crate) fn size_with_short_side(&self, size: (u32, u32), short_side: u32) -> (u32, u32) {
+        let scaled = u64::from(self.long_side) * u64::from(short_side);
+        let long_side = scaled.div_ceil(u64::from(self.eval_short_side));
+        let long_side = u32::try_from(long_side).unwrap_or(u32::MAX);
+        resized_size(size, short_side, long_side, self.size_rounding)
+    }
+
     /// Width and height that an image of this width and height has outside training.
     pub fn plain_size(&self, size: (u32, u32)) -> (u32, u32) {
         self.resized_size(size, self.eval_short_side)

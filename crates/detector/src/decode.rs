@@ -167,6 +167,15 @@ impl Decoder {
             .collect()
     }
 
+    /// Non-maximum suppression alone, over detections that stand best first.
+    pub(crate) fn suppress(&self, detections: &[Detection]) -> Vec<Detection> {
+        self.config.suppression().apply(detections)
+    }
+
+    pub(crate) const fn is_class_agnostic(&self) -> bool {
+        self.config.class_agnostic
+    }
+
     /// The best candidates of every level, level by level and best first.
     fn candidates(&self, image: &Image<'_>, level_anchors: &[usize]) -> Vec<Detection> {
         let starts = level_anchors.iter().scan(0, |end, &count| {

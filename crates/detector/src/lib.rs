@@ -24,12 +24,14 @@
 mod candidates;
 mod config;
 mod decode;
+mod merge;
 mod model;
 mod suppression;
 mod weights;
 
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};
+pub use merge::Sighting;
 pub use model::{Predictions, RetinaNet};
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
 pub use retinanet_heads::{HeadConfig, HeadNorm};

@@ -1,0 +1,434 @@
+//! How an image is looked at outside training: once and whole, or in several ways whose findings
+//! are then put together.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::{RgbImage, imageops};
+use rayon::prelude::*;
+use retinanet_anchors::AnchorGenerator;
+use retinanet_boxes::{BoundingBox, ImageId};
+
+use crate::batch::{Sample, collate};
+use crate::view::{Region, View};
+use crate::{Batch, DataError, ImageRecord, Transform, decode_image};
+
+/// A box that ends within so many pixels of a tile's border, in the network's input, may go on
+/// behind it.
+const BORDER: f32 = 2.0;
+
+/// In which ways an image is looked at. The default is once: whole, and as evaluation sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LookConfig {
+    /// Whether each look is repeated with left and right swapped.
+    pub flip: bool,
+    /// The lengths of the shorter side, in pixels, each of which makes a look; where empty, that of
+    /// evaluation alone. The limit on the longer side grows and shrinks along.
+    pub short_sides: Vec<u32>,
+    /// Where given, larger images are looked at in square tiles of this side too, in pixels of the
+    /// original image. Each is resized as an image of its size would be.
+    pub tile: Option<u32>,
+    /// The share of a tile that its neighbour shows too, in `[0, 1)`, less a pixel at most.
+    pub tile_overlap: f64,
+}
+
+impl Default for LookConfig {
+    fn default() -> Self {
+        Self {
+            flip: false,
+            short_sides: Vec::new(),
+            tile: None,
+            tile_overlap: 0.2,
+        }
+    }
+}
+
+impl LookConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataError::Setting`] with the key of a setting that is out of its range.
+    pub fn check(&self) -> Result<(), DataError> {
+        let setting = |key, expected, found: String| DataError::Setting {
+            key,
+            expected,
+            found,
+        };
+        let sides = 1..=65_535;
+        if let Some(side) = self.short_sides.iter().find(|it| !sides.contains(*it)) {
+            let (key, found) = ("short_sides", side.to_string());
+            return Err(setting(key, "lengths in [1, 65535]", found));
+        }
+        if let Some(tile) = self.tile.filter(|&tile| tile < 16) {
+            return Err(setting("tile", "at least 16 pixels", tile.to_string()));
+        }
+        if !(0.0..1.0).contains(&self.tile_overlap) {
+            let found = self.tile_overlap.to_string();
+            return Err(setting("tile_overlap", "in [0, 1)", found));
+        }
+        Ok(())
+    }
+
+    /// The looks at an image of this width and height.
+    pub fn looks(&self, transform: &Transform, size: (u32, u32)) -> Vec<Look> {
+        let mut looks = Vec::new();
+        let plain = [transform.eval_short_side()];
+        let short_sides = match self.short_sides.as_slice() {
+            [] => &plain,
+            short_sides => short_sides,
+        };
+        for region in self.regions(size) {
+            let seen = (region.width as u32, region.height as u32);
+            for &short_side in short_sides {
+                let look = Look {
+                    region,
+                    resized: transform.size_with_short_side(seen, short_side),
+                    mirrored: false,
+                    image: size,
+                };
+                looks.push(look);
+                if self.flip {
+                    let mirrored = true;
+                    looks.push(Look { mirrored, ..look });
+                }
+            }
+        }
+        looks
+    }
+
+    /// The whole image, and its tiles where it is larger than one.
+    fn regions(&self, (width, height): (u32, u32)) -> Vec<Region> {
+        let mut regions = vec![Region::whole((width, height))];
+        let Some(tile) = self.tile.filter(|&tile| width > tile || height > tile) else {
+            return regions;
+        };
+        for y in tile_starts(height, tile, self.tile_overlap) {
+            for x in tile_starts(width, tile, self.tile_overlap) {
+                regions.push(Region {
+                    x: f64::from(x),
+                    y: f64::from(y),
+                    width: f64::from(tile.min(width)),
+                    height: f64::from(tile.min(height)),
+                });
+            }
+        }
+        regions
+    }
+}
+
+/// Where tiles begin along a side: as few as overlap enough, evenly spread.
+fn tile_starts(side: u32, tile: u32, overlap: f64) -> Vec<u32> {
+    let Some(rest) = side.checked_sub(tile).filter(|&rest| rest > 0) else {
+        return vec![0];
+    };
+    let step = (f64::from(tile) * (1.0 - overlap)).max(1.0);
+    let gaps = (f64::from(rest) / step).ceil() as u32;
+    (0..=gaps)
+        .map(|place| (u64::from(rest) * u64::from(place) / u64::from(gaps)) as u32)
+        .collect()
+}
+
+/// One way of looking at an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    region: Region,
+    /// Width and height that the region is resized to.
+    resized: (u32, u32),
+    mirrored: bool,
+    /// Width and height of the upright image.
+    image: (u32, u32),
+}
+
+impl Look {
+    /// At an image of this width and height: whole, as evaluation sees it.
+    pub fn plain(transform: &Transform, size: (u32, u32)) -> Self {
+        Self {
+            region: Region::whole(size),
+            resized: transform.plain_size(size),
+            mirrored: false,
+            image: size,
+        }
+    }
+
+    /// Height and width of a batch with room for it, in pixels: looks at images go into one batch
+    /// where this is the same, and nothing of it depends on its neighbours then.
+    pub fn padded_size(&self, transform: &Transform) -> (usize, usize) {
+        transform.padded_size([self.resized].into_iter())
+    }
+
+    /// Maps a box from the resized region to the image, and clips it to that.
+    #[must_use]
+    pub fn to_original(&self, bbox: BoundingBox) -> BoundingBox {
+        let Region { x, y, .. } = self.region;
+        let (width, height) = (self.region.width as f32, self.region.height as f32);
+        let (resized_width, resized_height) = (self.resized.0 as f32, self.resized.1 as f32);
+        let bbox = if self.mirrored {
+            bbox.flip_horizontally(resized_width)
+        } else {
+            bbox
+        };
+        bbox.scale(width / resized_width, height / resized_height)
+            .clip(width, height)
+            .translate(x as f32, y as f32)
+    }
+
+    /// Whether an object with this box in the image may go on where this look ends.
+    pub fn cuts(&self, bbox: &BoundingBox) -> bool {
+        let Region { x, y, .. } = self.region;
+        let (left, top) = (x as f32, y as f32);
+        let right = (x + self.region.width) as f32;
+        let bottom = (y + self.region.height) as f32;
+        let (width, height) = (self.image.0 as f32, self.image.1 as f32);
+        let border_x = BORDER * (right - left) / self.resized.0 as f32;
+        let border_y = BORDER * (bottom - top) / self.resized.1 as f32;
+        (left > 0.0 && bbox.x1 < left + border_x)
+            || (top > 0.0 && bbox.y1 < top + border_y)
+            || (right < width && bbox.x2 > right - border_x)
+            || (bottom < height && bbox.y2 > bottom - border_y)
+    }
+
+    /// How the region is seen once it is an image of its own: so a tile is seen as an image of its
+    /// pixels would be, to the last bit.
+    fn view(&self) -> View {
+        let size = (self.region.width as u32, self.region.height as u32);
+        let mut view = View::of(0, Region::whole(size), self.resized);
+        if self.mirrored {
+            view.mirror();
+        }
+        view
+    }
+
+    /// The region's pixels.
+    fn cut_out(&self, image: &Arc<RgbImage>) -> Arc<RgbImage> {
+        let Region {
+            x,
+            y,
+            width,
+            height,
+        } = self.region;
+        if self.region == Region::whole(image.dimensions()) {
+            return Arc::clone(image);
+        }
+        let [x, y, width, height] = [x, y, width, height].map(|edge| edge as u32);
+        Arc::new(imageops::crop_imm(&**image, x, y, width, height).to_image())
+    }
+}
+
+/// Reads an image file as evaluation sees it, into a batch of one.
+///
+/// # Errors
+///
+/// As [`decode_image`].
+pub fn prepare(
+    path: &Path,
+    transform: &Transform,
+    generator: &AnchorGenerator,
+) -> Result<Batch, DataError> {
+    let image = decode_image(path)?;
+    let look = Look::plain(transform, image.dimensions());
+    Ok(prepare_looks(
+        &[(Arc::new(image), look)],
+        transform,
+        generator,
+    ))
+}
+
+/// Prepares looks at decoded, upright images, in one batch.
+pub fn prepare_looks(
+    looks: &[(Arc<RgbImage>, Look)],
+    transform: &Transform,
+    generator: &AnchorGenerator,
+) -> Batch {
+    let sample = |(image, look): &(Arc<RgbImage>, Look)| {
+        let image = look.cut_out(image);
+        let record = ImageRecord {
+            id: ImageId(0),
+            file_name: String::new(),
+            path: PathBuf::new(),
+            width: image.width(),
+            height: image.height(),
+            objects: Vec::new(),
+        };
+        let decoded = |_| Ok::<_, Infallible>(Arc::clone(&image));
+        let Ok(sample) = Sample::new(&look.view(), 0, &[record], transform, decoded);
+        sample
+    };
+    let samples: Vec<_> = looks.par_iter().map(sample).collect();
+    let anchors = |height, width| Arc::new(generator.generate(height, width));
+    collate(samples, transform, anchors, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+    use proptest::prelude::*;
+    use retinanet_anchors::AnchorConfig;
+
+    use super::*;
+    use crate::{Interpolation, ResizeConfig, TransformConfig};
+
+    fn transform(short_side: u32, long_side: u32) -> Transform {
+        transform_with(Interpolation::Antialiased, short_side, long_side)
+    }
+
+    fn transform_with(interpolation: Interpolation, short_side: u32, long_side: u32) -> Transform {
+        let resize = ResizeConfig {
+            short_side: vec![short_side],
+            long_side,
+            interpolation,
+            ..ResizeConfig::default()
+        };
+        let config = TransformConfig {
+            resize,
+            ..TransformConfig::default()
+        };
+        Transform::new(&config).unwrap()
+    }
+
+    fn generator() -> AnchorGenerator {
+        AnchorConfig::default().init(&[8, 16, 32, 64, 128]).unwrap()
+    }
+
+    fn picture(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            Rgb([(x * 7 + y) as u8, (x ^ y) as u8, (y * 5) as u8])
+        })
+    }
+
+    #[test]
+    fn the_plain_look_is_what_evaluation_sees() {
+        let (transform, generator) = (transform(64, 128), generator());
+        let looks = LookConfig::default().looks(&transform, (90, 60));
+        assert_eq!(looks, [Look::plain(&transform, (90, 60))]);
+        let looks = [(Arc::new(picture(90, 60)), looks[0])];
+        let batch = prepare_looks(&looks, &transform, &generator);
+        assert_eq!(batch.items[0].resized_size, (96, 64));
+        let bbox = BoundingBox::new(10.0, 10.0, 200.0, 33.0);
+        let original = batch.items[0].to_original(bbox);
+        assert_eq!(looks[0].1.to_original(bbox), original);
+        assert!(!looks[0].1.cuts(&original));
+    }
+
+    #[test]
+    fn a_tile_shows_what_an_image_of_its_pixels_would() {
+        for interpolation in [Interpolation::Antialiased, Interpolation::Bilinear] {
+            for side in [40, 64, 24] {
+                compare_tile(&transform_with(interpolation, side, 2 * side));
+            }
+        }
+    }
+
+    fn compare_tile(transform: &Transform) {
+        let (whole, generator) = (picture(100, 80), generator());
+        let config = LookConfig {
+            tile: Some(40),
+            tile_overlap: 0.0,
+            ..LookConfig::default()
+        };
+        let looks = config.looks(transform, (100, 80));
+        // All of it, then three columns with starts 0, 30 and 60, and two rows.
+        assert_eq!(looks.len(), 1 + 3 * 2);
+        let part = imageops::crop_imm(&whole, 30, 40, 40, 40).to_image();
+        let alone = LookConfig::default().looks(transform, (40, 40))[0];
+        let prepared = |image: RgbImage, look| {
+            prepare_looks(&[(Arc::new(image), look)], transform, &generator)
+        };
+        assert_eq!(
+            prepared(whole, looks[5]).images,
+            prepared(part, alone).images
+        );
+    }
+
+    #[test]
+    fn a_look_in_a_mirror_sees_the_mirrored_image() {
+        let image = picture(50, 40);
+        let mirrored = imageops::flip_horizontal(&image);
+        let (transform, generator) = (transform(40, 80), generator());
+        let config = LookConfig {
+            flip: true,
+            short_sides: vec![40, 80],
+            ..LookConfig::default()
+        };
+        let looks = config.looks(&transform, (50, 40));
+        assert_eq!(looks.len(), 4);
+        assert_eq!(looks[2].resized, (100, 80));
+        let prepared = |image: &RgbImage, look| {
+            prepare_looks(&[(Arc::new(image.clone()), look)], &transform, &generator)
+        };
+        assert_eq!(
+            prepared(&image, looks[1]).images,
+            prepared(&mirrored, looks[0]).images
+        );
+    }
+
+    #[test]
+    fn objects_that_reach_an_inner_border_are_cut() {
+        let transform = transform(40, 80);
+        let config = LookConfig {
+            tile: Some(60),
+            ..LookConfig::default()
+        };
+        let looks = config.looks(&transform, (100, 60));
+        let left = looks[1];
+        assert!(left.cuts(&BoundingBox::new(30.0, 10.0, 59.5, 20.0)));
+        // The image ends here too.
+        assert!(!left.cuts(&BoundingBox::new(0.0, 0.0, 30.0, 60.0)));
+        assert!(!looks[0].cuts(&BoundingBox::new(0.0, 0.0, 100.0, 60.0)));
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let config = LookConfig {
+            tile_overlap: 1.0,
+            ..LookConfig::default()
+        };
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("tile_overlap"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn tiles_cover_an_image_and_overlap_enough(
+            side in 1_u32..5000,
+            tile in 16_u32..1000,
+            overlap in 0.0..0.9_f64,
+        ) {
+            let starts = tile_starts(side, tile, overlap);
+            prop_assert_eq!(starts[0], 0);
+            prop_assert!(starts[starts.len() - 1] + tile >= side);
+            for pair in starts.windows(2) {
+                let common = f64::from(pair[0] + tile) - f64::from(pair[1]);
+                prop_assert!(pair[1] > pair[0]);
+                // Starts are whole pixels.
+                prop_assert!(common >= overlap * f64::from(tile) - 1.0);
+            }
+        }
+
+        #[test]
+        fn boxes_find_their_way_back(
+            (width, height) in (20_u32..400, 20_u32..400),
+            tile in 16_u32..300,
+            flip: bool,
+            unit in [0.0..1.0_f32, 0.0..1.0, 0.0..1.0, 0.0..1.0],
+        ) {
+            let config = LookConfig { flip, tile: Some(tile), ..LookConfig::default() };
+            for look in config.looks(&transform(100, 200), (width, height)) {
+                let Region { x, y, width, height } = look.region;
+                let at = |start: f64, length: f64, share: f32| (start + length * f64::from(share)) as f32;
+                let bbox = BoundingBox::new(
+                    at(x, width, unit[0].min(unit[2])),
+                    at(y, height, unit[1].min(unit[3])),
+                    at(x, width, unit[0].max(unit[2])),
+                    at(y, height, unit[1].max(unit[3])),
+                );
+                let moved = bbox.translate(-x as f32, -y as f32);
+                let back = look.to_original(look.view().pieces[0].place_box(moved));
+                for (found, expected) in back.to_array().into_iter().zip(bbox.to_array()) {
+                    prop_assert!((found - expected).abs() < 1e-3, "{found}, not {expected}");
+                }
+            }
+        }
+    }
+}
