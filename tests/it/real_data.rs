@@ -19,6 +19,8 @@ fn thirteen_photos_are_learnt_by_heart() {
     let arguments = ["train", config, "--set", &root, "--run-dir", &directory];
     run(&arguments).expect_success();
     run(&["eval", "--run", &directory, "--json", &json]).expect_success();
-    let ap50 = experiment.json("eval.json")["AP50"].as_f64().unwrap();
+    let ap50 = experiment.json("eval.json")["metrics"]["AP50"]
+        .as_f64()
+        .unwrap();
     assert!(ap50 >= 0.9, "AP50 {ap50}");
 }

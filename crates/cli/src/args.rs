@@ -1,10 +1,11 @@
 //! The command line.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Trains, evaluates and uses RetinaNet detectors.
 #[derive(Parser)]
@@ -22,10 +23,14 @@ pub(crate) enum Command {
     Eval(EvalArguments),
     /// Tries rising learning rates on a fresh model, to find one that fits
     LrFind(LrFindArguments),
+    /// Trains a list of changes to a config, with several seeds each, and writes their table
+    Study(StudyArguments),
     /// Lists runs: how far they are, and the best of their evaluations
     Runs(RunsArguments),
     /// Finds objects in images and draws them
     Predict(PredictArguments),
+    /// Finds objects in images that come by HTTP, and serves a page to drop photos on
+    Serve(ServeArguments),
     /// Writes a model's weights to a file, for this program or another
     Export(ExportArguments),
     /// Turns another program's weights into this one's
@@ -44,7 +49,7 @@ pub(crate) enum Command {
 }
 
 /// `--set`, wherever a config is read.
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct Settings {
     /// Changes a setting, as often as needed: `--set model.backbone=resnet34`
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -69,7 +74,7 @@ pub(crate) struct TrainArguments {
 }
 
 /// Which trained model.
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct ModelArguments {
     /// The directory of a run; its best checkpoint counts
     #[arg(long, value_name = "DIR", conflicts_with = "weights")]
@@ -87,6 +92,27 @@ pub(crate) struct ModelArguments {
     pub(crate) device: Option<String>,
 }
 
+/// In which ways a model looks at an image.
+#[derive(Clone, Args)]
+pub(crate) struct LookArguments {
+    /// Looks at each image mirrored too
+    #[arg(long)]
+    pub(crate) flip: bool,
+    /// Looks at each image at these lengths of its shorter side: `--short-sides 600,800,1000`
+    #[arg(long, value_name = "PIXELS", value_delimiter = ',')]
+    pub(crate) short_sides: Vec<u32>,
+    /// Looks at larger images in tiles of this side too, in pixels of the image as it is stored
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) tile: Option<u32>,
+    /// The share of a tile that its neighbour shows too
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, requires = "tile")]
+    pub(crate) tile_overlap: f64,
+    /// How many images, or looks at them, go through the network at once; 1 where not given, and 4
+    /// for `serve`
+    #[arg(long, value_parser = at_least_one)]
+    pub(crate) batch: Option<usize>,
+}
+
 #[derive(Args)]
 pub(crate) struct LrFindArguments {
     /// The experiment, a TOML file
@@ -99,6 +125,23 @@ pub(crate) struct LrFindArguments {
     /// How many steps, from 1e-6 to 1
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..))]
     pub(crate) steps: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct StudyArguments {
+    /// The study, a TOML file
+    pub(crate) study: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Where runs and tables go; `runs/studies/` and the study's name where not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// How many runs train at once
+    #[arg(long, value_parser = at_least_one, default_value_t = 1)]
+    pub(crate) jobs: usize,
 }
 
 #[derive(Args)]
@@ -116,6 +159,8 @@ pub(crate) struct RunsArguments {
 pub(crate) struct EvalArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) look: LookArguments,
     /// Which images of the config
     #[arg(long, value_enum, default_value_t = Split::Val)]
     pub(crate) split: Split,
@@ -124,15 +169,40 @@ pub(crate) struct EvalArguments {
         long,
         value_name = "FILE",
         requires = "detections",
-        conflicts_with_all = ["run", "weights"]
+        conflicts_with_all = ["run", "weights", "config", "device", "set", "split", "flip", "short_sides", "tile", "batch"]
     )]
     pub(crate) annotations: Option<PathBuf>,
     /// Detections in COCO's results format
-    #[arg(long, value_name = "FILE", requires = "annotations")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "annotations",
+        conflicts_with_all = ["run", "weights", "config"]
+    )]
     pub(crate) detections: Option<PathBuf>,
-    /// Writes the numbers as JSON too
+    /// Instead of a model: two runs, to tell what the second is better or worse in
+    #[arg(
+        long,
+        num_args = 2,
+        value_names = ["RUN_A", "RUN_B"],
+        action = ArgAction::Set,
+        conflicts_with_all = [
+            "run", "weights", "config", "annotations", "detections", "write_detections", "score"
+        ]
+    )]
+    pub(crate) compare: Option<Vec<PathBuf>>,
+    /// With --compare: how often images are drawn anew to tell chance from difference
+    #[arg(long, default_value_t = 1000, requires = "compare")]
+    pub(crate) samples: usize,
+    /// The score from which on a detection counts where classes are confused and images ranked
+    #[arg(long, default_value_t = 0.3, value_parser = share)]
+    pub(crate) score: f32,
+    /// Writes all numbers and curves as JSON too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Writes the detections in COCO's results format too
+    #[arg(long, value_name = "FILE", conflicts_with = "annotations")]
+    pub(crate) write_detections: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -145,20 +215,54 @@ pub(crate) enum Split {
 
 #[derive(Args)]
 pub(crate) struct PredictArguments {
-    /// Image files, or folders of them
+    /// Image files, folders of them, or patterns such as `'photos/**/*.jpg'`
     #[arg(required = true)]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) look: LookArguments,
     /// Where the drawn images go
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     pub(crate) out: PathBuf,
+    /// Draws nothing
+    #[arg(long, conflicts_with = "out")]
+    pub(crate) no_drawings: bool,
     /// Writes the detections in COCO's results format too, with `file_name` for `image_id`
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Writes the detections as CSV too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
     /// Only detections with at least this score
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 0.3, value_parser = share)]
     pub(crate) score: f32,
+}
+
+#[derive(Args)]
+pub(crate) struct ServeArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    #[command(flatten)]
+    pub(crate) look: LookArguments,
+    /// Where to listen; port 0 takes a free one, and 0.0.0.0 is open to other machines
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) address: SocketAddr,
+    /// The lowest score of an answer where a request does not ask for another
+    #[arg(long, default_value_t = 0.3, value_parser = share)]
+    pub(crate) score: f32,
+    /// The largest image file that is taken, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = at_least_one)]
+    pub(crate) max_mebibytes: usize,
+    /// The largest image that is taken, in millions of pixels
+    #[arg(long, value_name = "MEGAPIXELS", default_value_t = 50, value_parser = at_least_one)]
+    pub(crate) max_megapixels: usize,
+    /// The most images that wait at once; others are told to come again
+    #[arg(long, value_name = "IMAGES", default_value_t = 64, value_parser = at_least_one)]
+    pub(crate) max_waiting: usize,
+    /// How long a client may take to send an image, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) timeout: u32,
 }
 
 #[derive(Args)]
@@ -533,6 +637,11 @@ fn part(text: &str) -> Result<(PathBuf, f64), String> {
     let parts = text.rsplit_once('=');
     let part = parts.and_then(|(file, share)| Some((file.into(), share.trim().parse().ok()?)));
     part.ok_or_else(|| format!("`{text}` is not of the form FILE=SHARE, as train.json=0.8"))
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|it| (0.0..=1.0).contains(it));
+    number.ok_or_else(|| format!("`{text}` is no number from 0 to 1"))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -102,8 +102,13 @@ fn draw_marks(image: &mut RgbImage, marks: &[Mark]) {
     for (mark, pixels) in &visible {
         draw_frame(image, pixels, mark.color);
     }
-    for (mark, pixels) in &visible {
-        draw_tag(image, pixels, mark);
+    // The last has the first choice.
+    let mut tags: Vec<Tag> = Vec::new();
+    for (mark, pixels) in visible.iter().rev() {
+        tags.push(Tag::place(image, pixels, mark, &tags));
+    }
+    for (tag, (mark, _)) in tags.iter().rev().zip(&visible) {
+        tag.draw(image, mark.color);
     }
 }
 
@@ -151,30 +156,68 @@ fn ends(range: &Range<u32>, thickness: u32) -> [Range<u32>; 2] {
     ]
 }
 
-/// Puts the tag above the box, or into its top where there is no room, and shifts it into the
-/// image. What a small image cannot hold is cut off.
-fn draw_tag(image: &mut RgbImage, pixels: &PixelBox, mark: &Mark) {
-    let font = font(image);
-    let label: String = mark.label.chars().map(printable).collect();
-    let width = label.chars().count() as u32 * font.character_size.width + 2 * TAG_MARGIN;
-    let height = font.character_size.height;
+/// A box's label, and the pixels that it covers.
+struct Tag {
+    label: String,
+    columns: Range<u32>,
+    rows: Range<u32>,
+}
 
-    let (image_width, image_height) = image.dimensions();
-    let x = pixels.columns.start.min(image_width.saturating_sub(width));
-    let y = pixels
-        .rows
-        .start
-        .checked_sub(height)
-        .unwrap_or(pixels.rows.start)
-        .min(image_height.saturating_sub(height));
-    let columns = x..(x + width).min(image_width);
-    let rows = y..(y + height).min(image_height);
-    fill(image, columns, rows, mark.color);
+impl Tag {
+    /// Puts a tag above its box, or where fewer of the others' pixels are: into its top, below it,
+    /// into its bottom, and a tag's height further up or down. It is shifted into the image; what a
+    /// small image cannot hold is cut off.
+    fn place(image: &RgbImage, pixels: &PixelBox, mark: &Mark, others: &[Self]) -> Self {
+        let font = font(image);
+        let label: String = mark.label.chars().map(printable).collect();
+        let width = label.chars().count() as u32 * font.character_size.width + 2 * TAG_MARGIN;
+        let height = font.character_size.height;
+        let (image_width, image_height) = image.dimensions();
 
-    let style = MonoTextStyle::new(font, text_color(mark.color));
-    let position = Point::new((x + TAG_MARGIN) as i32, y as i32);
-    let text = Text::with_baseline(&label, position, style, Baseline::Top);
-    let Ok(_) = text.draw(&mut Canvas(image));
+        let x = pixels.columns.start.min(image_width.saturating_sub(width));
+        let PixelBox { rows, .. } = pixels;
+        let places = [
+            rows.start.checked_sub(height),
+            Some(rows.start),
+            Some(rows.end),
+            rows.end.checked_sub(height),
+            rows.start.checked_sub(2 * height),
+            Some(rows.end + height),
+        ];
+        let tags = places.into_iter().flatten().map(|y| {
+            let y = y.min(image_height.saturating_sub(height));
+            Self {
+                label: label.clone(),
+                columns: x..(x + width).min(image_width),
+                rows: y..(y + height).min(image_height),
+            }
+        });
+        let covered = |tag: &Self| others.iter().map(|other| tag.common(other)).sum::<u32>();
+        // The first of equals.
+        let best = tags.min_by_key(covered);
+        best.unwrap_or(Self {
+            label,
+            columns: 0..0,
+            rows: 0..0,
+        })
+    }
+
+    /// How many pixels both cover.
+    fn common(&self, other: &Self) -> u32 {
+        let common = |a: &Range<u32>, b: &Range<u32>| {
+            (a.end.min(b.end)).saturating_sub(a.start.max(b.start))
+        };
+        common(&self.columns, &other.columns) * common(&self.rows, &other.rows)
+    }
+
+    fn draw(&self, image: &mut RgbImage, color: [u8; 3]) {
+        fill(image, self.columns.clone(), self.rows.clone(), color);
+        let style = MonoTextStyle::new(font(image), text_color(color));
+        let (x, y) = (self.columns.start + TAG_MARGIN, self.rows.start);
+        let position = Point::new(x as i32, y as i32);
+        let text = Text::with_baseline(&self.label, position, style, Baseline::Top);
+        let Ok(_) = text.draw(&mut Canvas(image));
+    }
 }
 
 /// Black or white, whichever the eye reads more easily on a colour.
@@ -355,6 +398,19 @@ mod tests {
         for order in [[sure, unsure], [unsure, sure]] {
             let image = drawn(200, 200, &order);
             assert_eq!(image.get_pixel(40, 100).0, class_color(ClassId(1)));
+        }
+    }
+
+    #[test]
+    fn tags_of_boxes_in_one_place_stand_apart() {
+        let bbox = [40.0, 60.0, 160.0, 150.0];
+        let detections = [detection(bbox, 0, 0.9), detection(bbox, 1, 0.8)];
+        let image = drawn(200, 200, &detections);
+        // The surer one's above the box, the other's in its top.
+        for (class, y) in [(0, 50), (1, 60)] {
+            let color = Rgb(class_color(ClassId(class)));
+            assert_eq!(*image.get_pixel(41, y), color, "class {class}");
+            assert_eq!(*image.get_pixel(41, y + 9), color, "class {class}");
         }
     }
 

@@ -7,7 +7,11 @@ mod device;
 mod draw;
 mod failure;
 mod hub;
+mod inputs;
 mod machine;
+mod study;
+mod study_table;
+mod timing;
 mod workloads;
 
 use std::process::ExitCode;
@@ -32,9 +36,11 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Train(arguments) => commands::train::run(&arguments),
         Command::LrFind(arguments) => commands::lr_find::run(&arguments),
+        Command::Study(arguments) => commands::study::run(&arguments),
         Command::Runs(arguments) => commands::runs::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Predict(arguments) => commands::predict::run(&arguments),
+        Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Export(arguments) => commands::export::run(&arguments),
         Command::Import(arguments) => commands::import::run(&arguments),
         Command::Anchors(AnchorsCommand::Report(arguments)) => {

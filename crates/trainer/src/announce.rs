@@ -8,14 +8,14 @@ use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 
-/// What a person wants to know before leaving the run alone.
+/// What a person wants to know before leaving the run alone. Gives what the anchors reach.
 pub(crate) fn tell_start(
     plan: &Plan,
     run: &RunDirectory,
     model: &RetinaNet,
     pretrained: Option<&LoadedWeights>,
     observer: &mut dyn Observer,
-) -> Result<(), RunDirectoryError> {
+) -> Result<CoverageReport, RunDirectoryError> {
     let ExperimentConfig { model: config, .. } = &plan.config;
     let classes: Vec<_> = plan
         .train
@@ -41,7 +41,7 @@ pub(crate) fn tell_start(
         tell(run, observer, line)?;
     }
     tell_schedule(plan, run, observer)?;
-    tell_coverage(plan, run, observer)?;
+    let coverage = tell_coverage(plan, run, observer)?;
     if let (Some(loaded), Some(file)) = (pretrained, &config.pretrained) {
         tell(run, observer, &format!("weights    {file}: {loaded}"))?;
     } else if config.norm.is_fixed() || config.freeze_at > 0 {
@@ -53,7 +53,7 @@ pub(crate) fn tell_start(
              \"group_norm\", and freeze_at = 0",
         )?;
     }
-    Ok(())
+    Ok(coverage)
 }
 
 /// Tells how many steps there are and how the learning rate goes.
@@ -83,20 +83,32 @@ pub(crate) fn tell_schedule(
     tell(run, observer, &line)
 }
 
+/// What the anchors reach of the training boxes. Of many images they are measured only: matching
+/// every box takes milliseconds an image.
+pub(crate) fn coverage(plan: &Plan) -> CoverageReport {
+    const MATCHED_IMAGES: usize = 1_000;
+    let depth = if plan.train.images.len() <= MATCHED_IMAGES {
+        Depth::Match
+    } else {
+        Depth::Reach
+    };
+    CoverageReport::new(
+        &plan.train,
+        &plan.transform,
+        &plan.generator,
+        &plan.matcher,
+        depth,
+    )
+}
+
 /// Tells how many boxes the anchors reach, and warns where that is too few.
 fn tell_coverage(
     plan: &Plan,
     run: &RunDirectory,
     observer: &mut dyn Observer,
-) -> Result<(), RunDirectoryError> {
+) -> Result<CoverageReport, RunDirectoryError> {
     const FEW: f64 = 0.95;
-    let report = CoverageReport::new(
-        &plan.train,
-        &plan.transform,
-        &plan.generator,
-        &plan.matcher,
-        Depth::Reach,
-    );
+    let report = coverage(plan);
     let reached = report.all.share_of_foreground();
     let line = format!(
         "anchors    reach {:.1} % of {} boxes with IoU {}, {:.1} % with {}; best IoU {:.2} on average",
@@ -117,7 +129,7 @@ fn tell_coverage(
              anchors optimize` proposes anchors that fit",
         )?;
     }
-    Ok(())
+    Ok(report)
 }
 
 /// Tells the person who watches, and the run's log.

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use retinanet_anchors::MatcherConfig;
-use retinanet_criterion::{BoxLossConfig, ClassLossConfig, NormalizerKind};
+use retinanet_criterion::{BoxLossConfig, ClassLossConfig, NormalizerKind, SamplingConfig};
 use retinanet_data::shapes::ShapesConfig;
 use retinanet_data::{
     Interpolation, LabelIds, Normalization, OnBadImage, ResizeConfig, SizeRounding,
@@ -158,6 +158,8 @@ pub struct CriterionSection {
     pub bbox: BoxLossConfig,
     /// Which anchors are positive, negative or ignored.
     pub matcher: MatcherConfig,
+    /// Which of them the loss counts over.
+    pub sampling: SamplingConfig,
     /// What the losses are divided by.
     pub normalizer: NormalizerKind,
 }

@@ -6,30 +6,34 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use retinanet_anchors::{AnchorGenerator, TargetAssigner};
+use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_convolution::set_winograd;
-use retinanet_criterion::{BatchTargets, Criterion};
-use retinanet_data::{Batch, CocoDataset, DataError, EvalLoader, LoaderConfig, Transform, prepare};
+use retinanet_data::{Batch, DataError, LookConfig, Transform, decode_image};
 use retinanet_detector::{
     Decoder, ModelError, Predictions, RetinaNet, WeightsError, load_weights, read_classes,
 };
-use retinanet_evaluation::{CocoDetection, EvaluationError, Evaluator, Metrics};
+use retinanet_evaluation::EvaluationError;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::{DataConfig, ExperimentConfig, SplitConfig};
-use crate::observer::{Observer, Progress};
-use crate::plan::{Plan, PlanError, draw_shapes_if_absent};
+use crate::config::ExperimentConfig;
+use crate::layers::ConfigError;
+use crate::plan::{Plan, PlanError};
+use crate::run_directory::{RunDirectory, RunDirectoryError};
 
 /// A model that looks at images: weights, classes, and how images are prepared and predictions
 /// decoded.
 pub struct Detector {
     model: RetinaNet,
-    transform: Transform,
-    generator: AnchorGenerator,
-    decoder: Decoder,
+    pub(crate) transform: Transform,
+    pub(crate) generator: AnchorGenerator,
+    pub(crate) decoder: Decoder,
     classes: ClassList,
     device: Device,
+    /// In which ways it looks at an image.
+    pub(crate) looks: LookConfig,
+    /// How many looks go through the network together.
+    pub(crate) batch: usize,
 }
 
 impl Detector {
@@ -47,6 +51,16 @@ impl Detector {
         let model = config.model.init(classes.len(), device)?;
         let model = checkpoint.load_to_detect(model)?;
         Self::new(config, &model, classes, device)
+    }
+
+    /// The detector of a run's best checkpoint, or of its newest where nothing was evaluated yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the folder is no run's, or has no whole checkpoint.
+    pub fn open(run: &Path, device: &Device) -> Result<Self, EvaluateError> {
+        let run = RunDirectory::open(run)?;
+        Self::from_checkpoint(&run.config()?, &run.best_checkpoint()?, device)
     }
 
     /// The detector of an exported weight file.
@@ -74,6 +88,8 @@ impl Detector {
             decoder: plan.decoder.clone(),
             classes: plan.train.classes.clone(),
             device: device.clone().inner(),
+            looks: LookConfig::default(),
+            batch: 1,
         }
     }
 
@@ -93,7 +109,21 @@ impl Detector {
                 .init(config.model.box_coder.init().map_err(ModelError::from)?)?,
             classes,
             device: device.clone().inner(),
+            looks: LookConfig::default(),
+            batch: 1,
         })
+    }
+
+    /// Looks at images in these ways from now on, and at so many at once.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a setting is out of its range.
+    pub fn with_looks(mut self, looks: LookConfig, batch: usize) -> Result<Self, DataError> {
+        looks.check()?;
+        self.looks = looks;
+        self.batch = batch.max(1);
+        Ok(self)
     }
 
     /// The classes that the model tells apart.
@@ -106,28 +136,21 @@ impl Detector {
         &self.model
     }
 
-    /// What the model sees on each image of a batch, best first, in pixels of the original image.
-    pub fn detect(&self, mut batch: Batch) -> Vec<Vec<Detection>> {
-        let predictions = self.predict(&mut batch);
-        self.decode(predictions, &batch)
+    pub(crate) const fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The images go to the device; nothing is left of them in the batch.
-    fn predict(&self, batch: &mut Batch) -> Predictions {
+    pub(crate) fn predict(&self, batch: &mut Batch) -> Predictions {
         let shape = [batch.items.len(), 3, batch.height, batch.width];
         let images = TensorData::new(mem::take(&mut batch.images), shape);
         self.model.forward(Tensor::from_data(images, &self.device))
     }
 
-    fn decode(&self, predictions: Predictions, batch: &Batch) -> Vec<Vec<Detection>> {
-        let sizes: Vec<_> = batch.items.iter().map(|item| item.resized_size).collect();
-        let mut detections = self.decoder.decode(predictions, &batch.anchors, &sizes);
-        for (detections, item) in detections.iter_mut().zip(&batch.items) {
-            for detection in detections {
-                detection.bbox = item.to_original(detection.bbox);
-            }
-        }
-        detections
+    /// Waits until the device has done what it was given, so that times mean something.
+    pub(crate) fn synchronize(&self) {
+        // Where the device fails, reading what it computed says so.
+        let _ = self.device.sync();
     }
 
     /// What the model sees on an image file, best first, in pixels of the upright image.
@@ -136,114 +159,11 @@ impl Detector {
     ///
     /// Returns an error where the file cannot be read.
     pub fn detect_file(&self, path: &Path) -> Result<Vec<Detection>, DataError> {
-        let batch = prepare(path, &self.transform, &self.generator)?;
-        Ok(self.detect(batch).pop().unwrap_or_default())
-    }
-
-    /// Evaluates on one of the config's splits.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where the split cannot be read or has other classes.
-    pub fn evaluate_split(
-        &self,
-        data: &DataConfig,
-        split: &SplitConfig,
-        observer: &mut dyn Observer,
-    ) -> Result<Metrics, EvaluateError> {
-        draw_shapes_if_absent(data, observer)?;
-        let dataset = data.read_to_evaluate(split)?;
-        if dataset.classes != self.classes {
-            return Err(EvaluateError::Classes {
-                annotations: dataset.annotations.display().to_string(),
-                data: dataset.classes.len(),
-                model: self.classes.len(),
-            });
-        }
-        let evaluator = Evaluator::from_file(&dataset.annotations)?;
-        let loader = self.loader(&Arc::new(dataset), data.workers, None)?;
-        self.evaluate(&loader, &evaluator, &mut |_, _| {}, observer)
-    }
-
-    /// Evaluates on a plan's validation images, and gives the loss there: the mean over images of
-    /// each image's loss divided by its own positive anchors, whatever the normaliser of training.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where an image cannot be read.
-    pub(crate) fn validate(
-        &self,
-        plan: &Plan,
-        criterion: &Criterion,
-        observer: &mut dyn Observer,
-    ) -> Result<(Metrics, f64), EvaluateError> {
-        let (mut sum, mut images) = (0.0, 0);
-        let mut add_loss = |predictions: &Predictions, batch: &Batch| {
-            let targets = BatchTargets::new(&batch.targets, &self.device);
-            let weights: Vec<f64> = (batch.targets.iter())
-                .map(|targets| 1.0 / targets.positives.len().max(1) as f64)
-                .collect();
-            let Predictions { logits, deltas, .. } = predictions.clone();
-            let loss = criterion.weighted(logits, deltas, &targets, &weights);
-            sum += f64::from(loss.total().into_scalar::<f32>());
-            images += batch.items.len();
-        };
-        let workers = plan.config.data.workers;
-        let loader = self.loader(&plan.val, workers, Some(plan.assigner))?;
-        let metrics = self.evaluate(&loader, &plan.evaluator, &mut add_loss, observer)?;
-        Ok((metrics, sum / f64::from(images.max(1) as u32)))
-    }
-
-    /// One image at a time, so that no image's padding depends on its neighbours.
-    fn loader(
-        &self,
-        dataset: &Arc<CocoDataset>,
-        workers: usize,
-        assigner: Option<TargetAssigner>,
-    ) -> Result<EvalLoader, DataError> {
-        let config = LoaderConfig {
-            batch_size: 1,
-            workers,
-            prefetch: (2 * workers).max(1),
-            ..LoaderConfig::default()
-        };
-        let (transform, generator) = (self.transform.clone(), self.generator.clone());
-        EvalLoader::new(Arc::clone(dataset), config, transform, generator, assigner)
-    }
-
-    /// Evaluates on all images of a loader; `look` sees what the model says of each.
-    fn evaluate(
-        &self,
-        loader: &EvalLoader,
-        evaluator: &Evaluator,
-        look: &mut dyn FnMut(&Predictions, &Batch),
-        observer: &mut dyn Observer,
-    ) -> Result<Metrics, EvaluateError> {
-        let mut detections = Vec::new();
-        let what = "evaluating";
-        let total = loader.batches() as u64;
-        observer.progress(Progress::Start { what, total });
-        for batch in loader.start() {
-            let mut batch = batch?;
-            let predictions = self.predict(&mut batch);
-            look(&predictions, &batch);
-            let images: Vec<_> = batch.items.iter().map(|item| item.image_id).collect();
-            for (image_id, found) in images.into_iter().zip(self.decode(predictions, &batch)) {
-                let found = found.iter();
-                let known = found.filter(|it| !self.classes.is_unused(it.class));
-                detections.extend(known.filter_map(|detection| {
-                    Some(CocoDetection {
-                        image_id,
-                        category_id: self.classes.category(detection.class)?,
-                        bbox: detection.bbox.to_xywh(),
-                        score: f64::from(detection.score),
-                    })
-                }));
-                observer.progress(Progress::Tick);
-            }
-        }
-        observer.progress(Progress::Finish);
-        Ok(evaluator.evaluate(&detections)?)
+        let found = self.find(&[Arc::new(decode_image(path)?)]);
+        Ok(found
+            .into_iter()
+            .flat_map(|found| found.detections)
+            .collect())
     }
 }
 
@@ -264,6 +184,12 @@ pub enum EvaluateError {
         /// The model's classes.
         model: usize,
     },
+    /// The folder is no run's.
+    #[error(transparent)]
+    Run(#[from] RunDirectoryError),
+    /// The run's config cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The checkpoint does not fit.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

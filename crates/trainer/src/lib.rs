@@ -13,6 +13,8 @@ mod checkpoint;
 mod checks;
 mod config;
 mod detector;
+mod examination;
+mod finding;
 mod fingerprint;
 mod layers;
 mod levels;
@@ -23,12 +25,15 @@ mod observer;
 mod optimizer;
 mod plan;
 mod presets;
+mod report;
 mod run_directory;
+mod sampling;
 mod schedule;
 mod step;
 mod tensorboard;
 mod training;
 mod update;
+mod validation;
 
 pub use auto_batch::measure_batch_size;
 pub use checkpoint::{Checkpoint, CheckpointError, CheckpointState};
@@ -38,6 +43,8 @@ pub use config::{
     SplitConfig, TrainConfig,
 };
 pub use detector::{Detector, EvaluateError};
+pub use examination::{Examination, ImageTimes};
+pub use finding::{Found, Times};
 pub use fingerprint::fingerprint;
 pub use layers::{ConfigError, config_to_toml, load_config};
 pub use lr_find::{RateSearch, find_learning_rate};

@@ -4,9 +4,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::Batch;
+use retinanet_detector::Predictions;
 
 use crate::observer::{Observer, Progress};
 use crate::plan::Plan;
+use crate::sampling::{Draw, choose};
 use crate::step::Learner;
 use crate::training::TrainError;
 
@@ -61,8 +63,21 @@ pub fn find_learning_rate(
             Tensor::from_data(TensorData::new(part.images.clone(), shape), &device)
         };
         let rate = rate(step, steps);
+        let class_loss = plan.criterion.class();
+        let choose = |part: usize, predictions: &Predictions, _: &[f64]| {
+            let draw = Draw {
+                seed: plan.config.seed,
+                iteration: step,
+                part,
+            };
+            let Batch {
+                targets, anchors, ..
+            } = &batch[part];
+            let sampling = (&plan.sampler, class_loss);
+            choose(sampling, draw, targets, predictions, anchors, &device)
+        };
         // Not finite: the rate before was the last of use.
-        let Ok(loss) = learner.step_in_parts(&targets, images, rate, |_, _, _| ()) else {
+        let Ok(loss) = learner.step_in_parts(&targets, images, rate, choose) else {
             break;
         };
         observer.progress(Progress::Tick);

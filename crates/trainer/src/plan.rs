@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use retinanet_anchors::{AnchorError, AnchorGenerator, Matcher, TargetAssigner};
 use retinanet_boxes::ClassList;
-use retinanet_criterion::{Criterion, CriterionConfig, CriterionError};
+use retinanet_criterion::{Criterion, CriterionConfig, CriterionError, Sampler};
 use retinanet_data::shapes::ShapesError;
 use retinanet_data::{
     CocoDataset, DataError, LoaderConfig, ReadOptions, ResizeConfig, TrainLoader, Transform,
@@ -43,6 +43,7 @@ pub struct Plan {
     pub(crate) assigner: TargetAssigner,
     pub(crate) decoder: Decoder,
     pub(crate) criterion: Criterion,
+    pub(crate) sampler: Sampler,
     pub(crate) loader: TrainLoader,
     pub(crate) schedule: Schedule,
     pub(crate) iterations: u64,
@@ -68,13 +69,15 @@ impl Plan {
         config.model.check()?;
         let coder = config.model.box_coder.init()?;
         let decoder = config.eval.init(coder)?;
-        let criterion = CriterionConfig {
-            class: config.criterion.class,
+        let criterion = |class| CriterionConfig {
+            class,
             bbox: config.criterion.bbox,
             normalizer: config.criterion.normalizer,
             coder_weights: coder.weights(),
-        }
-        .init()?;
+        };
+        // Whatever it holds is wrong before data is read, or not at all.
+        criterion(config.criterion.class.clone()).init()?;
+        let sampler = config.criterion.sampling.init()?;
         let generator = config.model.anchor_generator()?;
         let matcher = config.criterion.matcher.init()?;
         let transform = config.data.transform()?;
@@ -87,6 +90,8 @@ impl Plan {
         transform.check_evaluation_shapes(&val.images, 1)?;
         tell_dropped(&train, observer);
 
+        let class = (config.criterion.class.clone()).for_objects(&train.objects_by_class())?;
+        let criterion = criterion(class).init()?;
         let assigner = TargetAssigner::new(matcher, coder);
         let parts = config.train.accumulate;
         let batch_size = config.train.batch_size.images();
@@ -117,6 +122,7 @@ impl Plan {
             assigner,
             decoder,
             criterion,
+            sampler,
             loader,
         })
     }

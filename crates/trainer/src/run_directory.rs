@@ -323,15 +323,30 @@ impl RunDirectory {
         Ok(steps)
     }
 
-    fn write_json(
+    pub(crate) fn write_json(
         &self,
         name: &str,
         value: &impl serde::Serialize,
     ) -> Result<(), RunDirectoryError> {
-        let path = self.root.join(name);
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|error| RunDirectoryError::Io(std::io::Error::other(error)))?;
-        write_over(&path, text.as_bytes())
+        self.write_text(name, serde_json::to_string_pretty(value))
+    }
+
+    /// As JSON for programs: without line breaks.
+    pub(crate) fn write_compact(
+        &self,
+        name: &str,
+        value: &impl serde::Serialize,
+    ) -> Result<(), RunDirectoryError> {
+        self.write_text(name, serde_json::to_string(value))
+    }
+
+    fn write_text(
+        &self,
+        name: &str,
+        text: serde_json::Result<String>,
+    ) -> Result<(), RunDirectoryError> {
+        let text = text.map_err(|error| RunDirectoryError::Io(std::io::Error::other(error)))?;
+        write_over(&self.root.join(name), text.as_bytes())
     }
 }
 

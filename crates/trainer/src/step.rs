@@ -57,14 +57,19 @@ impl Learner {
         targets: &BatchTargets,
         learning_rate: f64,
     ) -> Result<StepLoss, StepError> {
-        self.step_in_parts(&[targets], |_| images.clone(), learning_rate, |_, _, _| ())
+        self.step_in_parts(
+            &[targets],
+            |_| images.clone(),
+            learning_rate,
+            |_, _, _| None,
+        )
     }
 
     /// One step over a batch that is too large to compute at once: part after part, with the
     /// gradients of all, as if it were one. Batch norms that learn see each part by itself.
     ///
     /// `images` gives a part's images, as for [`step`](Self::step), and `look` sees what the model
-    /// says of them, with the weight of each image in the loss.
+    /// says of them, with the weight of each image in the loss; it may give the part other targets.
     ///
     /// # Errors
     ///
@@ -74,7 +79,7 @@ impl Learner {
         targets: &[&BatchTargets],
         mut images: impl FnMut(usize) -> Tensor<4>,
         learning_rate: f64,
-        mut look: impl FnMut(usize, &Predictions, &[f64]),
+        mut look: impl FnMut(usize, &Predictions, &[f64]) -> Option<BatchTargets>,
     ) -> Result<StepLoss, StepError> {
         let before = (self.model.valid(), *self.criterion.normalizer());
         let step = self.gradients(targets, &mut images, &mut look);
@@ -113,7 +118,7 @@ impl Learner {
         &mut self,
         targets: &[&BatchTargets],
         images: &mut impl FnMut(usize) -> Tensor<4>,
-        look: &mut impl FnMut(usize, &Predictions, &[f64]),
+        look: &mut impl FnMut(usize, &Predictions, &[f64]) -> Option<BatchTargets>,
     ) -> Result<(StepLoss, GradientsParams), StepError> {
         // Positives are counted over the whole batch, so that its parts make one loss.
         let weights = self.criterion.weights(targets.iter().copied());
@@ -121,7 +126,8 @@ impl Learner {
         let (mut class, mut bbox) = (0.0, 0.0);
         for (part, (targets, weights)) in targets.iter().zip(&weights).enumerate() {
             let predictions = self.model.forward(images(part));
-            look(part, &predictions, weights);
+            let chosen = look(part, &predictions, weights);
+            let targets = chosen.as_ref().unwrap_or(targets);
             let Predictions { logits, deltas, .. } = predictions;
             let loss = (self.criterion).weighted(logits, deltas, targets, weights);
             class += f64::from(loss.class.clone().into_scalar::<f32>());

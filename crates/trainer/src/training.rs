@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
@@ -26,8 +27,14 @@ use crate::memory::memory;
 use crate::metrics_log::MetricsLog;
 use crate::observer::{Evaluated, Observer, StepReport};
 use crate::plan::{Plan, PlanError};
+use crate::report::{Findings, Reporter};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
+use crate::sampling::{Draw, choose};
 use crate::step::{Learner, StepError, StepLoss};
+use crate::validation::Validation;
+
+/// The score from which on a detection counts where classes are confused and images ranked.
+const COUNTED_SCORE: f64 = 0.3;
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -136,6 +143,8 @@ struct Session<'a> {
     not_finite: u64,
     /// Images left out because they could not be read.
     skipped: usize,
+    /// In a run that went on, from the first evaluation on.
+    reporter: Option<Reporter>,
 }
 
 impl<'a> Session<'a> {
@@ -166,7 +175,7 @@ impl<'a> Session<'a> {
     ) -> Result<Self, TrainError> {
         let (model, pretrained) = plan.draw_model(device)?;
         run.write_classes(&plan.train.classes)?;
-        tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
+        let coverage = tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
         let decay = plan.config.train.ema_decay;
         Ok(Self {
             log: MetricsLog::open(run, 0, false, plan.generator.strides())
@@ -183,6 +192,7 @@ impl<'a> Session<'a> {
             last_checkpoint: Instant::now(),
             not_finite: 0,
             skipped: 0,
+            reporter: Some(Reporter::with_coverage(coverage)),
         })
     }
 
@@ -231,6 +241,7 @@ impl<'a> Session<'a> {
             last_checkpoint: Instant::now(),
             not_finite: state.not_finite,
             skipped: 0,
+            reporter: None,
         })
     }
 
@@ -296,6 +307,7 @@ impl<'a> Session<'a> {
         let targets: Vec<_> = (anchor_targets.iter())
             .map(|part| BatchTargets::new(part, self.device))
             .collect();
+        let anchors: Vec<_> = batch.iter().map(|part| Arc::clone(&part.anchors)).collect();
         // Moved to the device, not copied.
         let mut images = Vec::new();
         let to_device = |part: usize| {
@@ -305,15 +317,23 @@ impl<'a> Session<'a> {
             images.push(Tensor::<4>::from_data(data, self.device));
             images[images.len() - 1].clone()
         };
-        let criterion = self.learner.criterion.clone();
+        let (plan, criterion) = (self.plan, self.learner.criterion.clone());
         let tells_levels = (self.iteration + 1).is_multiple_of(self.plan.config.train.log_every);
         let mut levels = Vec::new();
+        let (iteration, device) = (self.iteration, self.device);
         let look = |part: usize, predictions: &Predictions, weights: &[f64]| {
+            let targets = &anchor_targets[part];
             if tells_levels {
-                let targets = &anchor_targets[part];
                 let part = level_losses(&criterion, targets, predictions, weights);
                 add_levels(&mut levels, part);
             }
+            let draw = Draw {
+                seed: plan.config.seed,
+                iteration,
+                part,
+            };
+            let sampling = (&plan.sampler, criterion.class());
+            choose(sampling, draw, targets, predictions, &anchors[part], device)
         };
         let parts: Vec<_> = targets.iter().collect();
         let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
@@ -401,7 +421,15 @@ impl<'a> Session<'a> {
         let model = self.average.as_ref().map(ModelAverage::model);
         let model = model.unwrap_or(&self.learner.model);
         let detector = Detector::of_plan(self.plan, model, self.device);
-        let (metrics, loss) = detector.validate(self.plan, &self.learner.criterion, observer)?;
+        let Validation {
+            detections,
+            loss,
+            shares,
+        } = detector.validate(self.plan, &self.learner.criterion, observer)?;
+        let analysis = (self.plan.evaluator)
+            .analyse(&detections, COUNTED_SCORE)
+            .map_err(EvaluateError::from)?;
+        let metrics = analysis.metrics.clone();
         let reached = self.plan.config.train.best_metric.of(&metrics);
         let is_best = self.best.is_none_or(|best| reached > best);
         if is_best {
@@ -434,7 +462,30 @@ impl<'a> Session<'a> {
         if is_best {
             self.run.keep_best()?;
         }
+        // Last, since it may fail and the run can do without.
+        let findings = Findings {
+            iteration: self.iteration,
+            detections,
+            analysis,
+            shares,
+        };
+        self.write_report(&findings, observer)?;
         Ok(metrics)
+    }
+
+    /// Nobody should lose a run for its report: what goes wrong is told.
+    fn write_report(
+        &mut self,
+        findings: &Findings,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunDirectoryError> {
+        let reporter = (self.reporter).get_or_insert_with(|| Reporter::new(self.plan));
+        reporter
+            .write(self.plan, self.run, findings)
+            .or_else(|error| {
+                let text = format!("warning: the report was not written: {error}");
+                tell(self.run, observer, &text)
+            })
     }
 
     fn write_checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {

@@ -204,7 +204,7 @@ impl Parity {
 
     fn criterion(&self) -> CriterionConfig {
         CriterionConfig {
-            class: self.config.criterion.class,
+            class: self.config.criterion.class.clone(),
             bbox: self.config.criterion.bbox,
             normalizer: self.config.criterion.normalizer,
             ..CriterionConfig::default()

@@ -1,45 +1,129 @@
 use std::path::Path;
 
 use anyhow::Context;
-use retinanet_evaluation::{read_detections, Evaluator, Metrics};
+use retinanet_evaluation::{read_detections, Analysis, CocoDetection, Evaluator};
+use retinanet_trainer::{Detector, Examination, ExperimentConfig, Observer};
+use serde::Serialize;
 
-use crate::args::{EvalArguments, Split};
+use crate::args::{EvalArguments, ModelArguments, Split};
 use crate::console::{self, Console};
 use crate::failure::Failure;
+use crate::timing;
 
 use super::LoadedModel;
 
 pub(crate) fn run(arguments: &EvalArguments) -> Result<(), Failure> {
-    let metrics = match (&arguments.annotations, &arguments.detections) {
-        (Some(annotations), Some(detections)) => evaluate_files(annotations, detections)?,
+    if let Some([a, b]) = arguments.compare.as_deref() {
+        return compare(arguments, a, b);
+    }
+    let analysis = match (&arguments.annotations, &arguments.detections) {
+        (Some(annotations), Some(detections)) => {
+            let detections = read_detections(detections).map_err(Failure::work)?;
+            let evaluator = Evaluator::from_file(annotations).map_err(Failure::work)?;
+            analyse(arguments, &evaluator, &detections)?
+        }
         _ => evaluate_model(arguments)?,
     };
-    console::result(&format!("{metrics}\n{}", metrics.class_table()));
-    if let Some(path) = &arguments.json {
-        write_json(path, &metrics)?;
-    }
-    Ok(())
+    tell(&analysis);
+    write_json(arguments.json.as_deref(), &analysis)
 }
 
-fn evaluate_files(annotations: &Path, detections: &Path) -> Result<Metrics, Failure> {
-    let detections = read_detections(detections).map_err(Failure::work)?;
-    let evaluator = Evaluator::from_file(annotations).map_err(Failure::work)?;
-    evaluator.evaluate(&detections).map_err(Failure::work)
-}
-
-fn evaluate_model(arguments: &EvalArguments) -> Result<Metrics, Failure> {
+fn evaluate_model(arguments: &EvalArguments) -> Result<Analysis, Failure> {
     let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
+    let examination = examine(arguments, detector, &config)?;
+    if let Some(times) = timing::describe(&examination.times) {
+        Console::new(1).message(&times);
+    }
+    write_json(
+        arguments.write_detections.as_deref(),
+        &examination.detections,
+    )?;
+    analyse(arguments, &examination.evaluator, &examination.detections)
+}
+
+/// What a model finds on a config's split.
+fn examine(
+    arguments: &EvalArguments,
+    detector: Detector,
+    config: &ExperimentConfig,
+) -> Result<Examination, Failure> {
     let split = match arguments.split {
         Split::Train => &config.data.train,
         Split::Val => &config.data.val,
     };
+    let detector = super::with_looks(detector, &arguments.look)?;
     let mut console = Console::new(config.train.log_every);
-    Ok(detector.evaluate_split(&config.data, split, &mut console)?)
+    Ok(detector.examine(&config.data, split, &mut console)?)
 }
 
-fn write_json(path: &Path, metrics: &Metrics) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(metrics)
-        .context("cannot write the metrics")
+fn analyse(
+    arguments: &EvalArguments,
+    evaluator: &Evaluator,
+    detections: &[CocoDetection],
+) -> Result<Analysis, Failure> {
+    let score = f64::from(arguments.score);
+    (evaluator.analyse(detections, score)).map_err(Failure::work)
+}
+
+/// What run `b` is better or worse in than run `a`, on the images of `a`'s config.
+fn compare(arguments: &EvalArguments, a: &Path, b: &Path) -> Result<(), Failure> {
+    let load = |run: &Path| {
+        super::load_model(&ModelArguments {
+            run: Some(run.into()),
+            ..arguments.model.clone()
+        })
+    };
+    let LoadedModel { detector, config } = load(a)?;
+    let a = examine(arguments, detector, &config)?;
+    // Both look at the same images, whatever the second was trained on.
+    let b = examine(arguments, load(b)?.detector, &config)?;
+    Console::new(1).message(&format!(
+        "comparing: {} draws of {} images",
+        arguments.samples,
+        a.times.len()
+    ));
+    let comparison = (a.evaluator)
+        .compare(&a.detections, &b.detections, arguments.samples, 0)
+        .map_err(Failure::work)?;
+    let (metrics, classes) = (comparison.table(), comparison.class_table());
+    console::result(format!("{metrics}\n{classes}").trim_end());
+    write_json(arguments.json.as_deref(), &comparison)
+}
+
+fn tell(analysis: &Analysis) {
+    let headed = |heading: &str, table: String| format!("{heading}\n{table}");
+    let mut parts = vec![
+        analysis.metrics.to_string(),
+        analysis.class_table(),
+        headed(
+            "Errors, and what AP50 would gain without them",
+            analysis.errors.table(),
+        ),
+    ];
+    let from = format!("from a score of {}", analysis.score);
+    parts.push(headed(
+        &format!("Classes taken for others, {from}"),
+        analysis.confusion.table(),
+    ));
+    if let Some(calibration) = &analysis.calibration {
+        parts.push(headed(
+            "Scores against the share that is right",
+            calibration.table(),
+        ));
+    }
+    parts.push(headed(
+        &format!("The worst images, {from}"),
+        analysis.image_table(),
+    ));
+    console::result(parts.join("\n").trim_end());
+}
+
+fn write_json(path: Option<&Path>, content: &impl Serialize) -> Result<(), Failure> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    let text = serde_json::to_string(content)
+        .context("cannot write the numbers")
         .map_err(Failure::work)?;
     super::write_over(path, text.as_bytes())
 }

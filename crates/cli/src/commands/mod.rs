@@ -11,8 +11,10 @@ pub(crate) mod import;
 pub(crate) mod lr_find;
 pub(crate) mod predict;
 pub(crate) mod runs;
+pub(crate) mod serve;
 pub(crate) mod split;
 pub(crate) mod stats;
+pub(crate) mod study;
 pub(crate) mod synth;
 pub(crate) mod train;
 pub(crate) mod view;
@@ -20,9 +22,10 @@ pub(crate) mod view;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{anyhow, Context};
+use retinanet_data::LookConfig;
 use retinanet_trainer::{load_config, Detector, ExperimentConfig, RunDirectory};
 
-use crate::args::ModelArguments;
+use crate::args::{LookArguments, ModelArguments};
 use crate::device;
 use crate::failure::Failure;
 
@@ -57,6 +60,17 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
     Ok(LoadedModel { detector, config })
 }
 
+/// Lets a detector look at images in these ways.
+fn with_looks(detector: Detector, arguments: &LookArguments) -> Result<Detector, Failure> {
+    let looks = LookConfig {
+        flip: arguments.flip,
+        short_sides: arguments.short_sides.clone(),
+        tile: arguments.tile,
+        tile_overlap: arguments.tile_overlap,
+    };
+    (detector.with_looks(looks, arguments.batch.unwrap_or(1))).map_err(Failure::usage)
+}
+
 /// Limits the CPU's threads; nothing where not given.
 fn set_threads(threads: Option<usize>) {
     if let Some(threads) = threads {
@@ -74,8 +88,8 @@ fn spread(count: usize, total: usize) -> impl Iterator<Item = usize> {
 }
 
 /// A file's name without what would lead out of the folder that it is written below.
-fn below(file_name: &str) -> PathBuf {
-    let parts = Path::new(file_name).components();
+pub(crate) fn below(file_name: impl AsRef<Path>) -> PathBuf {
+    let parts = file_name.as_ref().components();
     parts
         .filter(|part| matches!(part, Component::Normal(_)))
         .collect()

@@ -1,20 +1,26 @@
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{sync_channel, Receiver};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context};
+use image::RgbImage;
 use retinanet_boxes::{CategoryId, ClassList, Detection};
-use retinanet_data::decode_image;
-use retinanet_trainer::{Observer, Progress};
+use retinanet_data::{decode_image, ParallelMap};
+use retinanet_trainer::{Detector, Found, ImageTimes, Observer, Progress};
 use serde::Serialize;
 
 use crate::args::PredictArguments;
 use crate::console::{self, Console};
 use crate::draw::draw_detections;
 use crate::failure::Failure;
+use crate::inputs::{find_images, Input};
+use crate::timing;
 
 use super::LoadedModel;
 
-/// What counts as an image in a folder.
-const EXTENSIONS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+/// Threads that read images while the network looks at others.
+const READERS: usize = 2;
 
 /// A detection in COCO's results format, for an image that has a name and no id.
 #[derive(Serialize)]
@@ -25,78 +31,148 @@ struct NamedDetection<'a> {
     score: f32,
 }
 
-/// An image to look at.
-struct Input {
-    path: PathBuf,
-    /// Its name in the results: below the folder that was given.
-    name: PathBuf,
+/// A line of CSV.
+#[derive(Serialize)]
+struct CsvLine<'a> {
+    file_name: &'a str,
+    class: &'a str,
+    category_id: u64,
+    score: f32,
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+}
+
+/// What was found on an image.
+struct Prediction {
+    name: String,
+    detections: Vec<Detection>,
+}
+
+/// An image to draw, with what was found on it.
+type Drawing = (String, Arc<RgbImage>, Vec<Detection>);
+
+/// What came of all images.
+#[derive(Default)]
+struct Outcome {
+    predictions: Vec<Prediction>,
+    times: Vec<ImageTimes>,
+    /// Images that could not be read, and what is wrong with them.
+    failed: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let inputs = find_images(&arguments.images)?;
     let LoadedModel { detector, .. } = super::load_model(&arguments.model)?;
-    let classes = detector.classes();
+    let detector = super::with_looks(detector, &arguments.look)?;
+    let images = inputs.len();
 
     let mut console = Console::new(1);
+    let started = Instant::now();
+    let outcome = predict(arguments, inputs, &detector, &mut console)?;
+    let took = started.elapsed();
+
+    write_results(arguments, &outcome.predictions, detector.classes())?;
+    tell(arguments, &outcome, took);
+    match outcome.failed.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(Failure::work(anyhow!(
+            "{} of {images} images could not be read, the others are done; the first: {first}",
+            outcome.failed.len(),
+        ))),
+    }
+}
+
+/// Reads images on threads of their own, looks at them here, and draws them on another thread: never
+/// more than a few are in memory.
+fn predict(
+    arguments: &PredictArguments,
+    inputs: Vec<Input>,
+    detector: &Detector,
+    console: &mut Console,
+) -> Result<Outcome, Failure> {
     console.progress(Progress::Start {
         what: "predicting",
         total: inputs.len() as u64,
     });
-    let mut found = Vec::new();
-    for input in &inputs {
-        let mut detections = detector.detect_file(&input.path).map_err(Failure::work)?;
-        detections.retain(|detection| detection.score >= arguments.score);
-        write_drawing(input, &detections, classes, &arguments.out)?;
-        found.push((input.name.to_string_lossy(), detections));
-        console.progress(Progress::Tick);
-    }
-    console.progress(Progress::Finish);
-
-    let total: usize = found.iter().map(|(_, detections)| detections.len()).sum();
-    if let Some(path) = &arguments.json {
-        let records: Vec<_> = found
-            .iter()
-            .flat_map(|(name, detections)| named(name, detections, classes))
-            .collect();
-        let text = serde_json::to_string_pretty(&records)
-            .context("cannot write the detections")
-            .map_err(Failure::work)?;
-        super::write_over(path, text.as_bytes())?;
-    }
-    console::result(&format!(
-        "{total} objects on {} images, drawn into {}",
-        inputs.len(),
-        arguments.out.display()
-    ));
-    Ok(())
-}
-
-fn named<'a>(
-    file_name: &'a str,
-    detections: &'a [Detection],
-    classes: &'a ClassList,
-) -> impl Iterator<Item = NamedDetection<'a>> {
-    detections.iter().filter_map(move |detection| {
-        Some(NamedDetection {
-            file_name,
-            category_id: classes.category(detection.class)?,
-            bbox: detection.bbox.to_xywh(),
-            score: detection.score,
-        })
+    let batch = arguments.look.batch.unwrap_or(1);
+    let read = |input: Input| (read_image(&input.path), input);
+    let mut images = ParallelMap::start(inputs.into_iter(), READERS, batch + READERS, read)
+        .context("cannot start threads")
+        .map_err(Failure::Work)?
+        .peekable();
+    let (sender, drawings) = sync_channel::<Drawing>(batch);
+    let classes = detector.classes();
+    std::thread::scope(|scope| {
+        let artist = scope.spawn(|| draw_all(drawings, classes, &arguments.out));
+        let mut outcome = Outcome::default();
+        while images.peek().is_some() {
+            let mut readable = Vec::new();
+            for image in images.by_ref().take(batch) {
+                match image.map_err(|panic| Failure::work(anyhow!("{panic}")))? {
+                    (Ok((pixels, took)), input) => readable.push((input, pixels, took)),
+                    (Err(error), _) => {
+                        let error = format!("{:#}", anyhow::Error::new(error));
+                        console.message(&format!("not read: {error}"));
+                        outcome.failed.push(error);
+                        console.progress(Progress::Tick);
+                    }
+                }
+            }
+            let pixels: Vec<_> = readable.iter().map(|it| Arc::clone(&it.1)).collect();
+            let found = detector.find(&pixels);
+            drop(pixels);
+            for ((input, pixels, read), found) in readable.into_iter().zip(found) {
+                let Found {
+                    mut detections,
+                    times: find,
+                } = found;
+                detections.retain(|detection| detection.score >= arguments.score);
+                outcome.times.push(ImageTimes { read, find });
+                let name = input.name.to_string_lossy().into_owned();
+                if !arguments.no_drawings
+                    && sender
+                        .send((name.clone(), pixels, detections.clone()))
+                        .is_err()
+                {
+                    // The artist has failed, and says why below.
+                    break;
+                }
+                outcome.predictions.push(Prediction { name, detections });
+                console.progress(Progress::Tick);
+            }
+            if artist.is_finished() {
+                break;
+            }
+        }
+        drop(sender);
+        let drawn = artist.join().map_err(|_| anyhow!("drawing panicked"));
+        drawn.map_err(Failure::Work)??;
+        console.progress(Progress::Finish);
+        Ok(outcome)
     })
 }
 
-fn write_drawing(
-    input: &Input,
-    detections: &[Detection],
-    classes: &ClassList,
-    out: &Path,
-) -> Result<(), Failure> {
-    let mut image = decode_image(&input.path).map_err(Failure::work)?;
-    draw_detections(&mut image, detections, classes);
-    // PNG, so that the drawing loses nothing; the old extension stays, so that `a.jpg` and
-    // `a.png` do not meet.
-    let mut path = out.join(&input.name).into_os_string();
+fn read_image(path: &Path) -> Result<(Arc<RgbImage>, Duration), retinanet_data::DataError> {
+    let started = Instant::now();
+    let image = decode_image(path)?;
+    Ok((Arc::new(image), started.elapsed()))
+}
+
+fn draw_all(drawings: Receiver<Drawing>, classes: &ClassList, out: &Path) -> Result<(), Failure> {
+    for (name, pixels, detections) in drawings {
+        let mut image = Arc::unwrap_or_clone(pixels);
+        draw_detections(&mut image, &detections, classes);
+        write_drawing(&image, &out.join(super::below(&name)))?;
+    }
+    Ok(())
+}
+
+/// As PNG, so that the drawing loses nothing; the old extension stays, so that `a.jpg` and `a.png` do
+/// not meet.
+fn write_drawing(image: &RgbImage, path: &Path) -> Result<(), Failure> {
+    let mut path = path.as_os_str().to_owned();
     path.push(".png");
     let path = PathBuf::from(path);
     let write = || -> anyhow::Result<()> {
@@ -110,48 +186,93 @@ fn write_drawing(
         .map_err(Failure::Work)
 }
 
-fn find_images(places: &[PathBuf]) -> Result<Vec<Input>, Failure> {
-    let mut inputs = Vec::new();
-    for place in places {
-        if place.is_dir() {
-            let before = inputs.len();
-            collect_folder(place, place, &mut inputs).map_err(Failure::work)?;
-            if inputs.len() == before {
-                return Err(Failure::work(anyhow!(
-                    "`{}` holds no images ({})",
-                    place.display(),
-                    EXTENSIONS.join(", ")
-                )));
-            }
-        } else if place.exists() {
-            let name = place
-                .file_name()
-                .map_or_else(|| place.clone(), PathBuf::from);
-            inputs.push(Input {
-                path: place.clone(),
-                name,
-            });
-        } else {
-            return Err(Failure::work(anyhow!("`{}` is not there", place.display())));
-        }
+fn write_results(
+    arguments: &PredictArguments,
+    predictions: &[Prediction],
+    classes: &ClassList,
+) -> Result<(), Failure> {
+    if let Some(path) = &arguments.json {
+        let named: Vec<_> = named(predictions, classes)
+            .map(|(file_name, category_id, detection)| NamedDetection {
+                file_name,
+                category_id,
+                bbox: detection.bbox.to_xywh(),
+                score: detection.score,
+            })
+            .collect();
+        let text = serde_json::to_string_pretty(&named)
+            .context("cannot write the detections")
+            .map_err(Failure::work)?;
+        super::write_over(path, text.as_bytes())?;
     }
-    Ok(inputs)
-}
-
-fn collect_folder(folder: &Path, root: &Path, inputs: &mut Vec<Input>) -> std::io::Result<()> {
-    let mut paths = Vec::new();
-    for entry in fs_err::read_dir(folder)? {
-        paths.push(entry?.path());
-    }
-    paths.sort();
-    for path in paths {
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-        if path.is_dir() {
-            collect_folder(&path, root, inputs)?;
-        } else if EXTENSIONS.iter().any(|known| extension == **known) {
-            let name = path.strip_prefix(root).unwrap_or(&path).to_owned();
-            inputs.push(Input { path, name });
-        }
+    if let Some(path) = &arguments.csv {
+        let text = csv(predictions, classes)
+            .context("cannot write the detections")
+            .map_err(Failure::Work)?;
+        super::write_over(path, &text)?;
     }
     Ok(())
+}
+
+fn csv(predictions: &[Prediction], classes: &ClassList) -> anyhow::Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new()
+        .has_headers(false)
+        .from_writer(Vec::new());
+    // By hand, so that a file without detections has it too.
+    writer.write_record([
+        "file_name",
+        "class",
+        "category_id",
+        "score",
+        "x",
+        "y",
+        "width",
+        "height",
+    ])?;
+    for (file_name, category, detection) in named(predictions, classes) {
+        let [x, y, width, height] = detection.bbox.to_xywh();
+        writer.serialize(CsvLine {
+            file_name,
+            class: classes.name(detection.class),
+            category_id: category.0,
+            score: detection.score,
+            x,
+            y,
+            width,
+            height,
+        })?;
+    }
+    Ok(writer
+        .into_inner()
+        .map_err(csv::IntoInnerError::into_error)?)
+}
+
+/// Every detection with its file's name and its category.
+fn named<'a>(
+    predictions: &'a [Prediction],
+    classes: &'a ClassList,
+) -> impl Iterator<Item = (&'a str, CategoryId, &'a Detection)> {
+    predictions.iter().flat_map(move |prediction| {
+        let name = prediction.name.as_str();
+        let detections = prediction.detections.iter();
+        detections.filter_map(move |it| Some((name, classes.category(it.class)?, it)))
+    })
+}
+
+fn tell(arguments: &PredictArguments, outcome: &Outcome, took: Duration) {
+    let Outcome {
+        predictions, times, ..
+    } = outcome;
+    let objects: usize = predictions.iter().map(|it| it.detections.len()).sum();
+    let drawn = if arguments.no_drawings {
+        String::new()
+    } else {
+        format!(", drawn into {}", arguments.out.display())
+    };
+    let images = predictions.len();
+    console::result(&format!("{objects} objects on {images} images{drawn}"));
+    if let Some(times) = timing::describe(times) {
+        let rate = images as f64 / took.as_secs_f64().max(1e-9);
+        console::result(&format!("{times}; {rate:.1} images/s"));
+    }
 }

@@ -1,0 +1,92 @@
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use anyhow::Context;
+use image::RgbImage;
+use retinanet_boxes::Detection;
+use retinanet_service::{run as serve, Detect, ModelInfo, ServiceConfig, Stop};
+use retinanet_trainer::Detector;
+
+use crate::args::{LookArguments, ServeArguments};
+use crate::console;
+use crate::failure::Failure;
+
+use super::LoadedModel;
+
+/// The trained model, behind HTTP.
+struct Model(Detector);
+
+impl Detect for Model {
+    fn detect(&mut self, pictures: Vec<RgbImage>) -> Vec<Result<Vec<Detection>, String>> {
+        let pictures: Vec<_> = pictures.into_iter().map(Arc::new).collect();
+        let found = self.0.find(&pictures).into_iter();
+        found.map(|found| Ok(found.detections)).collect()
+    }
+}
+
+pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
+    let service = config(arguments)?;
+    let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
+    let look = LookArguments {
+        batch: Some(service.batch.get()),
+        ..arguments.look.clone()
+    };
+    let detector = super::with_looks(detector, &look)?;
+    let info = info(arguments, &detector, &config.compute.device);
+
+    let stop = Stop::new();
+    let asked = stop.clone();
+    // A second Ctrl-C ends the program at once: a request may take longer than a person waits.
+    let mut again = false;
+    ctrlc::set_handler(move || {
+        if std::mem::replace(&mut again, true) {
+            std::process::abort();
+        }
+        asked.stop();
+    })
+    .context("cannot watch for Ctrl-C")
+    .map_err(Failure::Work)?;
+    serve(&service, Model(detector), info, &stop, |address| {
+        console::result(&format!("serving on http://{address}"));
+    })
+    .map_err(Failure::work)?;
+    console::result("stopped");
+    Ok(())
+}
+
+fn config(arguments: &ServeArguments) -> Result<ServiceConfig, Failure> {
+    let config = ServiceConfig {
+        address: arguments.address,
+        score: arguments.score,
+        batch: at_least_1(arguments.look.batch.unwrap_or(4)),
+        max_body_bytes: at_least_1(arguments.max_mebibytes.saturating_mul(1 << 20)),
+        max_pixels: (arguments.max_megapixels as u64).saturating_mul(1_000_000),
+        max_waiting: at_least_1(arguments.max_waiting),
+        timeout_seconds: f64::from(arguments.timeout),
+        ..ServiceConfig::default()
+    };
+    config.check().map_err(Failure::usage)?;
+    Ok(config)
+}
+
+/// The command line takes nothing less.
+fn at_least_1(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn info(arguments: &ServeArguments, detector: &Detector, device: &str) -> ModelInfo {
+    let model = &arguments.model;
+    let run = model.run.as_ref().and_then(|run| run.canonicalize().ok());
+    let path = run.as_ref().or(model.weights.as_ref());
+    let name = path.and_then(|path| path.file_name());
+    let device = model.device.as_deref().unwrap_or(device);
+    ModelInfo {
+        name: name.map_or_else(|| "model".into(), |it| it.to_string_lossy().into_owned()),
+        classes: detector.classes().clone(),
+        details: [
+            ("device".into(), device.into()),
+            ("version".into(), env!("CARGO_PKG_VERSION").into()),
+        ]
+        .into(),
+    }
+}

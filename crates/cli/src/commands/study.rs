@@ -1,0 +1,216 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{anyhow, Context};
+use retinanet_trainer::{Observer, Progress, RunDirectory};
+use serde_json::Value;
+
+use crate::args::StudyArguments;
+use crate::console::{self, Console};
+use crate::failure::Failure;
+use crate::study::{Study, StudyRun};
+use crate::study_table::{Outcome, Table};
+
+/// How often children are looked after.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
+    let out = out(arguments);
+    let study = Study::read(&arguments.study, &out)?;
+    fs_err::create_dir_all(&out).map_err(Failure::work)?;
+    let stop = stop_on_signal()?;
+
+    let mut console = Console::new(1);
+    let failed = train_all(arguments, &study, &stop, &mut console)?;
+    let table = Table::new(&study, |run| outcome(run, &study.metrics))?;
+    for (name, text) in [
+        ("table.md", table.markdown()),
+        ("table.csv", table.csv()),
+        ("table.html", table.html()),
+    ] {
+        super::write_over(&out.join(name), text.as_bytes())?;
+    }
+    console::result(table.markdown().trim_end());
+    if stop.load(Ordering::SeqCst) {
+        let study = arguments.study.display();
+        return Err(Failure::work(anyhow!(
+            "stopped; go on with\n  retinanet study {study}"
+        )));
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(Failure::work(anyhow!(
+            "{} runs failed; the first: see {}",
+            failed.len(),
+            log(first).display()
+        ))),
+    }
+}
+
+/// Where the runs go: a folder after the study's name where none is given.
+fn out(arguments: &StudyArguments) -> PathBuf {
+    let name = arguments.study.file_stem().unwrap_or_default();
+    let default = || Path::new("runs").join("studies").join(name);
+    arguments.out.clone().unwrap_or_else(default)
+}
+
+/// Whether Ctrl-C or SIGTERM came. Children get it too, finish their step and write a checkpoint.
+fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst))
+        .context("cannot watch for Ctrl-C")
+        .map_err(Failure::Work)?;
+    Ok(stop)
+}
+
+/// Trains what is not done yet, so many at once; gives what failed.
+fn train_all(
+    arguments: &StudyArguments,
+    study: &Study,
+    stop: &AtomicBool,
+    console: &mut Console,
+) -> Result<Vec<PathBuf>, Failure> {
+    let mut waiting: Vec<&StudyRun> = study.runs().collect();
+    waiting.reverse();
+    console.progress(Progress::Start {
+        what: "training",
+        total: waiting.len() as u64,
+    });
+    let mut running: Vec<(&StudyRun, Child)> = Vec::new();
+    let mut failed = Vec::new();
+    loop {
+        let mut still = Vec::new();
+        for (run, mut child) in running {
+            match child.try_wait().map_err(Failure::work)? {
+                None => still.push((run, child)),
+                Some(status) => {
+                    console.progress(Progress::Tick);
+                    tell(run, status, console);
+                    if !status.success() && !has_diverged(run) && !stop.load(Ordering::SeqCst) {
+                        failed.push(run.directory.clone());
+                    }
+                }
+            }
+        }
+        running = still;
+        let stopped = stop.load(Ordering::SeqCst);
+        while running.len() < arguments.jobs && !stopped {
+            let Some(run) = waiting.pop() else { break };
+            if is_done(run)? {
+                console.progress(Progress::Tick);
+                continue;
+            }
+            running.push((run, start(arguments, study, run)?));
+        }
+        if running.is_empty() && (stopped || waiting.is_empty()) {
+            break;
+        }
+        std::thread::sleep(PATIENCE);
+    }
+    console.progress(Progress::Finish);
+    Ok(failed)
+}
+
+/// Starts a run, or goes on with it. What it says goes into a file beside it.
+fn start(arguments: &StudyArguments, study: &Study, run: &StudyRun) -> Result<Child, Failure> {
+    let start = || -> anyhow::Result<Child> {
+        let said = fs_err::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log(&run.directory))?;
+        let (said, _) = said.into_parts();
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("train").arg(&study.base);
+        command.arg("--run-dir").arg(&run.directory);
+        for (key, value) in run.set.iter().chain(&arguments.settings.set) {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        if let Some(device) = &arguments.device {
+            command.args(["--device", device]);
+        }
+        if RunDirectory::is_run(&run.directory) {
+            command.arg("--resume");
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(said.try_clone()?)
+            .stderr(said);
+        Ok(command.spawn()?)
+    };
+    start()
+        .with_context(|| format!("cannot start `{}`", run.directory.display()))
+        .map_err(Failure::Work)
+}
+
+fn log(run: &Path) -> PathBuf {
+    let mut path = run.as_os_str().to_owned();
+    path.push(".log");
+    path.into()
+}
+
+fn tell(run: &StudyRun, status: ExitStatus, console: &mut Console) {
+    let name = run.directory.file_name().unwrap_or_default();
+    let name = name.to_string_lossy();
+    let how = match status.success() {
+        true => "done".into(),
+        false if has_diverged(run) => "diverged".into(),
+        false => format!("failed, see {}", log(&run.directory).display()),
+    };
+    console.message(&format!("{name}: {how}"));
+}
+
+/// Whether there is nothing left to do: it has ended, or its loss is no number and will be none
+/// again.
+fn is_done(run: &StudyRun) -> Result<bool, Failure> {
+    Ok(has_diverged(run) || has_ended(run)?)
+}
+
+fn has_ended(run: &StudyRun) -> Result<bool, Failure> {
+    if !RunDirectory::is_run(&run.directory) {
+        return Ok(false);
+    }
+    let (newest, _) = RunDirectory::open(&run.directory)?.newest()?;
+    Ok(newest.is_some_and(|checkpoint| {
+        let state = &checkpoint.state;
+        state.iteration >= state.total && !state.awaits_evaluation
+    }))
+}
+
+/// A step that is not finite leaves an autopsy.
+fn has_diverged(run: &StudyRun) -> bool {
+    run.directory.join("autopsy").is_dir()
+}
+
+/// What came of a run: its last evaluation's numbers.
+fn outcome(run: &StudyRun, metrics: &[String]) -> Result<Outcome, Failure> {
+    if has_diverged(run) {
+        return Ok(Outcome::Diverged);
+    }
+    if !has_ended(run)? {
+        return Ok(Outcome::Missing);
+    }
+    let log = fs_err::read_to_string(run.directory.join("metrics.jsonl")).map_err(Failure::work)?;
+    let lines = || {
+        log.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+    };
+    let of_kind = |kind: &'static str| lines().filter(move |line| line["kind"] == kind);
+    let evaluation = of_kind("evaluation").next_back().unwrap_or_default();
+    let first = of_kind("step").next().unwrap_or_default();
+    let number = |name: &String| {
+        let value = match name.as_str() {
+            "first_loss" => &first["loss"],
+            "first_class_loss" => &first["class_loss"],
+            name => &evaluation[name],
+        };
+        let known = || Failure::usage(anyhow!("no evaluation has a metric `{name}`"));
+        Ok((name.clone(), value.as_f64().ok_or_else(known)?))
+    };
+    let numbers: Result<BTreeMap<_, _>, Failure> = metrics.iter().map(number).collect();
+    Ok(Outcome::Numbers(numbers?))
+}

@@ -1,0 +1,13 @@
+use std::path::Path;
+
+use burn::tensor::Device;
+use retinanet_trainer::{Detector, EvaluateError};
+
+pub fn print_objects(run: &Path, photo: &Path) -> Result<(), EvaluateError> {
+    let detector = Detector::open(run, &Device::flex())?;
+    for found in detector.detect_file(photo)? {
+        let class = detector.classes().name(found.class);
+        println!("{class} {:.2} {:?}", found.score, found.bbox);
+    }
+    Ok(())
+}

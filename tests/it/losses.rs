@@ -1,0 +1,72 @@
+//! Every class loss and every choice of anchors, trained with for a few steps.
+
+use retinanet_tests::Experiment;
+
+use crate::training::{losses, steps};
+
+/// Trains with these settings of `criterion`.
+fn train(experiment: &Experiment, run: &str, settings: &[&str]) {
+    let set: Vec<String> = settings
+        .iter()
+        .map(|setting| format!("criterion.{setting}"))
+        .collect();
+    let arguments: Vec<&str> = set.iter().flat_map(|it| ["--set", it]).collect();
+    experiment.train(run, &arguments).expect_success();
+}
+
+#[test]
+fn every_loss_and_every_sampling_trains_in_its_own_way() {
+    let experiment = Experiment::new();
+    let kinds: [&[&str]; 9] = [
+        &[],
+        &["class.loss=cross_entropy"],
+        &["class.loss=balanced_cross_entropy", "class.alpha=0.75"],
+        &["class.alpha=none"],
+        &["class.alpha=effective_number"],
+        &["class.loss=focal_star", "class.beta=1.0"],
+        &["class.label_smoothing=0.01"],
+        &["sampling.kind=random"],
+        &["sampling.kind=ohem", "sampling.examples=32"],
+    ];
+    let mut seen = Vec::new();
+    for (number, settings) in kinds.iter().enumerate() {
+        let run = format!("run-{number}");
+        train(&experiment, &run, settings);
+        let of_run = losses(&experiment, &run);
+        assert_eq!(of_run.len(), 6);
+        assert!(!seen.contains(&of_run), "{settings:?}");
+        seen.push(of_run);
+    }
+}
+
+#[test]
+fn fewer_anchors_have_less_loss() {
+    let experiment = Experiment::new();
+    let first = |run: &str, settings: &[&str]| {
+        train(&experiment, run, settings);
+        steps(&experiment, run)[0]["class_loss"].as_f64().unwrap()
+    };
+    let plain = "class.loss=cross_entropy";
+    let all = first("all", &[plain]);
+    let chosen = |more: &str, run: &str| first(run, &[plain, "sampling.kind=ohem", more]);
+    let few = chosen("sampling.examples=8", "few");
+    let more = chosen("sampling.examples=64", "more");
+    assert!(0.0 < few && few < more && more < all, "{few} {more} {all}");
+}
+
+#[test]
+fn a_run_that_draws_anchors_goes_on_to_the_same_losses() {
+    let experiment = Experiment::new();
+    let random = "criterion.sampling.kind=random";
+    let whole = ["--set", random];
+    experiment.train("whole", &whole).expect_success();
+    let half = ["--set", random, "--set", "train.iterations=6"];
+    experiment.train("half", &half).expect_success();
+    // Back to the checkpoint before the last.
+    let checkpoints = experiment.path("half/checkpoints");
+    fs_err::remove_dir_all(format!("{checkpoints}/last")).unwrap();
+    experiment
+        .train("half", &["--set", random, "--resume"])
+        .expect_success();
+    assert_eq!(losses(&experiment, "whole"), losses(&experiment, "half"));
+}

@@ -1,0 +1,96 @@
+//! `study`: a table of runs.
+
+use retinanet_tests::{Experiment, Finished, run};
+
+const STUDY: &str = r#"
+title = "Two losses"
+about = "For a test."
+base = "tiny.toml"
+seeds = [0, 1]
+metrics = ["AP", "first_loss"]
+set = { "train.iterations" = 3 }
+[[runs]]
+name = "focal"
+paper = { AP = 34.0 }
+[[runs]]
+name = "cross-entropy"
+set = { "criterion.class.loss" = "cross_entropy" }
+"#;
+
+fn study(experiment: &Experiment, text: &str, more: &[&str]) -> Finished {
+    let path = experiment.write("study.toml", text);
+    let out = experiment.path("study");
+    run(&[&["study", &path, "--out", &out], more].concat())
+}
+
+#[test]
+fn a_study_is_a_table_and_starting_it_again_gives_the_same() {
+    let experiment = Experiment::new();
+    let finished = study(&experiment, STUDY, &["--jobs", "2"]).expect_success();
+    let table = String::from_utf8(experiment.bytes("study/table.md")).unwrap();
+    assert_eq!(finished.stdout.trim_end(), table.trim_end());
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines[4], "| run | seeds | AP | first_loss | the paper |");
+    assert!(lines[6].starts_with("| focal | 2 | ") && lines[6].ends_with("| AP 34 |"));
+    assert!(lines[7].starts_with("| cross-entropy | 2 | "), "{table}");
+
+    // Each run is the one that `train` gives.
+    let set = ["--set", "train.iterations=3", "--set", "seed=1"];
+    experiment.train("alone", &set).expect_success();
+    let alone = crate::training::losses(&experiment, "alone");
+    assert_eq!(
+        crate::training::losses(&experiment, "study/focal-seed-1"),
+        alone
+    );
+
+    // As after a kill: one run has lost its end, another is not there.
+    fs_err::remove_dir_all(experiment.path("study/focal-seed-0")).unwrap();
+    let cut = experiment.path("study/cross-entropy-seed-1/checkpoints/last");
+    fs_err::remove_dir_all(cut).unwrap();
+    study(&experiment, STUDY, &[]).expect_success();
+    for name in ["table.md", "table.csv", "table.html"] {
+        assert!(!experiment.bytes(&format!("study/{name}")).is_empty());
+    }
+    let again = String::from_utf8(experiment.bytes("study/table.md")).unwrap();
+    assert_eq!(again, table);
+}
+
+#[test]
+fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
+    let experiment = Experiment::new();
+    let diverges = r#"
+        title = "t"
+        base = "tiny.toml"
+        set = { "train.iterations" = 3, "optimizer.clip_norm" = 1e30 }
+        [grid]
+        "optimizer.lr" = [0.01, 1e15]
+        "#;
+    let finished = study(&experiment, diverges, &[]).expect_success();
+    assert!(
+        finished.stdout.contains("| 0, 1 diverged | –"),
+        "{finished:#?}"
+    );
+    let csv = String::from_utf8(experiment.bytes("study/table.csv")).unwrap();
+    assert_eq!(
+        csv.lines().filter(|line| line.contains(",done,")).count(),
+        1
+    );
+
+    let fails = r#"
+        title = "t"
+        base = "tiny.toml"
+        [[runs]]
+        name = "wrong"
+        set = { "train.iteration" = 3 }
+        "#;
+    let finished = study(&experiment, fails, &[]);
+    finished.expect_refusal(1, &["1 runs failed", "wrong-seed-0.log"]);
+    let said = String::from_utf8(experiment.bytes("study/wrong-seed-0.log")).unwrap();
+    assert!(said.contains("did you mean `iterations`"), "{said}");
+}
+
+#[test]
+fn what_is_no_study_is_refused() {
+    let experiment = Experiment::new();
+    study(&experiment, "title = 3", &[]).expect_refusal(2, &["study.toml", "is no study"]);
+}
