@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{anyhow, Context};
 use retinanet_trainer::{Observer, Progress, RunDirectory};
@@ -14,9 +14,6 @@ use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::study::{Study, StudyRun};
 use crate::study_table::{Outcome, Table};
-
-/// How often children are looked after.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
     let out = out(arguments);
@@ -75,45 +72,53 @@ fn train_all(
     stop: &AtomicBool,
     console: &mut Console,
 ) -> Result<Vec<PathBuf>, Failure> {
-    let mut waiting: Vec<&StudyRun> = study.runs().collect();
-    waiting.reverse();
+    let waiting = Mutex::new(study.runs());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next().filter(|_| !stop.load(Ordering::SeqCst))
+    };
     console.progress(Progress::Start {
         what: "training",
-        total: waiting.len() as u64,
+        total: study.runs().count() as u64,
     });
-    let mut running: Vec<(&StudyRun, Child)> = Vec::new();
     let mut failed = Vec::new();
-    loop {
-        let mut still = Vec::new();
-        for (run, mut child) in running {
-            match child.try_wait().map_err(Failure::work)? {
-                None => still.push((run, child)),
-                Some(status) => {
-                    console.progress(Progress::Tick);
-                    tell(run, status, console);
-                    if !status.success() && !has_diverged(run) && !stop.load(Ordering::SeqCst) {
-                        failed.push(run.directory.clone());
-                    }
+    std::thread::scope(|scope| {
+        let (sender, ended) = channel();
+        for _ in 0..arguments.jobs {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                while let Some(run) = next() {
+                    // The other end is there until all have ended.
+                    let _ = sender.send((run, train(arguments, study, run)));
                 }
+            });
+        }
+        drop(sender);
+        for (run, how) in ended {
+            console.progress(Progress::Tick);
+            let Some(status) = how? else { continue };
+            tell(run, status, console);
+            if !status.success() && !has_diverged(run) && !stop.load(Ordering::SeqCst) {
+                failed.push(run.directory.clone());
             }
         }
-        running = still;
-        let stopped = stop.load(Ordering::SeqCst);
-        while running.len() < arguments.jobs && !stopped {
-            let Some(run) = waiting.pop() else { break };
-            if is_done(run)? {
-                console.progress(Progress::Tick);
-                continue;
-            }
-            running.push((run, start(arguments, study, run)?));
-        }
-        if running.is_empty() && (stopped || waiting.is_empty()) {
-            break;
-        }
-        std::thread::sleep(PATIENCE);
-    }
+        Ok::<(), Failure>(())
+    })?;
     console.progress(Progress::Finish);
     Ok(failed)
+}
+
+/// Trains to the end; nothing where that has been done.
+fn train(
+    arguments: &StudyArguments,
+    study: &Study,
+    run: &StudyRun,
+) -> Result<Option<ExitStatus>, Failure> {
+    if is_done(run)? {
+        return Ok(None);
+    }
+    let status = start(arguments, study, run)?.wait();
+    Ok(Some(status.map_err(Failure::work)?))
 }
 
 /// Starts a run, or goes on with it. What it says goes into a file beside it.
