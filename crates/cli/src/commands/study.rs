@@ -88,8 +88,10 @@ fn train_all(
             let sender = sender.clone();
             scope.spawn(move || {
                 while let Some(run) = next() {
-                    // The other end is there until all have ended.
-                    let _ = sender.send((run, train(arguments, study, run)));
+                    // Nobody listens any more once a run could not even be started.
+                    if sender.send((run, train(arguments, study, run))).is_err() {
+                        break;
+                    }
                 }
             });
         }
