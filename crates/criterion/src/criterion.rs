@@ -3,7 +3,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::CriterionError;
 use crate::box_loss::{BoxLoss, BoxLossConfig};
-use crate::focal::{ClassLossConfig, FocalLoss};
+use crate::class_loss::ClassLossConfig;
+use crate::focal::FocalLoss;
 use crate::normalizer::{Normalizer, NormalizerKind};
 use crate::targets::{BatchTargets, IGNORED};
 

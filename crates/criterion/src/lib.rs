@@ -5,6 +5,7 @@
 //! that are ignored count nowhere.
 
 mod box_loss;
+mod class_loss;
 mod criterion;
 mod extension;
 mod focal;
@@ -16,8 +17,9 @@ mod sampling;
 mod targets;
 
 pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1};
+pub use class_loss::{Alpha, ClassLossConfig, ClassLossKind, NamedAlpha};
 pub use criterion::{Criterion, CriterionConfig, LossParts};
-pub use focal::{Alpha, ClassLossConfig, ClassLossKind, FocalLoss, NamedAlpha};
+pub use focal::FocalLoss;
 pub use iou_loss::IouLoss;
 pub use loss_spread::{LossCurves, LossShares, LossSpread};
 pub use normalizer::{Normalizer, NormalizerKind};
