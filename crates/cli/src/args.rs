@@ -451,6 +451,9 @@ pub(crate) struct SynthArguments {
     /// Height of the images in pixels
     #[arg(long)]
     pub(crate) height: Option<u32>,
+    /// Few small objects among many things that look alike
+    #[arg(long)]
+    pub(crate) hard: bool,
 }
 
 #[derive(Subcommand)]

@@ -236,7 +236,7 @@ impl<'a> Bench<'a> {
         } = self.arguments;
         self.device.seed(seed);
         let model = self.model.init(classes, self.device)?.valid();
-        let decoder = DecodeConfig::default().init(BoxCoder::default())?;
+        let decoder = DecodeConfig::default().init(&ModelConfig::default())?;
         let images = self.images(self.device);
         let anchors = self.generator.generate(size.height, size.width);
         let sizes = vec![size.width_and_height(); batch];
@@ -303,7 +303,7 @@ impl<'a> Bench<'a> {
 
     fn decode(&self) -> Result<Measurement, Failure> {
         let &BenchArguments { classes, seed, .. } = self.arguments;
-        let decoder = DecodeConfig::default().init(BoxCoder::default())?;
+        let decoder = DecodeConfig::default().init(&ModelConfig::default())?;
         let anchors = self.generator.generate(COCO_SIZE.height, COCO_SIZE.width);
         let level_anchors: Vec<usize> = (self
             .generator

@@ -60,7 +60,7 @@ impl BoxLossConfig {
             if !(got.is_finite() && got >= 0.0) {
                 return Err(CriterionError {
                     key,
-                    got,
+                    got: got.to_string(),
                     allowed: "finite and at least 0",
                 });
             }

@@ -1,9 +1,12 @@
 //! The settings of the loss over classes, and which losses there are.
 
+use burn::tensor::Tensor;
+use retinanet_boxes::AnchorLabel;
 use serde::{Deserialize, Serialize};
 
 use crate::CriterionError;
 use crate::focal::FocalLoss;
+use crate::softmax::SoftmaxFocalLoss;
 
 /// Settings of the classification loss, `[criterion.class]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,7 +39,8 @@ impl Default for ClassLossConfig {
     }
 }
 
-/// The classification losses that the paper compares, all sums over independent sigmoids.
+/// The classification losses that the paper compares: sums over independent sigmoids, or each an
+/// anchor's one term of a softmax, as the logits are meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassLossKind {
@@ -112,7 +116,7 @@ impl ClassLossConfig {
             Alpha::PerClass(alphas) if alphas.len() != objects.len() => {
                 return Err(CriterionError {
                     key: "criterion.class.alpha",
-                    got: alphas.len() as f64,
+                    got: alphas.len().to_string(),
                     allowed: "as many numbers as there are classes",
                 });
             }
@@ -124,7 +128,7 @@ impl ClassLossConfig {
         Ok(self)
     }
 
-    /// Checks the settings and builds the loss. Weights that are to come from a data set do so by
+    /// Checks the settings and builds the loss over independent sigmoids. Weights that are to come from a data set do so by
     /// [`for_objects`](Self::for_objects); without it all weigh 1.
     ///
     /// # Errors
@@ -137,7 +141,10 @@ impl ClassLossConfig {
             label_smoothing,
             ..
         } = *self;
-        let out_of_range = |key, got, allowed| Err(CriterionError { key, got, allowed });
+        let out_of_range = |key, got: f64, allowed| {
+            let got = got.to_string();
+            Err(CriterionError { key, got, allowed })
+        };
         let alphas = match &self.alpha {
             Alpha::Fixed(alpha) => std::slice::from_ref(alpha),
             Alpha::PerClass(alphas) => alphas,
@@ -176,5 +183,94 @@ impl ClassLossConfig {
             shift: (self.loss == ClassLossKind::FocalStar).then_some(beta),
             smoothing: label_smoothing / 2.0,
         })
+    }
+
+    /// Checks the settings and builds the loss over a softmax of the classes and the background.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a setting is out of its range, or means nothing for a softmax: FL*,
+    /// label smoothing, and weights by class, since the background has one weight.
+    pub fn init_softmax(&self) -> Result<SoftmaxFocalLoss, CriterionError> {
+        let means_nothing = |key, got: String, allowed| Err(CriterionError { key, got, allowed });
+        if self.label_smoothing != 0.0 {
+            let got = self.label_smoothing.to_string();
+            return means_nothing("criterion.class.label_smoothing", got, "0 for a softmax");
+        }
+        let loss = self.init()?;
+        if loss.shift.is_some() {
+            let allowed = "another for a softmax: it is made for sigmoids";
+            return means_nothing("criterion.class.loss", "focal_star".into(), allowed);
+        }
+        let alpha = match loss.alpha {
+            Alpha::Fixed(alpha) => Some(alpha),
+            Alpha::Named(NamedAlpha::None) => None,
+            Alpha::PerClass(_) | Alpha::Named(NamedAlpha::EffectiveNumber) => {
+                let got = "one for each class".into();
+                let allowed = "a number or \"none\" for a softmax";
+                return means_nothing("criterion.class.alpha", got, allowed);
+            }
+        };
+        Ok(SoftmaxFocalLoss {
+            alpha,
+            gamma: loss.gamma,
+        })
+    }
+}
+
+/// The loss over classes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClassLoss {
+    /// Of independent sigmoids.
+    Sigmoid(FocalLoss),
+    /// Of a softmax over the classes and the background.
+    Softmax(SoftmaxFocalLoss),
+}
+
+/// A summand of an anchor's loss, on the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Term {
+    pub(crate) loss: f32,
+    /// What the loss is without `alpha` and focus: `-log p_t`.
+    pub(crate) cross_entropy: f32,
+    /// `1 - p_t`
+    pub(crate) wrong: f32,
+}
+
+impl ClassLoss {
+    /// Computes the losses of a batch; the caller masks and reduces.
+    ///
+    /// # Shapes
+    ///
+    /// - `logits`, `targets`: `[batch, anchors, classes]`, targets `0.0` or `1.0`
+    /// - output: `[batch, anchors, classes]`; for a softmax `[batch, anchors, 1]`
+    pub(crate) fn forward(&self, logits: Tensor<3>, targets: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Sigmoid(loss) => loss.forward(logits, targets),
+            Self::Softmax(loss) => loss.forward(logits, targets),
+        }
+    }
+
+    /// The loss of one anchor on the host.
+    pub(crate) fn of_anchor(&self, logits: &[f32], label: AnchorLabel) -> f32 {
+        let mut sum = 0.0;
+        self.terms(logits, label, |term| sum += term.loss);
+        sum
+    }
+
+    /// What the loss of one anchor is the sum of.
+    pub(crate) fn terms(&self, logits: &[f32], label: AnchorLabel, mut each: impl FnMut(Term)) {
+        let object = match label {
+            AnchorLabel::Object(class) => Some(class.index()),
+            AnchorLabel::Background | AnchorLabel::Ignored => None,
+        };
+        match self {
+            Self::Softmax(loss) => each(loss.of_anchor(logits, object)),
+            Self::Sigmoid(loss) => {
+                for (class, &logit) in logits.iter().enumerate() {
+                    each(loss.of_element(logit, class, object == Some(class)));
+                }
+            }
+        }
     }
 }

@@ -3,8 +3,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::CriterionError;
 use crate::box_loss::{BoxLoss, BoxLossConfig};
-use crate::class_loss::ClassLossConfig;
-use crate::focal::FocalLoss;
+use crate::class_loss::{ClassLoss, ClassLossConfig};
 use crate::normalizer::{Normalizer, NormalizerKind};
 use crate::targets::{BatchTargets, IGNORED};
 
@@ -13,6 +12,9 @@ use crate::targets::{BatchTargets, IGNORED};
 pub struct CriterionConfig {
     /// The loss over the classes of all anchors.
     pub class: ClassLossConfig,
+    /// Whether an anchor's logits are those of a softmax over the classes and the background, whose
+    /// own is 0, and not of independent sigmoids.
+    pub softmax: bool,
     /// The loss over the boxes of positive anchors.
     pub bbox: BoxLossConfig,
     /// What both are divided by.
@@ -25,6 +27,7 @@ impl Default for CriterionConfig {
     fn default() -> Self {
         Self {
             class: ClassLossConfig::default(),
+            softmax: false,
             bbox: BoxLossConfig::default(),
             normalizer: NormalizerKind::default(),
             coder_weights: [1.0; 4],
@@ -40,7 +43,11 @@ impl CriterionConfig {
     /// Returns an error that names the first setting out of range.
     pub fn init(&self) -> Result<Criterion, CriterionError> {
         Ok(Criterion {
-            class: self.class.init()?,
+            class: if self.softmax {
+                ClassLoss::Softmax(self.class.init_softmax()?)
+            } else {
+                ClassLoss::Sigmoid(self.class.init()?)
+            },
             bbox: self.bbox.init(self.coder_weights)?,
             box_weight: self.bbox.weight,
             normalizer: self.normalizer.init(),
@@ -53,7 +60,7 @@ impl CriterionConfig {
 /// Should be created with [`CriterionConfig`].
 #[derive(Clone, Debug)]
 pub struct Criterion {
-    class: FocalLoss,
+    class: ClassLoss,
     bbox: BoxLoss,
     box_weight: f64,
     normalizer: Normalizer,
@@ -132,7 +139,7 @@ impl Criterion {
     }
 
     /// The loss over classes, without a normaliser.
-    pub const fn class(&self) -> &FocalLoss {
+    pub const fn class(&self) -> &ClassLoss {
         &self.class
     }
 
@@ -148,10 +155,11 @@ impl Criterion {
 
     fn class_loss(&self, logits: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
         let device = logits.device();
-        if is_flex(&device) && self.class.has_kernel() {
-            return self
-                .class
-                .weighted_sum(logits, &targets.labels, to_f32(weights));
+        if let ClassLoss::Sigmoid(loss) = &self.class
+            && is_flex(&device)
+            && loss.has_kernel()
+        {
+            return loss.weighted_sum(logits, &targets.labels, to_f32(weights));
         }
         let [batch, anchors, classes] = logits.dims();
         let labels = TensorData::new(targets.labels.to_vec(), [batch, anchors, 1]);

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use burn::backend::Dispatch;
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Tensor, TensorData};
-use retinanet_boxes::AnchorLabel;
 
-use crate::class_loss::Alpha;
+use crate::class_loss::{Alpha, Term};
 use crate::extension::{FocalBackend, FocalCall};
 use crate::focal_kernel::Focal;
 
@@ -75,23 +74,10 @@ impl FocalLoss {
         loss
     }
 
-    /// The loss of one anchor on the host, over all of its logits.
-    pub(crate) fn of_anchor(&self, logits: &[f32], label: AnchorLabel) -> f32 {
-        let object = match label {
-            AnchorLabel::Object(class) => Some(class.index()),
-            AnchorLabel::Background | AnchorLabel::Ignored => None,
-        };
-        let losses = logits.iter().enumerate().map(|(class, &logit)| {
-            let positive = object == Some(class);
-            let signed = if positive { logit } else { -logit };
-            self.of_element(signed, class, positive)
-        });
-        losses.sum()
-    }
-
-    /// The loss of one element on the host. `signed` is the logit where the anchor should be of this
-    /// `class`, as `positive` says, and its negative where it should not.
-    pub(crate) fn of_element(&self, signed: f32, class: usize, positive: bool) -> f32 {
+    /// The loss of one element on the host: of the logit for a `class`, which the anchor should be
+    /// of where it is `positive`.
+    pub(crate) fn of_element(&self, logit: f32, class: usize, positive: bool) -> Term {
+        let signed = if positive { logit } else { -logit };
         let alpha = match &self.alpha {
             Alpha::Named(_) => 1.0,
             Alpha::Fixed(alpha) if positive => *alpha,
@@ -100,23 +86,19 @@ impl FocalLoss {
             Alpha::PerClass(alphas) => 1.0 - alphas[class],
         };
         let gamma = self.gamma as f32;
+        let (plain, wrong) = cross_entropy(signed);
         let loss = if let Some(shift) = self.shift {
             cross_entropy(gamma * signed + shift as f32).0 / gamma
+        } else if self.smoothing > 0.0 {
+            focus(wrong, gamma) * (plain + self.smoothing as f32 * signed)
         } else {
-            let (cross_entropy, wrong) = cross_entropy(signed);
-            let focus = match gamma {
-                0.0 => 1.0,
-                2.0 => wrong * wrong,
-                _ => wrong.powf(gamma),
-            };
-            let smoothed = if self.smoothing > 0.0 {
-                cross_entropy + self.smoothing as f32 * signed
-            } else {
-                cross_entropy
-            };
-            focus * smoothed
+            focus(wrong, gamma) * plain
         };
-        alpha as f32 * loss
+        Term {
+            loss: alpha as f32 * loss,
+            cross_entropy: plain,
+            wrong,
+        }
     }
 
     /// Whether the CPU's kernel has it; else it is made of tensor operations.
@@ -150,6 +132,15 @@ impl FocalLoss {
             logits.into_dispatch(),
             call,
         ))
+    }
+}
+
+/// `(1 - p_t)^gamma`
+pub(crate) fn focus(wrong: f32, gamma: f32) -> f32 {
+    match gamma {
+        0.0 => 1.0,
+        2.0 => wrong * wrong,
+        _ => wrong.powf(gamma),
     }
 }
 
@@ -375,8 +366,7 @@ mod tests {
                 let expected = (in_f64(&loss, x + step, positive) - in_f64(&loss, x - step, positive))
                     / (2.0 * step);
                 prop_assert!((slope - expected).abs() <= 1e-6 + 2e-4 * expected.abs(), "{loss:?}: {slope}, not {expected}");
-                let signed = if positive { x } else { -x };
-                let on_host = f64::from(loss.of_element(signed as f32, 2, positive));
+                let on_host = f64::from(loss.of_element(x as f32, 2, positive).loss);
                 prop_assert!((on_host - value).abs() <= 1e-7 + 2e-5 * value.abs(), "{loss:?}: {on_host}, not {value}");
             }
         }

@@ -14,16 +14,18 @@ mod iou_loss;
 mod loss_spread;
 mod normalizer;
 mod sampling;
+mod softmax;
 mod targets;
 
 pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1};
-pub use class_loss::{Alpha, ClassLossConfig, ClassLossKind, NamedAlpha};
+pub use class_loss::{Alpha, ClassLoss, ClassLossConfig, ClassLossKind, NamedAlpha};
 pub use criterion::{Criterion, CriterionConfig, LossParts};
 pub use focal::FocalLoss;
 pub use iou_loss::IouLoss;
 pub use loss_spread::{LossCurves, LossShares, LossSpread};
 pub use normalizer::{Normalizer, NormalizerKind};
 pub use sampling::{Sampler, SamplingConfig, SamplingKind};
+pub use softmax::SoftmaxFocalLoss;
 pub use targets::BatchTargets;
 
 /// A setting of the criterion is out of range; the text names the key, what it got and what it
@@ -34,7 +36,7 @@ pub struct CriterionError {
     /// The key in the run's config, such as `criterion.class.alpha`.
     pub key: &'static str,
     /// What the config says.
-    pub got: f64,
+    pub got: String,
     /// What it may say.
     pub allowed: &'static str,
 }

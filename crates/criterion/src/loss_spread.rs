@@ -5,8 +5,7 @@ use rayon::prelude::*;
 use retinanet_boxes::AnchorLabel;
 use serde::{Deserialize, Serialize};
 
-use crate::FocalLoss;
-use crate::focal::cross_entropy;
+use crate::ClassLoss;
 
 /// The focusing exponents of the paper's figure 4.
 const GAMMAS: [f64; 4] = [0.0, 0.5, 1.0, 2.0];
@@ -20,7 +19,7 @@ const STEPS: f64 = 100.0;
 /// the loss or less, so that memory does not grow with the images.
 #[derive(Clone, Debug)]
 pub struct LossSpread {
-    loss: FocalLoss,
+    loss: ClassLoss,
     /// With the loss that trains, before it is normalised.
     trained: Sides,
     /// With each of [`GAMMAS`] and without `alpha`.
@@ -58,7 +57,7 @@ pub struct LossCurves {
 
 impl LossSpread {
     /// Nothing collected yet; `loss` is the one that trains.
-    pub fn new(loss: FocalLoss) -> Self {
+    pub fn new(loss: ClassLoss) -> Self {
         Self {
             loss,
             trained: Sides::default(),
@@ -123,26 +122,23 @@ struct AnchorLosses {
 
 impl AnchorLosses {
     /// Nothing where the anchor is ignored.
-    fn of(logits: &[f32], label: AnchorLabel, loss: &FocalLoss) -> Option<Self> {
-        let object = match label {
+    fn of(logits: &[f32], label: AnchorLabel, loss: &ClassLoss) -> Option<Self> {
+        let positive = match label {
             AnchorLabel::Ignored => return None,
-            AnchorLabel::Background => None,
-            AnchorLabel::Object(class) => Some(class.0 as usize),
+            AnchorLabel::Background => false,
+            AnchorLabel::Object(_) => true,
         };
         let (mut trained, mut figure) = (0.0, [0.0; GAMMAS.len()]);
-        for (class, &logit) in logits.iter().enumerate() {
-            let positive = object == Some(class);
-            let signed = if positive { logit } else { -logit };
-            let (cross_entropy, wrong) = cross_entropy(signed);
-            trained += loss.of_element(signed, class, positive);
+        loss.terms(logits, label, |term| {
+            trained += term.loss;
             // x^0, x^(1/2), x and x²
-            let focus = [1.0, wrong.sqrt(), wrong, wrong * wrong];
+            let focus = [1.0, term.wrong.sqrt(), term.wrong, term.wrong * term.wrong];
             for (sum, focus) in figure.iter_mut().zip(focus) {
-                *sum += focus * cross_entropy;
+                *sum += focus * term.cross_entropy;
             }
-        }
+        });
         Some(Self {
-            positive: object.is_some(),
+            positive,
             trained,
             figure,
         })
@@ -214,7 +210,7 @@ mod tests {
     const POSITIVE: AnchorLabel = AnchorLabel::Object(ClassId(1));
 
     fn spread(config: &ClassLossConfig) -> LossSpread {
-        LossSpread::new(config.init().unwrap())
+        LossSpread::new(ClassLoss::Sigmoid(config.init().unwrap()))
     }
 
     #[test]
@@ -240,6 +236,7 @@ mod tests {
                 let tensor = |values| Tensor::<1>::from_data(TensorData::new(values, [2]), &device);
                 let expected = loss.forward(tensor(logits.to_vec()), tensor(targets.to_vec()));
                 let expected = expected.sum().into_scalar::<f32>();
+                let loss = ClassLoss::Sigmoid(loss.clone());
                 let found = AnchorLosses::of(&logits, label, &loss).unwrap().trained;
                 assert!(
                     (found - expected).abs() <= 1e-5 * expected,

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox};
 use serde::{Deserialize, Serialize};
 
-use crate::{CriterionError, FocalLoss};
+use crate::{ClassLoss, CriterionError};
 
 /// Settings of the choice of anchors, `[criterion.sampling]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,7 +59,10 @@ impl SamplingConfig {
     ///
     /// Returns an error that names the first setting out of range.
     pub fn init(&self) -> Result<Sampler, CriterionError> {
-        let out_of_range = |key, got, allowed| Err(CriterionError { key, got, allowed });
+        let out_of_range = |key, got: f64, allowed| {
+            let got = got.to_string();
+            Err(CriterionError { key, got, allowed })
+        };
         if let Some(ratio) = self.negatives_per_positive
             && !(ratio.is_finite() && ratio > 0.0)
         {
@@ -97,7 +100,7 @@ impl Sampler {
         &self,
         targets: &AnchorTargets,
         logits: &[f32],
-        loss: &FocalLoss,
+        loss: &ClassLoss,
         anchors: &[BoundingBox],
         seed: u64,
     ) -> AnchorTargets {
@@ -124,7 +127,7 @@ impl Sampler {
         &self,
         targets: &AnchorTargets,
         logits: &[f32],
-        loss: &FocalLoss,
+        loss: &ClassLoss,
         anchors: &[BoundingBox],
     ) -> AnchorTargets {
         let classes = logits.len() / targets.labels.len().max(1);
@@ -221,12 +224,12 @@ mod tests {
         })
     }
 
-    fn cross_entropy() -> FocalLoss {
+    fn cross_entropy() -> ClassLoss {
         let config = ClassLossConfig {
             loss: ClassLossKind::CrossEntropy,
             ..ClassLossConfig::default()
         };
-        config.init().unwrap()
+        ClassLoss::Sigmoid(config.init().unwrap())
     }
 
     /// The first `positives` anchors are objects, the next is ignored, the rest are background; ten

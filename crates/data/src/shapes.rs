@@ -5,10 +5,14 @@
 //! in three size ranges, overlap and stick out of the image, some images hold none, and the
 //! background is cluttered. The files are COCO's, so that it goes the way of every other data set.
 //!
+//! Its hard setting is for what focal loss was made for: few small objects in images full of things
+//! that look alike, so that a thousand and more anchors are background for each that is not.
+//!
 //! An image is a function of (seed, split, index) alone: the bytes are the same on every run and
 //! with any number of threads.
 
 mod annotations;
+mod decoy;
 mod outline;
 mod paint;
 mod scene;
@@ -51,6 +55,9 @@ pub struct ShapesConfig {
     /// The most objects in an image, in `1..=50`; each count from 1 up is equally likely, except
     /// that a crowded image drops the objects that find no place.
     pub max_objects: usize,
+    /// Whether objects are rare and small, half of the images have none, and the background is full
+    /// of things that look alike. Default: no.
+    pub hard: bool,
 }
 
 impl Default for ShapesConfig {
@@ -62,6 +69,7 @@ impl Default for ShapesConfig {
             width: 160,
             height: 160,
             max_objects: 6,
+            hard: false,
         }
     }
 }
@@ -189,7 +197,7 @@ impl ShapesConfig {
 
     fn draw(&self, split: Split, index: usize) -> (RgbImage, Vec<Figure>) {
         let mut rng = image_rng(self.seed, split, index);
-        let scene = Scene::draw(self.width, self.height, self.max_objects, &mut rng);
+        let scene = Scene::draw(self, &mut rng);
         let image = paint(&scene, &mut rng);
         (image, scene.figures)
     }
@@ -409,7 +417,12 @@ mod tests {
         let config = small();
         let other = ShapesConfig { seed: 1, ..small() };
         let (first, _) = config.draw(Split::Train, 0);
+        let hard = ShapesConfig {
+            hard: true,
+            ..small()
+        };
         for (image, _) in [
+            hard.draw(Split::Train, 0),
             config.draw(Split::Train, 1),
             config.draw(Split::Val, 0),
             other.draw(Split::Train, 0),

@@ -5,12 +5,13 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use retinanet_anchors::BoxCoder;
 use retinanet_boxes::{BoundingBox, ClassId, Detection};
+use retinanet_heads::ClassScores;
 use serde::{Deserialize, Serialize};
 
-use crate::ModelError;
 use crate::candidates::best_candidates;
 use crate::model::Predictions;
 use crate::suppression::{Suppression, SuppressionKind};
+use crate::{ModelConfig, ModelError};
 
 /// Settings of decoding, `[eval]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,12 +60,12 @@ impl Default for DecodeConfig {
 }
 
 impl DecodeConfig {
-    /// Checks the settings and builds the decoder for a model with this box coder.
+    /// Checks the settings and builds the decoder for this model.
     ///
     /// # Errors
     ///
     /// Returns an error that names the key at fault.
-    pub fn init(&self, coder: BoxCoder) -> Result<Decoder, ModelError> {
+    pub fn init(&self, model: &ModelConfig) -> Result<Decoder, ModelError> {
         let coarsest = self.coarsest_score_threshold.unwrap_or(0.0);
         for (key, got) in [
             ("eval.score_threshold", self.score_threshold),
@@ -98,7 +99,8 @@ impl DecodeConfig {
         }
         Ok(Decoder {
             config: *self,
-            coder,
+            coder: model.box_coder.init()?,
+            scores: model.head.scores,
         })
     }
 
@@ -121,6 +123,7 @@ impl DecodeConfig {
 pub struct Decoder {
     config: DecodeConfig,
     coder: BoxCoder,
+    scores: ClassScores,
 }
 
 impl Decoder {
@@ -141,7 +144,10 @@ impl Decoder {
         sizes: &[(u32, u32)],
     ) -> Vec<Vec<Detection>> {
         let [batch, count, classes] = predictions.logits.dims();
-        let logits = to_host(predictions.logits);
+        let mut logits = to_host(predictions.logits);
+        if self.scores == ClassScores::Softmax {
+            to_log_odds(&mut logits, classes);
+        }
         let deltas = to_host(predictions.deltas);
         let (logits, deltas) = (floats(&logits), floats(&deltas));
         (0..batch)
@@ -258,6 +264,21 @@ fn floats(data: &TensorData) -> &[f32] {
     data.as_slice().expect("`to_host` made them `f32`")
 }
 
+/// Makes of a softmax's logits those of sigmoids that say the same, `log(p / (1 - p))`; the
+/// background has the logit 0.
+fn to_log_odds(logits: &mut TensorData, classes: usize) {
+    let logits = (logits.as_mut_slice::<f32>()).expect("`to_host` made them `f32`");
+    logits.par_chunks_mut(classes).for_each(|logits| {
+        let largest = logits.iter().copied().fold(0.0, f32::max);
+        let total: f32 =
+            (logits.iter().map(|logit| (logit - largest).exp())).sum::<f32>() + (-largest).exp();
+        for logit in logits {
+            let score = (*logit - largest).exp() / total;
+            *logit = (score / (1.0 - score)).ln();
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
@@ -287,9 +308,25 @@ mod tests {
     }
 
     fn decode_batch(config: DecodeConfig, predictions: Predictions) -> Vec<Vec<Detection>> {
-        let decoder = config.init(BoxCoder::default()).unwrap();
+        let decoder = config.init(&ModelConfig::default()).unwrap();
         let sizes = vec![(100, 100); predictions.logits.dims()[0]];
         decoder.decode(predictions, &ANCHORS, &sizes)
+    }
+
+    #[test]
+    fn the_scores_of_a_softmax_share_one_with_the_background() {
+        let mut model = ModelConfig::default();
+        model.head.scores = ClassScores::Softmax;
+        let decoder = DecodeConfig::default().init(&model).unwrap();
+        let logits = [[[3.0, 2.0], [LOW; 2], [40.0, 1.0]]];
+        let found = decoder.decode(predictions(logits, &[3]), &ANCHORS, &[(100, 100)]);
+        let total = 1.0 + 3.0_f64.exp() + 2.0_f64.exp();
+        let scores: Vec<_> = found[0].iter().map(|it| (it.class.0, it.score)).collect();
+        let expected = [1.0, 3.0_f64.exp() / total, 2.0_f64.exp() / total];
+        assert_eq!(scores.iter().map(|it| it.0).collect::<Vec<_>>(), [0, 0, 1]);
+        for (found, expected) in scores.iter().zip(expected) {
+            assert!((f64::from(found.1) - expected).abs() < 1e-6, "{scores:?}");
+        }
     }
 
     fn summary(detections: &[Detection]) -> Vec<(u32, f32, f32)> {
@@ -412,7 +449,10 @@ mod tests {
             ..DecodeConfig::default()
         };
         assert_eq!(
-            config.init(BoxCoder::default()).unwrap_err().to_string(),
+            config
+                .init(&ModelConfig::default())
+                .unwrap_err()
+                .to_string(),
             "`eval.nms_iou` must be in [0, 1], got 1.5"
         );
     }

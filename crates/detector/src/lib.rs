@@ -34,7 +34,7 @@ pub use decode::{DecodeConfig, Decoder};
 pub use merge::Sighting;
 pub use model::{Predictions, RetinaNet};
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
-pub use retinanet_heads::{HeadConfig, HeadNorm};
+pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm};
 pub use suppression::SuppressionKind;
 pub use weights::{
     LoadedWeights, Names, WeightFormat, WeightsError, coco_classes, count_classes, load_pretrained,

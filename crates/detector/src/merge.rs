@@ -49,11 +49,10 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_anchors::BoxCoder;
     use retinanet_boxes::{BoundingBox, ClassId};
 
     use super::*;
-    use crate::DecodeConfig;
+    use crate::{DecodeConfig, ModelConfig};
 
     fn sighting(edges: [f32; 4], class: u32, score: f32, cut: bool) -> Sighting {
         let [x1, y1, x2, y2] = edges;
@@ -68,7 +67,9 @@ mod tests {
     }
 
     fn merged(sightings: &[Sighting]) -> Vec<f32> {
-        let decoder = DecodeConfig::default().init(BoxCoder::default()).unwrap();
+        let decoder = DecodeConfig::default()
+            .init(&ModelConfig::default())
+            .unwrap();
         let found = decoder.merge(sightings);
         found.iter().map(|detection| detection.score).collect()
     }

@@ -16,6 +16,22 @@ pub struct HeadConfig {
     /// π, the foreground probability that a fresh model gives every anchor, in `(0, 1)`
     /// (section 3.3): without it the many negatives blow up the first steps.
     pub prior: f64,
+    /// How class logits become scores, and with that whether the class loss is a sigmoid's or a
+    /// softmax's.
+    pub scores: ClassScores,
+}
+
+/// How an anchor's class logits become scores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassScores {
+    /// Each class by itself: the paper.
+    #[default]
+    Sigmoid,
+    /// The classes and the background share a probability of 1, as with Detectron's
+    /// `RETINANET.SOFTMAX`. The background's logit is 0, since only differences count; with one
+    /// class it is the sigmoid.
+    Softmax,
 }
 
 impl Default for HeadConfig {
@@ -27,6 +43,7 @@ impl Default for HeadConfig {
             norm: HeadNorm::None,
             conv_bias: true,
             prior: 0.01,
+            scores: ClassScores::Sigmoid,
         }
     }
 }

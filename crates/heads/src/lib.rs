@@ -17,5 +17,5 @@
 mod config;
 mod subnet;
 
-pub use config::{HeadConfig, HeadNorm};
+pub use config::{ClassScores, HeadConfig, HeadNorm};
 pub use subnet::Subnet;

@@ -4,7 +4,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{End, Levels, conv2d_levels, group_norm, options_of};
 
-use crate::config::{HeadConfig, HeadNorm};
+use crate::config::{ClassScores, HeadConfig, HeadNorm};
 
 /// Spread of the weights of a fresh head (section 4.1, "Initialization").
 const WEIGHT_STD: f64 = 0.01;
@@ -14,7 +14,7 @@ const GROUPS: usize = 32;
 
 impl HeadConfig {
     /// Draws a subnet that gives `classes` logits for each anchor, biased so that every class
-    /// starts with probability π.
+    /// starts with probability π; with a softmax, all together.
     pub fn init_class_subnet(
         &self,
         channels_in: usize,
@@ -22,7 +22,11 @@ impl HeadConfig {
         classes: usize,
         device: &Device,
     ) -> Subnet {
-        let bias = -((1.0 - self.prior) / self.prior).ln();
+        let foreground = -((1.0 - self.prior) / self.prior).ln();
+        let bias = match self.scores {
+            ClassScores::Sigmoid => foreground,
+            ClassScores::Softmax => foreground - (classes as f64).ln(),
+        };
         self.init(channels_in, anchors_per_cell, classes, bias, device)
     }
 
@@ -176,6 +180,19 @@ mod tests {
                 "mean probability {mean} for prior {prior}"
             );
         }
+    }
+
+    #[test]
+    fn a_fresh_softmax_gives_the_prior_to_all_classes_together() {
+        let device = Device::flex();
+        let config = HeadConfig {
+            scores: ClassScores::Softmax,
+            ..HeadConfig::default()
+        };
+        let subnet = config.init_class_subnet(32, 9, 5, &device);
+        let bias = subnet.output.bias.as_ref().map(Param::val);
+        let odds = bias.unwrap().exp().slice(0..5).sum().into_scalar::<f32>();
+        assert!((odds / (1.0 + odds) - 0.01).abs() < 1e-6, "{odds}");
     }
 
     #[test]

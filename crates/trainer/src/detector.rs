@@ -104,9 +104,7 @@ impl Detector {
             model: model.valid(),
             transform: config.data.transform()?,
             generator: config.model.anchor_generator()?,
-            decoder: config
-                .eval
-                .init(config.model.box_coder.init().map_err(ModelError::from)?)?,
+            decoder: config.eval.init(&config.model)?,
             classes,
             device: device.clone().inner(),
             looks: LookConfig::default(),

@@ -14,7 +14,7 @@ use retinanet_data::{
     TransformConfig,
 };
 use retinanet_detector::{
-    Decoder, LoadedWeights, ModelError, RetinaNet, WeightsError, load_pretrained,
+    ClassScores, Decoder, LoadedWeights, ModelError, RetinaNet, WeightsError, load_pretrained,
 };
 use retinanet_evaluation::{EvaluationError, Evaluator};
 
@@ -68,9 +68,10 @@ impl Plan {
         config.data.root = std::path::absolute(&config.data.root).map_err(PlanError::Root)?;
         config.model.check()?;
         let coder = config.model.box_coder.init()?;
-        let decoder = config.eval.init(coder)?;
+        let decoder = config.eval.init(&config.model)?;
         let criterion = |class| CriterionConfig {
             class,
+            softmax: config.model.head.scores == ClassScores::Softmax,
             bbox: config.criterion.bbox,
             normalizer: config.criterion.normalizer,
             coder_weights: coder.weights(),

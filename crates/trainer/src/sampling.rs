@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use retinanet_boxes::{AnchorTargets, BoundingBox};
-use retinanet_criterion::{BatchTargets, FocalLoss, Sampler};
+use retinanet_criterion::{BatchTargets, ClassLoss, Sampler};
 use retinanet_detector::Predictions;
 
 /// What chance depends on: the same for a run that goes on.
@@ -16,7 +16,7 @@ pub(crate) struct Draw {
 
 /// The targets of a part's images with those anchors alone that count; none where all do.
 pub(crate) fn choose(
-    (sampler, loss): (&Sampler, &FocalLoss),
+    (sampler, loss): (&Sampler, &ClassLoss),
     draw: Draw,
     targets: &[AnchorTargets],
     predictions: &Predictions,

@@ -112,8 +112,7 @@ impl Parity {
     fn detections_agree(&self) {
         let device = Device::flex();
         let predictions = self.model(&device).forward(images(2, &device));
-        let coder = self.config.model.box_coder.init().unwrap();
-        let decoder = self.config.eval.init(coder).unwrap();
+        let decoder = self.config.eval.init(&self.config.model).unwrap();
         let sizes = SIZES.map(|[height, width]| (width as u32, height as u32));
         let found = decoder.decode(predictions, &self.anchors(), &sizes);
         for (image, found) in found.iter().enumerate() {

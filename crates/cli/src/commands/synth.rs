@@ -12,6 +12,7 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
         val_images: arguments.val_images.unwrap_or(default.val_images),
         width: arguments.width.unwrap_or(default.width),
         height: arguments.height.unwrap_or(default.height),
+        hard: arguments.hard,
         ..default
     };
     let bar = console::work_bar("drawing shapes", shapes.train_images + shapes.val_images);

@@ -77,6 +77,13 @@ impl Shape {
 pub(super) struct Outline(Vec<[f32; 2]>);
 
 impl Outline {
+    /// Corners around the origin, turned by an angle in radians and then scaled so that the box
+    /// has a longer side of `size` pixels.
+    pub(super) fn turned_to_size(points: &[[f32; 2]], angle: f32, size: f32) -> Self {
+        let points = points.iter().map(|&point| turned(point, angle));
+        Self(points.collect()).centered_with_size(size)
+    }
+
     pub(super) fn points(&self) -> &[[f32; 2]] {
         &self.0
     }

@@ -11,12 +11,17 @@ use tiny_skia::{
 use super::outline::Outline;
 use super::scene::{Blend, Figure, Rgb, Scene, any_color, pixel_scale};
 
-/// Paints a scene: backdrop, faint clutter, figures, and noise over everything.
+/// Paints a scene: backdrop, faint clutter, decoys, figures, and noise over everything.
 pub(super) fn paint(scene: &Scene, rng: &mut impl Rng) -> RgbImage {
     let mut pixmap =
         Pixmap::new(scene.width, scene.height).expect("the config's sizes are checked");
     paint_backdrop(&mut pixmap, scene.backdrop);
     paint_clutter(&mut pixmap, rng);
+    for decoy in &scene.decoys {
+        let mut builder = PathBuilder::new();
+        push_outline(&mut builder, &decoy.outline);
+        fill_outline(&mut pixmap, builder, decoy.colors, &decoy.outline);
+    }
     for figure in &scene.figures {
         paint_figure(&mut pixmap, figure);
     }
@@ -111,9 +116,12 @@ fn paint_figure(pixmap: &mut Pixmap, figure: &Figure) {
         // The even-odd rule leaves the inner outline out.
         push_outline(&mut builder, &figure.outline.shrunk(HOLE_SHARE));
     }
+    fill_outline(pixmap, builder, figure.colors, &figure.outline);
+}
+
+fn fill_outline(pixmap: &mut Pixmap, builder: PathBuilder, colors: Blend, outline: &Outline) {
     if let Some(path) = builder.finish() {
-        let shader = blend_shader(figure.colors, &figure.outline.bounds());
-        fill(pixmap, &path, shader);
+        fill(pixmap, &path, blend_shader(colors, &outline.bounds()));
     }
 }
 
@@ -229,7 +237,7 @@ mod tests {
         let mut cut = 0;
         for index in 0..150 {
             let mut rng = image_rng(config.seed, Split::Val, index);
-            for figure in Scene::draw(width, height, config.max_objects, &mut rng).figures {
+            for figure in Scene::draw(&config, &mut rng).figures {
                 let annotated = figure.outline.clip(width as f32, height as f32).bounds();
                 let pixels = changed_bounds(&figure, width, height);
                 for (annotated, pixel) in annotated.to_array().into_iter().zip(pixels.to_array()) {

@@ -4,6 +4,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 use retinanet_boxes::BoundingBox;
 
+use super::ShapesConfig;
+use super::decoy::{Decoy, DecoyForm};
 use super::outline::{Outline, Shape};
 
 /// A colour, each channel in `[0, 255]`.
@@ -16,28 +18,44 @@ pub(super) struct Scene {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) backdrop: Blend,
+    /// Below all figures.
+    pub(super) decoys: Vec<Decoy>,
     /// From the lowest to the topmost.
     pub(super) figures: Vec<Figure>,
 }
 
 impl Scene {
-    /// Draws a scene with up to `max_objects` figures, each visible for the most part.
-    pub(super) fn draw(width: u32, height: u32, max_objects: usize, rng: &mut impl Rng) -> Self {
+    /// Draws a scene with up to as many figures as the config says, each visible for the most part.
+    pub(super) fn draw(config: &ShapesConfig, rng: &mut impl Rng) -> Self {
+        let (width, height) = (config.width, config.height);
         let backdrop = backdrop(rng);
-        let count = if rng.random_bool(EMPTY_SHARE) {
+        let empty_share = if config.hard {
+            HARD_EMPTY_SHARE
+        } else {
+            EMPTY_SHARE
+        };
+        let count = if rng.random_bool(empty_share) {
             0
         } else {
-            rng.random_range(1..=max_objects)
+            rng.random_range(1..=config.max_objects)
         };
-        let layout = Layout::draw(width, height, count, rng);
+        let decoys = if config.hard {
+            draw_decoys(width, height, backdrop, rng)
+        } else {
+            Vec::new()
+        };
+        let layout = Layout::draw(config, count, rng);
         let mut figures: Vec<Figure> = Vec::with_capacity(layout.placed.len());
         for placed in layout.placed {
             let mut avoid = vec![backdrop.from, backdrop.to];
-            for below in figures
+            let decoys = decoys.iter().map(|decoy| (&decoy.outline, decoy.colors));
+            let below = figures
                 .iter()
-                .filter(|below| placed.samples.meets(&below.outline))
-            {
-                avoid.extend([below.colors.from, below.colors.to]);
+                .map(|figure| (&figure.outline, figure.colors));
+            for (outline, colors) in decoys.chain(below) {
+                if placed.samples.meets(outline) {
+                    avoid.extend([colors.from, colors.to]);
+                }
             }
             let hollow = placed.may_be_hollow && rng.random_bool(HOLLOW_SHARE);
             figures.push(Figure {
@@ -51,9 +69,25 @@ impl Scene {
             width,
             height,
             backdrop,
+            decoys,
             figures,
         }
     }
+}
+
+fn draw_decoys(width: u32, height: u32, backdrop: Blend, rng: &mut impl Rng) -> Vec<Decoy> {
+    let area = (width * height) as f32 / (REFERENCE_SIDE * REFERENCE_SIDE);
+    let count = (area * rng.random_range(DECOYS)).round() as usize;
+    let decoys = (0..count).map(|_| {
+        let &form = DecoyForm::ALL.choose(rng).expect("there are forms");
+        let outline = form.outline(rng.random_range(DECOY_SIZE), rng);
+        let center = [width, height].map(|side| rng.random_range(0.0..=side as f32));
+        Decoy {
+            outline: outline.moved(center),
+            colors: contrasting(&[backdrop.from, backdrop.to], rng),
+        }
+    });
+    decoys.collect()
 }
 
 /// An object.
@@ -91,7 +125,8 @@ struct Placed {
 }
 
 impl Layout {
-    fn draw(width: u32, height: u32, count: usize, rng: &mut impl Rng) -> Self {
+    fn draw(config: &ShapesConfig, count: usize, rng: &mut impl Rng) -> Self {
+        let (width, height) = (config.width, config.height);
         let mut layout = Self {
             width: width as f32,
             height: height as f32,
@@ -100,6 +135,9 @@ impl Layout {
         let scale = pixel_scale(width, height);
         let mut sizes: Vec<f32> = (0..count)
             .map(|_| {
+                if config.hard {
+                    return rng.random_range(HARD_SIZE);
+                }
                 let &(low, high) = SIZE_RANGES.choose(rng).expect("there are ranges");
                 (rng.random_range(low..=high) * scale).max(MIN_SIZE)
             })
@@ -297,6 +335,18 @@ const MIN_HOLLOW_SIZE: f32 = 26.0;
 /// Share of images without an object.
 const EMPTY_SHARE: f64 = 0.04;
 
+/// Longer side of an object's box in the hard setting, in pixels however large the image.
+const HARD_SIZE: std::ops::RangeInclusive<f32> = 12.0..=20.0;
+
+/// Share of images without an object in the hard setting.
+const HARD_EMPTY_SHARE: f64 = 0.5;
+
+/// Decoys in an image of the reference's area.
+const DECOYS: std::ops::RangeInclusive<f32> = 8.0..=20.0;
+
+/// Longer side of a decoy's box, in pixels.
+const DECOY_SIZE: std::ops::RangeInclusive<f32> = 8.0..=28.0;
+
 /// Share of objects that may stick out of the image.
 const CUT_SHARE: f64 = 0.15;
 
@@ -339,7 +389,7 @@ mod tests {
         let config = ShapesConfig::default();
         (0..count).map(move |index| {
             let mut rng = image_rng(config.seed, Split::Train, index);
-            Scene::draw(config.width, config.height, config.max_objects, &mut rng)
+            Scene::draw(&config, &mut rng)
         })
     }
 
@@ -435,10 +485,41 @@ mod tests {
 
     #[test]
     fn fifty_objects_in_a_small_image_end() {
+        let config = ShapesConfig {
+            width: 64,
+            height: 64,
+            max_objects: 50,
+            ..ShapesConfig::default()
+        };
         let mut rng = image_rng(0, Split::Train, 0);
         for _ in 0..5 {
-            let scene = Scene::draw(64, 64, 50, &mut rng);
+            let scene = Scene::draw(&config, &mut rng);
             assert!(scene.figures.len() <= 50);
         }
+    }
+
+    #[test]
+    fn hard_objects_are_few_and_small_among_many_decoys() {
+        let config = ShapesConfig {
+            hard: true,
+            width: 192,
+            height: 192,
+            max_objects: 2,
+            ..ShapesConfig::default()
+        };
+        let (mut objects, mut decoys, mut empty) = (0, 0, 0);
+        for index in 0..200 {
+            let scene = Scene::draw(&config, &mut image_rng(0, Split::Train, index));
+            for figure in &scene.figures {
+                let bounds = figure.outline.bounds();
+                let longer = bounds.width().max(bounds.height());
+                assert!((11.9..=20.1).contains(&longer), "{longer}");
+            }
+            objects += scene.figures.len();
+            decoys += scene.decoys.len();
+            empty += usize::from(scene.figures.is_empty());
+        }
+        assert!((70..130).contains(&empty), "{empty} of 200 are empty");
+        assert!(decoys > 20 * objects, "{decoys} decoys, {objects} objects");
     }
 }
