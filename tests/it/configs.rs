@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use retinanet_data::shapes::ShapesConfig;
 use retinanet_detector::Predictions;
 use retinanet_tests::run;
-use retinanet_trainer::{ExperimentConfig, load_config};
+use retinanet_trainer::{BatchSize, ExperimentConfig, SplitConfig, config_to_toml, load_config};
+use serde_json::Value;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -45,6 +47,69 @@ fn the_papers_recipe_is_the_default_but_for_data_and_pixels() {
     config.train.eval_every = None;
     config.train.checkpoint_every = None;
     assert_eq!(config.train, default.train);
+}
+
+/// The recipe as it is, on thin networks and tiny images.
+fn shrunk(mut config: ExperimentConfig, shapes: &Path) -> ExperimentConfig {
+    let split = |name: &str| SplitConfig {
+        annotations: format!("{name}.json").into(),
+        images: "images".into(),
+    };
+    config.data.root = shapes.to_owned();
+    (config.data.train, config.data.val) = (split("train"), split("val"));
+    config.data.synth = Some(ShapesConfig {
+        train_images: 6,
+        val_images: 2,
+        width: 96,
+        height: 64,
+        ..ShapesConfig::default()
+    });
+    config.data.short_side = vec![64];
+    config.data.long_side = 96;
+    config.data.eval_short_side = None;
+    config.data.batch_shapes.clear();
+    config.model.width = 4;
+    config.model.fpn_channels = 8;
+    config.train.epochs = None;
+    config.train.iterations = Some(1);
+    config.train.batch_size = BatchSize::Images(2);
+    config.train.log_every = 1;
+    config.train.eval_every = None;
+    config.train.checkpoint_every = None;
+    config.schedule.milestones.clear();
+    config
+}
+
+#[test]
+fn every_config_trains_a_step_at_tiny_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let mut configs = 0;
+    for entry in fs_err::read_dir(root().join("configs")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let config = shrunk(load_config(&file, &[]).unwrap(), Path::new(&path("shapes")));
+        let (tiny, run_dir) = (path("tiny.toml"), path(&format!("run-{configs}")));
+        fs_err::write(&tiny, config_to_toml(&config).unwrap()).unwrap();
+        println!("{}", file.display());
+        run(&["train", &tiny, "--run-dir", &run_dir]).expect_success();
+        let log = fs_err::read_to_string(Path::new(&run_dir).join("metrics.jsonl")).unwrap();
+        let lines = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let step = lines
+            .into_iter()
+            .find(|line| line["kind"] == "step")
+            .unwrap();
+        assert!(
+            step["class_loss"].as_f64().is_some_and(f64::is_finite),
+            "{step}"
+        );
+        configs += 1;
+    }
+    assert!(configs >= 11, "{configs}");
 }
 
 /// Layer by layer, with 80 classes and 9 anchors: the ResNet without its classifier 23 508 032 or

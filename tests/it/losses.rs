@@ -4,11 +4,14 @@ use retinanet_tests::Experiment;
 
 use crate::training::{losses, steps};
 
-/// Trains with these settings of `criterion`.
+/// Trains with these settings of `criterion`, or of `model` where they say so.
 fn train(experiment: &Experiment, run: &str, settings: &[&str]) {
     let set: Vec<String> = settings
         .iter()
-        .map(|setting| format!("criterion.{setting}"))
+        .map(|setting| match setting.strip_prefix("model.") {
+            Some(_) => (*setting).to_owned(),
+            None => format!("criterion.{setting}"),
+        })
         .collect();
     let arguments: Vec<&str> = set.iter().flat_map(|it| ["--set", it]).collect();
     experiment.train(run, &arguments).expect_success();
@@ -17,7 +20,7 @@ fn train(experiment: &Experiment, run: &str, settings: &[&str]) {
 #[test]
 fn every_loss_and_every_sampling_trains_in_its_own_way() {
     let experiment = Experiment::new();
-    let kinds: [&[&str]; 9] = [
+    let kinds: [&[&str]; 11] = [
         &[],
         &["class.loss=cross_entropy"],
         &["class.loss=balanced_cross_entropy", "class.alpha=0.75"],
@@ -27,6 +30,8 @@ fn every_loss_and_every_sampling_trains_in_its_own_way() {
         &["class.label_smoothing=0.01"],
         &["sampling.kind=random"],
         &["sampling.kind=ohem", "sampling.examples=32"],
+        &["model.head.scores=softmax"],
+        &["model.head.scores=softmax", "sampling.kind=ohem"],
     ];
     let mut seen = Vec::new();
     for (number, settings) in kinds.iter().enumerate() {
@@ -36,6 +41,20 @@ fn every_loss_and_every_sampling_trains_in_its_own_way() {
         assert_eq!(of_run.len(), 6);
         assert!(!seen.contains(&of_run), "{settings:?}");
         seen.push(of_run);
+    }
+}
+
+#[test]
+fn a_softmax_refuses_what_is_made_for_sigmoids() {
+    let softmax = ["--set", "model.head.scores=softmax", "--set"];
+    for setting in [
+        "criterion.class.loss=focal_star",
+        "criterion.class.alpha=effective_number",
+        "criterion.class.label_smoothing=0.1",
+    ] {
+        let key = setting.split('=').next().unwrap();
+        let finished = Experiment::new().train("run", &[&softmax[..], &[setting]].concat());
+        finished.expect_refusal(2, &[key, "softmax"]);
     }
 }
 

@@ -131,6 +131,9 @@ pub(crate) struct LrFindArguments {
 pub(crate) struct StudyArguments {
     /// The study, a TOML file
     pub(crate) study: PathBuf,
+    /// The config that its runs start from, in place of the study's own
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) base: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: Settings,
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)

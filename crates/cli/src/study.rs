@@ -82,11 +82,15 @@ fn default_metrics() -> Vec<String> {
 }
 
 impl Study {
-    /// Reads a study; its runs go below `out`.
-    pub(crate) fn read(path: &Path, out: &Path) -> Result<Self, Failure> {
+    /// Reads a study; its runs go below `out`, and start from another config where there is one.
+    pub(crate) fn read(path: &Path, out: &Path, base: Option<&Path>) -> Result<Self, Failure> {
         let read = || -> anyhow::Result<Self> {
             let file: StudyFile = toml::from_str(&fs_err::read_to_string(path)?)?;
-            Self::new(file, path, out)
+            let mut study = Self::new(file, path, out)?;
+            if let Some(base) = base {
+                base.clone_into(&mut study.base);
+            }
+            Ok(study)
         };
         read()
             .with_context(|| format!("`{}` is no study", path.display()))
@@ -275,11 +279,12 @@ mod tests {
             let toml = path
                 .extension()
                 .is_some_and(|extension| extension == "toml");
-            if !toml || path.ends_with("base.toml") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !toml || name.starts_with("base") {
                 continue;
             }
             studies += 1;
-            let study = Study::read(&path, Path::new("out")).unwrap();
+            let study = Study::read(&path, Path::new("out"), None).unwrap();
             for run in study.runs() {
                 let config = load_config(&study.base, &run.set).unwrap();
                 config.model.check().unwrap();

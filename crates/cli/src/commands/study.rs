@@ -17,7 +17,7 @@ use crate::study_table::{Outcome, Table};
 
 pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
     let out = out(arguments);
-    let study = Study::read(&arguments.study, &out)?;
+    let study = Study::read(&arguments.study, &out, arguments.base.as_deref())?;
     fs_err::create_dir_all(&out).map_err(Failure::work)?;
     let stop = stop_on_signal()?;
 
