@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use retinanet_data::DataError;
 use retinanet_detector::ModelError;
+use retinanet_images::ImagesError;
 use retinanet_trainer::{
     CheckpointError, ConfigError, EvaluateError, PlanError, RunDirectoryError, TrainError,
 };
@@ -51,10 +52,17 @@ impl From<ModelError> for Failure {
 
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
-        match error {
-            DataError::Setting { .. } => Self::usage(error),
-            _ => Self::work(error),
+        if error.is_about_config() {
+            Self::usage(error)
+        } else {
+            Self::work(error)
         }
+    }
+}
+
+impl From<ImagesError> for Failure {
+    fn from(error: ImagesError) -> Self {
+        DataError::from(error).into()
     }
 }
 

@@ -4,10 +4,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
 use retinanet_boxes::GroundTruth;
+use retinanet_images::{ColorShift, Piece, Region, View};
 use serde::{Deserialize, Serialize};
 
-use crate::photometric::ColorShift;
-use crate::view::{Piece, Region, View};
 use crate::{DataError, ImageRecord, Transform};
 
 /// How training images vary. What a sample looks like is a function of the seed, the epoch and the
@@ -346,11 +345,7 @@ impl Drawing<'_> {
             return self.jitter(image, source);
         }
         let shown = (source.width as u32, source.height as u32);
-        View::of(
-            image,
-            source,
-            self.transform.resized_size(shown, short_side),
-        )
+        View::of(image, source, self.resized_to(shown, short_side))
     }
 
     /// A part of the image, in whole pixels, with an object that counts if there is one.
@@ -423,7 +418,7 @@ impl Drawing<'_> {
     fn mosaic(&mut self, image: usize, short_side: u32) -> View {
         let mut images = [image, self.any_image(), self.any_image(), self.any_image()];
         images.rotate_right(self.rng.random_range(0..4));
-        let (width, height) = (self.transform).resized_size(self.images[image].size(), short_side);
+        let (width, height) = self.resized_to(self.images[image].size(), short_side);
         let (x, y) = (self.middle(width), self.middle(height));
         let corners = [
             ((0, 0), (x, y)),
@@ -460,7 +455,7 @@ impl Drawing<'_> {
         let Region { width, height, .. } = Region::whole(image_size);
         let (tile_width, tile_height) = (f64::from(tile.0), f64::from(tile.1));
         let filling = (tile_width / width).max(tile_height / height);
-        let usual = self.transform.resized_size(image_size, short_side);
+        let usual = self.resized_to(image_size, short_side);
         let usual = (f64::from(usual.0) / width).max(filling);
         // Doubling is as likely at any scale.
         let scale = (self.rng.random_range(filling.ln()..=usual.ln())).exp();
@@ -496,6 +491,10 @@ impl Drawing<'_> {
 
     fn within(&mut self, limit: f32) -> f32 {
         self.rng.random_range(-limit..=limit)
+    }
+
+    fn resized_to(&self, size: (u32, u32), short_side: u32) -> (u32, u32) {
+        (self.transform.preparation()).resized_to(size, short_side)
     }
 
     fn short_side(&mut self) -> u32 {

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use image::{RgbImage, imageops};
 use retinanet_anchors::TargetAssigner;
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth, ImageId};
+use retinanet_images::{Preparation, Prepared, Rendered, View};
 
-use crate::pixels::Pixels;
-use crate::resize::resize;
-use crate::view::{Piece, View};
 use crate::{ImageRecord, Transform};
 
 /// Images of one size, ready for a device, with what the model should find on them.
@@ -53,17 +51,15 @@ pub struct BatchItem {
 
 impl Batch {
     /// An image of the batch without its padding, as a viewer shows it: what the network sees, with
-    /// the normalisation undone by `transform`, the one that the batch was made with.
+    /// the normalisation undone by the preparation that the batch was made with.
     ///
     /// # Panics
     ///
     /// Panics where the batch has no such item.
-    pub fn picture(&self, item: usize, transform: &Transform) -> RgbImage {
+    pub fn picture(&self, item: usize, preparation: &Preparation) -> RgbImage {
         let pixels = 3 * self.height * self.width;
         let planes = &self.images[item * pixels..][..pixels];
-        let picture = transform
-            .normalizer()
-            .picture(planes, (self.height, self.width));
+        let picture = preparation.picture(planes, (self.height, self.width));
         let (width, height) = self.items[item].resized_size;
         imageops::crop_imm(&picture, 0, 0, width, height).to_image()
     }
@@ -84,7 +80,7 @@ impl BatchItem {
 /// An image on its way into a batch.
 pub(crate) struct Sample {
     item: BatchItem,
-    pieces: Vec<(Piece, Pixels)>,
+    rendered: Rendered,
 }
 
 impl Sample {
@@ -97,20 +93,11 @@ impl Sample {
         decoded: impl Fn(usize) -> Result<Arc<RgbImage>, E>,
     ) -> Result<Self, E> {
         let min_kept = transform.augment().min_kept_area;
-        let (mut pieces, mut objects) = (Vec::new(), Vec::new());
+        let mut objects = Vec::new();
         for piece in &view.pieces {
             let record = &images[piece.image];
-            let image = decoded(piece.image)?;
-            let placed = |object: &GroundTruth| piece.place(*object, image.dimensions(), min_kept);
+            let placed = |object: &GroundTruth| piece.place(*object, record.size(), min_kept);
             objects.extend(record.objects.iter().filter_map(placed));
-
-            let interpolation = transform.interpolation();
-            let pixels = resize(image, piece.source, piece.size, interpolation);
-            let pixels = match piece.colors {
-                Some(colors) => colors.apply(pixels),
-                None => pixels,
-            };
-            pieces.push((piece.clone(), pixels));
         }
         let record = &images[index];
         Ok(Self {
@@ -123,30 +110,8 @@ impl Sample {
                 resized_size: view.size,
                 objects,
             },
-            pieces,
+            rendered: view.render(transform.preparation(), decoded)?,
         })
-    }
-
-    /// Appends the sample's pixels to a batch; see [`Batch::images`].
-    fn append(
-        &self,
-        transform: &Transform,
-        images: &mut Vec<f32>,
-        (height, width): (usize, usize),
-    ) {
-        let normalizer = transform.normalizer();
-        if let [(piece, pixels)] = self.pieces.as_slice()
-            && piece.corner == (0, 0)
-            && piece.weight == 1.0
-        {
-            normalizer.append(piece, pixels, images, (height, width));
-            return;
-        }
-        let start = images.len();
-        images.resize(start + 3 * height * width, 0.0);
-        for (piece, pixels) in &self.pieces {
-            normalizer.add(piece, pixels, &mut images[start..], (height, width));
-        }
     }
 }
 
@@ -157,13 +122,15 @@ pub(crate) fn collate(
     anchors: impl FnOnce(usize, usize) -> Arc<Vec<BoundingBox>>,
     assigner: Option<&TargetAssigner>,
 ) -> Batch {
-    let sizes = samples.iter().map(|sample| sample.item.resized_size);
-    let (height, width) = transform.padded_size(sizes);
-    let mut images = Vec::with_capacity(samples.len() * 3 * height * width);
-    for sample in &samples {
-        sample.append(transform, &mut images, (height, width));
-    }
-    let items: Vec<_> = samples.into_iter().map(|sample| sample.item).collect();
+    let (items, rendered): (Vec<_>, Vec<_>) = (samples.into_iter())
+        .map(|sample| (sample.item, sample.rendered))
+        .unzip();
+    let Prepared {
+        pixels,
+        height,
+        width,
+        ..
+    } = Prepared::new(&rendered, transform.preparation());
     let anchors = anchors(height, width);
     let targets = assigner.map_or_else(Vec::new, |assigner| {
         (items.iter())
@@ -171,7 +138,7 @@ pub(crate) fn collate(
             .collect()
     });
     Batch {
-        images,
+        images: pixels,
         height,
         width,
         items,
@@ -188,9 +155,9 @@ fn size((width, height): (u32, u32)) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use retinanet_images::Region;
 
     use super::*;
-    use crate::view::Region;
 
     fn item(original_size: (u32, u32), resized_size: (u32, u32)) -> BatchItem {
         BatchItem {

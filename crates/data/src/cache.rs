@@ -57,6 +57,8 @@ impl ImageCache {
 mod tests {
     use std::cell::Cell;
 
+    use retinanet_images::ImagesError;
+
     use super::*;
 
     /// How often 4 images of 48 bytes are decoded in three rounds.
@@ -88,7 +90,7 @@ mod tests {
     #[test]
     fn an_image_that_fails_is_not_kept() {
         let cache = ImageCache::new(1000);
-        let broken = || Err(DataError::Truncated { path: "a".into() });
+        let broken = || Err(ImagesError::Truncated { path: "a".into() }.into());
         assert!(cache.get(0, broken).is_err());
         assert!(cache.get(0, || Ok(RgbImage::new(1, 1))).is_ok());
         assert!(cache.get(0, broken).is_ok());

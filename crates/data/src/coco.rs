@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use retinanet_boxes::{BoundingBox, CategoryId, ClassList, ClassListError, GroundTruth, ImageId};
+use retinanet_images::decode_image;
 use serde::{Deserialize, Serialize};
 
+use crate::DataError;
 use crate::coco::file::{CocoFile, RawAnnotation, RawImage};
-use crate::{DataError, decode_image};
 
 mod file;
 
@@ -49,7 +50,7 @@ impl ImageRecord {
     ///
     /// # Errors
     ///
-    /// As [`decode_image`](crate::decode_image), and where the file's size is not the record's.
+    /// As [`decode_image`], and where the file's size is not the record's.
     pub fn decode(&self) -> Result<RgbImage, DataError> {
         let image = decode_image(&self.path)?;
         // The boxes would be wrong, and silently so.

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use hotcoco::convert::{coco_to_voc, coco_to_yolo, voc_to_coco, yolo_to_coco};
 use hotcoco::{COCO, Dataset};
+use retinanet_images::upright_size;
 
 use crate::DataError;
-use crate::decode::upright_size;
 
 mod csv;
 

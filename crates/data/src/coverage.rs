@@ -217,7 +217,9 @@ fn reach_all(
     let single = image.objects.iter().filter(|object| !object.crowd);
     single
         .filter_map(|object| {
-            let bbox = transform.place_plain(object.bbox, (image.width, image.height));
+            let bbox = transform
+                .preparation()
+                .place(object.bbox, (image.width, image.height));
             let reach = generator.reach(height, width, &bbox);
             bbox.is_proper().then_some(Covered {
                 class: object.class.index(),
@@ -234,8 +236,8 @@ fn reach_all(
 }
 
 fn padded_size(image: &ImageRecord, transform: &Transform) -> (usize, usize) {
-    let size = transform.plain_size(image.size());
-    transform.padded_size(std::iter::once(size))
+    let preparation = transform.preparation();
+    preparation.padded_size([preparation.resized_size(image.size())])
 }
 
 /// 0, 1 or 2 for COCO's small, medium and large.
@@ -319,7 +321,7 @@ mod tests {
         let single = image.objects.iter().filter(|object| !object.crowd);
         let size = (image.width, image.height);
         let boxes: Vec<_> = single
-            .map(|object| transform.place_plain(object.bbox, size))
+            .map(|object| transform.preparation().place(object.bbox, size))
             .filter(BoundingBox::is_proper)
             .collect();
         let highest = |bbox: &BoundingBox| {

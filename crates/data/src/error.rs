@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use image::ImageError;
+use retinanet_images::ImagesError;
 
 /// What can go wrong between the annotations file and a batch.
 #[derive(Debug, thiserror::Error)]
@@ -154,24 +154,9 @@ pub enum DataError {
         /// The folder that the file names are relative to.
         root: PathBuf,
     },
-    /// An image file that cannot be decoded.
-    #[error("could not decode image `{}`", .path.display())]
-    Decode {
-        /// The image file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: ImageError,
-    },
-    /// An image file without its end.
-    #[error(
-        "image `{}` is cut short or damaged: its end marker is missing; fetch it again",
-        .path.display()
-    )]
-    Truncated {
-        /// The image file.
-        path: PathBuf,
-    },
+    /// An image cannot be read, or a setting of its preparation is out of range.
+    #[error(transparent)]
+    Image(#[from] ImagesError),
     /// An image whose size is not the one the boxes were drawn on.
     #[error(
         "image `{}` is {}×{} pixels, but the annotations say {}×{}{}",
@@ -203,7 +188,7 @@ pub enum DataError {
     /// The loader's threads could not be started.
     #[error("could not start the loader's threads; lower `data.workers`")]
     Workers(#[source] io::Error),
-    /// A bug, of ours or of a decoder: the code that prepares batches panicked.
+    /// A bug: the code that prepares batches panicked.
     #[error("reading panicked on {what}: {message}")]
     Panic {
         /// What it was working on.
@@ -211,6 +196,16 @@ pub enum DataError {
         /// What the panic said.
         message: String,
     },
+}
+
+impl DataError {
+    /// Whether a setting is at fault, and not the data.
+    pub const fn is_about_config(&self) -> bool {
+        matches!(
+            self,
+            Self::Setting { .. } | Self::Image(ImagesError::Setting { .. })
+        )
+    }
 }
 
 /// Explains the commonest mismatch: boxes drawn on the stored pixels of a turned photograph.

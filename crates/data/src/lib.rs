@@ -5,15 +5,14 @@
 //! annotations ── CocoDataset ──┐
 //!                              ├─► TrainLoader ─► Batch: images, anchors, targets
 //! TransformConfig ─ Transform ─┤
-//!                              ├─► EvalLoader ──► Batch: images, anchors, targets if asked for
-//! image file ─── prepare ──────┘
+//!                              └─► EvalLoader ──► Batch: images, anchors, targets if asked for
 //! ```
 //!
 //! [`CocoDataset`] reads the annotations, leaves out the boxes that nothing can be learnt from and
-//! lists them. [`decode_image`] gives upright RGB or an error with the file's name. [`Transform`]
-//! plans what a sample shows from the sizes alone (resized as detectron2's `ResizeShortestEdge` does
-//! it, and in training varied as [`AugmentConfig`] says); pixels and boxes then follow the same plan.
-//! The loaders do all that on worker threads, anchors and targets included.
+//! lists them. [`Transform`] plans what a sample shows from the sizes alone, in training varied as
+//! [`AugmentConfig`] says; [`retinanet_images`] makes the pixels, as it does for an image that is in no
+//! data set, and the boxes follow the same plan. The loaders do all that on worker threads, anchors and
+//! targets included.
 //!
 //! What a training sample looks like is a function of (seed, epoch, image, how often the image came
 //! before in the epoch), and which samples make a batch is a function of (seed, iteration). So the
@@ -55,15 +54,10 @@ mod cache;
 mod coco;
 mod convert;
 mod coverage;
-mod decode;
 pub mod doctor;
 mod error;
 mod loader;
-mod look;
-mod normalization;
 mod parallel;
-mod photometric;
-mod pixels;
 mod plan;
 mod random;
 mod resize;
@@ -74,7 +68,6 @@ mod shared;
 mod split;
 mod stats;
 mod transform;
-mod view;
 
 pub use augment::{
     AugmentConfig, CropConfig, JitterConfig, MixupConfig, MosaicConfig, PhotometricConfig,
@@ -83,13 +76,10 @@ pub use batch::{Batch, BatchItem};
 pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, LabelIds, ReadOptions};
 pub use convert::{Converted, DatasetFormat, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
-pub use decode::{BytesError, decode_bytes, decode_image};
 pub use error::DataError;
 pub use loader::{BatchIter, EvalLoader, LoaderConfig, OnBadImage, TrainLoader};
-pub use look::{Look, LookConfig, prepare, prepare_looks};
-pub use normalization::{ChannelOrder, Normalization};
 pub use parallel::ParallelMap;
-pub use resize::{Interpolation, ResizeConfig, SizeRounding};
+pub use resize::ResizeConfig;
 pub use split::split;
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};
 pub use transform::{Transform, TransformConfig};

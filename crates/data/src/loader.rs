@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use image::RgbImage;
 use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::BoundingBox;
+use retinanet_images::catch_panic;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Sample, collate};
 use crate::cache::ImageCache;
-use crate::parallel::{ParallelMap, catch_panic};
+use crate::parallel::ParallelMap;
 use crate::plan::{Job, SampleKey, TrainingPlan, evaluation_jobs};
 use crate::random::sample_rng;
 use crate::{Batch, CocoDataset, DataError, ImageRecord, Transform};
@@ -133,7 +134,8 @@ impl TrainLoader {
         let groups = groups(transform, &dataset.images, self.config.group_by_aspect);
         let inputs = groups
             .into_iter()
-            .map(|group| transform.padded_size(transform.training_sizes(group.into_iter())));
+            .map(|group| transform.training_sizes(group.into_iter()))
+            .map(|sizes| transform.preparation().padded_size(sizes));
         inputs
             .max_by_key(|(height, width)| height * width)
             .unwrap_or((1, 1))
@@ -426,7 +428,7 @@ impl Source {
                 let rng = &mut sample_rng(self.seed, epoch, index, repeat);
                 self.transform.draw(index, images, rng)
             }
-            None => self.transform.plain(index, images[index].size()),
+            None => (self.transform.preparation()).view(index, images[index].size()),
         };
         let decoded = |index| self.decoded(index);
         self.naming(index, || {

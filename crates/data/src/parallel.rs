@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use retinanet_images::catch_panic;
 
 /// Maps an iterator on worker threads; the results come in the order of the inputs.
 ///
@@ -160,16 +160,6 @@ impl<J, T> Drop for Workers<J, T> {
             let _ = thread.join();
         }
     }
-}
-
-/// Runs `work`; a panic becomes an error that says what the panic said.
-pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // What `work` shares with others is behind locks, which a panic marks, or never changes.
-    panic::catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        (payload.downcast_ref::<&str>().map(ToString::to_string))
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".into())
-    })
 }
 
 #[cfg(test)]

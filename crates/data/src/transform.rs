@@ -1,12 +1,9 @@
 use rand_chacha::ChaCha8Rng;
-use retinanet_boxes::BoundingBox;
+use retinanet_images::{Normalization, Preparation, PreparationConfig, View};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{AugmentConfig, Drawing};
-use crate::normalization::{Normalization, Normalizer};
-use crate::resize::{Interpolation, ResizeConfig, SizeRounding, resized_size};
-use crate::view::{Region, View};
-use crate::{DataError, ImageRecord};
+use crate::{DataError, ImageRecord, ResizeConfig};
 
 /// Settings of the [`Transform`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,18 +38,12 @@ impl Default for TransformConfig {
     }
 }
 
-/// The way from a decoded image to numbers, checked.
+/// The way from a decoded image to numbers, checked: that of evaluation, and how training varies it.
 #[derive(Clone, Debug)]
 pub struct Transform {
+    preparation: Preparation,
     short_sides: Vec<u32>,
-    eval_short_side: u32,
-    long_side: u32,
     augment: AugmentConfig,
-    size_divisor: u32,
-    batch_shapes: Vec<[u32; 2]>,
-    interpolation: Interpolation,
-    size_rounding: SizeRounding,
-    normalizer: Normalizer,
 }
 
 impl Transform {
@@ -60,10 +51,8 @@ impl Transform {
     ///
     /// # Errors
     ///
-    /// Returns [`DataError::Setting`] with the key of a setting that is out of its range.
+    /// Returns an error with the key of a setting that is out of its range.
     pub fn new(config: &TransformConfig) -> Result<Self, DataError> {
-        // Far above any use, and far below what would overflow.
-        const SIDE: &str = "in [1, 65535]";
         let TransformConfig {
             resize,
             augment,
@@ -71,57 +60,44 @@ impl Transform {
             size_divisor,
             batch_shapes,
         } = config;
-        let ResizeConfig {
-            short_side,
-            long_side,
-            eval_short_side,
-            interpolation,
-            size_rounding,
-        } = resize;
-
         let bad_short_side = || DataError::Setting {
             key: "data.short_side",
             expected: "a list of lengths of at least 1",
-            found: format!("{short_side:?}"),
+            found: format!("{:?}", resize.short_side),
         };
-        let largest = *short_side.iter().max().ok_or_else(bad_short_side)?;
-        if short_side.contains(&0) {
+        let largest = *resize.short_side.iter().max().ok_or_else(bad_short_side)?;
+        if resize.short_side.contains(&0) {
             return Err(bad_short_side());
         }
-        let eval_short_side = eval_short_side.unwrap_or(largest);
-        for (key, value) in [
-            ("data.eval_short_side", eval_short_side),
-            ("data.long_side", *long_side),
-            ("data.size_divisor", *size_divisor),
-        ] {
-            if !(1..=65_535).contains(&value) {
-                return Err(DataError::Setting {
-                    key,
-                    expected: SIDE,
-                    found: value.to_string(),
-                });
-            }
-        }
-        let fits = |side: &u32| (1..=65_535).contains(side) && side.is_multiple_of(*size_divisor);
-        if !batch_shapes.as_flattened().iter().all(fits) {
+        let short_side = resize.eval_short_side.unwrap_or(largest);
+        if !(1..=65_535).contains(&short_side) {
             return Err(DataError::Setting {
-                key: "data.batch_shapes",
-                expected: "a list of widths and heights, each a multiple of `data.size_divisor`",
-                found: format!("{batch_shapes:?}"),
+                key: "data.eval_short_side",
+                expected: "in [1, 65535]",
+                found: short_side.to_string(),
             });
         }
-        augment.check()?;
-        Ok(Self {
-            short_sides: short_side.clone(),
-            eval_short_side,
-            long_side: *long_side,
-            augment: *augment,
+        let preparation = PreparationConfig {
+            short_side,
+            long_side: resize.long_side,
+            interpolation: resize.interpolation,
+            size_rounding: resize.size_rounding,
+            normalization: *normalization,
             size_divisor: *size_divisor,
             batch_shapes: batch_shapes.clone(),
-            interpolation: *interpolation,
-            size_rounding: *size_rounding,
-            normalizer: Normalizer::new(normalization)?,
+        };
+        let preparation = Preparation::new(&preparation)?;
+        augment.check()?;
+        Ok(Self {
+            preparation,
+            short_sides: resize.short_side.clone(),
+            augment: *augment,
         })
+    }
+
+    /// How images are prepared outside training.
+    pub const fn preparation(&self) -> &Preparation {
+        &self.preparation
     }
 
     /// Draws what a training sample that shows this image looks like.
@@ -134,11 +110,6 @@ impl Transform {
         .sample(image)
     }
 
-    /// How an image of this width and height is seen outside training.
-    pub(crate) fn plain(&self, image: usize, size: (u32, u32)) -> View {
-        View::of(image, Region::whole(size), self.plain_size(size))
-    }
-
     pub(crate) fn short_sides(&self) -> &[u32] {
         &self.short_sides
     }
@@ -147,68 +118,28 @@ impl Transform {
         &self.augment
     }
 
-    /// Width and height of an image after its shorter side was resized to this length.
-    pub(crate) fn resized_size(&self, size: (u32, u32), short_side: u32) -> (u32, u32) {
-        resized_size(size, short_side, self.long_side, self.size_rounding)
-    }
-
-    pub(crate) fn interpolation(&self) -> Interpolation {
-        self.interpolation
-    }
-
-    pub(crate) fn eval_short_side(&self) -> u32 {
-        self.eval_short_side
-    }
-
-    /// Width and height of an image whose shorter side becomes this long outside training; the limit
-    /// on the longer side is as many times the configured one as the shorter is evaluation's.
-    pub(crate) fn size_with_short_side(&self, size: (u32, u32), short_side: u32) -> (u32, u32) {
-        let scaled = u64::from(self.long_side) * u64::from(short_side);
-        let long_side = scaled.div_ceil(u64::from(self.eval_short_side));
-        let long_side = u32::try_from(long_side).unwrap_or(u32::MAX);
-        resized_size(size, short_side, long_side, self.size_rounding)
-    }
-
-    /// Width and height that an image of this width and height has outside training.
-    pub fn plain_size(&self, size: (u32, u32)) -> (u32, u32) {
-        self.resized_size(size, self.eval_short_side)
-    }
-
-    /// A box of an image of this width and height, where the network sees it outside training.
-    pub(crate) fn place_plain(&self, bbox: BoundingBox, size: (u32, u32)) -> BoundingBox {
-        self.plain(0, size).pieces[0].place_box(bbox)
-    }
-
-    pub(crate) fn normalizer(&self) -> &Normalizer {
-        &self.normalizer
-    }
-
-    /// Height and width of a batch that has room for images of these widths and heights.
-    pub(crate) fn padded_size(&self, sizes: impl Iterator<Item = (u32, u32)>) -> (usize, usize) {
-        let (width, height) = largest(sizes);
-        let [width, height] = self.batch_shape(width, height).unwrap_or_else(|| {
-            [width, height].map(|side| side.next_multiple_of(self.size_divisor))
-        });
-        (height as usize, width as usize)
-    }
-
     /// Checks that the batches of these images have room in one of
     /// [`batch_shapes`](TransformConfig::batch_shapes), if there are any, as evaluation sees the
     /// images: so many at once, of any sizes together.
     ///
     /// # Errors
     ///
-    /// Returns [`DataError::Setting`] with the size that has no room.
+    /// Returns an error with the size that has no room.
     pub fn check_evaluation_shapes(
         &self,
         images: &[ImageRecord],
         batch_size: usize,
     ) -> Result<(), DataError> {
-        let mut sizes = images.iter().map(|image| self.plain_size(image.size()));
+        let preparation = &self.preparation;
+        let mut sizes = images
+            .iter()
+            .map(|image| preparation.resized_size(image.size()));
         if batch_size == 1 {
-            return sizes.try_for_each(|size| self.check_shapes([size].into_iter()));
+            sizes.try_for_each(|size| preparation.check_shapes([size]))?;
+        } else {
+            preparation.check_shapes(sizes)?;
         }
-        self.check_shapes(sizes)
+        Ok(())
     }
 
     /// Checks that a batch of any of these images, however they vary, has a shape to stand in.
@@ -216,7 +147,7 @@ impl Transform {
         &self,
         images: impl Iterator<Item = &'a ImageRecord>,
     ) -> Result<(), DataError> {
-        self.check_shapes(self.training_sizes(images))
+        Ok((self.preparation).check_shapes(self.training_sizes(images))?)
     }
 
     /// The widest and the highest that these images can become in training.
@@ -242,50 +173,19 @@ impl Transform {
             [(width, part(height)), (part(width), height)]
         });
         let resized = parts.flat_map(move |size| {
-            (self.short_sides.iter()).map(move |&short_side| self.resized_size(size, short_side))
+            (self.short_sides.iter())
+                .map(move |&short_side| self.preparation.resized_to(size, short_side))
         });
         (resized.filter(move |_| !only_jittered)).chain(jittered)
     }
-
-    fn check_shapes(&self, sizes: impl Iterator<Item = (u32, u32)>) -> Result<(), DataError> {
-        if self.batch_shapes.is_empty() {
-            return Ok(());
-        }
-        let (width, height) = largest(sizes);
-        if self.batch_shape(width, height).is_some() {
-            return Ok(());
-        }
-        Err(DataError::Setting {
-            key: "data.batch_shapes",
-            expected: "shapes of which one has room for each batch",
-            found: format!(
-                "{:?}; none has room for {width}×{height}, which a batch can need",
-                self.batch_shapes
-            ),
-        })
-    }
-
-    /// The given shape with the fewest pixels that has room.
-    fn batch_shape(&self, width: u32, height: u32) -> Option<[u32; 2]> {
-        (self.batch_shapes.iter().copied())
-            .filter(|shape| shape[0] >= width && shape[1] >= height)
-            .min_by_key(|shape| u64::from(shape[0]) * u64::from(shape[1]))
-    }
-}
-
-/// Width and height that have room for each of these.
-fn largest(sizes: impl Iterator<Item = (u32, u32)>) -> (u32, u32) {
-    sizes.fold((1, 1), |(width, height), (w, h)| {
-        (width.max(w), height.max(h))
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use retinanet_boxes::ImageId;
+    use retinanet_images::ChannelOrder;
 
     use super::*;
-    use crate::ChannelOrder;
 
     fn image(width: u32, height: u32) -> ImageRecord {
         ImageRecord {
@@ -295,38 +195,6 @@ mod tests {
             width,
             height,
             objects: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn batches_are_padded_to_the_divisor() {
-        let transform =
-            Transform::new(&TransformConfig::default()).expect("the defaults are in range");
-        let sizes = [(33, 64), (20, 10)];
-        assert_eq!(transform.padded_size(sizes.into_iter()), (64, 64));
-        assert_eq!(transform.padded_size([(1, 65)].into_iter()), (96, 32));
-    }
-
-    #[test]
-    fn batches_take_the_smallest_shape_with_room() {
-        let config = TransformConfig {
-            batch_shapes: vec![[128, 128], [128, 64], [64, 128]],
-            ..TransformConfig::default()
-        };
-        let transform = Transform::new(&config).expect("the settings are in range");
-        for (size, expected) in [
-            ((65, 30), (64, 128)),
-            ((64, 64), (64, 128)),
-            ((30, 65), (128, 64)),
-            ((65, 65), (128, 128)),
-            // A file from elsewhere may have no room in any.
-            ((129, 10), (32, 160)),
-        ] {
-            assert_eq!(
-                transform.padded_size([size].into_iter()),
-                expected,
-                "{size:?}"
-            );
         }
     }
 
@@ -437,9 +305,9 @@ mod tests {
         let mut config = TransformConfig::default();
         config.resize.short_side = vec![640, 800, 672];
         let largest = Transform::new(&config).expect("the settings are in range");
-        assert_eq!(largest.eval_short_side, 800);
+        assert_eq!(largest.preparation().config().short_side, 800);
         config.resize.eval_short_side = Some(600);
         let set = Transform::new(&config).expect("the settings are in range");
-        assert_eq!(set.eval_short_side, 600);
+        assert_eq!(set.preparation().config().short_side, 600);
     }
 }

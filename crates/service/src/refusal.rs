@@ -4,7 +4,7 @@ use std::iter;
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use retinanet_data::BytesError;
+use retinanet_images::BytesError;
 use serde_json::json;
 
 /// Why a request gets no detections.

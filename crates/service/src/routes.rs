@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use image::RgbImage;
 use retinanet_boxes::{CategoryId, Detection};
-use retinanet_data::decode_bytes;
+use retinanet_images::decode_bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};

@@ -9,8 +9,9 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_convolution::channels_last;
 use retinanet_criterion::BatchTargets;
-use retinanet_data::{Batch, Transform};
+use retinanet_data::Batch;
 use retinanet_detector::{Predictions, RetinaNet};
+use retinanet_images::Preparation;
 use serde_json::{Value, json};
 
 use crate::levels::{add_levels, level_losses};
@@ -27,7 +28,7 @@ pub(crate) struct Patient<'a> {
     pub(crate) batch: &'a [Batch],
     /// With the weights before the step.
     pub(crate) learner: &'a Learner,
-    pub(crate) transform: &'a Transform,
+    pub(crate) preparation: &'a Preparation,
     pub(crate) device: &'a Device,
 }
 
@@ -68,7 +69,7 @@ impl Patient<'_> {
             for item in 0..part.items.len() {
                 let picture = format!("image-{}.png", images.len());
                 let path = folder.join(&picture);
-                (part.picture(item, self.transform).save(path)).map_err(io::Error::other)?;
+                (part.picture(item, self.preparation).save(path)).map_err(io::Error::other)?;
                 images.push(describe_image(part, item, &picture));
             }
         }

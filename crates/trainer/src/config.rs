@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use retinanet_anchors::MatcherConfig;
 use retinanet_criterion::{BoxLossConfig, ClassLossConfig, NormalizerKind, SamplingConfig};
 use retinanet_data::shapes::ShapesConfig;
-use retinanet_data::{
-    Interpolation, LabelIds, Normalization, OnBadImage, ResizeConfig, SizeRounding,
-};
+use retinanet_data::{LabelIds, OnBadImage, ResizeConfig};
 use retinanet_detector::{DecodeConfig, ModelConfig};
 use retinanet_evaluation::Metrics;
+use retinanet_images::{Interpolation, Normalization, SizeRounding};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

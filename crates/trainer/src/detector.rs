@@ -9,11 +9,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_convolution::set_winograd;
-use retinanet_data::{Batch, DataError, LookConfig, Transform, decode_image};
+use retinanet_data::{Batch, DataError, Transform};
 use retinanet_detector::{
     Decoder, ModelError, Predictions, RetinaNet, WeightsError, load_weights, read_classes,
 };
 use retinanet_evaluation::EvaluationError;
+use retinanet_images::{LookConfig, decode_image};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::ExperimentConfig;

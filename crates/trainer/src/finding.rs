@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use retinanet_boxes::Detection;
-use retinanet_data::{Look, prepare_looks};
 use retinanet_detector::Sighting;
+use retinanet_images::{Look, prepare_looks};
 
 use crate::detector::Detector;
 

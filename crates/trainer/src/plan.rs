@@ -437,7 +437,7 @@ impl PlanError {
     /// Whether the config is at fault, and not the data.
     pub fn is_about_config(&self) -> bool {
         match self {
-            Self::Data(error) => matches!(error, DataError::Setting { .. }),
+            Self::Data(error) => error.is_about_config(),
             Self::Weights(_) | Self::Shapes(_) | Self::Evaluation(_) | Self::Classes { .. } => {
                 false
             }

@@ -396,7 +396,7 @@ impl<'a> Session<'a> {
                 error,
                 batch,
                 learner,
-                transform: &plan.transform,
+                preparation: plan.transform.preparation(),
                 device,
             };
             patient.examine(&folder)

@@ -1,7 +1,9 @@
 //! Images on their way into the network.
 
+use std::sync::Arc;
+
 use image::{Rgb, RgbImage};
-use retinanet_data::prepare;
+use retinanet_images::{Look, decode_image, prepare_looks};
 use retinanet_tests::{Experiment, shared};
 use retinanet_trainer::load_config;
 
@@ -52,24 +54,21 @@ fn error(experiment: &Experiment, photo: &str, name: &str, short: u32, long: u32
         format!("preset = \"torchvision\"\n[data]\nshort_side = {short}\nlong_side = {long}\n");
     let path = experiment.write("transform.toml", &text);
     let config = load_config(path.as_ref(), &[]).unwrap();
-    let generator = config.model.anchor_generator().unwrap();
-    let batch = prepare(
-        photo.as_ref(),
-        &config.data.transform().unwrap(),
-        &generator,
-    )
-    .unwrap();
+    let transform = config.data.transform().unwrap();
+    let image = decode_image(photo.as_ref()).unwrap();
+    let look = Look::plain(transform.preparation(), image.dimensions());
+    let prepared = prepare_looks(&[(Arc::new(image), look)], transform.preparation());
 
     let fixture = Fixture::read("transform");
     let key = format!("{name}_{short}_{long}");
-    let (width, height) = batch.items[0].resized_size;
+    let (width, height) = prepared.sizes[0];
     let size = [i64::from(height), i64::from(width)];
     assert_eq!(size[..], fixture.integers(&format!("{key}.size")), "{key}");
-    let padded = [batch.height as i64, batch.width as i64];
+    let padded = [prepared.height as i64, prepared.width as i64];
     assert_eq!(
         padded[..],
         fixture.integers(&format!("{key}.padded")),
         "{key}"
     );
-    sample_error(&key, &batch.images, &fixture.floats(&key))
+    sample_error(&key, &prepared.pixels, &fixture.floats(&key))
 }

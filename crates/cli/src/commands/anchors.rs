@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use retinanet_anchors::{optimize as search, AnchorGenerator, Matcher, Target};
 use retinanet_boxes::BoundingBox;
 use retinanet_data::{
-    cover, cover_image, decode_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord,
-    Transform,
+    cover, cover_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord, Transform,
 };
+use retinanet_images::decode_image;
 use retinanet_trainer::{load_config, ExperimentConfig};
 
 use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments, Split};
@@ -173,7 +173,7 @@ fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failur
 
 fn network_input(scene: &Scene, record: &ImageRecord) -> Result<RgbImage, Failure> {
     let image = decode_image(&record.path)?;
-    let (width, height) = scene.transform.plain_size(image.dimensions());
+    let (width, height) = (scene.transform.preparation()).resized_size(image.dimensions());
     Ok(resize(&image, width, height, FilterType::Triangle))
 }
 

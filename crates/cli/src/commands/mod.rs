@@ -22,7 +22,7 @@ pub(crate) mod view;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{anyhow, Context};
-use retinanet_data::LookConfig;
+use retinanet_images::LookConfig;
 use retinanet_trainer::{load_config, Detector, ExperimentConfig, RunDirectory};
 
 use crate::args::{LookArguments, ModelArguments};

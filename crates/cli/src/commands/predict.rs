@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, Context};
 use image::RgbImage;
 use retinanet_boxes::{CategoryId, ClassList, Detection};
-use retinanet_data::{decode_image, ParallelMap};
+use retinanet_data::ParallelMap;
+use retinanet_images::{decode_image, ImagesError};
 use retinanet_trainer::{Detector, Found, ImageTimes, Observer, Progress};
 use serde::Serialize;
 
@@ -154,7 +155,7 @@ fn predict(
     })
 }
 
-fn read_image(path: &Path) -> Result<(Arc<RgbImage>, Duration), retinanet_data::DataError> {
+fn read_image(path: &Path) -> Result<(Arc<RgbImage>, Duration), ImagesError> {
     let started = Instant::now();
     let image = decode_image(path)?;
     Ok((Arc::new(image), started.elapsed()))

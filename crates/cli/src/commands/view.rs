@@ -8,8 +8,9 @@ use rayon::prelude::*;
 use retinanet_anchors::{BoxCoder, TargetAssigner};
 use retinanet_boxes::GroundTruth;
 use retinanet_data::{
-    decode_image, Batch, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
+    Batch, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
 };
+use retinanet_images::decode_image;
 use retinanet_trainer::{config_to_toml, load_config, ExperimentConfig};
 
 use crate::args::{Split, ViewArguments};
@@ -110,7 +111,7 @@ impl Scene {
         let mut after = Vec::new();
         for (epoch, batch) in self.samples(index, arguments.epochs).enumerate() {
             let batch = batch?;
-            let mut image = batch.picture(0, &self.transform);
+            let mut image = batch.picture(0, self.transform.preparation());
             self.mark(&mut image, &batch.items[0].objects);
             let path = format!("after/{}.{epoch}.png", name.display());
             save(&image, &arguments.out.join(&path))?;

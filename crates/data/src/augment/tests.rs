@@ -3,12 +3,12 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 use proptest::prelude::*;
 use retinanet_boxes::{BoundingBox, ClassId, GroundTruth, ImageId};
+use retinanet_images::{Normalization, Preparation, PreparationConfig, Prepared};
 use serde_json::json;
 
 use super::*;
 use crate::TransformConfig;
 use crate::random::sample_rng;
-use crate::resize::resize;
 
 /// Images of random sizes, each with one box of a quarter of its sides or more.
 fn images() -> impl Strategy<Value = Vec<ImageRecord>> {
@@ -72,35 +72,38 @@ fn everything() -> AugmentConfig {
 }
 
 /// The piece's place in the sample, painted: where the object is, 255.
-fn mask(piece: &Piece, record: &ImageRecord, transform: &Transform) -> RgbImage {
+fn mask(piece: &Piece, record: &ImageRecord) -> RgbImage {
     let bbox = record.objects[0].bbox;
     let image = RgbImage::from_fn(record.width, record.height, |x, y| {
         let (x, y) = (x as f32, y as f32);
         let inside = x >= bbox.x1 && x < bbox.x2 && y >= bbox.y1 && y < bbox.y2;
         Rgb([if inside { 255 } else { 0 }; 3])
     });
-    let pixels = resize(
-        Arc::new(image),
-        piece.source,
-        piece.size,
-        transform.interpolation(),
-    );
-    let (width, height) = (piece.corner.0 + piece.size.0, piece.corner.1 + piece.size.1);
-    let shape = (height as usize, width as usize);
     // Black must be 0 and white 255 again, for there is no padding to tell from the piece.
-    let settings = crate::Normalization {
-        mean: [0.0; 3],
-        std: [1.0; 3],
-        ..crate::Normalization::default()
-    };
-    let normalizer = crate::normalization::Normalizer::new(&settings).expect("it is in range");
-    let mut planes = vec![0.0; 3 * shape.0 * shape.1];
+    let preparation = Preparation::new(&PreparationConfig {
+        normalization: Normalization {
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            ..Normalization::default()
+        },
+        size_divisor: 1,
+        ..PreparationConfig::default()
+    })
+    .expect("the settings are in range");
     let piece = Piece {
+        colors: None,
         weight: 1.0,
         ..piece.clone()
     };
-    normalizer.add(&piece, &pixels, &mut planes, shape);
-    normalizer.picture(&planes, shape)
+    let view = View {
+        size: (piece.corner.0 + piece.size.0, piece.corner.1 + piece.size.1),
+        pieces: vec![piece],
+    };
+    let image = Arc::new(image);
+    let rendered = view.render(&preparation, |_| Ok::<_, DataError>(Arc::clone(&image)));
+    let rendered = rendered.expect("the image is painted here");
+    let prepared = Prepared::new(&[rendered], &preparation);
+    preparation.picture(&prepared.pixels, (prepared.height, prepared.width))
 }
 
 /// The box around the pixels that are more than half white, if there are any.
@@ -132,7 +135,7 @@ proptest! {
             let object = record.objects[0];
             let size = (record.width, record.height);
             let placed = piece.place(object, size, 0.25);
-            let Some(painted) = bounds(&mask(piece, record, &transform)) else {
+            let Some(painted) = bounds(&mask(piece, record)) else {
                 let too_thin = |bbox: BoundingBox| bbox.width() <= 1.0 || bbox.height() <= 1.0;
                 prop_assert!(placed.is_none_or(|object| too_thin(object.bbox)), "{placed:?}");
                 continue;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Trim, Writer};
 use hotcoco::{Annotation, Category, Dataset, Image};
+use retinanet_images::upright_size;
 
 use crate::DataError;
-use crate::decode::upright_size;
 
 const HEADER: [&str; 8] = [
     "filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax",

@@ -7,7 +7,6 @@ use crate::doctor::Kind;
 use crate::doctor::boxes::{Verdict, judge, size};
 use crate::doctor::lenient::{Coco, RawBox};
 use crate::doctor::report::Findings;
-use crate::resize::resized_size;
 use crate::{DataError, ResizeConfig, Transform, TransformConfig};
 
 /// What training will match the boxes with.
@@ -26,7 +25,7 @@ impl Anchors {
     /// Finds the boxes that no anchor overlaps enough even where their centres fall together,
     /// crowds apart.
     pub(super) fn check(&self, coco: &Coco, findings: &mut Findings) -> Result<(), DataError> {
-        Transform::new(&TransformConfig {
+        let transform = Transform::new(&TransformConfig {
             resize: self.resize.clone(),
             ..TransformConfig::default()
         })?;
@@ -44,7 +43,7 @@ impl Anchors {
             if annotation.crowd || !matches!(verdict, Verdict::Sound | Verdict::PartlyOutside(_)) {
                 continue;
             }
-            let reach = self.reach(BoundingBox::from_xywh(*numbers), size, &shapes);
+            let reach = reach(BoundingBox::from_xywh(*numbers), size, &shapes, &transform);
             if reach.iou < self.foreground {
                 let file = Some(image.file_name.as_str());
                 findings.add(Kind::UnreachableBox, annotation.id, file, || {
@@ -63,34 +62,33 @@ impl Anchors {
             .map(|anchor| (anchor.width(), anchor.height()))
             .collect()
     }
+}
 
-    /// The best overlap of a box of an image of this size, over the shorter sides.
-    fn reach(&self, bbox: BoundingBox, size: (u32, u32), shapes: &[(f32, f32)]) -> Reach {
-        let ResizeConfig {
-            short_side,
-            long_side,
-            size_rounding,
-            ..
-        } = &self.resize;
-        let (width, height) = (size.0 as f32, size.1 as f32);
-        let clipped = bbox.clip(width, height);
-        let mut best = Reach::default();
-        for &short_side in short_side {
-            let resized = resized_size(size, short_side, *long_side, *size_rounding);
-            let bbox = clipped.scale(resized.0 as f32 / width, resized.1 as f32 / height);
-            let iou = (shapes.iter())
-                .map(|&shape| centred_iou((bbox.width(), bbox.height()), shape))
-                .fold(0.0, f32::max);
-            if iou >= best.iou {
-                best = Reach {
-                    iou,
-                    width: bbox.width(),
-                    height: bbox.height(),
-                };
-            }
+/// The best overlap of a box of an image of this size, over the shorter sides.
+fn reach(
+    bbox: BoundingBox,
+    size: (u32, u32),
+    shapes: &[(f32, f32)],
+    transform: &Transform,
+) -> Reach {
+    let (width, height) = (size.0 as f32, size.1 as f32);
+    let clipped = bbox.clip(width, height);
+    let mut best = Reach::default();
+    for &short_side in transform.short_sides() {
+        let resized = transform.preparation().resized_to(size, short_side);
+        let bbox = clipped.scale(resized.0 as f32 / width, resized.1 as f32 / height);
+        let iou = (shapes.iter())
+            .map(|&shape| centred_iou((bbox.width(), bbox.height()), shape))
+            .fold(0.0, f32::max);
+        if iou >= best.iou {
+            best = Reach {
+                iou,
+                width: bbox.width(),
+                height: bbox.height(),
+            };
         }
-        best
     }
+    best
 }
 
 /// How well an anchor fits a box at best.

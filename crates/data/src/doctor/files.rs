@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{ImageError, ImageReader};
 use rayon::prelude::*;
+use retinanet_images::{ImagesError, decode_image};
 
 use crate::doctor::lenient::{Coco, Image};
 use crate::doctor::report::Findings;
 use crate::doctor::{Kind, Split};
-use crate::{DataError, decode_image};
 
 /// Decodes the files of a split, and reads those of the other to tell which are the same.
 pub(super) fn check(
@@ -151,17 +151,17 @@ fn fault(path: &Path, expected: Option<(u32, u32)>) -> Option<(Kind, String)> {
     })
 }
 
-fn decode_fault(error: &DataError) -> (Kind, String) {
+fn decode_fault(error: &ImagesError) -> (Kind, String) {
     match error {
-        DataError::Truncated { .. } => (Kind::TruncatedFile, "its end marker is missing".into()),
-        DataError::Decode {
+        ImagesError::Truncated { .. } => (Kind::TruncatedFile, "its end marker is missing".into()),
+        ImagesError::Decode {
             source: ImageError::IoError(error),
             ..
         } if error.kind() == io::ErrorKind::UnexpectedEof => {
             (Kind::TruncatedFile, "it ends too early".into())
         }
-        DataError::Decode { source, .. } => (Kind::UndecodableFile, source.to_string()),
-        DataError::Read { source, .. } => (Kind::UndecodableFile, source.to_string()),
+        ImagesError::Decode { source, .. } => (Kind::UndecodableFile, source.to_string()),
+        ImagesError::Read { source, .. } => (Kind::UndecodableFile, source.to_string()),
         other => (Kind::UndecodableFile, other.to_string()),
     }
 }

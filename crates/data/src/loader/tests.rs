@@ -3,11 +3,12 @@ use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
 use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig};
+use retinanet_images::{ChannelOrder, Look, decode_image, prepare_looks};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{TransformConfig, prepare};
+use crate::TransformConfig;
 
 /// Grey levels after a normalisation that changes nothing.
 const WHITE: f32 = 255.0;
@@ -216,13 +217,16 @@ fn a_picture_of_a_batch_is_what_the_network_sees() -> Result<(), DataError> {
     let fixture = Fixture::new(1);
     let mut config = TransformConfig::default();
     config.resize.short_side = vec![40];
-    config.normalization.channels = crate::ChannelOrder::Bgr;
+    config.normalization.channels = ChannelOrder::Bgr;
     let transform = Transform::new(&config)?;
-    let batch = prepare(&fixture.path("0.png"), &transform, &generator())?;
+    let preparation = transform.preparation().clone();
+    let dataset = Arc::clone(&fixture.dataset);
+    let config = self::config(1, 0);
+    let batch = EvalLoader::new(dataset, config, transform, generator(), None)?.sample(0)?;
     let file = image::open(fixture.path("0.png"))
         .expect("it is sound")
         .into_rgb8();
-    assert_eq!(batch.picture(0, &transform), file);
+    assert_eq!(batch.picture(0, &preparation), file);
     Ok(())
 }
 
@@ -373,13 +377,19 @@ fn evaluation_takes_each_image_once_as_prediction_does() {
     assert_eq!(ids, [0, 1, 2, 3, 4]);
     assert!(batches.iter().all(|batch| batch.targets.is_empty()));
 
-    let last = prepare(&fixture.path("4.png"), &transform(), &generator()).expect("it is sound");
-    assert!(last.images == batches[2].images);
-    assert_eq!(last.anchors, batches[2].anchors);
-    assert_eq!(last.items[0].resized_size, batches[2].items[0].resized_size);
+    let transform = transform();
+    let file = decode_image(&fixture.path("4.png")).expect("it is sound");
+    let look = Look::plain(transform.preparation(), file.dimensions());
+    let last = prepare_looks(&[(Arc::new(file), look)], transform.preparation());
+    assert!(last.pixels == batches[2].images);
+    assert_eq!(last.height, batches[2].height);
+    assert_eq!(last.width, batches[2].width);
 
     let item = &batches[2].items[0];
-    let back = item.to_original(item.objects[0].bbox).to_array();
+    assert_eq!(last.sizes, [item.resized_size]);
+    let bbox = item.objects[0].bbox;
+    assert_eq!(item.to_original(bbox), look.to_original(bbox));
+    let back = item.to_original(bbox).to_array();
     let written = fixture.dataset.images[4].objects[0].bbox.to_array();
     assert!((back.iter().zip(written)).all(|(edge, written)| (edge - written).abs() < 1e-3));
 }

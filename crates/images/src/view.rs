@@ -2,50 +2,54 @@
 
 use retinanet_boxes::{BoundingBox, GroundTruth};
 
-use crate::photometric::ColorShift;
+use crate::ColorShift;
 
 /// What a sample shows: planned from the sizes of the images alone, before a file is opened.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct View {
-    /// Width and height in the batch, without the padding.
-    pub(crate) size: (u32, u32),
-    /// Several where images stand beside or on one another.
-    pub(crate) pieces: Vec<Piece>,
+pub struct View {
+    /// Width and height in the batch, in pixels, without the padding.
+    pub size: (u32, u32),
+    /// What stands where; several where images stand beside or on one another.
+    pub pieces: Vec<Piece>,
 }
 
 /// A part of an image and where it stands in the sample.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Piece {
-    /// The image's place in the data set.
-    pub(crate) image: usize,
+pub struct Piece {
+    /// Which image, for instance its place in a data set.
+    pub image: usize,
     /// What is shown, in pixels of the image.
-    pub(crate) source: Region,
+    pub source: Region,
     /// The left and upper end in the sample, in pixels.
-    pub(crate) corner: (u32, u32),
+    pub corner: (u32, u32),
     /// Width and height in the sample, in pixels.
-    pub(crate) size: (u32, u32),
+    pub size: (u32, u32),
     /// Whether left and right are swapped.
-    pub(crate) mirrored: bool,
+    pub mirrored: bool,
     /// Whether top and bottom are swapped.
-    pub(crate) upside_down: bool,
+    pub upside_down: bool,
     /// How the colours vary, if they do.
-    pub(crate) colors: Option<ColorShift>,
+    pub colors: Option<ColorShift>,
     /// The factor on its pixels: below 1 where samples are mixed.
-    pub(crate) weight: f32,
+    pub weight: f32,
 }
 
 /// A part of an image, in its pixels, with fractions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Region {
-    pub(crate) x: f64,
-    pub(crate) y: f64,
-    pub(crate) width: f64,
-    pub(crate) height: f64,
+pub struct Region {
+    /// The left end.
+    pub x: f64,
+    /// The upper end.
+    pub y: f64,
+    /// From left to right, above 0.
+    pub width: f64,
+    /// From top to bottom, above 0.
+    pub height: f64,
 }
 
 impl View {
-    /// The region of an image, alone and as it is.
-    pub(crate) fn of(image: usize, source: Region, size: (u32, u32)) -> Self {
+    /// The region of an image, alone and as it is, at this width and height in pixels.
+    pub fn of(image: usize, source: Region, size: (u32, u32)) -> Self {
         let piece = Piece {
             image,
             source,
@@ -63,7 +67,7 @@ impl View {
     }
 
     /// Swaps left and right.
-    pub(crate) fn mirror(&mut self) {
+    pub fn mirror(&mut self) {
         for piece in &mut self.pieces {
             piece.mirrored = !piece.mirrored;
             piece.corner.0 = self.size.0 - piece.corner.0 - piece.size.0;
@@ -71,7 +75,7 @@ impl View {
     }
 
     /// Swaps top and bottom.
-    pub(crate) fn turn_upside_down(&mut self) {
+    pub fn turn_upside_down(&mut self) {
         for piece in &mut self.pieces {
             piece.upside_down = !piece.upside_down;
             piece.corner.1 = self.size.1 - piece.corner.1 - piece.size.1;
@@ -80,7 +84,8 @@ impl View {
 
     /// Lays both over one another, `share` of this one and the rest of the other; they need not be
     /// of one size.
-    pub(crate) fn mix(mut self, mut other: Self, share: f32) -> Self {
+    #[must_use]
+    pub fn mix(mut self, mut other: Self, share: f32) -> Self {
         for piece in &mut self.pieces {
             piece.weight *= share;
         }
@@ -97,9 +102,10 @@ impl View {
 impl Piece {
     /// An object of the image, where it is in the sample; none where nothing of it is shown.
     ///
-    /// Where less than `min_kept` of its area in the image is shown, what is left is a region to
-    /// ignore, as a crowd is: it is neither the object nor background.
-    pub(crate) fn place(
+    /// `image_size` is the image's width and height. Where less than `min_kept`, a share in `[0, 1]`,
+    /// of the object's area in the image is shown, what is left is a region to ignore, as a crowd is:
+    /// it is neither the object nor background.
+    pub fn place(
         &self,
         object: GroundTruth,
         image_size: (u32, u32),
@@ -116,7 +122,7 @@ impl Piece {
 
     /// A box of the image in the sample, clipped to what is shown: there, not in the data set, as
     /// detectron2's `DatasetMapper` does it.
-    pub(crate) fn place_box(&self, bbox: BoundingBox) -> BoundingBox {
+    pub fn place_box(&self, bbox: BoundingBox) -> BoundingBox {
         let Region {
             x,
             y,
@@ -139,8 +145,8 @@ impl Piece {
 }
 
 impl Region {
-    /// All of an image.
-    pub(crate) fn whole((width, height): (u32, u32)) -> Self {
+    /// All of an image of this width and height.
+    pub fn whole((width, height): (u32, u32)) -> Self {
         Self {
             x: 0.0,
             y: 0.0,
@@ -149,8 +155,8 @@ impl Region {
         }
     }
 
-    /// How much of a box's area in the image lies in the region, in `[0, 1]`.
-    pub(crate) fn kept(&self, bbox: &BoundingBox, image_size: (u32, u32)) -> f32 {
+    /// How much of a box's area in an image of this width and height lies in the region, in `[0, 1]`.
+    pub fn kept(&self, bbox: &BoundingBox, image_size: (u32, u32)) -> f32 {
         if *self == Self::whole(image_size) {
             return 1.0;
         }

@@ -2,9 +2,8 @@ use image::{Rgb, RgbImage};
 use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
 use crate::pixels::Pixels;
-use crate::view::Piece;
+use crate::{ImagesError, Piece};
 
 /// How pixels become numbers: `(value - mean) / std`, with values in `[0, 255]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,21 +58,21 @@ struct Channel {
 }
 
 impl Normalizer {
-    pub(crate) fn new(normalization: &Normalization) -> Result<Self, DataError> {
+    pub(crate) fn new(normalization: &Normalization) -> Result<Self, ImagesError> {
         let &Normalization {
             channels,
             mean,
             std,
         } = normalization;
         if !mean.iter().all(|mean| mean.is_finite()) {
-            return Err(DataError::Setting {
+            return Err(ImagesError::Setting {
                 key: "data.normalization.mean",
                 expected: "three finite numbers",
                 found: format!("{mean:?}"),
             });
         }
         if !std.iter().all(|std| std.is_finite() && *std > 0.0) {
-            return Err(DataError::Setting {
+            return Err(ImagesError::Setting {
                 key: "data.normalization.std",
                 expected: "three finite numbers above 0",
                 found: format!("{std:?}"),
@@ -246,7 +245,7 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::{Region, View};
+    use crate::{Region, View};
 
     /// An image as it is.
     fn whole(size: (u32, u32)) -> Piece {
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_the_formula_in_the_order_of_the_channels() -> Result<(), DataError> {
+    fn numbers_are_the_formula_in_the_order_of_the_channels() -> Result<(), ImagesError> {
         let normalizer = Normalizer::new(&Normalization {
             channels: ChannelOrder::Bgr,
             mean: [1.0, 2.0, 3.0],
@@ -282,7 +281,7 @@ mod tests {
     /// Rows of every length up to a few vector registers, so that what is left over after the last
     /// whole one is seen too.
     #[test]
-    fn every_number_is_the_formula_in_its_place() -> Result<(), DataError> {
+    fn every_number_is_the_formula_in_its_place() -> Result<(), ImagesError> {
         let settings = Normalization::default();
         let normalizer = Normalizer::new(&settings)?;
         for width in 1..70_usize {

@@ -10,8 +10,7 @@ use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage,
 };
 
-use crate::DataError;
-use crate::parallel::catch_panic;
+use crate::{ImagesError, catch_panic};
 
 /// Decodes an image file to upright RGB.
 ///
@@ -23,33 +22,33 @@ use crate::parallel::catch_panic;
 ///
 /// # Errors
 ///
-/// Returns [`DataError::Read`], [`DataError::Decode`] or [`DataError::Truncated`], each with the
-/// file's name, and [`DataError::Panic`] where a decoder panics, as some have on broken files.
-pub fn decode_image(path: &Path) -> Result<RgbImage, DataError> {
+/// Returns [`ImagesError::Read`], [`ImagesError::Decode`] or [`ImagesError::Truncated`], each with the
+/// file's name, and [`ImagesError::Panic`] where a decoder panics, as some have on broken files.
+pub fn decode_image(path: &Path) -> Result<RgbImage, ImagesError> {
     catch_panic(|| decode_file(path)).unwrap_or_else(|message| {
-        Err(DataError::Panic {
+        Err(ImagesError::Panic {
             what: format!("image `{}`", path.display()),
             message,
         })
     })
 }
 
-fn decode_file(path: &Path) -> Result<RgbImage, DataError> {
-    let bytes = fs_err::read(path).map_err(|source| DataError::Read {
+fn decode_file(path: &Path) -> Result<RgbImage, ImagesError> {
+    let bytes = fs_err::read(path).map_err(|source| ImagesError::Read {
         path: path.into(),
         source,
     })?;
     decode_bytes(&bytes, u64::MAX).map_err(|error| {
         let path = path.into();
         match error {
-            BytesError::Truncated => DataError::Truncated { path },
+            BytesError::Truncated => ImagesError::Truncated { path },
             BytesError::UnknownFormat(source) | BytesError::Decode(source) => {
-                DataError::Decode { path, source }
+                ImagesError::Decode { path, source }
             }
             BytesError::TooManyPixels { .. } => {
                 let limit = LimitError::from_kind(LimitErrorKind::DimensionError);
                 let source = ImageError::Limits(limit);
-                DataError::Decode { path, source }
+                ImagesError::Decode { path, source }
             }
         }
     })
@@ -126,7 +125,11 @@ pub enum BytesError {
 }
 
 /// Width and height of an image file as [`decode_image`] gives it, without decoding the pixels.
-pub(crate) fn upright_size(path: &Path) -> ImageResult<(u32, u32)> {
+///
+/// # Errors
+///
+/// Returns an error where the file cannot be read or does not begin as an image.
+pub fn upright_size(path: &Path) -> ImageResult<(u32, u32)> {
     let reader = ImageReader::open(path)?.with_guessed_format()?;
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
@@ -210,12 +213,30 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+    use std::path::PathBuf;
+
     use image::{ImageBuffer, Luma, Rgb};
     use serde::Deserialize;
     use tempfile::TempDir;
 
     use super::*;
-    use crate::shared::shared_data;
+
+    /// Pictures of every kind, where they are: below `$RETINANET_SHARED`, else below `shared/` beside
+    /// the repository.
+    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+    fn oddities() -> Option<PathBuf> {
+        let shared = env::var_os("RETINANET_SHARED").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+            PathBuf::from,
+        );
+        let folder = shared.join("data/oddities");
+        if !folder.is_dir() {
+            eprintln!("skipped: {} does not exist", folder.display());
+            return None;
+        }
+        Some(folder)
+    }
 
     #[derive(Deserialize)]
     struct Expectation {
@@ -237,7 +258,7 @@ mod tests {
 
     #[test]
     fn odd_files_decode_as_pillow_decodes_them() -> Result<(), Box<dyn std::error::Error>> {
-        let Some(folder) = shared_data("oddities") else {
+        let Some(folder) = oddities() else {
             return Ok(());
         };
         let expectations = fs_err::read(folder.join("decode_expectations.json"))?;
@@ -292,8 +313,8 @@ mod tests {
 
     /// A mean colour cannot tell a picture from its mirror image.
     #[test]
-    fn every_orientation_gives_the_same_picture() -> Result<(), DataError> {
-        let Some(folder) = shared_data("oddities") else {
+    fn every_orientation_gives_the_same_picture() -> Result<(), ImagesError> {
+        let Some(folder) = oddities() else {
             return Ok(());
         };
         let images = folder.join("images");
@@ -323,7 +344,7 @@ mod tests {
         bytes.into_inner()
     }
 
-    fn decode(bytes: &[u8]) -> Result<RgbImage, DataError> {
+    fn decode(bytes: &[u8]) -> Result<RgbImage, ImagesError> {
         let folder = TempDir::new().expect("a temporary folder");
         let path = folder.path().join("picture");
         fs_err::write(&path, bytes).expect("the folder is ours");
@@ -423,7 +444,7 @@ mod tests {
         with_thumbnail.truncate(with_thumbnail.len() - 40);
         assert!(matches!(
             decode(&with_thumbnail),
-            Err(DataError::Truncated { .. })
+            Err(ImagesError::Truncated { .. })
         ));
     }
 

@@ -2,17 +2,13 @@
 //! are then put together.
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{RgbImage, imageops};
 use rayon::prelude::*;
-use retinanet_anchors::AnchorGenerator;
-use retinanet_boxes::{BoundingBox, ImageId};
+use retinanet_boxes::BoundingBox;
 
-use crate::batch::{Sample, collate};
-use crate::view::{Region, View};
-use crate::{Batch, DataError, ImageRecord, Transform, decode_image};
+use crate::{ImagesError, Preparation, Prepared, Region, View};
 
 /// A box that ends within so many pixels of a tile's border, in the network's input, may go on
 /// behind it.
@@ -49,9 +45,9 @@ impl LookConfig {
     ///
     /// # Errors
     ///
-    /// Returns [`DataError::Setting`] with the key of a setting that is out of its range.
-    pub fn check(&self) -> Result<(), DataError> {
-        let setting = |key, expected, found: String| DataError::Setting {
+    /// Returns [`ImagesError::Setting`] with the key of a setting that is out of its range.
+    pub fn check(&self) -> Result<(), ImagesError> {
+        let setting = |key, expected, found: String| ImagesError::Setting {
             key,
             expected,
             found,
@@ -72,9 +68,9 @@ impl LookConfig {
     }
 
     /// The looks at an image of this width and height.
-    pub fn looks(&self, transform: &Transform, size: (u32, u32)) -> Vec<Look> {
+    pub fn looks(&self, preparation: &Preparation, size: (u32, u32)) -> Vec<Look> {
         let mut looks = Vec::new();
-        let plain = [transform.eval_short_side()];
+        let plain = [preparation.config().short_side];
         let short_sides = match self.short_sides.as_slice() {
             [] => &plain,
             short_sides => short_sides,
@@ -84,7 +80,7 @@ impl LookConfig {
             for &short_side in short_sides {
                 let look = Look {
                     region,
-                    resized: transform.size_with_short_side(seen, short_side),
+                    resized: preparation.scaled_to(seen, short_side),
                     mirrored: false,
                     image: size,
                 };
@@ -143,10 +139,10 @@ pub struct Look {
 
 impl Look {
     /// At an image of this width and height: whole, as evaluation sees it.
-    pub fn plain(transform: &Transform, size: (u32, u32)) -> Self {
+    pub fn plain(preparation: &Preparation, size: (u32, u32)) -> Self {
         Self {
             region: Region::whole(size),
-            resized: transform.plain_size(size),
+            resized: preparation.resized_size(size),
             mirrored: false,
             image: size,
         }
@@ -154,8 +150,8 @@ impl Look {
 
     /// Height and width of a batch with room for it, in pixels: looks at images go into one batch
     /// where this is the same, and nothing of it depends on its neighbours then.
-    pub fn padded_size(&self, transform: &Transform) -> (usize, usize) {
-        transform.padded_size([self.resized].into_iter())
+    pub fn padded_size(&self, preparation: &Preparation) -> (usize, usize) {
+        preparation.padded_size([self.resized])
     }
 
     /// Maps a box from the resized region to the image, and clips it to that.
@@ -216,79 +212,42 @@ impl Look {
     }
 }
 
-/// Reads an image file as evaluation sees it, into a batch of one.
-///
-/// # Errors
-///
-/// As [`decode_image`].
-pub fn prepare(
-    path: &Path,
-    transform: &Transform,
-    generator: &AnchorGenerator,
-) -> Result<Batch, DataError> {
-    let image = decode_image(path)?;
-    let look = Look::plain(transform, image.dimensions());
-    Ok(prepare_looks(
-        &[(Arc::new(image), look)],
-        transform,
-        generator,
-    ))
-}
-
 /// Prepares looks at decoded, upright images, in one batch.
-pub fn prepare_looks(
-    looks: &[(Arc<RgbImage>, Look)],
-    transform: &Transform,
-    generator: &AnchorGenerator,
-) -> Batch {
-    let sample = |(image, look): &(Arc<RgbImage>, Look)| {
+pub fn prepare_looks(looks: &[(Arc<RgbImage>, Look)], preparation: &Preparation) -> Prepared {
+    let render = |(image, look): &(Arc<RgbImage>, Look)| {
         let image = look.cut_out(image);
-        let record = ImageRecord {
-            id: ImageId(0),
-            file_name: String::new(),
-            path: PathBuf::new(),
-            width: image.width(),
-            height: image.height(),
-            objects: Vec::new(),
-        };
         let decoded = |_| Ok::<_, Infallible>(Arc::clone(&image));
-        let Ok(sample) = Sample::new(&look.view(), 0, &[record], transform, decoded);
-        sample
+        let Ok(rendered) = look.view().render(preparation, decoded);
+        rendered
     };
-    let samples: Vec<_> = looks.par_iter().map(sample).collect();
-    let anchors = |height, width| Arc::new(generator.generate(height, width));
-    collate(samples, transform, anchors, None)
+    let rendered: Vec<_> = looks.par_iter().map(render).collect();
+    Prepared::new(&rendered, preparation)
 }
 
 #[cfg(test)]
 mod tests {
     use image::Rgb;
     use proptest::prelude::*;
-    use retinanet_anchors::AnchorConfig;
 
     use super::*;
-    use crate::{Interpolation, ResizeConfig, TransformConfig};
+    use crate::{Interpolation, PreparationConfig};
 
-    fn transform(short_side: u32, long_side: u32) -> Transform {
-        transform_with(Interpolation::Antialiased, short_side, long_side)
+    fn preparation(short_side: u32, long_side: u32) -> Preparation {
+        preparation_with(Interpolation::Antialiased, short_side, long_side)
     }
 
-    fn transform_with(interpolation: Interpolation, short_side: u32, long_side: u32) -> Transform {
-        let resize = ResizeConfig {
-            short_side: vec![short_side],
+    fn preparation_with(
+        interpolation: Interpolation,
+        short_side: u32,
+        long_side: u32,
+    ) -> Preparation {
+        let config = PreparationConfig {
+            short_side,
             long_side,
             interpolation,
-            ..ResizeConfig::default()
+            ..PreparationConfig::default()
         };
-        let config = TransformConfig {
-            resize,
-            ..TransformConfig::default()
-        };
-        Transform::new(&config).unwrap()
-    }
-
-    fn generator() -> AnchorGenerator {
-        AnchorConfig::default().init(&[8, 16, 32, 64, 128]).unwrap()
+        Preparation::new(&config).unwrap()
     }
 
     fn picture(width: u32, height: u32) -> RgbImage {
@@ -298,79 +257,73 @@ mod tests {
     }
 
     #[test]
-    fn the_plain_look_is_what_evaluation_sees() {
-        let (transform, generator) = (transform(64, 128), generator());
-        let looks = LookConfig::default().looks(&transform, (90, 60));
-        assert_eq!(looks, [Look::plain(&transform, (90, 60))]);
-        let looks = [(Arc::new(picture(90, 60)), looks[0])];
-        let batch = prepare_looks(&looks, &transform, &generator);
-        assert_eq!(batch.items[0].resized_size, (96, 64));
-        let bbox = BoundingBox::new(10.0, 10.0, 200.0, 33.0);
-        let original = batch.items[0].to_original(bbox);
-        assert_eq!(looks[0].1.to_original(bbox), original);
-        assert!(!looks[0].1.cuts(&original));
+    fn the_plain_look_is_the_whole_image() {
+        let preparation = preparation(64, 128);
+        let looks = LookConfig::default().looks(&preparation, (90, 60));
+        assert_eq!(looks, [Look::plain(&preparation, (90, 60))]);
+        let prepared = prepare_looks(&[(Arc::new(picture(90, 60)), looks[0])], &preparation);
+        assert_eq!(prepared.sizes, [(96, 64)]);
+        assert_eq!((prepared.height, prepared.width), (64, 96));
+        assert_eq!(prepared.pixels.len(), 3 * 64 * 96);
+        // 90 / 96 = 60 / 64 = 0.9375, and the image ends at 90.
+        let original = looks[0].to_original(BoundingBox::new(10.0, 16.0, 200.0, 32.0));
+        assert_eq!(original, BoundingBox::new(9.375, 15.0, 90.0, 30.0));
+        assert!(!looks[0].cuts(&original));
     }
 
     #[test]
     fn a_tile_shows_what_an_image_of_its_pixels_would() {
         for interpolation in [Interpolation::Antialiased, Interpolation::Bilinear] {
             for side in [40, 64, 24] {
-                compare_tile(&transform_with(interpolation, side, 2 * side));
+                compare_tile(&preparation_with(interpolation, side, 2 * side));
             }
         }
     }
 
-    fn compare_tile(transform: &Transform) {
-        let (whole, generator) = (picture(100, 80), generator());
+    fn compare_tile(preparation: &Preparation) {
+        let whole = picture(100, 80);
         let config = LookConfig {
             tile: Some(40),
             tile_overlap: 0.0,
             ..LookConfig::default()
         };
-        let looks = config.looks(transform, (100, 80));
+        let looks = config.looks(preparation, (100, 80));
         // All of it, then three columns with starts 0, 30 and 60, and two rows.
         assert_eq!(looks.len(), 1 + 3 * 2);
         let part = imageops::crop_imm(&whole, 30, 40, 40, 40).to_image();
-        let alone = LookConfig::default().looks(transform, (40, 40))[0];
-        let prepared = |image: RgbImage, look| {
-            prepare_looks(&[(Arc::new(image), look)], transform, &generator)
-        };
-        assert_eq!(
-            prepared(whole, looks[5]).images,
-            prepared(part, alone).images
-        );
+        let alone = LookConfig::default().looks(preparation, (40, 40))[0];
+        let prepared =
+            |image: RgbImage, look| prepare_looks(&[(Arc::new(image), look)], preparation);
+        assert_eq!(prepared(whole, looks[5]), prepared(part, alone));
     }
 
     #[test]
     fn a_look_in_a_mirror_sees_the_mirrored_image() {
         let image = picture(50, 40);
         let mirrored = imageops::flip_horizontal(&image);
-        let (transform, generator) = (transform(40, 80), generator());
+        let preparation = preparation(40, 80);
         let config = LookConfig {
             flip: true,
             short_sides: vec![40, 80],
             ..LookConfig::default()
         };
-        let looks = config.looks(&transform, (50, 40));
+        let looks = config.looks(&preparation, (50, 40));
         assert_eq!(looks.len(), 4);
         assert_eq!(looks[2].resized, (100, 80));
         let prepared = |image: &RgbImage, look| {
-            prepare_looks(&[(Arc::new(image.clone()), look)], &transform, &generator)
+            prepare_looks(&[(Arc::new(image.clone()), look)], &preparation)
         };
-        assert_eq!(
-            prepared(&image, looks[1]).images,
-            prepared(&mirrored, looks[0]).images
-        );
+        assert_eq!(prepared(&image, looks[1]), prepared(&mirrored, looks[0]));
     }
 
     #[test]
     fn objects_that_reach_an_inner_border_are_cut() {
-        let transform = transform(40, 80);
+        let preparation = preparation(40, 80);
         let config = LookConfig {
             tile: Some(60),
             ..LookConfig::default()
         };
-        let looks = config.looks(&transform, (100, 60));
+        let looks = config.looks(&preparation, (100, 60));
         let left = looks[1];
         assert!(left.cuts(&BoundingBox::new(30.0, 10.0, 59.5, 20.0)));
         // The image ends here too.
@@ -414,7 +367,7 @@ mod tests {
             unit in [0.0..1.0_f32, 0.0..1.0, 0.0..1.0, 0.0..1.0],
         ) {
             let config = LookConfig { flip, tile: Some(tile), ..LookConfig::default() };
-            for look in config.looks(&transform(100, 200), (width, height)) {
+            for look in config.looks(&preparation(100, 200), (width, height)) {
                 let Region { x, y, width, height } = look.region;
                 let at = |start: f64, length: f64, share: f32| (start + length * f64::from(share)) as f32;
                 let bbox = BoundingBox::new(

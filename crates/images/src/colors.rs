@@ -9,15 +9,15 @@ const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
 /// How the colours of one image vary. At 1, 1, 1 and 0 nothing changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct ColorShift {
+pub struct ColorShift {
     /// Factor on all values.
-    pub(crate) brightness: f32,
+    pub brightness: f32,
     /// Factor on the distance from the image's mean grey.
-    pub(crate) contrast: f32,
+    pub contrast: f32,
     /// Factor on the distance from the pixel's own grey.
-    pub(crate) saturation: f32,
+    pub saturation: f32,
     /// How far colours turn about the grey axis, as a share of the full circle.
-    pub(crate) hue: f32,
+    pub hue: f32,
 }
 
 impl ColorShift {
