@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use burn::tensor::Device;
+use retinanet_detector::Detector;
 use retinanet_tests::{Experiment, run};
 
 #[expect(
@@ -37,8 +39,7 @@ fn the_readmes_example_detects_what_predict_does() {
         &photo,
     ])
     .expect_success();
-    let device = burn::tensor::Device::flex();
-    let detector = retinanet_trainer::Detector::open(Path::new(&root), &device).unwrap();
+    let detector = Detector::open(Path::new(&root), &Device::flex()).unwrap();
     let found = detector.detect_file(Path::new(&photo)).unwrap();
     let printed = experiment.json("found.json");
     let printed = printed.as_array().unwrap();
@@ -52,4 +53,33 @@ fn the_readmes_example_detects_what_predict_does() {
         let category = detector.classes().category(found.class).unwrap();
         assert_eq!(category.0, printed["category_id"].as_u64().unwrap());
     }
+}
+
+#[test]
+fn a_checkpoint_is_all_that_it_takes_and_a_damaged_one_is_named() {
+    let experiment = Experiment::new();
+    let averaged = ["--set", "train.ema_decay=0.5"];
+    experiment.train("run", &averaged).expect_success();
+    let alone = tempfile::tempdir().unwrap();
+    let best = experiment.path("run/checkpoints/best");
+    for entry in fs_err::read_dir(&best).unwrap() {
+        let file = entry.unwrap().path();
+        fs_err::copy(&file, alone.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let photo = experiment.path("data/images/val_00000.png");
+    let open = |path: &Path| Detector::open(path, &Device::flex());
+    let found = |path: &Path| open(path).unwrap().detect_file(Path::new(&photo)).unwrap();
+    let expected = found(Path::new(&experiment.path("run")));
+    assert!(!expected.is_empty());
+    assert_eq!(found(alone.path()), expected);
+
+    let average = alone.path().join("average.bpk");
+    let content = fs_err::read(&average).unwrap();
+    fs_err::write(&average, &content[..content.len() / 2]).unwrap();
+    let message = open(alone.path()).err().unwrap().to_string();
+    assert!(message.contains("average.bpk"), "{message}");
+    let nowhere = experiment.path("data");
+    let error = open(Path::new(&nowhere)).err().unwrap();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("state.json"), "{cause}");
 }

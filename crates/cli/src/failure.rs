@@ -1,11 +1,9 @@
 use std::process::ExitCode;
 
 use retinanet_data::DataError;
-use retinanet_detector::ModelError;
+use retinanet_detector::{CheckpointError, DetectorError, ModelError};
 use retinanet_images::ImagesError;
-use retinanet_trainer::{
-    CheckpointError, ConfigError, EvaluateError, PlanError, RunDirectoryError, TrainError,
-};
+use retinanet_trainer::{ConfigError, EvaluateError, PlanError, RunDirectoryError, TrainError};
 
 /// Why the program ends without having done its work.
 #[derive(Debug)]
@@ -93,10 +91,20 @@ impl From<CheckpointError> for Failure {
     }
 }
 
+impl From<DetectorError> for Failure {
+    fn from(error: DetectorError) -> Self {
+        match error {
+            DetectorError::Model(error) => error.into(),
+            _ => Self::work(error),
+        }
+    }
+}
+
 impl From<EvaluateError> for Failure {
     fn from(error: EvaluateError) -> Self {
         match error {
             EvaluateError::Model(error) => error.into(),
+            EvaluateError::Detector(error) => error.into(),
             EvaluateError::Plan(error) => error.into(),
             _ => Self::work(error),
         }

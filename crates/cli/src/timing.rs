@@ -50,7 +50,7 @@ fn milliseconds(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_trainer::Times;
+    use retinanet_detector::Times;
 
     use super::*;
 

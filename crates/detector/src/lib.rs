@@ -1,5 +1,5 @@
 //! The assembled RetinaNet: its config, the forward pass, decoding with non-maximum suppression,
-//! and weight files.
+//! weight files, and the [`Detector`] that looks at images.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -22,15 +22,24 @@
 //! ```
 
 mod candidates;
+mod checkpoint;
 mod config;
 mod decode;
+mod detector;
+mod finding;
 mod merge;
 mod model;
 mod suppression;
 mod weights;
 
+pub use checkpoint::{
+    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorFile, MODEL_FILE, STATE_FILE, Seals,
+    load_record, read_state,
+};
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};
+pub use detector::{Detector, DetectorConfig, DetectorError};
+pub use finding::{Found, Times};
 pub use merge::Sighting;
 pub use model::{Predictions, RetinaNet};
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};

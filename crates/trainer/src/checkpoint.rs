@@ -5,25 +5,23 @@
 //! The learning rate and the order of the data are functions of the config and the iteration, so
 //! neither schedule nor random generator has a state of its own.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::store::{ModuleRecord, RecordError};
+use burn::store::RecordError;
 use burn::tensor::Bytes;
 use retinanet_boxes::ClassList;
 use retinanet_criterion::Normalizer;
-use retinanet_detector::RetinaNet;
+use retinanet_detector::{
+    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorConfig, DetectorFile, MODEL_FILE,
+    RetinaNet, STATE_FILE, Seals, load_record, read_state,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::optimizer::Optimizer;
 
-const MODEL_FILE: &str = "model.bpk";
-/// The moving average of the weights, where there is one.
-const AVERAGE_FILE: &str = "average.bpk";
 const OPTIMIZER_FILE: &str = "optimizer.bpk";
 const CONFIG_FILE: &str = "config.toml";
-const STATE_FILE: &str = "state.json";
 
 /// What a checkpoint knows besides weights and optimiser.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +61,8 @@ pub(crate) struct Content<'a> {
     pub(crate) model: &'a RetinaNet,
     pub(crate) average: Option<&'a RetinaNet>,
     pub(crate) optimizer: &'a Optimizer,
+    /// For those who detect with it and know nothing of training.
+    pub(crate) detector: DetectorConfig,
     /// As TOML.
     pub(crate) config: &'a str,
     pub(crate) state: CheckpointState,
@@ -72,22 +72,7 @@ pub(crate) struct Content<'a> {
 struct SealedState {
     #[serde(flatten)]
     state: CheckpointState,
-    files: BTreeMap<String, Seal>,
-}
-
-#[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct Seal {
-    bytes: u64,
-    crc32: u32,
-}
-
-impl Seal {
-    fn of(content: &[u8]) -> Self {
-        Self {
-            bytes: content.len() as u64,
-            crc32: crc32fast::hash(content),
-        }
-    }
+    files: Seals,
 }
 
 impl Checkpoint {
@@ -97,33 +82,15 @@ impl Checkpoint {
     ///
     /// Returns an error that names the file that is missing, cut short or changed.
     pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
-        let state_path = folder.join(STATE_FILE);
-        let text = fs_err::read_to_string(&state_path).map_err(CheckpointError::Io)?;
-        let sealed: SealedState =
-            serde_json::from_str(&text).map_err(|error| CheckpointError::State {
-                path: state_path,
-                reason: error.to_string(),
-            })?;
-        let file = |name: &str| -> Result<Vec<u8>, CheckpointError> {
-            let path = folder.join(name);
-            let content = fs_err::read(&path).map_err(CheckpointError::Io)?;
-            let expected = sealed.files.get(name);
-            if expected != Some(&Seal::of(&content)) {
-                return Err(CheckpointError::Damaged {
-                    path,
-                    bytes: content.len() as u64,
-                    expected: expected.map_or(0, |seal| seal.bytes),
-                });
-            }
-            Ok(content)
-        };
-        let has_average = sealed.files.contains_key(AVERAGE_FILE);
+        let SealedState { state, files } = read_state(folder)?;
+        let file = |name: &str| files.read(folder, name);
+        let average = files.has(AVERAGE_FILE).then(|| file(AVERAGE_FILE));
         Ok(Self {
             model: file(MODEL_FILE)?,
-            average: has_average.then(|| file(AVERAGE_FILE)).transpose()?,
+            average: average.transpose()?,
             optimizer: file(OPTIMIZER_FILE)?,
             folder: folder.to_owned(),
-            state: sealed.state,
+            state,
         })
     }
 
@@ -133,7 +100,7 @@ impl Checkpoint {
     ///
     /// Returns an error where the weights do not fit the model.
     pub fn load_model(&self, model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
-        self.load(&self.model, model)
+        load_record(&self.model, model, &self.folder)
     }
 
     /// Puts the moving average of the weights, or without one the weights, into a model of the same
@@ -143,7 +110,8 @@ impl Checkpoint {
     ///
     /// As [`load_model`](Self::load_model).
     pub fn load_to_detect(&self, model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
-        self.load(self.average.as_ref().unwrap_or(&self.model), model)
+        let weights = self.average.as_ref().unwrap_or(&self.model);
+        load_record(weights, model, &self.folder)
     }
 
     /// The moving average of the weights, if there is one, in a model of the same config.
@@ -152,17 +120,7 @@ impl Checkpoint {
         model: &RetinaNet,
     ) -> Result<Option<RetinaNet>, CheckpointError> {
         let average = self.average.as_ref();
-        average.map(|it| self.load(it, model.valid())).transpose()
-    }
-
-    fn load(&self, weights: &[u8], model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
-        let unfit = |error: RecordError| CheckpointError::Unfit {
-            folder: self.folder.clone(),
-            reason: error.to_string(),
-        };
-        let record =
-            ModuleRecord::from_bytes(Bytes::from_bytes_vec(weights.to_vec())).map_err(unfit)?;
-        model.try_load_record(record).map_err(unfit)
+        (average.map(|it| load_record(it, model.valid(), &self.folder))).transpose()
     }
 
     pub(crate) fn load_optimizer(
@@ -203,9 +161,9 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
         // record does not ask: it would save the statistics of the step before.
         model.valid().into_record().into_bytes().map_err(failed)
     };
-    let mut files = BTreeMap::new();
+    let mut files = Seals::default();
     let mut write = |name: &str, content: &[u8]| -> Result<(), CheckpointError> {
-        files.insert(name.to_owned(), Seal::of(content));
+        files.add(name, content);
         write_to_disk(&folder.join(name), content)
     };
     write(MODEL_FILE, &weights(content.model)?)?;
@@ -217,15 +175,22 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
         &content.optimizer.to_bytes().map_err(failed)?,
     )?;
     write(CONFIG_FILE, content.config.as_bytes())?;
+    let detector = DetectorFile {
+        config: content.detector,
+        classes: content.state.classes.clone(),
+    };
+    write(DETECTOR_FILE, &json(&detector, folder, DETECTOR_FILE)?)?;
     let state = content.state;
-    let sealed = serde_json::to_string_pretty(&SealedState { state, files }).map_err(|error| {
-        CheckpointError::State {
-            path: folder.join(STATE_FILE),
-            reason: error.to_string(),
-        }
-    })?;
-    write_to_disk(&folder.join(STATE_FILE), sealed.as_bytes())?;
+    let sealed = json(&SealedState { state, files }, folder, STATE_FILE)?;
+    write_to_disk(&folder.join(STATE_FILE), &sealed)?;
     sync_folder(folder)
+}
+
+fn json(value: &impl Serialize, folder: &Path, name: &str) -> Result<Vec<u8>, CheckpointError> {
+    serde_json::to_vec_pretty(value).map_err(|error| CheckpointError::State {
+        path: folder.join(name),
+        reason: error.to_string(),
+    })
 }
 
 /// Copies a whole checkpoint to `folder`, beside first and then renamed over what is there.
@@ -306,43 +271,4 @@ fn write_to_disk(path: &Path, content: &[u8]) -> Result<(), CheckpointError> {
     let mut file = fs_err::File::create(path).map_err(CheckpointError::Io)?;
     file.write_all(content).map_err(CheckpointError::Io)?;
     file.sync_all().map_err(CheckpointError::Io)
-}
-
-/// A checkpoint cannot be written or used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CheckpointError {
-    /// A file cannot be read or written; the cause names it.
-    #[error("cannot read or write the checkpoint")]
-    Io(#[source] std::io::Error),
-    /// The state file cannot be understood.
-    #[error("the checkpoint's `{}` is damaged: {reason}", path.display())]
-    State {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A file is not the one that was written.
-    #[error(
-        "the checkpoint's `{}` is damaged: it has {bytes} bytes, or others, than the {expected} \
-         that were written",
-        path.display()
-    )]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// The size that it was written with.
-        expected: u64,
-    },
-    /// The weights do not fit the model.
-    #[error("the checkpoint `{}` does not fit the model: {reason}", folder.display())]
-    Unfit {
-        /// Which checkpoint.
-        folder: PathBuf,
-        /// What does not fit.
-        reason: String,
-    },
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use retinanet_boxes::ImageId;
+use retinanet_boxes::{ClassList, Detection, ImageId};
 use retinanet_data::{CocoDataset, DataError, ImageRecord, ParallelMap};
+use retinanet_detector::{Detector, Found, Times};
 use retinanet_evaluation::{CocoDetection, Evaluator};
 
 use crate::config::{DataConfig, SplitConfig};
-use crate::detector::{Detector, EvaluateError};
-use crate::finding::{Found, Times};
+use crate::detector::EvaluateError;
 use crate::observer::{Observer, Progress};
 use crate::plan::draw_shapes_if_absent;
 
@@ -33,85 +33,84 @@ pub struct ImageTimes {
     pub find: Times,
 }
 
-impl Detector {
-    /// Looks at all images of one of a config's splits, in the ways that it looks at images.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where the split cannot be read or has other classes.
-    pub fn examine(
-        &self,
-        data: &DataConfig,
-        split: &SplitConfig,
-        observer: &mut dyn Observer,
-    ) -> Result<Examination, EvaluateError> {
-        draw_shapes_if_absent(data, observer)?;
-        let dataset = data.read_to_evaluate(split)?;
-        self.require_same_classes(&dataset)?;
-        if dataset.images.is_empty() {
-            let path = dataset.annotations;
-            return Err(DataError::NoImages { path }.into());
-        }
-        let evaluator = Evaluator::from_file(&dataset.annotations)?;
-        let mut examination = Examination {
-            evaluator,
-            detections: Vec::new(),
-            times: Vec::new(),
-        };
-        observer.progress(Progress::Start {
-            what: "evaluating",
-            total: dataset.images.len() as u64,
-        });
-        let mut images = read_ahead(dataset.images, data.workers, self.batch)?.peekable();
-        while images.peek().is_some() {
-            let read: Vec<ReadImage> =
-                images.by_ref().take(self.batch).collect::<Result<_, _>>()?;
-            let pixels: Vec<_> = read.iter().map(|it| Arc::clone(&it.pixels)).collect();
-            for (image, found) in read.iter().zip(self.find(&pixels)) {
-                let Found { detections, times } = found;
-                let detections = self.coco_detections(image.id, detections);
-                examination.detections.extend(detections);
-                examination.times.push(ImageTimes {
-                    read: image.took,
-                    find: times,
-                });
-                observer.progress(Progress::Tick);
-            }
-        }
-        observer.progress(Progress::Finish);
-        Ok(examination)
+/// Lets a detector look at all images of one of a config's splits, in the ways that it does.
+///
+/// # Errors
+///
+/// Returns an error where the split cannot be read or has other classes.
+pub fn examine(
+    detector: &Detector,
+    data: &DataConfig,
+    split: &SplitConfig,
+    observer: &mut dyn Observer,
+) -> Result<Examination, EvaluateError> {
+    draw_shapes_if_absent(data, observer)?;
+    let dataset = data.read_to_evaluate(split)?;
+    require_same_classes(detector.classes(), &dataset)?;
+    if dataset.images.is_empty() {
+        let path = dataset.annotations;
+        return Err(DataError::NoImages { path }.into());
     }
+    let evaluator = Evaluator::from_file(&dataset.annotations)?;
+    let mut examination = Examination {
+        evaluator,
+        detections: Vec::new(),
+        times: Vec::new(),
+    };
+    observer.progress(Progress::Start {
+        what: "evaluating",
+        total: dataset.images.len() as u64,
+    });
+    let mut images = read_ahead(dataset.images, data.workers, detector.batch())?.peekable();
+    while images.peek().is_some() {
+        let read: Vec<ReadImage> = images
+            .by_ref()
+            .take(detector.batch())
+            .collect::<Result<_, _>>()?;
+        let pixels: Vec<_> = read.iter().map(|it| Arc::clone(&it.pixels)).collect();
+        for (image, found) in read.iter().zip(detector.find(&pixels)) {
+            let Found { detections, times } = found;
+            let detections = coco_detections(detector.classes(), image.id, detections);
+            examination.detections.extend(detections);
+            examination.times.push(ImageTimes {
+                read: image.took,
+                find: times,
+            });
+            observer.progress(Progress::Tick);
+        }
+    }
+    observer.progress(Progress::Finish);
+    Ok(examination)
+}
 
-    /// Detections as COCO's results have them; those of classes that nothing belongs to are left
-    /// out.
-    pub(crate) fn coco_detections(
-        &self,
-        image_id: ImageId,
-        detections: impl IntoIterator<Item = retinanet_boxes::Detection>,
-    ) -> impl Iterator<Item = CocoDetection> {
-        let classes = self.classes();
-        let known = detections.into_iter();
-        known.filter_map(move |detection| {
-            let category_id = classes.category(detection.class)?;
-            (!classes.is_unused(detection.class)).then(|| CocoDetection {
-                image_id,
-                category_id,
-                bbox: detection.bbox.to_xywh(),
-                score: f64::from(detection.score),
-            })
+/// Detections as COCO's results have them; those of classes that nothing belongs to are left
+/// out.
+pub(crate) fn coco_detections(
+    classes: &ClassList,
+    image_id: ImageId,
+    detections: impl IntoIterator<Item = Detection>,
+) -> impl Iterator<Item = CocoDetection> {
+    let known = detections.into_iter();
+    known.filter_map(move |detection| {
+        let category_id = classes.category(detection.class)?;
+        (!classes.is_unused(detection.class)).then(|| CocoDetection {
+            image_id,
+            category_id,
+            bbox: detection.bbox.to_xywh(),
+            score: f64::from(detection.score),
         })
-    }
+    })
+}
 
-    fn require_same_classes(&self, dataset: &CocoDataset) -> Result<(), EvaluateError> {
-        if dataset.classes == *self.classes() {
-            return Ok(());
-        }
-        Err(EvaluateError::Classes {
-            annotations: dataset.annotations.display().to_string(),
-            data: dataset.classes.len(),
-            model: self.classes().len(),
-        })
+fn require_same_classes(classes: &ClassList, dataset: &CocoDataset) -> Result<(), EvaluateError> {
+    if dataset.classes == *classes {
+        return Ok(());
     }
+    Err(EvaluateError::Classes {
+        annotations: dataset.annotations.display().to_string(),
+        data: dataset.classes.len(),
+        model: classes.len(),
+    })
 }
 
 /// An image of a data set, decoded.

@@ -14,7 +14,6 @@ mod checks;
 mod config;
 mod detector;
 mod examination;
-mod finding;
 mod fingerprint;
 mod layers;
 mod levels;
@@ -36,15 +35,14 @@ mod update;
 mod validation;
 
 pub use auto_batch::measure_batch_size;
-pub use checkpoint::{Checkpoint, CheckpointError, CheckpointState};
+pub use checkpoint::{Checkpoint, CheckpointState};
 pub use config::{
     AugmentConfig, BatchSize, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig,
     MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
     SplitConfig, TrainConfig,
 };
-pub use detector::{Detector, EvaluateError};
-pub use examination::{Examination, ImageTimes};
-pub use finding::{Found, Times};
+pub use detector::EvaluateError;
+pub use examination::{Examination, ImageTimes, examine};
 pub use fingerprint::fingerprint;
 pub use layers::{ConfigError, config_to_toml, load_config};
 pub use lr_find::{RateSearch, find_learning_rate};

@@ -8,9 +8,10 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use retinanet_boxes::ClassList;
+use retinanet_detector::CheckpointError;
 use retinanet_evaluation::Metrics;
 
-use crate::checkpoint::{self, Checkpoint, CheckpointError, Content};
+use crate::checkpoint::{self, Checkpoint, Content};
 use crate::config::ExperimentConfig;
 use crate::layers::{ConfigError, config_to_toml, load_config};
 

@@ -12,15 +12,15 @@ use retinanet_boxes::AnchorTargets;
 use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batch, DataError};
-use retinanet_detector::Predictions;
+use retinanet_detector::{CheckpointError, Predictions};
 use retinanet_evaluation::Metrics;
 
 use crate::announce::{tell, tell_schedule, tell_start};
 use crate::autopsy::Patient;
 use crate::average::ModelAverage;
-use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointState, Content};
+use crate::checkpoint::{Checkpoint, CheckpointState, Content};
 use crate::config::OnNonFinite;
-use crate::detector::{Detector, EvaluateError};
+use crate::detector::EvaluateError;
 use crate::layers::config_to_toml;
 use crate::levels::{add_levels, level_losses};
 use crate::memory::memory;
@@ -31,7 +31,7 @@ use crate::report::{Findings, Reporter};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::sampling::{Draw, choose};
 use crate::step::{Learner, StepError, StepLoss};
-use crate::validation::Validation;
+use crate::validation::{Validation, validate};
 
 /// The score from which on a detection counts where classes are confused and images ranked.
 const COUNTED_SCORE: f64 = 0.3;
@@ -420,12 +420,17 @@ impl<'a> Session<'a> {
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Metrics, TrainError> {
         let model = self.average.as_ref().map(ModelAverage::model);
         let model = model.unwrap_or(&self.learner.model);
-        let detector = Detector::of_plan(self.plan, model, self.device);
         let Validation {
             detections,
             loss,
             shares,
-        } = detector.validate(self.plan, &self.learner.criterion, observer)?;
+        } = validate(
+            model,
+            self.plan,
+            &self.learner.criterion,
+            self.device,
+            observer,
+        )?;
         let analysis = (self.plan.evaluator)
             .analyse(&detections, COUNTED_SCORE)
             .map_err(EvaluateError::from)?;
@@ -504,6 +509,8 @@ impl<'a> Session<'a> {
             model: &self.learner.model,
             average: self.average.as_ref().map(ModelAverage::model),
             optimizer: &self.learner.optimizer,
+            detector: (self.plan.config)
+                .detector_with(self.plan.transform.preparation().config().clone()),
             config: &config,
             state,
         };

@@ -1,8 +1,9 @@
 use std::path::Path;
 
 use anyhow::Context;
+use retinanet_detector::Detector;
 use retinanet_evaluation::{read_detections, Analysis, CocoDetection, Evaluator};
-use retinanet_trainer::{Detector, Examination, ExperimentConfig, Observer};
+use retinanet_trainer::{Examination, ExperimentConfig, Observer};
 use serde::Serialize;
 
 use crate::args::{EvalArguments, ModelArguments, Split};
@@ -53,7 +54,8 @@ fn examine(
     };
     let detector = super::with_looks(detector, &arguments.look)?;
     let mut console = Console::new(config.train.log_every);
-    Ok(detector.examine(&config.data, split, &mut console)?)
+    let examination = retinanet_trainer::examine(&detector, &config.data, split, &mut console)?;
+    Ok(examination)
 }
 
 fn analyse(

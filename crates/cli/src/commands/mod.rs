@@ -22,8 +22,9 @@ pub(crate) mod view;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{anyhow, Context};
+use retinanet_detector::Detector;
 use retinanet_images::LookConfig;
-use retinanet_trainer::{load_config, Detector, ExperimentConfig, RunDirectory};
+use retinanet_trainer::{load_config, ExperimentConfig, RunDirectory};
 
 use crate::args::{LookArguments, ModelArguments};
 use crate::device;
@@ -53,8 +54,8 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
     let device = arguments.device.as_ref().unwrap_or(&config.compute.device);
     let device = device::open(device).map_err(Failure::usage)?;
     let detector = match (run, &arguments.weights) {
-        (Some(run), _) => Detector::from_checkpoint(&config, &run.best_checkpoint()?, &device)?,
-        (None, Some(weights)) => Detector::from_weights(&config, weights, &device)?,
+        (Some(run), _) => run.best_checkpoint()?.detector(&config, &device)?,
+        (None, Some(weights)) => Detector::from_weights(&config.detector()?, weights, &device)?,
         (None, None) => return Err(Failure::usage(anyhow!("--config needs --weights FILE"))),
     };
     Ok(LoadedModel { detector, config })

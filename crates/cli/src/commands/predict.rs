@@ -7,8 +7,9 @@ use anyhow::{anyhow, Context};
 use image::RgbImage;
 use retinanet_boxes::{CategoryId, ClassList, Detection};
 use retinanet_data::ParallelMap;
+use retinanet_detector::{Detector, Found};
 use retinanet_images::{decode_image, ImagesError};
-use retinanet_trainer::{Detector, Found, ImageTimes, Observer, Progress};
+use retinanet_trainer::{ImageTimes, Observer, Progress};
 use serde::Serialize;
 
 use crate::args::PredictArguments;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use image::RgbImage;
 use retinanet_boxes::Detection;
+use retinanet_detector::Detector;
 use retinanet_service::{run as serve, Detect, ModelInfo, ServiceConfig, Stop};
-use retinanet_trainer::Detector;
 
 use crate::args::{LookArguments, ServeArguments};
 use crate::console;

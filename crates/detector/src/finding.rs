@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use retinanet_boxes::Detection;
-use retinanet_detector::Sighting;
 use retinanet_images::{Look, prepare_looks};
 
-use crate::detector::Detector;
+use crate::Detector;
+use crate::merge::Sighting;
 
 /// What was found on an image, and how long that took.
 #[derive(Clone, Debug, Default)]
@@ -47,13 +47,14 @@ impl Detector {
             let looks: Vec<_> = (jobs.iter())
                 .map(|&(image, look)| (Arc::clone(&images[image]), look))
                 .collect();
-            let mut batch = prepare_looks(&looks, &self.transform, &self.generator);
+            let batch = prepare_looks(&looks, &self.preparation);
+            let sizes = batch.sizes.clone();
+            let anchors = self.generator.generate(batch.height, batch.width);
             let prepared = Instant::now();
-            let predictions = self.predict(&mut batch);
+            let predictions = self.predict(batch);
             self.synchronize();
             let predicted = Instant::now();
-            let sizes: Vec<_> = batch.items.iter().map(|item| item.resized_size).collect();
-            let decoded = self.decoder.decode(predictions, &batch.anchors, &sizes);
+            let decoded = self.decoder.decode(predictions, &anchors, &sizes);
             for (&(image, look), detections) in jobs.iter().zip(decoded) {
                 sightings[image].extend(detections.into_iter().map(|it| sighting(look, it)));
             }
@@ -68,7 +69,11 @@ impl Detector {
         }
         for ((found, sightings), image) in found.iter_mut().zip(sightings).zip(images) {
             let started = Instant::now();
-            let single = self.looks.looks(&self.transform, image.dimensions()).len() == 1;
+            let single = self
+                .looks
+                .looks(&self.preparation, image.dimensions())
+                .len()
+                == 1;
             found.detections = if single {
                 sightings.iter().map(|it| it.detection).collect()
             } else {
@@ -83,10 +88,10 @@ impl Detector {
     fn batches(&self, images: &[Arc<RgbImage>]) -> Vec<Vec<Job>> {
         let mut jobs: Vec<Job> = Vec::new();
         for (image, pixels) in images.iter().enumerate() {
-            let looks = self.looks.looks(&self.transform, pixels.dimensions());
+            let looks = self.looks.looks(&self.preparation, pixels.dimensions());
             jobs.extend(looks.into_iter().map(|look| (image, look)));
         }
-        let size = |job: &Job| job.1.padded_size(&self.transform);
+        let size = |job: &Job| job.1.padded_size(&self.preparation);
         jobs.sort_by_key(size);
         jobs.chunk_by(|a, b| size(a) == size(b))
             .flat_map(|group| group.chunks(self.batch.max(1)).map(<[Job]>::to_vec))

@@ -1,0 +1,198 @@
+//! What a checkpoint of a run tells a detector. A checkpoint is a folder; its `state.json` seals the
+//! other files with their sizes and checksums, so that a damaged one is recognised.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::store::{ModuleRecord, RecordError};
+use burn::tensor::Bytes;
+use retinanet_boxes::ClassList;
+use serde::{Deserialize, Serialize};
+
+use crate::{DetectorConfig, RetinaNet};
+
+/// A checkpoint's file of the weights.
+pub const MODEL_FILE: &str = "model.bpk";
+/// A checkpoint's file of the moving average of the weights, where there is one.
+pub const AVERAGE_FILE: &str = "average.bpk";
+/// A checkpoint's file of all that a detector needs besides weights.
+pub const DETECTOR_FILE: &str = "detector.json";
+/// A checkpoint's file that seals the others; it is written last.
+pub const STATE_FILE: &str = "state.json";
+
+/// Sizes and checksums of a checkpoint's files.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seals(BTreeMap<String, Seal>);
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seal {
+    bytes: u64,
+    crc32: u32,
+}
+
+impl Seal {
+    fn of(content: &[u8]) -> Self {
+        Self {
+            bytes: content.len() as u64,
+            crc32: crc32fast::hash(content),
+        }
+    }
+}
+
+impl Seals {
+    /// Seals a file.
+    pub fn add(&mut self, name: &str, content: &[u8]) {
+        self.0.insert(name.to_owned(), Seal::of(content));
+    }
+
+    /// Whether the checkpoint has such a file.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Reads a file of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where it is missing, cut short or changed.
+    pub fn read(&self, checkpoint: &Path, name: &str) -> Result<Vec<u8>, CheckpointError> {
+        let path = checkpoint.join(name);
+        let content = fs_err::read(&path).map_err(CheckpointError::Io)?;
+        let expected = self.0.get(name);
+        if expected != Some(&Seal::of(&content)) {
+            return Err(CheckpointError::Damaged {
+                path,
+                bytes: content.len() as u64,
+                expected: expected.map_or(0, |seal| seal.bytes),
+            });
+        }
+        Ok(content)
+    }
+}
+
+/// Reads a checkpoint's `state.json`, or the part of it that `T` asks for.
+///
+/// # Errors
+///
+/// Returns an error where it cannot be read or understood.
+pub fn read_state<T: for<'de> Deserialize<'de>>(checkpoint: &Path) -> Result<T, CheckpointError> {
+    let path = checkpoint.join(STATE_FILE);
+    let text = fs_err::read(&path).map_err(CheckpointError::Io)?;
+    parse(&text, path)
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(text: &[u8], path: PathBuf) -> Result<T, CheckpointError> {
+    serde_json::from_slice(text).map_err(|error| CheckpointError::State {
+        path,
+        reason: error.to_string(),
+    })
+}
+
+/// Puts a checkpoint's weights into a model of the same config.
+///
+/// # Errors
+///
+/// Returns an error that names the checkpoint where they do not fit.
+pub fn load_record(
+    weights: &[u8],
+    model: RetinaNet,
+    checkpoint: &Path,
+) -> Result<RetinaNet, CheckpointError> {
+    let unfit = |error: RecordError| CheckpointError::Unfit {
+        folder: checkpoint.to_owned(),
+        reason: error.to_string(),
+    };
+    let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(weights.to_vec()));
+    model.try_load_record(record.map_err(unfit)?).map_err(unfit)
+}
+
+/// All that a detector needs besides weights: [`DETECTOR_FILE`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetectorFile {
+    /// Its settings.
+    pub config: DetectorConfig,
+    /// The classes that the model tells apart.
+    pub classes: ClassList,
+}
+
+/// The part of a checkpoint that detects.
+pub(crate) struct SavedDetector {
+    pub(crate) file: DetectorFile,
+    folder: PathBuf,
+    weights: Vec<u8>,
+}
+
+impl SavedDetector {
+    /// Reads a checkpoint, or a run's best; of a run that was not evaluated yet the last.
+    pub(crate) fn read(path: &Path) -> Result<Self, CheckpointError> {
+        #[derive(Deserialize)]
+        struct State {
+            files: Seals,
+        }
+        let of_run = ["checkpoints/best", "checkpoints/last"].map(|name| path.join(name));
+        let candidates = [&[path.to_owned()][..], &of_run].concat();
+        let is_checkpoint = |folder: &&PathBuf| folder.join(STATE_FILE).exists();
+        let folder = candidates.iter().find(is_checkpoint).map_or(path, |it| it);
+
+        let State { files } = read_state(folder)?;
+        let file = parse(
+            &files.read(folder, DETECTOR_FILE)?,
+            folder.join(DETECTOR_FILE),
+        )?;
+        let weights = [AVERAGE_FILE, MODEL_FILE]
+            .into_iter()
+            .find(|name| files.has(name))
+            .unwrap_or(MODEL_FILE);
+        Ok(Self {
+            file,
+            weights: files.read(folder, weights)?,
+            folder: folder.to_owned(),
+        })
+    }
+
+    pub(crate) fn load(&self, model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
+        load_record(&self.weights, model, &self.folder)
+    }
+}
+
+/// A checkpoint cannot be written or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file cannot be read or written; the cause names it.
+    #[error("cannot read or write the checkpoint")]
+    Io(#[source] std::io::Error),
+    /// A JSON file cannot be understood.
+    #[error("the checkpoint's `{}` is damaged: {reason}", path.display())]
+    State {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file is not the one that was written.
+    #[error(
+        "the checkpoint's `{}` is damaged: it has {bytes} bytes, or others, than the {expected} \
+         that were written",
+        path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The size that it was written with.
+        expected: u64,
+    },
+    /// The weights do not fit the model.
+    #[error("the checkpoint `{}` does not fit the model: {reason}", folder.display())]
+    Unfit {
+        /// Which checkpoint.
+        folder: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+}

@@ -1,0 +1,192 @@
+//! A trained model with all that it needs to look at images.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use retinanet_anchors::AnchorGenerator;
+use retinanet_boxes::{ClassList, Detection};
+use retinanet_convolution::set_winograd;
+use retinanet_images::{
+    ImagesError, LookConfig, Preparation, PreparationConfig, Prepared, decode_image,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{CheckpointError, DetectorFile, SavedDetector};
+use crate::{
+    DecodeConfig, Decoder, ModelConfig, ModelError, Predictions, RetinaNet, WeightsError,
+    load_weights, read_classes,
+};
+
+/// Settings of a detector.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DetectorConfig {
+    /// The network.
+    pub model: ModelConfig,
+    /// How images become numbers.
+    pub images: PreparationConfig,
+    /// How predictions become detections.
+    pub decode: DecodeConfig,
+    /// Whether 3×3 convolutions on the CPU may go by Winograd's algorithm. Default: yes.
+    pub winograd: bool,
+}
+
+impl Default for DetectorConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelConfig::default(),
+            images: PreparationConfig::default(),
+            decode: DecodeConfig::default(),
+            winograd: true,
+        }
+    }
+}
+
+/// A model that looks at images: weights, classes, and how images are prepared and predictions
+/// decoded.
+pub struct Detector {
+    model: RetinaNet,
+    pub(crate) preparation: Preparation,
+    pub(crate) generator: AnchorGenerator,
+    pub(crate) decoder: Decoder,
+    classes: ClassList,
+    device: Device,
+    /// In which ways it looks at an image.
+    pub(crate) looks: LookConfig,
+    /// How many looks go through the network together.
+    pub(crate) batch: usize,
+}
+
+impl Detector {
+    /// The detector of a run, or of one of its checkpoints: with the moving average of the weights
+    /// where there is one. Of a run it is the best checkpoint, or the last where nothing was
+    /// evaluated yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the folder is no run or checkpoint, or the checkpoint is damaged.
+    pub fn open(run: &Path, device: &Device) -> Result<Self, DetectorError> {
+        let saved = SavedDetector::read(run)?;
+        let DetectorFile { config, classes } = &saved.file;
+        let model = saved.load(config.model.init(classes.len(), device)?)?;
+        Self::new(config, &model, classes.clone(), device)
+    }
+
+    /// The detector of an exported weight file, whose classes the file tells.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the file cannot be read or does not fit the config.
+    pub fn from_weights(
+        config: &DetectorConfig,
+        weights: &Path,
+        device: &Device,
+    ) -> Result<Self, DetectorError> {
+        let classes = read_classes(weights)?;
+        let mut model = config.model.init(classes.len(), device)?;
+        load_weights(&mut model, weights)?;
+        Self::new(config, &model, classes, device)
+    }
+
+    /// The detector of a model of this config, which lies on this device.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a setting is out of its range.
+    pub fn new(
+        config: &DetectorConfig,
+        model: &RetinaNet,
+        classes: ClassList,
+        device: &Device,
+    ) -> Result<Self, DetectorError> {
+        set_winograd(config.winograd);
+        Ok(Self {
+            model: model.valid(),
+            preparation: Preparation::new(&config.images)?,
+            generator: config.model.anchor_generator()?,
+            decoder: config.decode.init(&config.model)?,
+            classes,
+            device: device.clone().inner(),
+            looks: LookConfig::default(),
+            batch: 1,
+        })
+    }
+
+    /// Looks at images in these ways from now on, and at so many at once.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a setting is out of its range.
+    pub fn with_looks(mut self, looks: LookConfig, batch: usize) -> Result<Self, ImagesError> {
+        looks.check()?;
+        self.looks = looks;
+        self.batch = batch.max(1);
+        Ok(self)
+    }
+
+    /// What the model sees on an image file, best first, in pixels of the upright image.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the file cannot be read.
+    pub fn detect_file(&self, path: &Path) -> Result<Vec<Detection>, ImagesError> {
+        let found = self.find(&[Arc::new(decode_image(path)?)]);
+        Ok(found
+            .into_iter()
+            .flat_map(|found| found.detections)
+            .collect())
+    }
+
+    /// The classes that the model tells apart.
+    pub const fn classes(&self) -> &ClassList {
+        &self.classes
+    }
+
+    /// The model itself.
+    pub const fn model(&self) -> &RetinaNet {
+        &self.model
+    }
+
+    /// How many looks go through the network together.
+    pub const fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The pixels go to the device.
+    pub(crate) fn predict(&self, prepared: Prepared) -> Predictions {
+        let Prepared {
+            pixels,
+            height,
+            width,
+            sizes,
+        } = prepared;
+        let images = TensorData::new(pixels, [sizes.len(), 3, height, width]);
+        self.model.forward(Tensor::from_data(images, &self.device))
+    }
+
+    /// Waits until the device has done what it was given, so that times mean something.
+    pub(crate) fn synchronize(&self) {
+        // Where the device fails, reading what it computed says so.
+        let _ = self.device.sync();
+    }
+}
+
+/// There is no detector.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DetectorError {
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The weight file does not fit.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The settings make no model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Images cannot be prepared so.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+}
