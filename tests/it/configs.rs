@@ -55,7 +55,7 @@ fn shrunk(mut config: ExperimentConfig, shapes: &Path) -> ExperimentConfig {
         annotations: format!("{name}.json").into(),
         images: "images".into(),
     };
-    config.data.root = shapes.to_owned();
+    shapes.clone_into(&mut config.data.root);
     (config.data.train, config.data.val) = (split("train"), split("val"));
     config.data.synth = Some(ShapesConfig {
         train_images: 6,
@@ -93,8 +93,8 @@ fn every_config_trains_a_step_at_tiny_size() {
         let config = shrunk(load_config(&file, &[]).unwrap(), Path::new(&path("shapes")));
         let (tiny, run_dir) = (path("tiny.toml"), path(&format!("run-{configs}")));
         fs_err::write(&tiny, config_to_toml(&config).unwrap()).unwrap();
-        println!("{}", file.display());
-        run(&["train", &tiny, "--run-dir", &run_dir]).expect_success();
+        let finished = run(&["train", &tiny, "--run-dir", &run_dir]);
+        assert_eq!(finished.code, Some(0), "{}: {finished:#?}", file.display());
         let log = fs_err::read_to_string(Path::new(&run_dir).join("metrics.jsonl")).unwrap();
         let lines = log
             .lines()
