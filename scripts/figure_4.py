@@ -3,7 +3,7 @@
 
     scripts/figure_4.py RUN...
 
-Each RUN is a run's folder; what `retinanet train` or `retinanet eval` wrote there as
+Each RUN is a run's folder; what `retinanet train` wrote there at its last evaluation as
 `eval/loss_shares.json` is read. For each focusing exponent γ, over positive and over negative anchors,
 the share of the loss (without α) that the hardest 1 %, 5 % and 20 % of the anchors carry.
 """
@@ -23,14 +23,17 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
     for run in map(Path, sys.argv[1:]):
-        shares = json.loads((run / "eval" / "loss_shares.json").read_text())
+        file = run / "eval" / "loss_shares.json"
+        if not file.is_file():
+            sys.exit(f"error: {file} does not exist; is {run} a run that was evaluated?")
+        shares = json.loads(file.read_text())
         print(f"{run.name}: {shares['positives']} positives, {shares['negatives']} negatives\n")
         heads = [f"hardest {share:.0%} of {side}" for side in ("positives", "negatives") for share in HARDEST]
         print(f"| γ | {' | '.join(heads)} |")
         print(f"|{'---|' * (len(heads) + 1)}")
         for curves in shares["curves"]:
             cells = [
-                f"{100 * share_of_hardest(curves[side], share):.1f} %"
+                f"{100 * share_of_hardest(curves[side], share):.1f} %" if curves[side] else "–"
                 for side in ("positives", "negatives")
                 for share in HARDEST
             ]

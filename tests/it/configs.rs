@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use retinanet_anchors::LowQuality;
+use retinanet_criterion::NormalizerKind;
 use retinanet_data::shapes::ShapesConfig;
 use retinanet_detector::Predictions;
 use retinanet_tests::run;
@@ -34,7 +36,7 @@ fn every_config_and_data_set_reads() {
 }
 
 #[test]
-fn the_papers_recipe_is_the_default_but_for_data_and_pixels() {
+fn detectron2s_recipe_for_torchvisions_backbone_is_the_default() {
     let mut config = read("coco_retinanet_r50_fpn_1x.toml");
     let default = ExperimentConfig::default();
     assert_eq!(config.model, default.model);
@@ -47,6 +49,61 @@ fn the_papers_recipe_is_the_default_but_for_data_and_pixels() {
     config.train.eval_every = None;
     config.train.checkpoint_every = None;
     assert_eq!(config.train, default.train);
+}
+
+/// The peers' own files, and sections 3 and 4 of the paper.
+#[test]
+fn each_recipe_is_its_owners() {
+    let length = |name: &str| {
+        let config = read(name);
+        let train = config.train;
+        (train.iterations, train.epochs, config.schedule.milestones)
+    };
+    let one_x = "coco_detectron2_r50_fpn_1x.toml";
+    assert_eq!(length(one_x), (Some(90_000), None, vec![60_000, 80_000]));
+    assert_eq!(
+        length("coco_detectron2_r50_fpn_3x.toml"),
+        (Some(270_000), None, vec![210_000, 250_000])
+    );
+    let mmdetection = "coco_mmdetection_r50_fpn_1x.toml";
+    assert_eq!(length(mmdetection), (None, Some(12), vec![8, 11]));
+    assert_eq!(
+        length("coco_torchvision_v2.toml"),
+        (None, Some(26), vec![16, 22])
+    );
+
+    let config = read(one_x);
+    assert_eq!(config.data.short_side, [640, 672, 704, 736, 768, 800]);
+    assert_eq!(config.data.normalization.std, [1.0; 3]);
+    assert!(config.model.stride_in_1x1);
+    assert_eq!(
+        (config.schedule.warmup, config.schedule.warmup_start),
+        (1000, 0.001)
+    );
+    assert_eq!(config.criterion.normalizer, NormalizerKind::MovingAverage);
+
+    let config = read(mmdetection);
+    assert_eq!(
+        (&*config.data.short_side, config.data.long_side),
+        (&[800][..], 1333)
+    );
+    assert_eq!(config.schedule.warmup, 500);
+    assert!(!config.model.relu_before_p7);
+    assert_eq!(config.criterion.matcher.low_quality, LowQuality::Reassign);
+
+    let config = read("coco_paper_r50_fpn_600.toml");
+    assert_eq!(config.data.short_side, [600]);
+    assert_eq!(config.schedule.warmup, 0);
+    assert_eq!(config.criterion.normalizer, NormalizerKind::Batch);
+    assert_eq!(config.criterion.matcher.low_quality, LowQuality::Off);
+    assert_eq!(
+        (config.optimizer.lr, config.optimizer.weight_decay),
+        (0.01, 1e-4)
+    );
+    assert_eq!(
+        (config.model.head.prior, config.criterion.class.gamma),
+        (0.01, 2.0)
+    );
 }
 
 /// The recipe as it is, on thin networks and tiny images.
@@ -109,7 +166,7 @@ fn every_config_trains_a_step_at_tiny_size() {
         );
         configs += 1;
     }
-    assert!(configs >= 11, "{configs}");
+    assert_eq!(configs, 12);
 }
 
 /// Layer by layer, with 80 classes and 9 anchors: the ResNet without its classifier 23 508 032 or

@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use retinanet_detector::Detector;
 use retinanet_tests::{Experiment, run};
+use retinanet_trainer::fingerprint;
 
 #[expect(
     clippy::print_stdout,
@@ -79,7 +80,30 @@ fn a_checkpoint_is_all_that_it_takes_and_a_damaged_one_is_named() {
     let message = open(alone.path()).err().unwrap().to_string();
     assert!(message.contains("average.bpk"), "{message}");
     let nowhere = experiment.path("data");
-    let error = open(Path::new(&nowhere)).err().unwrap();
-    let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("state.json"), "{cause}");
+    let message = open(Path::new(&nowhere)).err().unwrap().to_string();
+    assert!(message.contains("neither a run"), "{message}");
+}
+
+#[test]
+fn of_a_run_the_best_counts_even_where_a_kill_left_it_aside() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let path = |name: &str| experiment.path(&format!("run/checkpoints/{name}"));
+    let open = || Detector::open(Path::new(&experiment.path("run")), &Device::flex());
+    let hash = || fingerprint(open().unwrap().model());
+    // The last is another, so that it is seen which one was taken.
+    let best = hash();
+    fs_err::remove_dir_all(path("last")).unwrap();
+    fs_err::rename(path("step-4"), path("last")).unwrap();
+    fs_err::rename(path("best"), path("best.old")).unwrap();
+    assert_eq!(hash(), best);
+    fs_err::remove_dir_all(path("best.old")).unwrap();
+    assert_ne!(hash(), best);
+
+    // As a version before detector.json wrote it.
+    let state = format!("{}/state.json", path("last"));
+    let text = fs_err::read_to_string(&state).unwrap();
+    fs_err::write(&state, text.replace("detector.json", "other.json")).unwrap();
+    let message = open().err().unwrap().to_string();
+    assert!(message.contains("older version"), "{message}");
 }

@@ -56,6 +56,26 @@ fn a_study_is_a_table_and_starting_it_again_gives_the_same() {
 }
 
 #[test]
+fn a_study_starts_from_another_base_where_one_is_given() {
+    let experiment = Experiment::new();
+    let study = experiment.write("study.toml", STUDY);
+    let tiny = String::from_utf8(experiment.bytes("tiny.toml")).unwrap();
+    let other = experiment.write(
+        "other.toml",
+        &tiny.replace("short_side = 64", "short_side = 48"),
+    );
+    let out = experiment.path("out");
+    let start = |base: &[&str]| run(&[&["study", &study, "--out", &out], base].concat());
+    start(&["--base", &other]).expect_success();
+    let config = String::from_utf8(experiment.bytes("out/focal-seed-0/config.toml")).unwrap();
+    assert!(config.contains("short_side = [48]"), "{config}");
+
+    // What is done there is not taken for the study's own.
+    start(&[]).expect_refusal(2, &["other settings", "data.short_side", "--out"]);
+    start(&["--base", &other]).expect_success();
+}
+
+#[test]
 fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
     let experiment = Experiment::new();
     let diverges = r#"

@@ -303,7 +303,7 @@ pub(crate) enum ExportNames {
 
 #[derive(Args)]
 pub(crate) struct ImportArguments {
-    /// A weight file of torchvision, detectron2 or timm: .pth, .pt, .pkl or .safetensors
+    /// A weight file of torchvision, detectron2 or timm: .pth, .pt or .safetensors
     pub(crate) weights: PathBuf,
     /// The config of the same model, such as one with `preset = "torchvision"`
     #[arg(long, value_name = "FILE")]
@@ -454,7 +454,10 @@ pub(crate) struct SynthArguments {
     /// Height of the images in pixels
     #[arg(long)]
     pub(crate) height: Option<u32>,
-    /// Few small objects among many things that look alike
+    /// The most objects in an image
+    #[arg(long)]
+    pub(crate) max_objects: Option<usize>,
+    /// Small objects in half of the images, among many things that look alike
     #[arg(long)]
     pub(crate) hard: bool,
 }

@@ -95,6 +95,7 @@ impl From<DetectorError> for Failure {
     fn from(error: DetectorError) -> Self {
         match error {
             DetectorError::Model(error) => error.into(),
+            DetectorError::Images(error) => error.into(),
             _ => Self::work(error),
         }
     }
@@ -105,6 +106,7 @@ impl From<EvaluateError> for Failure {
         match error {
             EvaluateError::Model(error) => error.into(),
             EvaluateError::Detector(error) => error.into(),
+            EvaluateError::Data(error) => error.into(),
             EvaluateError::Plan(error) => error.into(),
             _ => Self::work(error),
         }

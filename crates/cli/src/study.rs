@@ -208,6 +208,9 @@ mod tests {
 
     use super::*;
 
+    /// What studies start from.
+    const BASES: [&str; 3] = ["base.toml", "base_bccd.toml", "base_network.toml"];
+
     fn read(text: &str) -> anyhow::Result<Study> {
         let file = toml::from_str(text)?;
         Study::new(file, Path::new("studies/a.toml"), Path::new("out"))
@@ -280,19 +283,22 @@ mod tests {
                 .extension()
                 .is_some_and(|extension| extension == "toml");
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !toml || name.starts_with("base") {
+            if !toml || BASES.contains(&&*name) {
                 continue;
             }
             studies += 1;
-            let study = Study::read(&path, Path::new("out"), None).unwrap();
-            for run in study.runs() {
-                let config = load_config(&study.base, &run.set).unwrap();
-                config.model.check().unwrap();
-                config.criterion.class.init().unwrap();
-                config.criterion.sampling.init().unwrap();
+            let bccd = path.with_file_name("base_bccd.toml");
+            for base in [None, Some(bccd.as_path())] {
+                let study = Study::read(&path, Path::new("out"), base).unwrap();
+                for run in study.runs() {
+                    let config = load_config(&study.base, &run.set).unwrap();
+                    config.model.check().unwrap();
+                    config.criterion.class.init().unwrap();
+                    config.criterion.sampling.init().unwrap();
+                }
             }
         }
-        assert!(studies > 0);
+        assert_eq!(studies, 7);
     }
 
     #[test]

@@ -195,11 +195,15 @@ impl ClassLossConfig {
         let means_nothing = |key, got: String, allowed| Err(CriterionError { key, got, allowed });
         if self.label_smoothing != 0.0 {
             let got = self.label_smoothing.to_string();
-            return means_nothing("criterion.class.label_smoothing", got, "0 for a softmax");
+            return means_nothing(
+                "criterion.class.label_smoothing",
+                got,
+                "0 with `model.head.scores = \"softmax\"`",
+            );
         }
         let loss = self.init()?;
         if loss.shift.is_some() {
-            let allowed = "another for a softmax: it is made for sigmoids";
+            let allowed = "`focal` or a cross-entropy with `model.head.scores = \"softmax\"`";
             return means_nothing("criterion.class.loss", "focal_star".into(), allowed);
         }
         let alpha = match loss.alpha {
@@ -207,7 +211,7 @@ impl ClassLossConfig {
             Alpha::Named(NamedAlpha::None) => None,
             Alpha::PerClass(_) | Alpha::Named(NamedAlpha::EffectiveNumber) => {
                 let got = "one for each class".into();
-                let allowed = "a number or \"none\" for a softmax";
+                let allowed = "a number or \"none\" with `model.head.scores = \"softmax\"`";
                 return means_nothing("criterion.class.alpha", got, allowed);
             }
         };

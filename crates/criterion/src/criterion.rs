@@ -284,6 +284,31 @@ mod tests {
     }
 
     #[test]
+    fn a_softmax_has_one_term_for_each_counted_anchor() {
+        let device = Device::flex();
+        let targets = BatchTargets::new(&images(), &device);
+        let config = CriterionConfig {
+            softmax: true,
+            normalizer: NormalizerKind::Image,
+            ..CriterionConfig::default()
+        };
+        let class_loss = |ignored_logit: f32| {
+            let mut logits = vec![0.0_f32; 12];
+            logits[2] = ignored_logit;
+            let logits = Tensor::<3>::from_data(TensorData::new(logits, [2, 3, 2]), &device);
+            let deltas = Tensor::zeros([2, 3, 4], &device);
+            let mut criterion = config.init().unwrap();
+            scalar(criterion.forward(logits, deltas, &targets).class)
+        };
+        // All logits 0: p_t is a third. One object and four times background are counted, and the
+        // mean over images halves.
+        let anchor = (2.0_f32 / 3.0).powi(2) * 3.0_f32.ln();
+        let expected = 0.5 * anchor * (0.25 + 4.0 * 0.75);
+        assert!((class_loss(0.0) - expected).abs() < 1e-6);
+        assert_eq!(class_loss(50.0), class_loss(0.0));
+    }
+
+    #[test]
     fn ignored_anchors_have_neither_loss_nor_gradient() {
         let device = Device::flex().autodiff();
         let targets = BatchTargets::new(&images(), &device);

@@ -15,7 +15,7 @@ const STEPS: f64 = 100.0;
 
 /// Collects the class losses of anchors, image by image.
 ///
-/// An anchor's loss is the sum over its classes. Losses are counted in bins whose width is 1 % of
+/// Of sigmoids an anchor's loss is the sum over its classes. Losses are counted in bins whose width is 1 % of
 /// the loss or less, so that memory does not grow with the images.
 #[derive(Clone, Debug)]
 pub struct LossSpread {

@@ -5,8 +5,9 @@
 //! in three size ranges, overlap and stick out of the image, some images hold none, and the
 //! background is cluttered. The files are COCO's, so that it goes the way of every other data set.
 //!
-//! Its hard setting is for what focal loss was made for: few small objects in images full of things
-//! that look alike, so that a thousand and more anchors are background for each that is not.
+//! Its hard setting is for what focal loss was made for: small objects in half of the images, all of
+//! them full of things that look alike. With two objects at most, more than a thousand anchors are
+//! background for each that is not.
 //!
 //! An image is a function of (seed, split, index) alone: the bytes are the same on every run and
 //! with any number of threads.

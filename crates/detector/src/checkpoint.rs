@@ -1,7 +1,9 @@
 //! What a checkpoint of a run tells a detector. A checkpoint is a folder; its `state.json` seals the
 //! other files with their sizes and checksums, so that a damaged one is recognised.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -126,28 +128,53 @@ pub(crate) struct SavedDetector {
 }
 
 impl SavedDetector {
-    /// Reads a checkpoint, or a run's best; of a run that was not evaluated yet the last.
+    /// Reads a checkpoint, or a run's best; of a run that was not evaluated yet the newest that is
+    /// whole.
     pub(crate) fn read(path: &Path) -> Result<Self, CheckpointError> {
+        let checkpoints = path.join("checkpoints");
+        let best = ["best", "best.old"].map(|name| checkpoints.join(name));
+        if let Some(folder) = iter::once(path.to_owned())
+            .chain(best)
+            .find(|it| is_checkpoint(it))
+        {
+            return Self::read_folder(&folder);
+        }
+        let mut first_error = None;
+        let last = ["last", "last.old"].map(|name| checkpoints.join(name));
+        for folder in last.into_iter().chain(steps(&checkpoints)) {
+            if !is_checkpoint(&folder) {
+                continue;
+            }
+            match Self::read_folder(&folder) {
+                Ok(saved) => return Ok(saved),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(
+            first_error.unwrap_or_else(|| CheckpointError::NoCheckpoint {
+                folder: path.to_owned(),
+            }),
+        )
+    }
+
+    fn read_folder(folder: &Path) -> Result<Self, CheckpointError> {
         #[derive(Deserialize)]
         struct State {
             files: Seals,
         }
-        let of_run = ["checkpoints/best", "checkpoints/last"].map(|name| path.join(name));
-        let candidates = [&[path.to_owned()][..], &of_run].concat();
-        let is_checkpoint = |folder: &&PathBuf| folder.join(STATE_FILE).exists();
-        let folder = candidates.iter().find(is_checkpoint).map_or(path, |it| it);
-
         let State { files } = read_state(folder)?;
-        let file = parse(
-            &files.read(folder, DETECTOR_FILE)?,
-            folder.join(DETECTOR_FILE),
-        )?;
+        if !files.has(DETECTOR_FILE) {
+            return Err(CheckpointError::NoDetector {
+                folder: folder.to_owned(),
+            });
+        }
+        let file = files.read(folder, DETECTOR_FILE)?;
         let weights = [AVERAGE_FILE, MODEL_FILE]
             .into_iter()
             .find(|name| files.has(name))
             .unwrap_or(MODEL_FILE);
         Ok(Self {
-            file,
+            file: parse(&file, folder.join(DETECTOR_FILE))?,
             weights: files.read(folder, weights)?,
             folder: folder.to_owned(),
         })
@@ -158,6 +185,23 @@ impl SavedDetector {
     }
 }
 
+fn is_checkpoint(folder: &Path) -> bool {
+    folder.join(STATE_FILE).exists()
+}
+
+/// A run's older checkpoints, the newest first.
+fn steps(checkpoints: &Path) -> Vec<PathBuf> {
+    let iteration = |folder: &PathBuf| -> Option<u64> {
+        let name = folder.file_name()?.to_str()?;
+        name.strip_prefix("step-")?.parse().ok()
+    };
+    let entries = fs_err::read_dir(checkpoints).into_iter().flatten();
+    let folders = entries.flatten().map(|entry| entry.path());
+    let mut steps: Vec<_> = folders.filter(|it| iteration(it).is_some()).collect();
+    steps.sort_by_key(|folder| Reverse(iteration(folder)));
+    steps
+}
+
 /// A checkpoint cannot be written or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -166,7 +210,10 @@ pub enum CheckpointError {
     #[error("cannot read or write the checkpoint")]
     Io(#[source] std::io::Error),
     /// A JSON file cannot be understood.
-    #[error("the checkpoint's `{}` is damaged: {reason}", path.display())]
+    #[error(
+        "the checkpoint's `{}` is damaged, or another version wrote it: {reason}",
+        path.display()
+    )]
     State {
         /// Which file.
         path: PathBuf,
@@ -186,6 +233,26 @@ pub enum CheckpointError {
         bytes: u64,
         /// The size that it was written with.
         expected: u64,
+    },
+    /// The folder holds neither.
+    #[error(
+        "`{}` is neither a run with a checkpoint nor a checkpoint: there is no `state.json` in it, \
+         in `checkpoints/best` or in `checkpoints/last`",
+        folder.display()
+    )]
+    NoCheckpoint {
+        /// Which folder.
+        folder: PathBuf,
+    },
+    /// A version wrote it that had no such file.
+    #[error(
+        "the checkpoint `{}` has no `detector.json`, an older version wrote it: let the run go on, or \
+         export its weights",
+        folder.display()
+    )]
+    NoDetector {
+        /// Which checkpoint.
+        folder: PathBuf,
     },
     /// The weights do not fit the model.
     #[error("the checkpoint `{}` does not fit the model: {reason}", folder.display())]

@@ -61,8 +61,8 @@ pub struct Detector {
 
 impl Detector {
     /// The detector of a run, or of one of its checkpoints: with the moving average of the weights
-    /// where there is one. Of a run it is the best checkpoint, or the last where nothing was
-    /// evaluated yet.
+    /// where there is one. Of a run it is the best checkpoint, or the newest where nothing was
+    /// evaluated yet. The settings are those that the checkpoint was written with.
     ///
     /// # Errors
     ///

@@ -97,7 +97,7 @@ impl RetinaNet {
 /// What the model says of every anchor, level by level from P3: the order of the anchors.
 #[derive(Clone, Debug)]
 pub struct Predictions {
-    /// `[batch, anchors, classes]`, before the sigmoid.
+    /// `[batch, anchors, classes]`, before the sigmoid or softmax.
     pub logits: Tensor<3>,
     /// `[batch, anchors, 4]`, for the box coder.
     pub deltas: Tensor<3>,

@@ -128,8 +128,15 @@ pub enum BytesError {
 ///
 /// # Errors
 ///
-/// Returns an error where the file cannot be read or does not begin as an image.
-pub fn upright_size(path: &Path) -> ImageResult<(u32, u32)> {
+/// Returns an error that names the file where it cannot be read or does not begin as an image.
+pub fn upright_size(path: &Path) -> Result<(u32, u32), ImagesError> {
+    read_upright_size(path).map_err(|source| ImagesError::Decode {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_upright_size(path: &Path) -> ImageResult<(u32, u32)> {
     let reader = ImageReader::open(path)?.with_guessed_format()?;
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();

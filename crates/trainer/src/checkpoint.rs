@@ -85,6 +85,10 @@ impl Checkpoint {
         let SealedState { state, files } = read_state(folder)?;
         let file = |name: &str| files.read(folder, name);
         let average = files.has(AVERAGE_FILE).then(|| file(AVERAGE_FILE));
+        // Older checkpoints have none.
+        if files.has(DETECTOR_FILE) {
+            file(DETECTOR_FILE)?;
+        }
         Ok(Self {
             model: file(MODEL_FILE)?,
             average: average.transpose()?,

@@ -105,14 +105,28 @@ impl RunDirectory {
         load_config(&self.root.join(CONFIG_FILE), &[])
     }
 
-    /// Checks that a config continues this run: all that decides how the weights move must be as
-    /// it was; how long it goes on and how it is watched may change. The config is then the run's.
-    /// Returns what has changed.
+    /// Checks that a config continues this run, as [`check_continues`](Self::check_continues); the
+    /// config is then the run's. Returns what has changed.
     ///
     /// # Errors
     ///
     /// Returns an error that names the keys that differ and may not.
     pub fn continue_with(
+        &self,
+        config: &ExperimentConfig,
+    ) -> Result<Vec<Change>, RunDirectoryError> {
+        let changes = self.check_continues(config)?;
+        self.write_config(config)?;
+        Ok(changes)
+    }
+
+    /// Checks that a config continues this run: all that decides how the weights move must be as
+    /// it was; how long it goes on and how it is watched may change. Returns what has changed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the keys that differ and may not.
+    pub fn check_continues(
         &self,
         config: &ExperimentConfig,
     ) -> Result<Vec<Change>, RunDirectoryError> {
@@ -146,7 +160,6 @@ impl RunDirectory {
                 refused: Changes(refused),
             });
         }
-        self.write_config(config)?;
         Ok(allowed)
     }
 

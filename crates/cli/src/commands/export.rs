@@ -1,4 +1,5 @@
-use retinanet_detector::{save_weights, Names, WeightFormat};
+use anyhow::anyhow;
+use retinanet_detector::{save_weights, ClassScores, Names, WeightFormat};
 
 use super::LoadedModel;
 use crate::args::{ExportArguments, ExportNames, Format};
@@ -6,7 +7,7 @@ use crate::console;
 use crate::failure::Failure;
 
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
-    let LoadedModel { detector, .. } = super::load_model(&arguments.model)?;
+    let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
     let format = match arguments.format {
         Format::Safetensors => WeightFormat::Safetensors,
         Format::Burnpack => WeightFormat::Burnpack,
@@ -16,6 +17,13 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         ExportNames::Torchvision => Names::Torchvision,
         ExportNames::Detectron2 => Names::Detectron2,
     };
+    if names != Names::Native && config.model.head.scores == ClassScores::Softmax {
+        return Err(Failure::usage(anyhow!(
+            "the model's scores are a softmax (`model.head.scores`), and {} make sigmoids of its \
+             logits: only `--names native` keeps what it says",
+            names.describe()
+        )));
+    }
     save_weights(
         detector.model(),
         detector.classes(),

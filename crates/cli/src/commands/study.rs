@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{anyhow, Context};
-use retinanet_trainer::{Observer, Progress, RunDirectory};
+use retinanet_trainer::{load_config, Observer, Progress, RunDirectory};
 use serde_json::Value;
 
 use crate::args::StudyArguments;
@@ -33,9 +33,8 @@ pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
     }
     console::result(table.markdown().trim_end());
     if stop.load(Ordering::SeqCst) {
-        let study = arguments.study.display();
         return Err(Failure::work(anyhow!(
-            "stopped; go on with\n  retinanet study {study}"
+            "stopped; the same command goes on where it was"
         )));
     }
     match failed.as_slice() {
@@ -48,10 +47,16 @@ pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
     }
 }
 
-/// Where the runs go: a folder after the study's name where none is given.
+/// Where the runs go: a folder after the study's name where none is given, and after its base's.
 fn out(arguments: &StudyArguments) -> PathBuf {
-    let name = arguments.study.file_stem().unwrap_or_default();
-    let default = || Path::new("runs").join("studies").join(name);
+    let default = || {
+        let mut name = (arguments.study.file_stem().unwrap_or_default()).to_owned();
+        if let Some(base) = arguments.base.as_ref().and_then(|base| base.file_stem()) {
+            name.push("-");
+            name.push(base);
+        }
+        Path::new("runs").join("studies").join(name)
+    };
     arguments.out.clone().unwrap_or_else(default)
 }
 
@@ -117,6 +122,7 @@ fn train(
     run: &StudyRun,
 ) -> Result<Option<ExitStatus>, Failure> {
     if is_done(run)? {
+        require_same_settings(arguments, study, run)?;
         return Ok(None);
     }
     let status = start(arguments, study, run)?.wait();
@@ -175,6 +181,24 @@ fn tell(run: &StudyRun, status: ExitStatus, console: &mut Console) {
 /// again.
 fn is_done(run: &StudyRun) -> Result<bool, Failure> {
     Ok(has_diverged(run) || has_ended(run)?)
+}
+
+/// A folder of another study's runs, or of an older version of this one, must not pass for this one.
+fn require_same_settings(
+    arguments: &StudyArguments,
+    study: &Study,
+    run: &StudyRun,
+) -> Result<(), Failure> {
+    let set: Vec<_> = (run.set.iter().chain(&arguments.settings.set))
+        .cloned()
+        .collect();
+    let mut config = load_config(&study.base, &set)?;
+    config.data.root = std::path::absolute(&config.data.root).map_err(Failure::work)?;
+    RunDirectory::open(&run.directory)?
+        .check_continues(&config)
+        .map(drop)
+        .context("it is done already, but with other settings: choose another --out")
+        .map_err(Failure::Usage)
 }
 
 fn has_ended(run: &StudyRun) -> Result<bool, Failure> {

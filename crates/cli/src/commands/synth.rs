@@ -12,8 +12,8 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
         val_images: arguments.val_images.unwrap_or(default.val_images),
         width: arguments.width.unwrap_or(default.width),
         height: arguments.height.unwrap_or(default.height),
+        max_objects: arguments.max_objects.unwrap_or(default.max_objects),
         hard: arguments.hard,
-        ..default
     };
     let bar = console::work_bar("drawing shapes", shapes.train_images + shapes.val_images);
     let summary = shapes

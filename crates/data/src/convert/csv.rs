@@ -1,6 +1,7 @@
 //! CSV: a line a box, below a header like TensorFlow's or in keras-retinanet's six columns.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::error::Error;
 use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Trim, Writer};
@@ -393,7 +394,10 @@ impl Table {
                 upright_size(&path).map_err(|error| DataError::Convert {
                     path,
                     reason: format!(
-                        "its size, which the CSV file does not tell, could not be read: {error}"
+                        "its size, which the CSV file does not tell, could not be read: {}",
+                        error
+                            .source()
+                            .map_or_else(|| error.to_string(), ToString::to_string)
                     ),
                 })?;
         }
