@@ -43,11 +43,16 @@ pub(crate) struct NormConfig {
 impl NormConfig {
     /// Makes a norm over `channels`.
     pub(crate) fn init(self, channels: usize, device: &Device) -> Norm {
-        let batch_norm = BatchNormConfig::new(channels).with_epsilon(self.epsilon);
+        let batch_norm = || {
+            let mut norm = BatchNormConfig::new(channels).init(device);
+            // Not through the config, which refuses 0: torchvision's weights are run with it.
+            norm.epsilon = self.epsilon;
+            norm
+        };
         match self.kind {
-            NormKind::FrozenBatchNorm => Norm::Batch(batch_norm.init(device).freeze()),
-            NormKind::FixedStatistics => Norm::FixedStatistics(batch_norm.init(device)),
-            NormKind::BatchNorm => Norm::Batch(batch_norm.init(device)),
+            NormKind::FrozenBatchNorm => Norm::Batch(batch_norm().freeze()),
+            NormKind::FixedStatistics => Norm::FixedStatistics(batch_norm()),
+            NormKind::BatchNorm => Norm::Batch(batch_norm()),
             NormKind::GroupNorm => {
                 let groups = (1..=GROUPS.min(channels))
                     .rev()
