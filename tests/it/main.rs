@@ -19,6 +19,8 @@ mod study;
 mod torchvision;
 mod training;
 mod weights;
+#[cfg(feature = "mpi")]
+mod world;
 
 /// Draws parameters while no other test does: all tests share one generator, and a seed counts only
 /// where nobody draws in between.

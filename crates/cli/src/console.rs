@@ -17,6 +17,12 @@ pub(crate) fn error(failure: &Failure) {
     eprintln!("error: {:#}", failure.error());
 }
 
+/// Prints the error of one of several processes.
+#[expect(clippy::print_stderr, reason = "this is where the program speaks")]
+pub(crate) fn error_of_rank(rank: usize, failure: &Failure) {
+    eprintln!("error: rank {rank}: {:#}", failure.error());
+}
+
 /// Prints a result.
 pub(crate) fn result(text: &str) {
     use std::io::Write;
@@ -95,9 +101,17 @@ impl Observer for Console {
         } else {
             0.9 * self.images_per_second + 0.1 * rate
         };
+        let together = match report.processes {
+            1 => String::new(),
+            processes => format!(
+                " ({:.1} each of {processes}, talked {:.0} %)",
+                self.images_per_second / processes as f64,
+                100.0 * report.talked_share()
+            ),
+        };
         let message = format!(
             "epoch {:.2} loss {:.4} (class {:.4} box {:.4}) lr {:.2e} gradient {:.2} positives {:.0} \
-             {:.1} images/s, waited {:.0} %{}",
+             {:.1} images/s{together}, waited {:.0} %{}",
             report.epoch,
             report.loss(),
             report.class_loss,

@@ -28,11 +28,15 @@ impl Failure {
         error
     }
 
-    pub(crate) fn exit_code(&self) -> ExitCode {
+    pub(crate) const fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
-            Self::Work(_) => ExitCode::from(1),
+            Self::Usage(_) => 2,
+            Self::Work(_) => 1,
         }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        self.code().into()
     }
 }
 

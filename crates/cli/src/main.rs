@@ -13,6 +13,7 @@ mod study;
 mod study_table;
 mod timing;
 mod workloads;
+mod world;
 
 use std::process::ExitCode;
 

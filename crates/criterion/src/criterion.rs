@@ -99,24 +99,10 @@ impl Criterion {
         self.weighted(logits, deltas, targets, &weights)
     }
 
-    /// The factor on each image's summed loss, part by part of a batch; a moving normaliser moves.
-    pub fn weights<'a>(
-        &mut self,
-        parts: impl IntoIterator<Item = &'a BatchTargets>,
-    ) -> Vec<Vec<f64>> {
-        let counts: Vec<_> = parts
-            .into_iter()
-            .map(|targets| &*targets.positives_per_image)
-            .collect();
-        let weights = self.normalizer.weights(&counts.concat());
-        let mut rest = weights.as_slice();
-        let mut parts = Vec::new();
-        for count in counts {
-            let (part, tail) = rest.split_at(count.len());
-            parts.push(part.to_vec());
-            rest = tail;
-        }
-        parts
+    /// The factor on the summed loss of each image of a batch, by how many positive anchors each
+    /// has; a moving normaliser moves.
+    pub fn weights(&mut self, positives_per_image: &[usize]) -> Vec<f64> {
+        self.normalizer.weights(positives_per_image)
     }
 
     /// Computes the loss of a part of a batch with these [`weights`](Self::weights); the sum over

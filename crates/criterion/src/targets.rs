@@ -72,6 +72,11 @@ impl BatchTargets {
         }
     }
 
+    /// How many anchors of each image are positive.
+    pub fn positives_per_image(&self) -> &[usize] {
+        &self.positives_per_image
+    }
+
     /// How many anchors of the batch are positive.
     pub fn positives(&self) -> usize {
         self.positives_per_image.iter().sum()

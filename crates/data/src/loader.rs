@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{Sample, collate};
 use crate::cache::ImageCache;
 use crate::parallel::ParallelMap;
-use crate::plan::{Job, SampleKey, TrainingPlan, evaluation_jobs};
+use crate::plan::{Job, SampleKey, Share, TrainingPlan, evaluation_jobs};
 use crate::random::sample_rng;
 use crate::{Batch, CocoDataset, DataError, ImageRecord, Transform};
 
@@ -120,6 +120,25 @@ impl TrainLoader {
         BatchIter::start(Box::new(jobs), self.config, &self.source)
     }
 
+    /// The same for one of several processes that share each batch: `rank` of `of`, from 0. Shares
+    /// differ by one image at most, and all have as many parts.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DataError::Setting`] where a batch has fewer images than there are parts.
+    pub fn share(self, rank: usize, of: usize) -> Result<Self, DataError> {
+        let parts = self.config.parts * of;
+        if self.config.batch_size < parts {
+            return Err(DataError::Setting {
+                key: "train.batch_size",
+                expected: "at least as many images as there are processes, times `train.accumulate`",
+                found: format!("{}, for {parts}", self.config.batch_size),
+            });
+        }
+        let plan = self.plan.with_share(Share { rank, of });
+        Ok(Self { plan, ..self })
+    }
+
     /// How many samples make an epoch: as many as there are images, or with
     /// [`LoaderConfig::repeat_threshold`] more, the same number in every epoch.
     pub fn samples_per_epoch(&self) -> u64 {
@@ -163,6 +182,7 @@ impl TrainLoader {
 #[derive(Clone, Debug)]
 pub struct EvalLoader {
     config: LoaderConfig,
+    share: Share,
     source: Arc<Source>,
 }
 
@@ -187,13 +207,24 @@ impl EvalLoader {
         };
         Ok(Self {
             config,
+            share: Share::WHOLE,
             source: Source::new(dataset, config, transform, generator, assigner)?,
         })
+    }
+
+    /// The same for one of several processes that share the batches: `rank` of `of`, from 0, takes
+    /// every `of`th of them.
+    #[must_use]
+    pub fn share(self, rank: usize, of: usize) -> Self {
+        let share = Share { rank, of };
+        Self { share, ..self }
     }
 
     /// The batches from the first; the last one may be smaller than the others.
     pub fn start(&self) -> BatchIter {
         let jobs = evaluation_jobs(self.source.dataset.images.len(), self.config.batch_size);
+        let Share { rank, of } = self.share;
+        let jobs = jobs.skip(rank).step_by(of);
         BatchIter::start(Box::new(jobs), self.config, &self.source)
     }
 
@@ -216,7 +247,8 @@ impl EvalLoader {
 
     /// How many batches there are.
     pub fn batches(&self) -> usize {
-        (self.source.dataset.images.len()).div_ceil(self.config.batch_size)
+        let all = (self.source.dataset.images.len()).div_ceil(self.config.batch_size);
+        all.saturating_sub(self.share.rank).div_ceil(self.share.of)
     }
 }
 

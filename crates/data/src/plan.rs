@@ -28,12 +28,39 @@ pub(crate) struct SampleKey {
     pub(crate) repeat: u32,
 }
 
+/// The part of each batch that one of several processes takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Which process, from 0.
+    pub(crate) rank: usize,
+    /// Of how many.
+    pub(crate) of: usize,
+}
+
+impl Share {
+    /// All of it.
+    pub(crate) const WHOLE: Self = Self { rank: 0, of: 1 };
+
+    /// Its part of a batch; no process has more than one sample more than another.
+    fn of<'a, T>(&self, samples: &'a [T]) -> &'a [T] {
+        piece(samples, self.rank, self.of)
+    }
+}
+
+/// A piece of a slice that is cut into `of` of them as evenly as can be.
+fn piece<T>(all: &[T], place: usize, of: usize) -> &[T] {
+    let start = |place: usize| place * all.len() / of;
+    &all[start(place)..start(place + 1)]
+}
+
 /// Which samples make which batch in training.
 #[derive(Clone, Debug)]
 pub(crate) struct TrainingPlan {
     images: usize,
     batch_size: usize,
-    /// Into how many equal parts a batch is divided.
+    /// Whose samples of each batch these are.
+    share: Share,
+    /// Into how many parts they are divided, of which none is larger than another by more than one.
     parts: usize,
     seed: u64,
     /// How often each image comes in an epoch; once where there is nothing.
@@ -49,12 +76,18 @@ impl TrainingPlan {
         Self {
             images: dataset.images.len(),
             batch_size: config.batch_size,
+            share: Share::WHOLE,
             parts: config.parts,
             seed: config.seed,
             repeats: (config.repeat_threshold)
                 .map(|threshold| Repeats::new(&repeat_factors(dataset, threshold))),
             wide: config.group_by_aspect.then(|| wide().collect()),
         }
+    }
+
+    /// The same for one of several processes.
+    pub(crate) fn with_share(self, share: Share) -> Self {
+        Self { share, ..self }
     }
 
     /// How many samples an epoch has, repeats included; the same for all epochs.
@@ -65,7 +98,7 @@ impl TrainingPlan {
         }
     }
 
-    /// The batches of these iterations, part after part.
+    /// The batches of these iterations, or the share in each, part after part.
     pub(crate) fn jobs(
         &self,
         iterations: Range<u64>,
@@ -78,11 +111,12 @@ impl TrainingPlan {
         };
         let samples = self.clone().samples(first_sample);
         let batches = batches(samples, batch_size, self.wide.clone()).skip(batches_before);
-        let part = batch_size / self.parts;
+        let (share, parts) = (self.share, self.parts);
         iterations.zip(batches).flat_map(move |(number, samples)| {
-            let parts = samples.chunks(part).map(|samples| Job {
+            let samples = share.of(&samples);
+            let parts = (0..parts).map(|part| Job {
                 number,
-                samples: samples.to_vec(),
+                samples: piece(samples, part, parts).to_vec(),
             });
             parts.collect::<Vec<_>>()
         })
@@ -170,6 +204,7 @@ mod tests {
         TrainingPlan {
             images,
             batch_size,
+            share: Share::WHOLE,
             parts: 1,
             seed,
             repeats: None,
@@ -219,6 +254,35 @@ mod tests {
     }
 
     proptest! {
+        /// With any number of processes: each sample of the batches alone is in exactly one share,
+        /// and all have as many parts.
+        #[test]
+        fn shares_are_the_batch_between_them(
+            plan in plans(),
+            of in 1_usize..6,
+            parts in 1_usize..4,
+            start in 0_u64..5,
+        ) {
+            let whole: Vec<_> = plan.jobs(start..start + 6).collect();
+            let mut shares = vec![Vec::new(); whole.len()];
+            for rank in 0..of {
+                let mut share = plan.clone().with_share(Share { rank, of });
+                share.parts = parts;
+                let jobs: Vec<_> = share.jobs(start..start + 6).collect();
+                prop_assert_eq!(jobs.len(), parts * whole.len());
+                for (place, jobs) in jobs.chunks(parts).enumerate() {
+                    prop_assert!(jobs.iter().all(|job| job.number == whole[place].number));
+                    let samples = keys(jobs.iter().cloned());
+                    let even = plan.batch_size / of;
+                    prop_assert!((even..=even + 1).contains(&samples.len()));
+                    shares[place].extend(samples);
+                }
+            }
+            for (whole, shares) in whole.iter().zip(shares) {
+                prop_assert_eq!(&whole.samples, &shares);
+            }
+        }
+
         #[test]
         fn every_epoch_visits_every_image_once(
             images in 1_usize..40,

@@ -160,11 +160,7 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
         folder: folder.to_owned(),
         reason: error.to_string(),
     };
-    let weights = |model: &RetinaNet| -> Result<Bytes, CheckpointError> {
-        // `valid` because a batch norm holds its last update back until somebody asks, and a plain
-        // record does not ask: it would save the statistics of the step before.
-        model.valid().into_record().into_bytes().map_err(failed)
-    };
+    let weights = |model: &RetinaNet| weights_to_bytes(model).map_err(failed);
     let mut files = Seals::default();
     let mut write = |name: &str, content: &[u8]| -> Result<(), CheckpointError> {
         files.add(name, content);
@@ -188,6 +184,13 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
     let sealed = json(&SealedState { state, files }, folder, STATE_FILE)?;
     write_to_disk(&folder.join(STATE_FILE), &sealed)?;
     sync_folder(folder)
+}
+
+/// A model's weights as a checkpoint has them.
+pub(crate) fn weights_to_bytes(model: &RetinaNet) -> Result<Bytes, RecordError> {
+    // `valid` because a batch norm holds its last update back until somebody asks, and a plain
+    // record does not ask: it would save the statistics of the step before.
+    model.valid().into_record().into_bytes()
 }
 
 fn json(value: &impl Serialize, folder: &Path, name: &str) -> Result<Vec<u8>, CheckpointError> {

@@ -5,6 +5,7 @@
 //! able to build), and [`train`] carries it out. The crate prints nothing: what happens is told to
 //! an [`Observer`].
 
+mod alone;
 mod announce;
 mod auto_batch;
 mod autopsy;
@@ -15,6 +16,7 @@ mod config;
 mod detector;
 mod examination;
 mod fingerprint;
+mod follow;
 mod layers;
 mod levels;
 mod lr_find;
@@ -29,11 +31,15 @@ mod run_directory;
 mod sampling;
 mod schedule;
 mod step;
+mod team;
 mod tensorboard;
+mod trainee;
 mod training;
 mod update;
 mod validation;
+mod world;
 
+pub use alone::Alone;
 pub use auto_batch::measure_batch_size;
 pub use checkpoint::{Checkpoint, CheckpointState};
 pub use config::{
@@ -44,6 +50,7 @@ pub use config::{
 pub use detector::EvaluateError;
 pub use examination::{Examination, ImageTimes, examine};
 pub use fingerprint::fingerprint;
+pub use follow::follow;
 pub use layers::{ConfigError, config_to_toml, load_config};
 pub use lr_find::{RateSearch, find_learning_rate};
 pub use memory::{memory, peak_memory};
@@ -53,3 +60,4 @@ pub use presets::Preset;
 pub use run_directory::{Change, Changes, DamagedCheckpoint, RunDirectory, RunDirectoryError};
 pub use step::{Learner, StepError, StepLoss};
 pub use training::{Stopped, TrainError, TrainOutcome, train};
+pub use world::World;

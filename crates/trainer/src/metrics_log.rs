@@ -71,6 +71,10 @@ impl MetricsLog {
             "waited_seconds": report.waited.as_secs_f64(),
             "memory": report.memory,
         });
+        if report.processes > 1 {
+            line["processes"] = json!(report.processes);
+            line["talked_seconds"] = json!(report.talked.as_secs_f64());
+        }
         if !report.levels.is_empty() {
             line["levels"] = json!(report.levels);
         }

@@ -89,6 +89,10 @@ pub struct StepReport {
     pub duration: Duration,
     /// How much of that was waiting for the batch.
     pub waited: Duration,
+    /// How many processes shared the batch.
+    pub processes: usize,
+    /// How much of it went into talking to them, waiting for them included.
+    pub talked: Duration,
 }
 
 impl StepReport {
@@ -100,6 +104,11 @@ impl StepReport {
     /// Positive anchors of an image, on average.
     pub fn positives_per_image(&self) -> f64 {
         self.positives as f64 / self.images.max(1) as f64
+    }
+
+    /// How much of the step was talking to other processes, in `[0, 1]`.
+    pub fn talked_share(&self) -> f64 {
+        self.talked.as_secs_f64() / self.duration.as_secs_f64().max(1e-9)
     }
 
     /// How much of the step was waiting for its batch, in `[0, 1]`.

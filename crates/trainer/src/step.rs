@@ -6,12 +6,14 @@ use retinanet_detector::{Predictions, RetinaNet};
 
 use crate::config::OptimizerConfig;
 use crate::optimizer::{Optimizer, gradient_norm};
+use crate::team::Team;
 
 /// All that a training step moves on: the model, the optimiser's state and the loss's normaliser.
 pub struct Learner {
     pub(crate) model: RetinaNet,
     pub(crate) optimizer: Optimizer,
     pub(crate) criterion: Criterion,
+    pub(crate) team: Team,
 }
 
 /// How a step went.
@@ -23,6 +25,10 @@ pub struct StepLoss {
     pub bbox: f64,
     /// The gradients' norm before clipping.
     pub gradient_norm: f64,
+    /// Images of the batch, with those of other processes.
+    pub images: usize,
+    /// Their positive anchors.
+    pub positives: usize,
 }
 
 impl Learner {
@@ -33,7 +39,13 @@ impl Learner {
             optimizer: Optimizer::new(optimizer, &model),
             model,
             criterion,
+            team: Team::alone(),
         }
+    }
+
+    /// The same as one of several processes that share each batch.
+    pub(crate) fn with_team(self, team: Team) -> Self {
+        Self { team, ..self }
     }
 
     /// The model as it stands.
@@ -121,28 +133,41 @@ impl Learner {
         look: &mut impl FnMut(usize, &Predictions, &[f64]) -> Option<BatchTargets>,
     ) -> Result<(StepLoss, GradientsParams), StepError> {
         // Positives are counted over the whole batch, so that its parts make one loss.
-        let weights = self.criterion.weights(targets.iter().copied());
+        let counts: Vec<_> = (targets.iter())
+            .map(|part| part.positives_per_image())
+            .collect();
+        let (counts, own) = self.team.gather_counts(&counts.concat());
+        let weights = self.criterion.weights(&counts);
+        let mut weights = &weights[own];
         let mut sum = GradientsAccumulator::new();
-        let (mut class, mut bbox) = (0.0, 0.0);
-        for (part, (targets, weights)) in targets.iter().zip(&weights).enumerate() {
+        let mut losses = [0.0, 0.0];
+        for (part, targets) in targets.iter().enumerate() {
+            let weights = weights
+                .split_off(..targets.positives_per_image().len())
+                .unwrap_or_default();
             let predictions = self.model.forward(images(part));
             let chosen = look(part, &predictions, weights);
             let targets = chosen.as_ref().unwrap_or(targets);
             let Predictions { logits, deltas, .. } = predictions;
             let loss = (self.criterion).weighted(logits, deltas, targets, weights);
-            class += f64::from(loss.class.clone().into_scalar::<f32>());
-            bbox += f64::from(loss.bbox.clone().into_scalar::<f32>());
-            if !(class.is_finite() && bbox.is_finite()) {
-                return Err(StepError {
-                    class,
-                    bbox,
-                    gradient_norm: None,
-                });
+            losses[0] += f64::from(loss.class.clone().into_scalar::<f32>());
+            losses[1] += f64::from(loss.bbox.clone().into_scalar::<f32>());
+            if !losses.iter().all(|loss| loss.is_finite()) {
+                break;
             }
             let gradients = GradientsParams::from_grads(loss.total().backward(), &self.model);
             sum.accumulate(&self.model, gradients);
         }
-        let gradients = sum.grads();
+        self.team.sum(&mut losses);
+        let [class, bbox] = losses;
+        if !(class.is_finite() && bbox.is_finite()) {
+            return Err(StepError {
+                class,
+                bbox,
+                gradient_norm: None,
+            });
+        }
+        let gradients = self.team.sum_gradients(&self.model, sum.grads());
         let gradient_norm = gradient_norm(&self.model, &gradients);
         if !gradient_norm.is_finite() {
             return Err(StepError {
@@ -155,6 +180,8 @@ impl Learner {
             class,
             bbox,
             gradient_norm,
+            images: counts.len(),
+            positives: counts.iter().sum(),
         };
         Ok((step, gradients))
     }

@@ -1,18 +1,14 @@
 //! The training loop, as one story from the plan to the last checkpoint.
 
-use std::mem;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use burn::module::Module;
 use burn::store::RecordError;
-use burn::tensor::{Device, Tensor, TensorData};
-use retinanet_boxes::AnchorTargets;
+use burn::tensor::Device;
 use retinanet_convolution::set_winograd;
-use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batch, DataError};
-use retinanet_detector::{CheckpointError, Predictions};
+use retinanet_detector::CheckpointError;
 use retinanet_evaluation::Metrics;
 
 use crate::announce::{tell, tell_schedule, tell_start};
@@ -22,16 +18,17 @@ use crate::checkpoint::{Checkpoint, CheckpointState, Content};
 use crate::config::OnNonFinite;
 use crate::detector::EvaluateError;
 use crate::layers::config_to_toml;
-use crate::levels::{add_levels, level_losses};
 use crate::memory::memory;
 use crate::metrics_log::MetricsLog;
 use crate::observer::{Evaluated, Observer, StepReport};
 use crate::plan::{Plan, PlanError};
 use crate::report::{Findings, Reporter};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
-use crate::sampling::{Draw, choose};
-use crate::step::{Learner, StepError, StepLoss};
+use crate::step::{Learner, StepError};
+use crate::team::{Command, Team};
+use crate::trainee::Trainee;
 use crate::validation::{Validation, validate};
+use crate::world::World;
 
 /// The score from which on a detection counts where classes are confused and images ranked.
 const COUNTED_SCORE: f64 = 0.3;
@@ -63,7 +60,7 @@ pub enum Stopped {
 }
 
 /// Trains a plan in a run directory on a device, from the run's newest whole checkpoint or from
-/// the start.
+/// the start; with the other processes of a world, which [`follow`](crate::follow).
 ///
 /// # Errors
 ///
@@ -73,28 +70,29 @@ pub fn train(
     plan: &Plan,
     run: &RunDirectory,
     device: &Device,
+    world: Rc<dyn World>,
     observer: &mut dyn Observer,
 ) -> Result<TrainOutcome, TrainError> {
-    set_winograd(plan.config.compute.winograd);
-    let mut device = device.clone().autodiff();
-    if plan.config.compute.gradient_checkpointing {
-        device = device.gradient_checkpointing();
-    }
+    let device = prepare(plan, device);
+    let team = Team::new(world);
     let _lock = run.lock()?;
-    let mut session = Session::start(plan, run, &device, observer)?;
-    observer.training_starts(session.iteration, plan.iterations);
+    let mut session = Session::start(plan, run, (&team, &device), observer)?;
+    session.trainee.share()?;
+    observer.training_starts(session.iteration(), plan.iterations);
 
-    let mut batches = plan.loader.start(session.iteration, plan.iterations);
+    let loader = plan.loader.clone().share(team.rank(), team.size())?;
+    let mut batches = loader.start(session.iteration(), plan.iterations);
     let mut last = None;
     if session.awaits_evaluation {
         last = Some(session.evaluate(observer)?);
     }
     let mut stopped = session.out_of_patience();
-    while session.iteration < plan.iterations && stopped.is_none() {
+    while session.iteration() < plan.iterations && stopped.is_none() {
         let started = Instant::now();
         let parts = batches.by_ref().take(plan.config.train.accumulate);
         let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
         let waited = started.elapsed();
+        team.command(Command::Step);
         session.step(batch, started, waited, observer)?;
 
         session.awaits_evaluation = session.is_due(plan.eval_every);
@@ -113,9 +111,10 @@ pub fn train(
             stopped = session.out_of_patience();
         }
     }
+    team.command(Command::End);
     Ok(TrainOutcome {
         run: run.root().to_owned(),
-        iteration: session.iteration,
+        iteration: session.iteration(),
         best: session.best,
         last,
         stopped,
@@ -123,16 +122,22 @@ pub fn train(
     })
 }
 
+/// The device that a plan trains on.
+pub(crate) fn prepare(plan: &Plan, device: &Device) -> Device {
+    set_winograd(plan.config.compute.winograd);
+    let device = device.clone().autodiff();
+    if plan.config.compute.gradient_checkpointing {
+        return device.gradient_checkpointing();
+    }
+    device
+}
+
 /// All that changes while training.
 struct Session<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
-    device: &'a Device,
-    learner: Learner,
-    average: Option<ModelAverage>,
+    trainee: Trainee<'a>,
     log: MetricsLog,
-    /// Steps done.
-    iteration: u64,
     /// The best evaluation, by the config's metric.
     best: Option<f64>,
     evaluations_since_best: u64,
@@ -152,7 +157,7 @@ impl<'a> Session<'a> {
     fn start(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        device: &'a Device,
+        process: (&Team, &'a Device),
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         run.recover()?;
@@ -162,15 +167,15 @@ impl<'a> Session<'a> {
             damaged.set_aside()?;
         }
         match checkpoint {
-            Some(checkpoint) => Self::resume(plan, run, device, &checkpoint, observer),
-            None => Self::begin(plan, run, device, observer),
+            Some(checkpoint) => Self::resume(plan, run, process, &checkpoint, observer),
+            None => Self::begin(plan, run, process, observer),
         }
     }
 
     fn begin(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        device: &'a Device,
+        (team, device): (&Team, &'a Device),
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let (model, pretrained) = plan.draw_model(device)?;
@@ -180,12 +185,16 @@ impl<'a> Session<'a> {
         Ok(Self {
             log: MetricsLog::open(run, 0, false, plan.generator.strides())
                 .map_err(TrainError::Log)?,
-            average: decay.map(|decay| ModelAverage::new(decay, &model)),
-            learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone()),
+            trainee: Trainee {
+                plan,
+                device,
+                average: decay.map(|decay| ModelAverage::new(decay, &model)),
+                learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone())
+                    .with_team(team.clone()),
+                iteration: 0,
+            },
             plan,
             run,
-            device,
-            iteration: 0,
             best: None,
             evaluations_since_best: 0,
             awaits_evaluation: false,
@@ -199,7 +208,7 @@ impl<'a> Session<'a> {
     fn resume(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        device: &'a Device,
+        (team, device): (&Team, &'a Device),
         checkpoint: &Checkpoint,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
@@ -228,13 +237,17 @@ impl<'a> Session<'a> {
                 plan.generator.strides(),
             )
             .map_err(TrainError::Log)?,
-            average: decay
-                .map(|decay| ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))),
-            learner,
+            trainee: Trainee {
+                plan,
+                device,
+                average: decay.map(|decay| {
+                    ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))
+                }),
+                learner: learner.with_team(team.clone()),
+                iteration,
+            },
             plan,
             run,
-            device,
-            iteration,
             best: state.best,
             evaluations_since_best: state.evaluations_since_best,
             awaits_evaluation: state.awaits_evaluation,
@@ -243,6 +256,11 @@ impl<'a> Session<'a> {
             skipped: 0,
             reporter: None,
         })
+    }
+
+    /// Steps done.
+    const fn iteration(&self) -> u64 {
+        self.trainee.iteration
     }
 
     /// One step, and what is told of it.
@@ -257,111 +275,39 @@ impl<'a> Session<'a> {
             tell(self.run, observer, &format!("skipped: {skipped}"))?;
             self.skipped += 1;
         }
-        self.unfreeze_if_due(observer)?;
-        let learning_rate = self.plan.schedule.learning_rate(self.iteration);
-        let positives = (batch.iter().flat_map(|part| &part.targets))
-            .map(|targets| targets.positives.len())
-            .sum();
-        let learnt = self.learn(&mut batch, learning_rate);
-        self.iteration += 1;
-        let (loss, levels) = match learnt {
+        let learning_rate = self.plan.schedule.learning_rate(self.iteration());
+        if self.trainee.unfreeze_if_due()? {
+            let text = format!("step {}: everything learns from here on", self.iteration());
+            tell(self.run, observer, &text)?;
+        }
+        let (loss, levels) = match self.trainee.learn(&mut batch) {
             Ok(learnt) => learnt,
-            Err(error) => return self.not_finite(&error, &batch, learning_rate, observer),
+            Err(error) => return self.not_finite(&error, batch, learning_rate, observer),
         };
         self.not_finite = 0;
-        if let Some(average) = &mut self.average {
-            average.update(&self.learner.model, self.iteration);
-        }
 
-        let seen = self.iteration * self.plan.config.train.batch_size.images() as u64;
+        let team = &self.trainee.learner.team;
+        let seen = self.iteration() * self.plan.config.train.batch_size.images() as u64;
         let report = StepReport {
-            iteration: self.iteration,
+            iteration: self.iteration(),
             total: self.plan.iterations,
             epoch: seen as f64 / self.plan.loader.samples_per_epoch() as f64,
             learning_rate,
             class_loss: loss.class,
             box_loss: loss.bbox,
             gradient_norm: loss.gradient_norm,
-            positives,
-            images: batch.iter().map(|part| part.items.len()).sum(),
+            positives: loss.positives,
+            images: loss.images,
             levels,
             memory: memory(),
             duration: started.elapsed(),
             waited,
+            processes: team.size(),
+            talked: team.talked(),
         };
         self.log.step(&report).map_err(TrainError::Log)?;
         observer.step(&report);
         Ok(())
-    }
-
-    /// Moves the learner on by a batch; gives the losses of the levels too where they are told.
-    /// What is left of the batch has neither pixels nor targets, unless that fails.
-    fn learn(
-        &mut self,
-        batch: &mut [Batch],
-        learning_rate: f64,
-    ) -> Result<(StepLoss, Vec<[f64; 2]>), StepError> {
-        let anchor_targets: Vec<Vec<AnchorTargets>> = (batch.iter_mut())
-            .map(|part| mem::take(&mut part.targets))
-            .collect();
-        let targets: Vec<_> = (anchor_targets.iter())
-            .map(|part| BatchTargets::new(part, self.device))
-            .collect();
-        let anchors: Vec<_> = batch.iter().map(|part| Arc::clone(&part.anchors)).collect();
-        // Moved to the device, not copied.
-        let mut images = Vec::new();
-        let to_device = |part: usize| {
-            let part = &mut batch[part];
-            let shape = [part.items.len(), 3, part.height, part.width];
-            let data = TensorData::new(mem::take(&mut part.images), shape);
-            images.push(Tensor::<4>::from_data(data, self.device));
-            images[images.len() - 1].clone()
-        };
-        let (plan, criterion) = (self.plan, self.learner.criterion.clone());
-        let tells_levels = (self.iteration + 1).is_multiple_of(self.plan.config.train.log_every);
-        let mut levels = Vec::new();
-        let (iteration, device) = (self.iteration, self.device);
-        let look = |part: usize, predictions: &Predictions, weights: &[f64]| {
-            let targets = &anchor_targets[part];
-            if tells_levels {
-                let part = level_losses(&criterion, targets, predictions, weights);
-                add_levels(&mut levels, part);
-            }
-            let draw = Draw {
-                seed: plan.config.seed,
-                iteration,
-                part,
-            };
-            let sampling = (&plan.sampler, criterion.class());
-            choose(sampling, draw, targets, predictions, &anchors[part], device)
-        };
-        let parts: Vec<_> = targets.iter().collect();
-        let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
-        if loss.is_err() {
-            // An autopsy looks at all of it.
-            for (part, images) in batch.iter_mut().zip(images) {
-                part.images = images.into_data().iter::<f32>().collect();
-            }
-            for (part, targets) in batch.iter_mut().zip(anchor_targets) {
-                part.targets = targets;
-            }
-        }
-        Ok((loss?, levels))
-    }
-
-    /// Lets what was frozen learn, from the step on that the config names.
-    fn unfreeze_if_due(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        if self.plan.unfreeze_at != Some(self.iteration) {
-            return Ok(());
-        }
-        let thawed = self.plan.fresh_model(self.iteration, self.device)?;
-        let weights = self.learner.model.valid().into_record();
-        self.learner.model = thawed.try_load_record(weights).map_err(TrainError::Thaw)?;
-        if let Some(average) = &mut self.average {
-            (average.follow(&self.learner.model)).map_err(TrainError::Thaw)?;
-        }
-        let text = format!("step {}: everything learns from here on", self.iteration);
-        Ok(tell(self.run, observer, &text)?)
     }
 
     /// Writes an autopsy of a step whose loss or gradients are not finite, and stops or goes on, as
@@ -369,16 +315,16 @@ impl<'a> Session<'a> {
     fn not_finite(
         &mut self,
         error: &StepError,
-        batch: &[Batch],
+        mut batch: Vec<Batch>,
         learning_rate: f64,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        let Self {
+        let Trainee {
             iteration,
             plan,
             device,
             ..
-        } = *self;
+        } = self.trainee;
         let config = &plan.config.train;
         self.not_finite += 1;
         let skips =
@@ -389,12 +335,17 @@ impl<'a> Session<'a> {
             return Ok(tell(self.run, observer, &text)?);
         }
         let folder = self.run.root().join(format!("autopsy/step-{iteration}"));
-        let cause = self.learner.undisturbed(|learner| {
+        if !self.trainee.learner.team.is_alone() {
+            // What is wrong may be in another's share.
+            let whole = plan.loader.start(iteration - 1, iteration);
+            batch = whole.collect::<Result<_, _>>()?;
+        }
+        let cause = self.trainee.learner.undisturbed(|learner| {
             let patient = Patient {
                 iteration,
                 learning_rate,
                 error,
-                batch,
+                batch: &batch,
                 learner,
                 preparation: plan.transform.preparation(),
                 device,
@@ -418,17 +369,20 @@ impl<'a> Session<'a> {
 
     /// Evaluates the model as it stands, and writes down what that gave; keeps the run's best.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Metrics, TrainError> {
-        let model = self.average.as_ref().map(ModelAverage::model);
-        let model = model.unwrap_or(&self.learner.model);
+        let Trainee {
+            learner, device, ..
+        } = &self.trainee;
+        learner.team.command(Command::Evaluate);
+        let model = self.trainee.to_evaluate()?;
         let Validation {
             detections,
             loss,
             shares,
         } = validate(
-            model,
+            &model,
             self.plan,
-            &self.learner.criterion,
-            self.device,
+            &learner.criterion,
+            (&learner.team, device),
             observer,
         )?;
         let analysis = (self.plan.evaluator)
@@ -444,18 +398,18 @@ impl<'a> Session<'a> {
             self.evaluations_since_best += 1;
         }
         self.log
-            .evaluation(self.iteration, &metrics, loss)
+            .evaluation(self.iteration(), &metrics, loss)
             .map_err(TrainError::Log)?;
-        self.run.write_evaluation(self.iteration, &metrics)?;
+        self.run.write_evaluation(self.iteration(), &metrics)?;
         self.run.log(&format!(
             "step {}: AP {:.4}, AP50 {:.4}, loss {loss:.4}{}",
-            self.iteration,
+            self.iteration(),
             metrics.ap,
             metrics.ap50,
             if is_best { ", the best so far" } else { "" }
         ))?;
         observer.evaluated(&Evaluated {
-            iteration: self.iteration,
+            iteration: self.iteration(),
             metrics: &metrics,
             loss,
             is_best,
@@ -469,7 +423,7 @@ impl<'a> Session<'a> {
         }
         // Last, since it may fail and the run can do without.
         let findings = Findings {
-            iteration: self.iteration,
+            iteration: self.iteration(),
             detections,
             analysis,
             shares,
@@ -495,9 +449,9 @@ impl<'a> Session<'a> {
 
     fn write_checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let state = CheckpointState {
-            iteration: self.iteration,
+            iteration: self.iteration(),
             total: self.plan.iterations,
-            normalizer: *self.learner.criterion.normalizer(),
+            normalizer: *self.trainee.learner.criterion.normalizer(),
             best: self.best,
             evaluations_since_best: self.evaluations_since_best,
             awaits_evaluation: self.awaits_evaluation,
@@ -506,9 +460,9 @@ impl<'a> Session<'a> {
         };
         let config = config_to_toml(&self.plan.config).map_err(RunDirectoryError::Config)?;
         let content = Content {
-            model: &self.learner.model,
-            average: self.average.as_ref().map(ModelAverage::model),
-            optimizer: &self.learner.optimizer,
+            model: &self.trainee.learner.model,
+            average: self.trainee.average.as_ref().map(ModelAverage::model),
+            optimizer: &self.trainee.learner.optimizer,
             detector: (self.plan.config)
                 .detector_with(self.plan.transform.preparation().config().clone()),
             config: &config,
@@ -517,13 +471,13 @@ impl<'a> Session<'a> {
         let keep = self.plan.config.train.keep_last;
         let folder = self.run.write_last(content, keep)?;
         self.last_checkpoint = Instant::now();
-        observer.checkpoint_written(self.iteration, &folder);
+        observer.checkpoint_written(self.iteration(), &folder);
         Ok(())
     }
 
     /// Whether this step has a checkpoint, which does not know of its evaluation.
     fn checkpoint_is_there(&self) -> bool {
-        self.run.last_iteration() == Some(self.iteration)
+        self.run.last_iteration() == Some(self.iteration())
     }
 
     fn checkpoint_is_due(&self) -> bool {
@@ -539,7 +493,7 @@ impl<'a> Session<'a> {
 
     /// Whether something that happens every so many steps, and at the end, happens now.
     fn is_due(&self, every: u64) -> bool {
-        self.iteration.is_multiple_of(every) || self.iteration == self.plan.iterations
+        self.iteration().is_multiple_of(every) || self.iteration() == self.plan.iterations
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use retinanet_boxes::{CategoryId, ImageId};
 use retinanet_criterion::{BatchTargets, Criterion, LossShares, LossSpread};
 use retinanet_data::{Batch, EvalLoader, LoaderConfig};
 use retinanet_detector::{Predictions, RetinaNet};
@@ -15,6 +16,7 @@ use crate::detector::EvaluateError;
 use crate::examination::coco_detections;
 use crate::observer::{Observer, Progress};
 use crate::plan::Plan;
+use crate::team::Team;
 
 /// The most images whose anchors' losses are looked at one by one.
 const SPREAD_IMAGES: usize = 64;
@@ -25,11 +27,13 @@ pub(crate) struct Validation {
     /// The mean over images of each image's loss divided by its own positive anchors, whatever the
     /// normaliser of training.
     pub(crate) loss: f64,
-    /// Which anchors carry the class loss, on [`SPREAD_IMAGES`] images spread over all.
+    /// Which anchors carry the class loss, on [`SPREAD_IMAGES`] images spread over all that this
+    /// process looked at.
     pub(crate) shares: LossShares,
 }
 
-/// Lets a model look at a plan's validation images.
+/// Lets a model look at a plan's validation images; of several processes each looks at its share,
+/// and all get what all found.
 ///
 /// # Errors
 ///
@@ -38,11 +42,11 @@ pub(crate) fn validate(
     model: &RetinaNet,
     plan: &Plan,
     criterion: &Criterion,
-    device: &Device,
+    (team, device): (&Team, &Device),
     observer: &mut dyn Observer,
 ) -> Result<Validation, EvaluateError> {
     let (model, device) = (model.valid(), device.clone().inner());
-    let loader = validation_loader(plan)?;
+    let loader = validation_loader(plan)?.share(team.rank(), team.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
     let mut spread = LossSpread::new(criterion.class().clone());
@@ -71,17 +75,63 @@ pub(crate) fn validate(
                 detection.bbox = item.to_original(detection.bbox);
                 detection
             });
-            let classes = &plan.train.classes;
-            detections.extend(coco_detections(classes, item.image_id, found));
+            let found = coco_detections(&plan.train.classes, item.image_id, found);
+            detections.extend(found.map(|detection| (item.index, detection)));
         }
         observer.progress(Progress::Tick);
     }
     observer.progress(Progress::Finish);
+    let mut sums = [loss, images as f64];
+    team.sum(&mut sums);
     Ok(Validation {
-        detections,
-        loss: loss / images.max(1) as f64,
+        detections: together(team, detections),
+        loss: sums[0] / sums[1].max(1.0),
         shares: spread.shares(),
     })
+}
+
+/// What all processes found, in the order of the data set.
+fn together(team: &Team, detections: Vec<(usize, CocoDetection)>) -> Vec<CocoDetection> {
+    let mut all = if team.is_alone() {
+        detections
+    } else {
+        let bytes: Vec<u8> = detections.iter().flat_map(to_bytes).collect();
+        let of_ranks = team.gather(&bytes);
+        of_ranks
+            .iter()
+            .flat_map(|bytes| bytes.as_chunks().0.iter().map(from_bytes))
+            .collect()
+    };
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, detection)| detection).collect()
+}
+
+/// Place in the data set, image, category, box and score, 8 bytes each.
+const DETECTION: usize = 8 * 8;
+
+fn to_bytes((place, detection): &(usize, CocoDetection)) -> [u8; DETECTION] {
+    let [x, y, width, height] = detection.bbox.map(f64::to_bits);
+    let (image, category) = (detection.image_id.0, detection.category_id.0);
+    let score = detection.score.to_bits();
+    let words = [*place as u64, image, category, x, y, width, height, score];
+    let mut bytes = [0; DETECTION];
+    bytes.copy_from_slice(words.map(u64::to_le_bytes).as_flattened());
+    bytes
+}
+
+fn from_bytes(bytes: &[u8; DETECTION]) -> (usize, CocoDetection) {
+    let word = |place: usize| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[8 * place..][..8]);
+        u64::from_le_bytes(word)
+    };
+    let detection = CocoDetection {
+        image_id: ImageId(word(1)),
+        category_id: CategoryId(word(2)),
+        bbox: [3, 4, 5, 6].map(|place| f64::from_bits(word(place))),
+        score: f64::from_bits(word(7)),
+    };
+    (word(0) as usize, detection)
 }
 
 /// The sum over a batch's images of each image's loss, divided by its own positive anchors.
@@ -116,4 +166,21 @@ fn validation_loader(plan: &Plan) -> Result<EvalLoader, EvaluateError> {
         plan.generator.clone(),
         Some(plan.assigner),
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detections_come_back_as_they_were() {
+        let detection = CocoDetection {
+            image_id: ImageId(u64::MAX),
+            category_id: CategoryId(3),
+            bbox: [0.1, -2.5, 1e-30, 640.0],
+            score: 0.3,
+        };
+        let there = to_bytes(&(7, detection));
+        assert_eq!(from_bytes(&there), (7, detection));
+    }
 }

@@ -1,8 +1,9 @@
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use retinanet_trainer::{
-    load_config, measure_batch_size, train, BatchSize, MetricName, Observer, Plan, RunDirectory,
-    RunDirectoryError, Stopped, TrainOutcome,
+    config_to_toml, load_config, measure_batch_size, train, BatchSize, ExperimentConfig,
+    MetricName, Observer, Plan, RunDirectory, RunDirectoryError, Stopped, TrainOutcome,
 };
 
 use crate::args::TrainArguments;
@@ -10,11 +11,45 @@ use crate::console::{self, Console};
 use crate::device;
 use crate::failure::Failure;
 use crate::hub;
+use crate::world::{self, Joined};
 
 /// Where runs go that nobody names.
 const RUNS: &str = "runs";
 
 pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
+    let joined = world::join().map_err(Failure::Work)?;
+    let result = if joined.leads() {
+        lead(arguments, &joined)
+    } else {
+        follow(&joined)
+    };
+    joined.leave(result)
+}
+
+/// Trains along with the process that leads, with the config that it has made up.
+fn follow(joined: &Joined) -> Result<(), Failure> {
+    struct Quiet;
+    impl Observer for Quiet {}
+
+    let text = joined.world.broadcast(Vec::new());
+    let config: ExperimentConfig = std::str::from_utf8(&text)
+        .map_err(Failure::work)
+        .and_then(|text| toml::from_str(text).map_err(Failure::work))?;
+    super::set_threads(joined.threads(config.compute.threads));
+    let device =
+        device::open(&joined.device_name(&config.compute.device)).map_err(Failure::usage)?;
+    let plan = Plan::new(config, &mut Quiet)?;
+    // The leader says when it ends; the signal comes to all.
+    let _ = ctrlc::set_handler(|| {});
+    Ok(retinanet_trainer::follow(
+        &plan,
+        &device,
+        Rc::clone(&joined.world),
+    )?)
+}
+
+/// Trains, alone or as the first of several processes.
+fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
     let mut config = load_config(&arguments.config, &arguments.settings.set)?;
     if let Some(device) = &arguments.device {
         config.compute.device.clone_from(device);
@@ -33,8 +68,9 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
             *pretrained = hub::local_file(pretrained)?;
         }
     }
-    super::set_threads(config.compute.threads);
-    let device = device::open(&config.compute.device).map_err(Failure::usage)?;
+    super::set_threads(joined.threads(config.compute.threads));
+    let device =
+        device::open(&joined.device_name(&config.compute.device)).map_err(Failure::usage)?;
 
     let mut console = Console::new(config.train.log_every);
     let plan = match (config.train.batch_size, arguments.resume) {
@@ -46,7 +82,7 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
         }
         (BatchSize::Auto, false) => {
             let plan = Plan::new(config.clone(), &mut console)?;
-            let images = measure_batch_size(&plan, &device)?;
+            let images = measure_batch_size(&plan, &device)? * joined.world.size();
             console.message(&format!("batch size {images}, measured"));
             config.train.batch_size = BatchSize::Images(images);
             Plan::new(config, &mut console)?
@@ -63,8 +99,10 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
         plan.check_pretrained()?;
         RunDirectory::create(&root, &plan.config)?
     };
+    let resolved = config_to_toml(&plan.config).map_err(RunDirectoryError::Config)?;
+    joined.world.broadcast(resolved.into_bytes());
     console.stop_on_signal();
-    let outcome = train(&plan, &run, &device, &mut console)?;
+    let outcome = train(&plan, &run, &device, Rc::clone(&joined.world), &mut console)?;
     tell_outcome(&outcome, plan.config.train.best_metric, arguments);
     Ok(())
 }

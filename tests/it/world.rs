@@ -1,0 +1,214 @@
+//! Training by several processes that `mpirun` starts. Built only with the feature `mpi`, which the
+//! program must have too.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use retinanet_tests::{Experiment, Finished, retinanet, run};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::training::steps;
+
+/// Twenty steps of 4 images, with norms that are frozen: with others each process normalises its own
+/// images.
+const SETTINGS: [&str; 7] = [
+    "train.batch_size=4",
+    "train.iterations=20",
+    "train.eval_every=20",
+    "train.checkpoint_every=10",
+    "train.ema_decay=0.9",
+    "model.norm=frozen_batch_norm",
+    "optimizer.lr=0.002",
+];
+
+fn mpirun(processes: usize, experiment: &Experiment, name: &str, more: &[&str]) -> Command {
+    let program = retinanet();
+    let mut command = Command::new("mpirun");
+    command.args(["-n", &processes.to_string(), "--oversubscribe"]);
+    // Containers run as root.
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.arg(program.get_program());
+    command.args(["train", &experiment.path("tiny.toml")]);
+    command.args(["--run-dir", &experiment.path(name)]);
+    command.args(SETTINGS.iter().flat_map(|set| ["--set", *set]));
+    command.args(more);
+    command
+}
+
+fn train(processes: usize, experiment: &Experiment, name: &str, more: &[&str]) -> Finished {
+    let output = mpirun(processes, experiment, name, more).output();
+    output.expect("mpirun starts").into()
+}
+
+fn hash(experiment: &Experiment, name: &str) -> String {
+    let finished = run(&["runs", &experiment.path(name), "--hash"]).expect_success();
+    finished.stdout.lines().last().unwrap().to_owned()
+}
+
+/// All weights of a run's newest checkpoint, tensor by tensor.
+fn weights(experiment: &Experiment, name: &str) -> Vec<(String, Vec<f32>)> {
+    let (root, out) = (
+        experiment.path(name),
+        experiment.path(&format!("{name}.safetensors")),
+    );
+    run(&[
+        "export",
+        "--run",
+        &root,
+        "--format",
+        "safetensors",
+        "--out",
+        &out,
+    ])
+    .expect_success();
+    let bytes = fs_err::read(out).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let values = |bytes: &[u8]| -> Vec<f32> {
+        let numbers = bytes.as_chunks().0.iter();
+        numbers.map(|it| f32::from_le_bytes(*it)).collect()
+    };
+    let mut tensors: Vec<_> = (file.tensors().into_iter())
+        .map(|(name, tensor)| (name, values(tensor.data())))
+        .collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    tensors
+}
+
+/// Each tensor within 1e-5 of the other's, relative to its largest value.
+fn assert_same_weights(experiment: &Experiment, a: &str, b: &str) {
+    let (a, b) = (weights(experiment, a), weights(experiment, b));
+    assert_eq!(a.len(), b.len());
+    for ((name, a), (_, b)) in a.iter().zip(&b) {
+        let largest = a
+            .iter()
+            .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() <= 1e-5 * largest, "{name}: {a}, {b}");
+        }
+    }
+}
+
+fn assert_same_steps(a: &[Value], b: &[Value]) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        for key in ["class_loss", "box_loss", "gradient_norm"] {
+            let [a, b] = [a, b].map(|step| step[key].as_f64().unwrap());
+            assert!((a / b - 1.0).abs() < 1e-5, "{key}: {a}, {b}");
+        }
+        for key in ["iteration", "images", "positives", "lr", "epoch"] {
+            assert_eq!(a[key], b[key]);
+        }
+        let levels = |step: &Value| -> Vec<[f64; 2]> {
+            serde_json::from_value(step["levels"].clone()).unwrap()
+        };
+        for (a, b) in levels(a)
+            .as_flattened()
+            .iter()
+            .zip(levels(b).as_flattened())
+        {
+            assert!((a - b).abs() <= 1e-5 * a.abs() + 1e-7, "{a}, {b}");
+        }
+    }
+}
+
+#[test]
+fn any_number_of_processes_learns_the_same() {
+    let experiment = Experiment::new();
+    train(1, &experiment, "one", &[]).expect_success();
+    let alone = steps(&experiment, "one");
+    assert_eq!(alone.len(), 20);
+    for (processes, name) in [(2, "two"), (3, "three"), (4, "four")] {
+        train(processes, &experiment, name, &[]).expect_success();
+        let together = steps(&experiment, name);
+        assert_same_steps(&alone, &together);
+        assert_eq!(together[0]["processes"], processes);
+        assert!(together[0]["talked_seconds"].as_f64().unwrap() > 0.0);
+        assert_same_weights(&experiment, "one", name);
+    }
+    // The same number gives the same bits, and one alone those of the program without MPI.
+    train(2, &experiment, "again", &[]).expect_success();
+    assert_eq!(hash(&experiment, "two"), hash(&experiment, "again"));
+    let set: Vec<_> = SETTINGS.iter().flat_map(|set| ["--set", *set]).collect();
+    experiment.train("without", &set).expect_success();
+    assert_eq!(hash(&experiment, "one"), hash(&experiment, "without"));
+}
+
+#[test]
+fn a_shared_evaluation_finds_what_one_process_finds() {
+    let experiment = Experiment::new();
+    train(2, &experiment, "two", &[]).expect_success();
+    let together = experiment.json("two/eval/step-20.json");
+    let (root, json) = (experiment.path("two"), experiment.path("alone.json"));
+    run(&["eval", "--run", &root, "--json", &json]).expect_success();
+    assert_eq!(experiment.json("alone.json")["metrics"], together);
+    let detections = experiment.json("two/eval/detections.json");
+    assert!(!detections.as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_batch_too_small_to_share_is_refused_and_nobody_is_left_waiting() {
+    let experiment = Experiment::new();
+    let finished = train(3, &experiment, "run", &["--set", "train.batch_size=2"]);
+    assert_ne!(finished.code, Some(0));
+    assert!(
+        finished.stderr.contains("`train.batch_size`"),
+        "{finished:#?}"
+    );
+    assert!(!finished.stderr.contains("panicked"), "{finished:#?}");
+}
+
+#[test]
+fn a_process_that_dies_ends_all_and_any_number_goes_on() {
+    let experiment = Experiment::new();
+    train(2, &experiment, "whole", &[]).expect_success();
+    for (processes, name) in [(2, "killed-two"), (1, "killed-one")] {
+        let child = mpirun(2, &experiment, name, &[])
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.expect("mpirun starts");
+        let said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = said.map_while(Result::ok);
+        // Steps are told one by one; the checkpoint of step 10 is there by now.
+        assert!(
+            said.any(|line| line.starts_with("step 14/20")),
+            "it ended early"
+        );
+        let killed = Instant::now();
+        kill_rank_1(&child, &experiment.path(name));
+        let rest: Vec<String> = said.collect();
+        assert!(!child.wait().unwrap().success());
+        assert!(killed.elapsed() < Duration::from_mins(1));
+        assert!(rest.iter().any(|line| line.contains("rank 1")), "{rest:#?}");
+
+        train(processes, &experiment, name, &["--resume"]).expect_success();
+        let (whole, resumed) = (steps(&experiment, "whole"), steps(&experiment, name));
+        assert_same_steps(&whole, &resumed);
+        assert_same_weights(&experiment, "whole", name);
+    }
+}
+
+/// SIGKILL for the process of rank 1, found by what its starter told it.
+fn kill_rank_1(mpirun: &Child, run: &str) {
+    assert!(mpirun.id() > 0);
+    for entry in fs_err::read_dir("/proc").unwrap() {
+        let process = entry.unwrap().path();
+        let read = |name: &str| fs_err::read(process.join(name)).unwrap_or_default();
+        let has =
+            |bytes: &[u8], text: &str| bytes.split(|it| *it == 0).any(|it| it == text.as_bytes());
+        if has(&read("environ"), "OMPI_COMM_WORLD_RANK=1") && has(&read("cmdline"), run) {
+            let id = process.file_name().unwrap().to_str().unwrap().to_owned();
+            assert!(
+                Command::new("kill")
+                    .args(["-9", &id])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            return;
+        }
+    }
+    panic!("no process of rank 1");
+}
