@@ -2,6 +2,7 @@
 //! program must have too.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,8 @@ fn train(processes: usize, experiment: &Experiment, name: &str, more: &[&str]) -
 
 fn hash(experiment: &Experiment, name: &str) -> String {
     let finished = run(&["runs", &experiment.path(name), "--hash"]).expect_success();
-    finished.stdout.lines().last().unwrap().to_owned()
+    let line = finished.stdout.lines().last().unwrap();
+    line.split_whitespace().last().unwrap().to_owned()
 }
 
 /// All weights of a run's newest checkpoint, tensor by tensor.
@@ -139,13 +141,27 @@ fn any_number_of_processes_learns_the_same() {
 #[test]
 fn a_shared_evaluation_finds_what_one_process_finds() {
     let experiment = Experiment::new();
-    train(2, &experiment, "two", &[]).expect_success();
-    let together = experiment.json("two/eval/step-20.json");
-    let (root, json) = (experiment.path("two"), experiment.path("alone.json"));
-    run(&["eval", "--run", &root, "--json", &json]).expect_success();
-    assert_eq!(experiment.json("alone.json")["metrics"], together);
-    let detections = experiment.json("two/eval/detections.json");
-    assert!(!detections.as_array().unwrap().is_empty());
+    // An odd number of images, shared by two and by three.
+    let images = ["--set", "data.synth.val_images=7"];
+    for (processes, name) in [(2, "two"), (3, "three")] {
+        train(processes, &experiment, name, &images).expect_success();
+        let [json, detections] = ["json", "detections"].map(|it| format!("{name}-{it}.json"));
+        run(&[
+            "eval",
+            "--run",
+            &experiment.path(name),
+            "--json",
+            &experiment.path(&json),
+            "--write-detections",
+            &experiment.path(&detections),
+        ])
+        .expect_success();
+        let together = experiment.json(&format!("{name}/eval/detections.json"));
+        assert!(together.as_array().unwrap().len() > 100);
+        assert_eq!(experiment.json(&detections), together);
+        let metrics = experiment.json(&format!("{name}/eval/step-20.json"));
+        assert_eq!(experiment.json(&json)["metrics"], metrics);
+    }
 }
 
 #[test]
@@ -157,15 +173,17 @@ fn a_batch_too_small_to_share_is_refused_and_nobody_is_left_waiting() {
         finished.stderr.contains("`train.batch_size`"),
         "{finished:#?}"
     );
+    assert!(!Path::new(&experiment.path("run")).exists());
     assert!(!finished.stderr.contains("panicked"), "{finished:#?}");
 }
 
 #[test]
 fn a_process_that_dies_ends_all_and_any_number_goes_on() {
     let experiment = Experiment::new();
-    train(2, &experiment, "whole", &[]).expect_success();
+    let long = ["--set", "train.iterations=60"];
+    train(2, &experiment, "whole", &long).expect_success();
     for (processes, name) in [(2, "killed-two"), (1, "killed-one")] {
-        let child = mpirun(2, &experiment, name, &[])
+        let child = mpirun(2, &experiment, name, &long)
             .stderr(Stdio::piped())
             .spawn();
         let mut child = child.expect("mpirun starts");
@@ -173,7 +191,7 @@ fn a_process_that_dies_ends_all_and_any_number_goes_on() {
         let mut said = said.map_while(Result::ok);
         // Steps are told one by one; the checkpoint of step 10 is there by now.
         assert!(
-            said.any(|line| line.starts_with("step 14/20")),
+            said.any(|line| line.starts_with("step 14/60")),
             "it ended early"
         );
         let killed = Instant::now();
@@ -183,7 +201,13 @@ fn a_process_that_dies_ends_all_and_any_number_goes_on() {
         assert!(killed.elapsed() < Duration::from_mins(1));
         assert!(rest.iter().any(|line| line.contains("rank 1")), "{rest:#?}");
 
-        train(processes, &experiment, name, &["--resume"]).expect_success();
+        train(
+            processes,
+            &experiment,
+            name,
+            &[&long[..], &["--resume"]].concat(),
+        )
+        .expect_success();
         let (whole, resumed) = (steps(&experiment, "whole"), steps(&experiment, name));
         assert_same_steps(&whole, &resumed);
         assert_same_weights(&experiment, "whole", name);

@@ -49,6 +49,11 @@ impl Joined {
         self.world.rank() == 0
     }
 
+    /// How many of them are on this machine.
+    pub(crate) const fn processes_here(&self) -> usize {
+        self.local.1
+    }
+
     /// The device of this process: where several are on a machine and its name tells no number,
     /// each has its own GPU.
     pub(crate) fn device_name(&self, name: &str) -> String {
@@ -78,5 +83,27 @@ impl Joined {
             }
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_of_a_machine_share_its_gpus_and_cores() {
+        let second_of_three = Joined {
+            local: (1, 3),
+            ..Joined::alone()
+        };
+        assert_eq!(second_of_three.device_name("wgpu"), "wgpu:1");
+        assert_eq!(second_of_three.device_name("wgpu:0"), "wgpu:0");
+        assert_eq!(second_of_three.device_name("flex"), "flex");
+        assert_eq!(second_of_three.threads(Some(5)), Some(5));
+        assert!(second_of_three
+            .threads(None)
+            .is_some_and(|threads| threads >= 1));
+        assert_eq!(Joined::alone().device_name("wgpu"), "wgpu");
+        assert_eq!(Joined::alone().threads(None), None);
     }
 }

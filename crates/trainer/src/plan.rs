@@ -130,6 +130,16 @@ impl Plan {
 }
 
 impl Plan {
+    /// Checks that so many processes can share a batch.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where there are more of them, and of the parts of each, than images.
+    pub fn check_processes(&self, processes: usize) -> Result<(), PlanError> {
+        self.loader.clone().share(0, processes)?;
+        Ok(())
+    }
+
     /// Checks that the weights to start from fit the model, if the config names any.
     ///
     /// # Errors

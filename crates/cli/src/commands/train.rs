@@ -81,7 +81,10 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
             Plan::new(config, &mut console)?
         }
         (BatchSize::Auto, false) => {
-            let plan = Plan::new(config.clone(), &mut console)?;
+            let mut own = config.clone();
+            // All processes of this machine take from its memory.
+            own.train.memory_share /= joined.processes_here() as f64;
+            let plan = Plan::new(own, &mut console)?;
             let images = measure_batch_size(&plan, &device)? * joined.world.size();
             console.message(&format!("batch size {images}, measured"));
             config.train.batch_size = BatchSize::Images(images);
@@ -89,6 +92,7 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         }
         (BatchSize::Images(_), _) => Plan::new(config, &mut console)?,
     };
+    plan.check_processes(joined.world.size())?;
     let run = if arguments.resume {
         let run = RunDirectory::open(&root)?;
         for change in run.continue_with(&plan.config)? {
