@@ -58,6 +58,32 @@ fn a_softmax_refuses_what_is_made_for_sigmoids() {
     }
 }
 
+/// Section 3.3: at first every element has the probability π, so that cross-entropy is
+/// P · −log π + M · −log(1 − π) over P positive elements and M negative ones, divided by P.
+#[test]
+fn without_the_prior_the_first_loss_is_larger_by_what_the_formula_gives() {
+    let experiment = Experiment::new();
+    let first = |prior: f64| {
+        let (run, prior) = (format!("run-{prior}"), format!("model.head.prior={prior}"));
+        train(&experiment, &run, &["class.loss=cross_entropy", &prior]);
+        let step = steps(&experiment, &run).remove(0);
+        ["class_loss", "positives"].map(|key| step[key].as_f64().unwrap())
+    };
+    let [half, positives] = first(0.5);
+    assert!(positives > 0.0);
+    let negatives = half * positives / std::f64::consts::LN_2 - positives;
+    for prior in [0.01, 0.1] {
+        let sum = -positives * f64::ln(prior) - negatives * f64::ln_1p(-prior);
+        let [found, _] = first(prior);
+        let expected = sum / positives;
+        assert!(
+            (found / expected - 1.0).abs() < 0.01,
+            "{found}, not {expected}"
+        );
+        assert!(half > 3.0 * found);
+    }
+}
+
 #[test]
 fn fewer_anchors_have_less_loss() {
     let experiment = Experiment::new();

@@ -14,8 +14,10 @@ use crate::training::steps;
 
 /// Twenty steps of 4 images, with norms that are frozen: with others each process normalises its own
 /// images.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 9] = [
     "train.batch_size=4",
+    "criterion.normalizer=moving_average",
+    "optimizer.clip_norm=2.0",
     "train.iterations=20",
     "train.eval_every=20",
     "train.checkpoint_every=10",
@@ -27,6 +29,8 @@ const SETTINGS: [&str; 7] = [
 fn mpirun(processes: usize, experiment: &Experiment, name: &str, more: &[&str]) -> Command {
     let program = retinanet();
     let mut command = Command::new("mpirun");
+    // What hangs shall fail.
+    command.args(["--timeout", "240"]);
     command.args(["-n", &processes.to_string(), "--oversubscribe"]);
     // Containers run as root.
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
@@ -164,6 +168,70 @@ fn a_shared_evaluation_finds_what_one_process_finds() {
     }
 }
 
+/// Parts of 2, 3 and 3 images, each in two.
+#[test]
+fn shares_that_differ_in_parts_give_the_whole() {
+    let experiment = Experiment::new();
+    let parts = ["--set", "train.batch_size=8", "--set", "train.accumulate=2"];
+    for (processes, name) in [(1, "one"), (3, "three")] {
+        train(processes, &experiment, name, &parts).expect_success();
+    }
+    assert_same_steps(&steps(&experiment, "one"), &steps(&experiment, "three"));
+    assert_same_weights(&experiment, "one", "three");
+}
+
+#[test]
+fn an_image_that_one_process_cannot_read_ends_all_or_is_told_of() {
+    let experiment = Experiment::new();
+    train(2, &experiment, "before", &[]).expect_success();
+    let broken = |name: &str| {
+        let path = experiment.path(&format!("data/images/{name}"));
+        let content = fs_err::read(&path).unwrap();
+        fs_err::write(&path, &content[..content.len() / 2]).unwrap();
+        move || fs_err::write(&path, &content).unwrap()
+    };
+    // The second image to evaluate is the second process's.
+    let mend = broken("val_00001.png");
+    let finished = train(2, &experiment, "run", &[]);
+    assert_ne!(finished.code, Some(0));
+    let told = |line: &str| line.contains("error: rank 1") && line.contains("val_00001.png");
+    assert!(finished.stderr.lines().any(told), "{finished:#?}");
+    mend();
+
+    // One of six: with batches of 4, each process always has another.
+    let _mend = broken("train_00002.png");
+    let skip = ["--set", "data.on_bad_image=skip"];
+    train(2, &experiment, "skipped", &skip).expect_success();
+    let log = String::from_utf8(experiment.bytes("skipped/log.txt")).unwrap();
+    let skipped = log.lines().filter(|line| line.contains("train_00002.png"));
+    let images = steps(&experiment, "skipped");
+    let seen: u64 = images
+        .iter()
+        .map(|step| step["images"].as_u64().unwrap())
+        .sum();
+    assert!(seen < 20 * 4);
+    assert_eq!(skipped.count() as u64, 20 * 4 - seen);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_so_for_all() {
+    let experiment = Experiment::new();
+    let diverges = [
+        "--set",
+        "optimizer.lr=1e15",
+        "--set",
+        "optimizer.clip_norm=1e30",
+    ];
+    let finished = train(2, &experiment, "run", &diverges);
+    assert_ne!(finished.code, Some(0));
+    assert!(finished.stderr.contains("not finite"), "{finished:#?}");
+    let autopsies = fs_err::read_dir(experiment.path("run/autopsy")).unwrap();
+    let folder = autopsies.last().unwrap().unwrap().path();
+    let images = fs_err::read_dir(folder).unwrap();
+    let pictures = images.filter(|it| it.as_ref().unwrap().path().extension().unwrap() == "png");
+    assert_eq!(pictures.count(), 4);
+}
+
 #[test]
 fn a_batch_too_small_to_share_is_refused_and_nobody_is_left_waiting() {
     let experiment = Experiment::new();
@@ -186,8 +254,8 @@ fn a_process_that_dies_ends_all_and_any_number_goes_on() {
         let child = mpirun(2, &experiment, name, &long)
             .stderr(Stdio::piped())
             .spawn();
-        let mut child = child.expect("mpirun starts");
-        let said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut child = Mpirun(child.expect("mpirun starts"));
+        let said = BufReader::new(child.0.stderr.take().unwrap()).lines();
         let mut said = said.map_while(Result::ok);
         // Steps are told one by one; the checkpoint of step 10 is there by now.
         assert!(
@@ -195,9 +263,9 @@ fn a_process_that_dies_ends_all_and_any_number_goes_on() {
             "it ended early"
         );
         let killed = Instant::now();
-        kill_rank_1(&child, &experiment.path(name));
+        kill_rank_1(&experiment.path(name));
         let rest: Vec<String> = said.collect();
-        assert!(!child.wait().unwrap().success());
+        assert!(!child.0.wait().unwrap().success());
         assert!(killed.elapsed() < Duration::from_mins(1));
         assert!(rest.iter().any(|line| line.contains("rank 1")), "{rest:#?}");
 
@@ -214,9 +282,17 @@ fn a_process_that_dies_ends_all_and_any_number_goes_on() {
     }
 }
 
+/// Does not outlive its test.
+struct Mpirun(Child);
+
+impl Drop for Mpirun {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
 /// SIGKILL for the process of rank 1, found by what its starter told it.
-fn kill_rank_1(mpirun: &Child, run: &str) {
-    assert!(mpirun.id() > 0);
+fn kill_rank_1(run: &str) {
     for entry in fs_err::read_dir("/proc").unwrap() {
         let process = entry.unwrap().path();
         let read = |name: &str| fs_err::read(process.join(name)).unwrap_or_default();

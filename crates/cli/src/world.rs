@@ -13,11 +13,19 @@ use crate::failure::Failure;
 
 /// This process among those that train together.
 pub(crate) struct Joined {
-    /// Ends all processes with an exit code. Before `world`, with which MPI ends.
-    end_all: Box<dyn Fn(i32)>,
     pub(crate) world: Rc<dyn World>,
-    /// Which of those on its machine it is, and how many these are.
-    local: (usize, usize),
+    machine: Machine,
+    /// Ends all processes with an exit code.
+    end_all: Box<dyn Fn(i32)>,
+}
+
+/// This process among those of its machine.
+struct Machine {
+    /// Which it is, from 0.
+    rank: usize,
+    processes: usize,
+    /// How many may run on just the cores that this one may.
+    on_these_cores: usize,
 }
 
 /// Joins the processes that `mpirun` or another starter of MPI's started with this one, if any.
@@ -28,21 +36,53 @@ pub(crate) fn join() -> anyhow::Result<Joined> {
 
 /// Where MPI is not compiled in there is this process alone.
 #[cfg(not(feature = "mpi"))]
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "joining others, which the other build does, may fail"
-)]
 pub(crate) fn join() -> anyhow::Result<Joined> {
-    Ok(Joined::alone())
+    let starters = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+    match processes(&starters) {
+        None => Ok(Joined::alone()),
+        Some(processes) => Err(anyhow::anyhow!(
+            "{processes} processes were started, and this program is built without MPI, so that each \
+             would train alone: build it with `--features retinanet/mpi`"
+        )),
+    }
+}
+
+/// How many processes were started, where one of these variables tells of several.
+fn processes(variables: &[&str]) -> Option<usize> {
+    let told = |name: &&str| std::env::var(name).ok()?.parse().ok();
+    variables
+        .iter()
+        .find_map(told)
+        .filter(|&processes| processes > 1)
+}
+
+/// Ends all processes where this one panics: MPI would wait for the others, and they for this one.
+pub(crate) struct EndAllOnPanic<'a>(&'a Joined);
+
+impl Drop for EndAllOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.world.size() > 1 {
+            (self.0.end_all)(1);
+        }
+    }
 }
 
 impl Joined {
     pub(crate) fn alone() -> Self {
         Self {
             world: Rc::new(retinanet_trainer::Alone),
-            local: (0, 1),
+            machine: Machine {
+                rank: 0,
+                processes: 1,
+                on_these_cores: 1,
+            },
             end_all: Box::new(|_| {}),
         }
+    }
+
+    /// To be held while working.
+    pub(crate) const fn end_all_on_panic(&self) -> EndAllOnPanic<'_> {
+        EndAllOnPanic(self)
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -51,25 +91,27 @@ impl Joined {
 
     /// How many of them are on this machine.
     pub(crate) const fn processes_here(&self) -> usize {
-        self.local.1
+        self.machine.processes
     }
 
     /// The device of this process: where several are on a machine and its name tells no number,
     /// each has its own GPU.
     pub(crate) fn device_name(&self, name: &str) -> String {
-        match (name, self.local) {
-            ("wgpu" | "cuda", (rank, size)) if size > 1 => format!("{name}:{rank}"),
+        match name {
+            "wgpu" | "cuda" if self.machine.processes > 1 => {
+                format!("{name}:{}", self.machine.rank)
+            }
             _ => name.to_owned(),
         }
     }
 
-    /// How many of the CPU's threads this process takes: its part of the cores where nothing is
-    /// given.
+    /// How many of the CPU's threads this process takes where nothing is given: its part of the
+    /// cores that it may run on.
     pub(crate) fn threads(&self, given: Option<usize>) -> Option<usize> {
-        let (_, size) = self.local;
+        let sharing = self.machine.on_these_cores;
         let part = || {
             let cores = std::thread::available_parallelism().ok()?.get();
-            (size > 1).then(|| (cores / size).max(1))
+            (sharing > 1).then(|| (cores / sharing).max(1))
         };
         given.or_else(part)
     }
@@ -93,7 +135,11 @@ mod tests {
     #[test]
     fn processes_of_a_machine_share_its_gpus_and_cores() {
         let second_of_three = Joined {
-            local: (1, 3),
+            machine: Machine {
+                rank: 1,
+                processes: 3,
+                on_these_cores: 3,
+            },
             ..Joined::alone()
         };
         assert_eq!(second_of_three.device_name("wgpu"), "wgpu:1");

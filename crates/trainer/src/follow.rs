@@ -31,6 +31,7 @@ pub fn follow(plan: &Plan, device: &Device, world: Rc<dyn World>) -> Result<(), 
             Command::Step => {
                 let parts = batches.by_ref().take(plan.config.train.accumulate);
                 let mut batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
+                trainee.skipped(&batch);
                 trainee.unfreeze_if_due()?;
                 // What is not finite is so for all, and the leader says how to go on.
                 let _ = trainee.learn(&mut batch);

@@ -168,7 +168,8 @@ impl Learner {
             });
         }
         let gradients = self.team.sum_gradients(&self.model, sum.grads());
-        let gradient_norm = gradient_norm(&self.model, &gradients);
+        // The leader's, since other devices may round otherwise and would clip otherwise.
+        let gradient_norm = self.team.leaders(gradient_norm(&self.model, &gradients));
         if !gradient_norm.is_finite() {
             return Err(StepError {
                 class,

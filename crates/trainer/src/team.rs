@@ -62,7 +62,7 @@ impl Team {
         self.size() == 1
     }
 
-    /// How long talking took since this was asked last.
+    /// How long talking took since this was asked last, gathering what is said included.
     pub(crate) fn talked(&self) -> Duration {
         self.talked.take()
     }
@@ -99,6 +99,15 @@ impl Team {
     /// What each has, in the order of their ranks, for all.
     pub(crate) fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.timed(|world| world.gather(bytes))
+    }
+
+    /// The leader's number, for all.
+    pub(crate) fn leaders(&self, number: f64) -> f64 {
+        if self.is_alone() {
+            return number;
+        }
+        let heard = self.broadcast(number.to_le_bytes().to_vec());
+        heard.try_into().map_or(number, f64::from_le_bytes)
     }
 
     /// Adds numbers up in the order of the ranks.
@@ -144,22 +153,24 @@ impl Team {
         if self.is_alone() {
             return gradients;
         }
-        let mut flat = Flattener {
-            gradients: &gradients,
-            values: Vec::new(),
-        };
-        model.visit(&mut flat);
-        let mut values = flat.values;
-        for buffer in values.chunks_mut(BUFFER) {
-            self.timed(|world| world.sum(buffer));
-        }
-        let mut summed = Rebuilder {
-            gradients,
-            values: &values,
-            summed: GradientsParams::new(),
-        };
-        model.visit(&mut summed);
-        summed.summed
+        self.timed(|world| {
+            let mut flat = Flattener {
+                gradients: &gradients,
+                values: Vec::new(),
+            };
+            model.visit(&mut flat);
+            let mut values = flat.values;
+            for buffer in values.chunks_mut(BUFFER) {
+                world.sum(buffer);
+            }
+            let mut summed = Rebuilder {
+                gradients,
+                values: &values,
+                summed: GradientsParams::new(),
+            };
+            model.visit(&mut summed);
+            summed.summed
+        })
     }
 }
 
@@ -172,7 +183,9 @@ struct Flattener<'a> {
 impl ModuleVisitor for Flattener<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.values.extend(gradient.into_data().iter::<f32>());
+            let gradient = gradient.into_data_as::<f32>();
+            let values = gradient.as_slice().expect("it was made `f32`");
+            self.values.extend_from_slice(values);
         }
     }
 }

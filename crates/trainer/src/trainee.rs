@@ -9,7 +9,7 @@ use burn::store::RecordError;
 use burn::tensor::{Bytes, Device, Tensor, TensorData};
 use retinanet_boxes::AnchorTargets;
 use retinanet_criterion::{BatchTargets, Normalizer};
-use retinanet_data::Batch;
+use retinanet_data::{Batch, OnBadImage};
 use retinanet_detector::{CheckpointError, Predictions, RetinaNet, load_record};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,6 @@ pub(crate) struct Trainee<'a> {
 struct Beginning {
     iteration: u64,
     normalizer: Normalizer,
-    has_average: bool,
 }
 
 impl<'a> Trainee<'a> {
@@ -50,15 +49,11 @@ impl<'a> Trainee<'a> {
         let beginning = Beginning {
             iteration: self.iteration,
             normalizer: *self.learner.criterion.normalizer(),
-            has_average: self.average.is_some(),
         };
         team.broadcast(serde_json::to_vec(&beginning).map_err(unheard)?);
         let bytes = |bytes: Result<Bytes, RecordError>| bytes.map_err(unheard);
         team.broadcast(bytes(weights_to_bytes(&self.learner.model))?.to_vec());
         team.broadcast(bytes(self.learner.optimizer.to_bytes())?.to_vec());
-        if let Some(average) = &self.average {
-            team.broadcast(bytes(weights_to_bytes(average.model()))?.to_vec());
-        }
         Ok(())
     }
 
@@ -69,13 +64,6 @@ impl<'a> Trainee<'a> {
         let fresh = plan.fresh_model(beginning.iteration, device)?;
         let model = load_record(&hear(), fresh, Path::new(LEADER))?;
         let optimizer = Bytes::from_bytes_vec(hear());
-        let decay = plan.config.train.ema_decay.unwrap_or_default();
-        let average = if beginning.has_average {
-            let average = load_record(&hear(), model.valid(), Path::new(LEADER))?;
-            Some(ModelAverage::new(decay, &average))
-        } else {
-            None
-        };
         let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
         learner.optimizer = learner.optimizer.load_bytes(optimizer).map_err(unheard)?;
         learner.criterion.set_normalizer(beginning.normalizer);
@@ -83,7 +71,8 @@ impl<'a> Trainee<'a> {
             plan,
             device,
             learner: learner.with_team(team),
-            average,
+            // The leader has it.
+            average: None,
             iteration: beginning.iteration,
         })
     }
@@ -118,6 +107,26 @@ impl<'a> Trainee<'a> {
             (average.follow(&self.learner.model)).map_err(TrainError::Thaw)?;
         }
         Ok(true)
+    }
+
+    /// What could not be read of a batch, by all processes.
+    pub(crate) fn skipped(&self, batch: &[Batch]) -> Vec<String> {
+        let own: Vec<_> = (batch.iter())
+            .flat_map(|part| part.skipped.iter().cloned())
+            .collect();
+        let team = &self.learner.team;
+        if team.is_alone() || self.plan.config.data.on_bad_image == OnBadImage::Stop {
+            return own;
+        }
+        let texts = |bytes: &Vec<u8>| -> Vec<String> {
+            let text = String::from_utf8_lossy(bytes);
+            text.split_terminator('\0').map(str::to_owned).collect()
+        };
+        let own: String = own
+            .into_iter()
+            .flat_map(|text| [text, "\0".into()])
+            .collect();
+        team.gather(own.as_bytes()).iter().flat_map(texts).collect()
     }
 
     /// Moves on by a batch, or by this process's share of it; gives the losses of the levels too
@@ -184,7 +193,9 @@ impl<'a> Trainee<'a> {
             }
         }
         let loss = loss?;
-        self.learner.team.sum(levels.as_flattened_mut());
+        if tells_levels {
+            self.learner.team.sum(levels.as_flattened_mut());
+        }
         Ok((loss, levels))
     }
 }

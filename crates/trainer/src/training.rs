@@ -92,6 +92,8 @@ pub fn train(
         let parts = batches.by_ref().take(plan.config.train.accumulate);
         let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
         let waited = started.elapsed();
+        // What it was before has been no part of a step.
+        team.talked();
         team.command(Command::Step);
         session.step(batch, started, waited, observer)?;
 
@@ -271,7 +273,7 @@ impl<'a> Session<'a> {
         waited: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        for skipped in batch.iter().flat_map(|part| &part.skipped) {
+        for skipped in self.trainee.skipped(&batch) {
             tell(self.run, observer, &format!("skipped: {skipped}"))?;
             self.skipped += 1;
         }
@@ -335,10 +337,15 @@ impl<'a> Session<'a> {
             return Ok(tell(self.run, observer, &text)?);
         }
         let folder = self.run.root().join(format!("autopsy/step-{iteration}"));
-        if !self.trainee.learner.team.is_alone() {
+        let processes = self.trainee.learner.team.size();
+        if processes > 1 {
             // What is wrong may be in another's share.
-            let whole = plan.loader.start(iteration - 1, iteration);
-            batch = whole.collect::<Result<_, _>>()?;
+            let share = |rank| {
+                let loader = plan.loader.clone().share(rank, processes)?;
+                loader.start(iteration - 1, iteration).collect()
+            };
+            let shares: Result<Vec<Vec<Batch>>, DataError> = (0..processes).map(share).collect();
+            batch = shares?.into_iter().flatten().collect();
         }
         let cause = self.trainee.learner.undisturbed(|learner| {
             let patient = Patient {

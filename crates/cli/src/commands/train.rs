@@ -13,11 +13,15 @@ use crate::failure::Failure;
 use crate::hub;
 use crate::world::{self, Joined};
 
+/// What a process says that has its device and its data.
+const READY: &[u8] = b"ready";
+
 /// Where runs go that nobody names.
 const RUNS: &str = "runs";
 
 pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
-    let joined = world::join().map_err(Failure::Work)?;
+    let joined = world::join().map_err(Failure::Usage)?;
+    let _guard = joined.end_all_on_panic();
     let result = if joined.leads() {
         lead(arguments, &joined)
     } else {
@@ -39,6 +43,7 @@ fn follow(joined: &Joined) -> Result<(), Failure> {
     let device =
         device::open(&joined.device_name(&config.compute.device)).map_err(Failure::usage)?;
     let plan = Plan::new(config, &mut Quiet)?;
+    joined.world.gather(READY);
     // The leader says when it ends; the signal comes to all.
     let _ = ctrlc::set_handler(|| {});
     Ok(retinanet_trainer::follow(
@@ -93,6 +98,10 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         (BatchSize::Images(_), _) => Plan::new(config, &mut console)?,
     };
     plan.check_processes(joined.world.size())?;
+    let resolved = config_to_toml(&plan.config).map_err(RunDirectoryError::Config)?;
+    joined.world.broadcast(resolved.into_bytes());
+    // A run that they cannot train along with is none.
+    joined.world.gather(READY);
     let run = if arguments.resume {
         let run = RunDirectory::open(&root)?;
         for change in run.continue_with(&plan.config)? {
@@ -103,8 +112,6 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         plan.check_pretrained()?;
         RunDirectory::create(&root, &plan.config)?
     };
-    let resolved = config_to_toml(&plan.config).map_err(RunDirectoryError::Config)?;
-    joined.world.broadcast(resolved.into_bytes());
     console.stop_on_signal();
     let outcome = train(&plan, &run, &device, Rc::clone(&joined.world), &mut console)?;
     tell_outcome(&outcome, plan.config.train.best_metric, arguments);
