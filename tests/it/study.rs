@@ -105,8 +105,9 @@ fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
         "#;
     let finished = study(&experiment, fails, &[]);
     finished.expect_refusal(1, &["1 runs failed", "wrong-seed-0.log"]);
-    let said = String::from_utf8(experiment.bytes("study/wrong-seed-0.log")).unwrap();
-    assert!(said.contains("did you mean `iterations`"), "{said}");
+    let why = "wrong-seed-0: failed (--set train.iteration=3: unknown key `train.iteration`, did you \
+               mean `iterations`?), see ";
+    assert!(finished.stderr.contains(why), "{finished:#?}");
 }
 
 #[test]

@@ -84,6 +84,24 @@ fn weights_of_another_architecture_list_what_does_not_fit() {
 }
 
 #[test]
+fn a_backbone_alone_goes_from_run_to_run() {
+    let experiment = trained();
+    export(&experiment, "backbone", &["--backbone"]);
+    let pretrained = format!("model.pretrained={}", experiment.path("backbone"));
+    let frozen = ["model.freeze_at=5", "model.norm=frozen_batch_norm"];
+    let more = ["--set", &pretrained, "--set", frozen[0], "--set", frozen[1]];
+    let said = experiment.train("other", &more).expect_success().stderr;
+    for part in ["pyramid", "class_subnet", "box_subnet"] {
+        let sentence = format!("the file has no {part}, which starts afresh");
+        assert!(said.contains(&sentence), "{said}");
+    }
+
+    let (run_dir, again) = (experiment.path("other"), experiment.path("again"));
+    run(&["export", "--run", &run_dir, "--backbone", "--out", &again]).expect_success();
+    assert_eq!(experiment.bytes("again"), experiment.bytes("backbone"));
+}
+
+#[test]
 fn training_starts_from_a_detector_and_says_what_starts_afresh() {
     let experiment = trained();
     let pretrained = format!("model.pretrained={}", experiment.path("native.safetensors"));

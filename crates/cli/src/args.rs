@@ -278,6 +278,9 @@ pub(crate) struct ExportArguments {
     /// Whose names the tensors get
     #[arg(long, value_enum, default_value_t = ExportNames::Native)]
     pub(crate) names: ExportNames,
+    /// The backbone alone, for `model.pretrained` of another detector
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) backbone: bool,
     /// The file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

@@ -209,7 +209,13 @@ mod tests {
     use super::*;
 
     /// What studies start from.
-    const BASES: [&str; 3] = ["base.toml", "base_bccd.toml", "base_network.toml"];
+    const BASES: [&str; 5] = [
+        "backbone.toml",
+        "base.toml",
+        "base_bccd.toml",
+        "base_harder.toml",
+        "base_network.toml",
+    ];
 
     fn read(text: &str) -> anyhow::Result<Study> {
         let file = toml::from_str(text)?;
@@ -287,9 +293,9 @@ mod tests {
                 continue;
             }
             studies += 1;
-            let bccd = path.with_file_name("base_bccd.toml");
-            for base in [None, Some(bccd.as_path())] {
-                let study = Study::read(&path, Path::new("out"), base).unwrap();
+            for base in [None, Some("base_bccd.toml"), Some("base_harder.toml")] {
+                let base = base.map(|base| path.with_file_name(base));
+                let study = Study::read(&path, Path::new("out"), base.as_deref()).unwrap();
                 for run in study.runs() {
                     let config = load_config(&study.base, &run.set).unwrap();
                     config.model.check().unwrap();
@@ -298,7 +304,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(studies, 7);
+        assert_eq!(studies, 9);
     }
 
     #[test]

@@ -1,5 +1,7 @@
+use std::path::Path;
+
 use anyhow::anyhow;
-use retinanet_detector::{save_weights, ClassScores, Names, WeightFormat};
+use retinanet_detector::{save_backbone, save_weights, ClassScores, Detector, Names, WeightFormat};
 
 use super::LoadedModel;
 use crate::args::{ExportArguments, ExportNames, Format};
@@ -17,6 +19,9 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         ExportNames::Torchvision => Names::Torchvision,
         ExportNames::Detectron2 => Names::Detectron2,
     };
+    if arguments.backbone {
+        return export_backbone(&detector, format, &arguments.out);
+    }
     if names != Names::Native && config.model.head.scores == ClassScores::Softmax {
         return Err(Failure::usage(anyhow!(
             "the model's scores are a softmax (`model.head.scores`), and {} make sigmoids of its \
@@ -45,5 +50,14 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
             ));
         }
     }
+    Ok(())
+}
+
+fn export_backbone(detector: &Detector, format: WeightFormat, out: &Path) -> Result<(), Failure> {
+    save_backbone(detector.model(), out, format).map_err(Failure::work)?;
+    let out = out.display();
+    console::result(&format!(
+        "wrote the backbone to {out}\nnext:\n  retinanet train CONFIG --set model.pretrained={out}"
+    ));
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
         // A backbone alone: the detector around it does not matter.
         let mut model = config.model.init(1, &device)?;
         let loaded = load_pretrained(&mut model, weights).map_err(Failure::work)?;
-        save_backbone(&model, out).map_err(Failure::work)?;
+        save_backbone(&model, out, WeightFormat::Safetensors).map_err(Failure::work)?;
         console::result(&format!(
             "read {}: {loaded}\nwrote the backbone to {}\nnext:\n  retinanet train {} --set \
              model.pretrained={}",

@@ -172,9 +172,24 @@ fn tell(run: &StudyRun, status: ExitStatus, console: &mut Console) {
     let how = match status.success() {
         true => "done".into(),
         false if has_diverged(run) => "diverged".into(),
-        false => format!("failed, see {}", log(&run.directory).display()),
+        false => {
+            let log = log(&run.directory);
+            let why = last_error(&log).unwrap_or_else(|| "no error is told".into());
+            format!("failed ({why}), see {}", log.display())
+        }
     };
     console.message(&format!("{name}: {how}"));
+}
+
+/// The newest error that a run's file tells of.
+fn last_error(log: &Path) -> Option<String> {
+    let log = fs_err::read(log).ok()?;
+    let log = String::from_utf8_lossy(&log);
+    let error = log
+        .lines()
+        .rev()
+        .find_map(|it| it.strip_prefix("error: "))?;
+    Some(error.to_owned())
 }
 
 /// Whether there is nothing left to do: it has ended, or its loss is no number and will be none

@@ -83,10 +83,14 @@ impl WeightFile {
 /// # Errors
 ///
 /// Returns an error where the file cannot be written.
-pub fn save_backbone(model: &RetinaNet, path: &Path) -> Result<(), WeightsError> {
+pub fn save_backbone(
+    model: &RetinaNet,
+    path: &Path,
+    format: WeightFormat,
+) -> Result<(), WeightsError> {
     let mut file = WeightFile::of(model, Names::Native, path)?;
     file.tensors.retain(|name, _| name.starts_with("backbone."));
-    file.write(path, WeightFormat::Safetensors)
+    file.write(path, format)
 }
 
 /// Reads the classes that a weight file tells.
