@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""How many of the positive anchors online hard example mining can count at most (table 1d).
+"""How many of the positive anchors online hard example mining has room for (table 1d).
 
-    scripts/ohem_positives.py ANNOTATIONS --size 160 160 --anchors 12 24 48 96 192
+    scripts/ohem_positives.py datasets/shapes_hard/train.json --size 160 160 --anchors 12 24 48 96 192
+    scripts/ohem_positives.py BCCD/train.json --size 256 192 --anchors 16 32 64 128 256
 
 Anchors and matching are detectron2's, as the studies have them: three scales an octave, three ratios,
 positive from an IoU of 0.5 on or as an object's best. Of an image's positives, in random order, those are
-kept that overlap no kept one by more than 0.5 or 0.7: what OHEM's suppression would leave, were no negative
-harder than any positive. Needs NumPy.
+kept that overlap no kept one by more than 0.5 or 0.7: about what OHEM's suppression leaves where no negative
+is harder than a positive. Needs NumPy.
 """
 
 from __future__ import annotations

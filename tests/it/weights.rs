@@ -87,7 +87,12 @@ fn weights_of_another_architecture_list_what_does_not_fit() {
 fn a_backbone_alone_goes_from_run_to_run() {
     let experiment = trained();
     export(&experiment, "backbone", &["--backbone"]);
-    let pretrained = format!("model.pretrained={}", experiment.path("backbone"));
+    export(
+        &experiment,
+        "burnpack",
+        &["--backbone", "--format", "burnpack"],
+    );
+    let pretrained = format!("model.pretrained={}", experiment.path("burnpack"));
     let frozen = ["model.freeze_at=5", "model.norm=frozen_batch_norm"];
     let more = ["--set", &pretrained, "--set", frozen[0], "--set", frozen[1]];
     let said = experiment.train("other", &more).expect_success().stderr;
@@ -99,6 +104,13 @@ fn a_backbone_alone_goes_from_run_to_run() {
     let (run_dir, again) = (experiment.path("other"), experiment.path("again"));
     run(&["export", "--run", &run_dir, "--backbone", "--out", &again]).expect_success();
     assert_eq!(experiment.bytes("again"), experiment.bytes("backbone"));
+
+    let of_torchvision = ["--names", "torchvision", "--out", &again];
+    let arguments = [
+        &["export", "--run", &run_dir, "--backbone"][..],
+        &of_torchvision,
+    ];
+    run(&arguments.concat()).expect_refusal(2, &["--backbone", "--names"]);
 }
 
 #[test]

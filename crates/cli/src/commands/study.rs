@@ -103,9 +103,9 @@ fn train_all(
         drop(sender);
         for (run, how) in ended {
             console.progress(Progress::Tick);
-            let Some(status) = how? else { continue };
-            tell(run, status, console);
-            if !status.success() && !has_diverged(run) && !stop.load(Ordering::SeqCst) {
+            let Some(ended) = how? else { continue };
+            tell(run, &ended, console);
+            if !ended.status.success() && !has_diverged(run) && !stop.load(Ordering::SeqCst) {
                 failed.push(run.directory.clone());
             }
         }
@@ -115,18 +115,30 @@ fn train_all(
     Ok(failed)
 }
 
+/// How a run's process ended.
+struct Ended {
+    status: ExitStatus,
+    /// What it gave as its error.
+    error: Option<String>,
+}
+
 /// Trains to the end; nothing where that has been done.
 fn train(
     arguments: &StudyArguments,
     study: &Study,
     run: &StudyRun,
-) -> Result<Option<ExitStatus>, Failure> {
+) -> Result<Option<Ended>, Failure> {
     if is_done(run)? {
         require_same_settings(arguments, study, run)?;
         return Ok(None);
     }
+    let log = log(&run.directory);
+    let said_before = log.metadata().map_or(0, |it| it.len());
     let status = start(arguments, study, run)?.wait();
-    Ok(Some(status.map_err(Failure::work)?))
+    Ok(Some(Ended {
+        status: status.map_err(Failure::work)?,
+        error: last_error(&log, said_before),
+    }))
 }
 
 /// Starts a run, or goes on with it. What it says goes into a file beside it.
@@ -166,30 +178,28 @@ fn log(run: &Path) -> PathBuf {
     path.into()
 }
 
-fn tell(run: &StudyRun, status: ExitStatus, console: &mut Console) {
+/// The last error in a run's log, of what was said after so many bytes.
+fn last_error(log: &Path, said_before: u64) -> Option<String> {
+    let log = fs_err::read(log).ok()?;
+    let said = String::from_utf8_lossy(log.get(usize::try_from(said_before).ok()?..)?);
+    let mut lines = said.lines().rev();
+    let error = lines.find_map(|line| line.strip_prefix("error: "))?;
+    Some(error.to_owned())
+}
+
+fn tell(run: &StudyRun, ended: &Ended, console: &mut Console) {
     let name = run.directory.file_name().unwrap_or_default();
     let name = name.to_string_lossy();
-    let how = match status.success() {
+    let how = match ended.status.success() {
         true => "done".into(),
         false if has_diverged(run) => "diverged".into(),
         false => {
-            let log = log(&run.directory);
-            let why = last_error(&log).unwrap_or_else(|| "no error is told".into());
-            format!("failed ({why}), see {}", log.display())
+            let status = ended.status.to_string();
+            let why = ended.error.as_ref().unwrap_or(&status);
+            format!("failed ({why}), see {}", log(&run.directory).display())
         }
     };
     console.message(&format!("{name}: {how}"));
-}
-
-/// The newest error that a run's file tells of.
-fn last_error(log: &Path) -> Option<String> {
-    let log = fs_err::read(log).ok()?;
-    let log = String::from_utf8_lossy(&log);
-    let error = log
-        .lines()
-        .rev()
-        .find_map(|it| it.strip_prefix("error: "))?;
-    Some(error.to_owned())
 }
 
 /// Whether there is nothing left to do: it has ended, or its loss is no number and will be none
