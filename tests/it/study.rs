@@ -103,7 +103,6 @@ fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
         name = "wrong"
         set = { "train.iteration" = 3 }
         "#;
-    experiment.write("study/wrong-seed-0.log", "error: of the time before\n");
     let finished = study(&experiment, fails, &[]);
     finished.expect_refusal(1, &["1 runs failed", "wrong-seed-0.log"]);
     let why = "wrong-seed-0: failed (--set train.iteration=3: unknown key `train.iteration`, did you \

@@ -270,3 +270,20 @@ fn outcome(run: &StudyRun, metrics: &[String]) -> Result<Outcome, Failure> {
     let numbers: Result<BTreeMap<_, _>, Failure> = metrics.iter().map(number).collect();
     Ok(Outcome::Numbers(numbers?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_time_before_is_not_told_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("run.log");
+        let before = "error: of the time before\n";
+        fs_err::write(&log, format!("{before}step 1\n")).unwrap();
+        let said_before = before.len() as u64;
+        assert_eq!(last_error(&log, said_before), None);
+        fs_err::write(&log, format!("{before}step 1\nerror: of now\n")).unwrap();
+        assert_eq!(last_error(&log, said_before).as_deref(), Some("of now"));
+    }
+}
