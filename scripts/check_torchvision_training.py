@@ -4,15 +4,16 @@
     cargo build --release
     scripts/check_torchvision_training.py [--steps N] [--run RUN]
 
-torchvision's RetinaNet-18 is drawn at random, as in `train_torchvision_reference.py`, and its weights are
-saved. From them both train on the same few photos of BCCD, all of them in each batch and none mirrored, and
-the losses of each step must agree: the networks, the norms that learn, the losses, the gradients, momentum,
-weight decay and warm-up are the same (a momentum of 0.89 would differ by 7e-4 of the loss after 16 steps, a
-weight decay of 1e-3 by 4e-5). After some twenty steps rounding has grown, as it does in any two trainings, and
+torchvision's RetinaNet-18 is drawn at random, as in `train_torchvision_reference.py`. From its weights both
+train on the same few photos of BCCD, all of them in each batch and all mirrored, and the losses of each step
+must agree. So the mirrored boxes, the networks, the norms that learn, the losses, the gradients, momentum,
+weight decay and warm-up are the same: after 16 steps a momentum of 0.89 would differ by 7e-4 of the loss, a
+weight decay of 1e-3 by 4e-5. After some twenty steps rounding has grown, as it does in any two trainings, and
 they part.
 
-With `--run`, the weights of a finished run of that config also go back to torchvision, which evaluates them on
-BCCD's validation split. Its AP must be the run's but for what decoders of JPEG do differently.
+With `--run`, the weights of a finished run of that config go to torchvision, which evaluates them on BCCD's
+validation split: its AP must be the run's but for what decoders of JPEG do differently. Then both go on from
+there, step by step as above.
 
 A disagreement ends the script with code 1. PyTorch and photos come from where
 `check_torchvision_round_trip.py` has them.
@@ -62,9 +63,21 @@ def main() -> None:
         sys.exit(f"error: {arguments.program} is not built: cargo build --release")
     print(f"torch {torch.__version__}, seed {arguments.seed}")
     with tempfile.TemporaryDirectory() as temporary:
-        check_steps(Path(temporary), arguments)
+        folder = Path(temporary)
+        write_photos(folder, arguments.photos)
+        settings = recipe(folder, arguments.photos)
+        torch.manual_seed(arguments.seed)
+        photos = CocoImages(folder, "train", settings, training=True)
+        model = build_model(photos.classes, settings)
+        print("\nfrom random weights")
+        check_steps(model, photos, folder / "random", settings, arguments)
         if arguments.run:
-            check_evaluation(Path(temporary), arguments)
+            print(f"\nfrom {arguments.run}")
+            weights = folder / "run.safetensors"
+            run(arguments, "export", "--run", arguments.run.resolve(), "--names", "torchvision", "--out", weights)
+            model.load_state_dict(load_file(weights), strict=True)
+            check_evaluation(model, arguments)
+            check_steps(model, photos, folder / "run", settings, arguments)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,9 +95,13 @@ def parse_arguments() -> argparse.Namespace:
 # Steps.
 
 
-def check_steps(folder: Path, arguments: argparse.Namespace) -> None:
-    write_photos(folder, arguments.photos)
-    theirs = torchvision_losses(folder, arguments)
+def check_steps(
+    model: RetinaNet, photos: CocoImages, folder: Path, settings: argparse.Namespace, arguments: argparse.Namespace
+) -> None:
+    """Both from the model's weights; torchvision trains the model itself."""
+    folder.mkdir()
+    torch.save(model.state_dict(), folder / "start.pth")
+    theirs = torchvision_losses(model, photos, settings, arguments.steps)
     ours = program_losses(folder, arguments)
     worst = 0.0
     print("step  torchvision         ours  difference")
@@ -113,38 +130,33 @@ def write_photos(folder: Path, count: int) -> None:
         (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def recipe(data: Path, photos: int, *options: str) -> argparse.Namespace:
-    """The reference's own, with all photos in a batch."""
+def recipe(data: Path, photos: int) -> argparse.Namespace:
+    """The reference's own, with all photos in a batch, mirrored where it trains."""
     given = sys.argv
-    sys.argv = [given[0], "--data", str(data), "--batch", str(photos), "--flip", "0", *options]
+    sys.argv = [given[0], "--data", str(data), "--batch", str(photos), "--flip", "1"]
     settings = parse_recipe()
     sys.argv = given
     return settings
 
 
-def torchvision_losses(folder: Path, arguments: argparse.Namespace) -> list[float]:
-    """Also saves the weights before the first step."""
-    settings = recipe(folder, arguments.photos)
-    torch.manual_seed(arguments.seed)
-    photos = CocoImages(folder, "train", settings, training=True)
+def torchvision_losses(model: RetinaNet, photos: CocoImages, settings: argparse.Namespace, steps: int) -> list[float]:
     images, targets, _ = zip(*(photos[index] for index in range(len(photos))))
-    model = build_model(photos.classes, settings).train()
-    torch.save(model.state_dict(), folder / "start.pth")
+    model.train()
     optimizer = torch.optim.SGD(
         model.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
     losses = []
-    for step in range(arguments.steps):
+    for step in range(steps):
         # As if there were more to come: at the end of a training it falls.
-        rate = learning_rate(step, 2 * arguments.steps, settings)
+        rate = learning_rate(step, 2 * steps, settings)
         losses.append(train_step(model, optimizer, rate, images, targets, settings.clip_norm))
     return losses
 
 
 def program_losses(folder: Path, arguments: argparse.Namespace) -> list[float]:
     settings = {
-        "data.root": folder,
-        "data.augment.horizontal_flip": 0,
+        "data.root": folder.parent,
+        "data.augment.horizontal_flip": 1.0,
         "model.pretrained": folder / "start.pth",
         "optimizer.reference_batch": arguments.photos,
         "schedule.milestones": [2 * arguments.steps],
@@ -163,16 +175,12 @@ def program_losses(folder: Path, arguments: argparse.Namespace) -> list[float]:
 # Evaluation.
 
 
-def check_evaluation(folder: Path, arguments: argparse.Namespace) -> None:
-    weights = folder / "weights.safetensors"
-    run(arguments, "export", "--run", arguments.run.resolve(), "--names", "torchvision", "--out", weights)
+def check_evaluation(model: RetinaNet, arguments: argparse.Namespace) -> None:
     settings = recipe(BCCD, arguments.photos)
     images = CocoImages(BCCD, "val", settings, training=False)
-    model: RetinaNet = build_model(images.classes, settings)
-    model.load_state_dict(load_file(weights), strict=True)
     theirs = evaluate(model, images, settings)
     lines = map(json.loads, (arguments.run / "metrics.jsonl").read_text().splitlines())
-    # Which is what is exported.
+    # The best of a run is what is exported.
     ours = max((line for line in lines if line["kind"] == "evaluation"), key=lambda line: line["AP"])
     for name, their in theirs.items():
         print(f"{name}: torchvision {their:.4f}, ours {ours[name]:.4f}")
