@@ -115,47 +115,12 @@ impl Optimizer for AdamW {
             },
         );
         let time = time + 1;
-        let [beta1, beta2] = self.betas;
-        let steps = i32::try_from(time).unwrap_or(i32::MAX);
-        // Both corrections of the moments' start at 0, put where they cost least.
-        let size = rate / (1.0 - beta1.powi(steps));
-        let square_correction = 1.0 / (1.0 - beta2.powi(steps)).sqrt();
-        let keep = 1.0 - rate * self.weight_decay;
-
-        let (weights, mean, square) = if is_flex(&weights.device()) {
-            let weights = to_flex(weights);
-            let (mut updated, mut mean) = (to_flex(gradient), to_flex(mean));
-            let mut square = to_flex(square);
-            let [beta1, beta2, epsilon] = [beta1, beta2, self.epsilon].map(|x| x as f32);
-            let [size, correction, keep] = [size, square_correction, keep].map(|x| x as f32);
-            let chunks = values_mut(&mut updated)
-                .par_chunks_mut(CHUNK)
-                .zip(values_mut(&mut mean).par_chunks_mut(CHUNK))
-                .zip(values_mut(&mut square).par_chunks_mut(CHUNK))
-                .zip(values(&weights).par_chunks(CHUNK));
-            chunks.for_each(|(((gradients, means), squares), weights)| {
-                let moments = means.iter_mut().zip(squares);
-                for ((gradient, (mean, square)), weight) in
-                    gradients.iter_mut().zip(moments).zip(weights)
-                {
-                    *mean = beta1 * *mean + (1.0 - beta1) * *gradient;
-                    *square = beta2 * *square + (1.0 - beta2) * *gradient * *gradient;
-                    let deviation = square.sqrt() * correction + epsilon;
-                    *gradient = keep * weight - size * *mean / deviation;
-                }
-            });
-            let [updated, mean, square] =
-                [updated, mean, square].map(Tensor::from_primitive::<Flex>);
-            (updated, mean, square)
+        let factors = self.factors(rate, time);
+        let tensors = [gradient, mean, square];
+        let [weights, mean, square] = if is_flex(&weights.device()) {
+            factors.step_in_one_pass(weights, tensors)
         } else {
-            let mean = mean * beta1 + gradient.clone() * (1.0 - beta1);
-            let square = square * beta2 + gradient.square() * (1.0 - beta2);
-            let deviation = square.clone().sqrt() * square_correction + self.epsilon;
-            (
-                weights * keep - mean.clone() * size / deviation,
-                mean,
-                square,
-            )
+            factors.step(weights, tensors)
         };
         let momentum = AdaptiveMomentumState::new(time, mean, square);
         (weights, Some(AdamWState::new(momentum)))
@@ -164,6 +129,81 @@ impl Optimizer for AdamW {
     fn to_device<const D: usize>(mut state: AdamWState<D>, device: &Device) -> AdamWState<D> {
         state.momentum = state.momentum.to_device(device);
         state
+    }
+}
+
+impl AdamW {
+    /// The factors of a step, counted from 1.
+    fn factors(&self, rate: f64, step: usize) -> AdamWFactors {
+        let [beta1, beta2] = self.betas;
+        let steps = i32::try_from(step).unwrap_or(i32::MAX);
+        AdamWFactors {
+            betas: self.betas,
+            epsilon: self.epsilon,
+            size: rate / (1.0 - beta1.powi(steps)),
+            square_correction: 1.0 / (1.0 - beta2.powi(steps)).sqrt(),
+            keep: 1.0 - rate * self.weight_decay,
+        }
+    }
+}
+
+/// What a step of [`AdamW`] multiplies with. Both corrections of the moments' start at 0 stand where
+/// they cost least.
+struct AdamWFactors {
+    betas: [f64; 2],
+    epsilon: f64,
+    /// The learning rate, with the mean's correction.
+    size: f64,
+    /// Of the square's root.
+    square_correction: f64,
+    /// What the decay leaves of the weights.
+    keep: f64,
+}
+
+impl AdamWFactors {
+    /// From weights, gradient, mean and square to weights, mean and square.
+    fn step<const D: usize>(
+        &self,
+        weights: Tensor<D>,
+        [gradient, mean, square]: [Tensor<D>; 3],
+    ) -> [Tensor<D>; 3] {
+        let [beta1, beta2] = self.betas;
+        let mean = mean * beta1 + gradient.clone() * (1.0 - beta1);
+        let square = square * beta2 + gradient.square() * (1.0 - beta2);
+        let deviation = square.clone().sqrt() * self.square_correction + self.epsilon;
+        let weights = weights * self.keep - mean.clone() * self.size / deviation;
+        [weights, mean, square]
+    }
+
+    /// The same on the CPU.
+    fn step_in_one_pass<const D: usize>(
+        &self,
+        weights: Tensor<D>,
+        tensors: [Tensor<D>; 3],
+    ) -> [Tensor<D>; 3] {
+        let weights = to_flex(weights);
+        // The gradient's memory becomes the weights'.
+        let [mut updated, mut mean, mut square] = tensors.map(to_flex);
+        let [beta1, beta2] = self.betas.map(|x| x as f32);
+        let [size, correction, keep, epsilon] =
+            [self.size, self.square_correction, self.keep, self.epsilon].map(|x| x as f32);
+        let chunks = values_mut(&mut updated)
+            .par_chunks_mut(CHUNK)
+            .zip(values_mut(&mut mean).par_chunks_mut(CHUNK))
+            .zip(values_mut(&mut square).par_chunks_mut(CHUNK))
+            .zip(values(&weights).par_chunks(CHUNK));
+        chunks.for_each(|(((gradients, means), squares), weights)| {
+            let moments = means.iter_mut().zip(squares);
+            for ((gradient, (mean, square)), weight) in
+                gradients.iter_mut().zip(moments).zip(weights)
+            {
+                *mean = beta1 * *mean + (1.0 - beta1) * *gradient;
+                *square = beta2 * *square + (1.0 - beta2) * *gradient * *gradient;
+                let deviation = square.sqrt() * correction + epsilon;
+                *gradient = keep * weight - size * *mean / deviation;
+            }
+        });
+        [updated, mean, square].map(Tensor::from_primitive::<Flex>)
     }
 }
 
@@ -270,6 +310,25 @@ mod tests {
         assert_close(&weights, [0.899_199_6, -2.097_800_4, 3.096_900_1]);
         let (weights, _) = adamw.step(0.1, weights, tensor([0.1, -0.2, 0.3]), state);
         assert_close(&weights, [0.818_051_1, -2.130_229_1, 3.136_611_0]);
+    }
+
+    #[test]
+    fn adamw_in_one_pass_is_the_chain_of_operations() {
+        let adamw = AdamW {
+            betas: [0.9, 0.99],
+            epsilon: 1e-3,
+            weight_decay: 0.1,
+            rate_factor: 0.5,
+        };
+        let state = || [[0.5, -0.25, -1.0], [0.1, 0.2, -0.3], [0.04, 0.5, 0.01]].map(tensor);
+        let weights = [1.0, -2.0, 3.0];
+        let factors = adamw.factors(0.1, 3);
+        let fused = factors.step_in_one_pass(tensor(weights), state());
+        let chain = factors.step(tensor(weights), state());
+        for (fused, chain) in fused.iter().zip(chain) {
+            let chain: Vec<f64> = chain.into_data().iter().collect();
+            assert_close(fused, [chain[0], chain[1], chain[2]]);
+        }
     }
 
     #[test]
