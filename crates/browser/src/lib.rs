@@ -50,6 +50,34 @@ pub enum ColorScheme {
     Dark,
 }
 
+/// A key that does something other than writing a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// On to the next control.
+    Tab,
+    /// Does what a click on the control does.
+    Enter,
+    /// Back out of what is open.
+    Escape,
+    /// To what comes before.
+    ArrowLeft,
+    /// To what comes after.
+    ArrowRight,
+}
+
+impl Key {
+    /// The name, Windows' number and the text, as browsers know them.
+    const fn codes(self) -> (&'static str, u32, &'static str) {
+        match self {
+            Self::Tab => ("Tab", 9, ""),
+            Self::Enter => ("Enter", 13, "\r"),
+            Self::Escape => ("Escape", 27, ""),
+            Self::ArrowLeft => ("ArrowLeft", 37, ""),
+            Self::ArrowRight => ("ArrowRight", 39, ""),
+        }
+    }
+}
+
 /// What went wrong with the browser, or with the page.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -200,6 +228,23 @@ impl Browser {
         let [x, y] = self.place(selector, right, down)?;
         let event = json!({ "type": "mouseMoved", "x": x, "y": y });
         self.pipe.call("Input.dispatchMouseEvent", &event).map(drop)
+    }
+
+    /// Presses a key and lets it go.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the browser is gone.
+    pub fn press(&mut self, key: Key) -> Result<(), BrowserError> {
+        let (name, number, text) = key.codes();
+        for kind in ["keyDown", "keyUp"] {
+            let event = json!({
+                "type": kind, "key": name, "code": name, "windowsVirtualKeyCode": number,
+                "text": if kind == "keyDown" { text } else { "" },
+            });
+            self.pipe.call("Input.dispatchKeyEvent", &event)?;
+        }
+        Ok(())
     }
 
     /// Chooses a file in an `input` of that type.

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use retinanet_browser::{Browser, ColorScheme};
+use retinanet_browser::{Browser, ColorScheme, Key};
 use serde_json::Value;
+
+/// More than a page has.
+const MOST_CONTROLS: usize = 500;
 
 /// Where pages and pictures go.
 pub(crate) fn output(name: &str) -> PathBuf {
@@ -76,6 +79,23 @@ impl Window {
         self.uncover(selector);
         self.browser.click(selector).unwrap();
         self.drawn();
+    }
+
+    pub(crate) fn press(&mut self, key: Key) {
+        self.browser.press(key).unwrap();
+        self.drawn();
+    }
+
+    /// Presses Tab until what a selector names has the focus.
+    pub(crate) fn tab_to(&mut self, selector: &str) {
+        let there = format!("document.querySelector({selector:?}) === document.activeElement");
+        for _ in 0..MOST_CONTROLS {
+            if self.evaluate(&there) == true {
+                return;
+            }
+            self.press(Key::Tab);
+        }
+        panic!("Tab does not lead to {selector}");
     }
 
     pub(crate) fn hover(&mut self, selector: &str) {

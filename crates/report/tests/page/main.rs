@@ -8,7 +8,7 @@ mod made_up;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use retinanet_browser::ColorScheme;
+use retinanet_browser::{ColorScheme, Key};
 use retinanet_evaluation::{Analysis, Confusion, ErrorPart, ErrorParts, Metrics};
 use retinanet_report::{Report, TrainingLog};
 
@@ -225,6 +225,56 @@ fn the_worst_images_come_first_and_open_large() {
     window.choose("#order", "best");
     let captions = window.texts("#gallery .pictures figcaption");
     assert!(captions.iter().map(f1).rev().is_sorted(), "{captions:?}");
+    assert_eq!(window.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn the_keyboard_reaches_all_that_the_pointer_does() {
+    let Some(mut window) = made_up_window("keyboard.html") else {
+        return;
+    };
+    let heading = "#classes thead th:nth-child(2) button";
+    window.tab_to(heading);
+    let ring = "getComputedStyle(document.activeElement).outlineStyle";
+    assert_eq!(window.evaluate(ring), "solid");
+    window.press(Key::Enter);
+    let sorted = "document.querySelector('#classes [aria-sort]').textContent";
+    assert_eq!(window.evaluate(sorted), "AP");
+
+    let captions = window.texts("#gallery .pictures figcaption");
+    let frame = "#gallery .picture:nth-child(3) .frame";
+    window.tab_to(frame);
+    window.press(Key::Enter);
+    let open = "dialog[open] figcaption";
+    assert_eq!(window.texts(open), captions[2..3]);
+    window.press(Key::ArrowRight);
+    assert_eq!(window.texts(open), captions[3..4]);
+    window.press(Key::ArrowLeft);
+    assert_eq!(window.texts(open), captions[2..3]);
+    window.press(Key::Escape);
+    assert_eq!(window.count("dialog[open]"), 0);
+    let back = format!("document.activeElement === document.querySelector({frame:?})");
+    assert_eq!(window.evaluate(&back), true);
+    assert_eq!(window.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn every_control_has_its_turn_with_the_tab_key() {
+    let Some(mut window) = made_up_window("tab.html") else {
+        return;
+    };
+    let controls = "a[href], button, input, select, summary, [tabindex='0']";
+    let missed = format!(
+        "[...document.querySelectorAll({controls:?})]\
+         .filter((it) => it.checkVisibility() && !seen.has(it)).map((it) => it.outerHTML)"
+    );
+    window.evaluate("window.seen = new Set([document.body])");
+    let first_time = "!seen.has(document.activeElement) && !!seen.add(document.activeElement)";
+    window.press(Key::Tab);
+    while window.evaluate(first_time) == true {
+        window.press(Key::Tab);
+    }
+    assert_eq!(window.evaluate(&missed), serde_json::json!([]));
     assert_eq!(window.complaints(), Vec::<String>::new());
 }
 
