@@ -12,15 +12,20 @@ use retinanet_trainer::{Evaluated, Observer, Progress, StepReport};
 use crate::failure::Failure;
 
 /// Prints a failure, once and on one line.
-#[expect(clippy::print_stderr, reason = "this is where the program speaks")]
 pub(crate) fn error(failure: &Failure) {
-    eprintln!("error: {:#}", failure.error());
+    write_at_once(&format!("error: {:#}\n", failure.error()));
 }
 
 /// Prints the error of one of several processes.
-#[expect(clippy::print_stderr, reason = "this is where the program speaks")]
 pub(crate) fn error_of_rank(rank: usize, failure: &Failure) {
-    eprintln!("error: rank {rank}: {:#}", failure.error());
+    write_at_once(&format!("error: rank {rank}: {:#}\n", failure.error()));
+}
+
+/// Nothing of another process, such as mpirun's own words, comes between the parts of a line.
+fn write_at_once(line: &str) {
+    use std::io::Write;
+    // Where stderr is closed, there is nobody to tell.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Prints a result.
