@@ -181,7 +181,7 @@ fn the_papers_networks_are_built_with_the_right_number_of_parameters() {
         ("coco_retinanet_r50_fpn_1x.toml", 37_968_692 + 53_120),
         ("coco_retinanet_r101_fpn_1x.toml", 56_960_820 + 105_344),
     ] {
-        let model = read(name).model.init(80, &Device::flex()).unwrap();
+        let model = read(name).model.init(80, 0, &Device::flex()).unwrap();
         assert_eq!(model.num_params(), parameters, "{name}");
     }
 }
@@ -191,7 +191,7 @@ fn the_papers_network_looks_at_an_image() {
     let device = Device::flex();
     let model = read("coco_retinanet_r50_fpn_1x.toml")
         .model
-        .init(80, &device)
+        .init(80, 0, &device)
         .unwrap();
     let Predictions { logits, deltas, .. } = model.forward(Tensor::zeros([1, 3, 64, 96], &device));
     // 9 anchors in each cell of 8×12, 4×6, 2×3, 1×2 and 1×1.

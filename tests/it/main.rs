@@ -21,13 +21,3 @@ mod training;
 mod weights;
 #[cfg(feature = "mpi")]
 mod world;
-
-/// Draws parameters while no other test does: all tests share one generator, and a seed counts only
-/// where nobody draws in between.
-fn draw<T>(draw: impl FnOnce() -> T) -> T {
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _alone = DRAWING
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    draw()
-}

@@ -9,8 +9,8 @@
 //! use retinanet_backbone::{Architecture, FeaturePyramidConfig, ResNetConfig};
 //!
 //! let device = Device::flex();
-//! let resnet = ResNetConfig::new(Architecture::Resnet18).with_width(8).init(&device);
-//! let pyramid = FeaturePyramidConfig::new(resnet.channels()).with_channels(16).init(&device);
+//! let resnet = ResNetConfig::new(Architecture::Resnet18).with_width(8).init(0, &device);
+//! let pyramid = FeaturePyramidConfig::new(resnet.channels()).with_channels(16).init(0, &device);
 //!
 //! let images = Tensor::<4>::zeros([1, 64, 64, 3], &device);
 //! let levels = pyramid.forward(resnet.forward(images));

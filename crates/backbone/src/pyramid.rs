@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::nn::conv::Conv2d;
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{add_upsampled, conv2d, options_of};
+use retinanet_convolution::{WeightDistribution, add_upsampled, conv2d, options_of};
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::biased;
@@ -91,8 +91,8 @@ impl FeaturePyramidConfig {
         self
     }
 
-    /// Draws the parameters.
-    pub fn init(&self, device: &Device) -> FeaturePyramid {
+    /// Makes the pyramid, with weights that are a function of the seed alone.
+    pub fn init(&self, seed: u64, device: &Device) -> FeaturePyramid {
         let channels = self.channels;
         let [c2, c3, c4, c5] = self.channels_in;
         let has_p2 = self.finest == FinestLevel::P2;
@@ -100,7 +100,7 @@ impl FeaturePyramidConfig {
             P6Source::C5 => c5,
             P6Source::P5 => channels,
         };
-        FeaturePyramid {
+        let pyramid = FeaturePyramid {
             lateral2: has_p2.then(|| biased([c2, channels], 1, 1, device)),
             lateral3: biased([c3, channels], 1, 1, device),
             lateral4: biased([c4, channels], 1, 1, device),
@@ -113,7 +113,8 @@ impl FeaturePyramidConfig {
             p7: biased([channels, channels], 3, 2, device),
             p6_from: self.p6_from,
             relu_before_p7: self.relu_before_p7,
-        }
+        };
+        WeightDistribution::XavierUniform.draw(pyramid, seed, "pyramid")
     }
 }
 
@@ -204,7 +205,7 @@ mod tests {
             let pyramid = FeaturePyramidConfig::new([2, 4, 8, 16])
                 .with_channels(6)
                 .with_p6_from(source)
-                .init(&device);
+                .init(0, &device);
             let dims = dims(&pyramid.forward(features(&device)));
             assert_eq!(dims, [16, 8, 4, 2, 1].map(|side| [1, side, side, 6]));
         }
@@ -220,7 +221,7 @@ mod tests {
         let pyramid = FeaturePyramidConfig::new([2, 4, 8, 16])
             .with_channels(6)
             .with_finest_level(FinestLevel::P2)
-            .init(&device);
+            .init(0, &device);
         let levels = pyramid.forward(features(&device));
         assert_eq!(
             dims(&levels),
@@ -243,7 +244,7 @@ mod tests {
             let mut pyramid = FeaturePyramidConfig::new([2, 4, 8, 16])
                 .with_channels(6)
                 .with_relu_before_p7(relu)
-                .init(&device);
+                .init(0, &device);
             // A bias this low makes all of P6 negative, and so P7 its own bias: 0.
             let low = burn::nn::Initializer::Constant { value: -1e3 };
             pyramid.p6.bias = Some(low.init([6], &device));

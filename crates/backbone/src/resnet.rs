@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::max_pool2d;
+use retinanet_convolution::{WeightDistribution, max_pool2d};
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::unbiased;
@@ -129,8 +129,8 @@ impl ResNetConfig {
         self
     }
 
-    /// Draws the parameters.
-    pub fn init(&self, device: &Device) -> ResNet {
+    /// Makes the network, with weights that are a function of the seed alone.
+    pub fn init(&self, seed: u64, device: &Device) -> ResNet {
         let [blocks2, blocks3, blocks4, blocks5] = self.architecture.blocks();
         let resnet = ResNet {
             conv1: unbiased([3, self.width], 7, 2, 1, device),
@@ -141,7 +141,8 @@ impl ResNetConfig {
             layer4: self.stage(self.stage_channels(2), 3, blocks5, device),
             channels: [0, 1, 2, 3].map(|stage| self.stage_channels(stage)),
         };
-        resnet.freeze_first(self.freeze_at)
+        (WeightDistribution::KaimingNormal.draw(resnet, seed, "backbone"))
+            .freeze_first(self.freeze_at)
     }
 
     /// The blocks of stage 0 (C2) to 3 (C5).
@@ -292,7 +293,7 @@ mod tests {
             (Architecture::Resnext101_32x8d, 86_742_336, 101_440),
             (Architecture::WideResnet50_2, 66_834_240, 34_112),
         ] {
-            let resnet = ResNetConfig::new(architecture).init(&Device::flex());
+            let resnet = ResNetConfig::new(architecture).init(0, &Device::flex());
             assert_eq!(
                 resnet.num_params(),
                 parameters + 2 * channels_of_norms,
@@ -309,7 +310,9 @@ mod tests {
             Architecture::Resnet50,
             Architecture::Resnext50_32x4d,
         ] {
-            let resnet = ResNetConfig::new(architecture).with_width(4).init(&device);
+            let resnet = ResNetConfig::new(architecture)
+                .with_width(4)
+                .init(0, &device);
             let features = resnet.forward(Tensor::zeros([2, 97, 64, 3], &device));
             let [channels2, channels3, channels4, channels5] = resnet.channels();
             assert_eq!(features.c2.dims(), [2, 25, 16, channels2]);
@@ -326,7 +329,7 @@ mod tests {
             let resnet = ResNetConfig::new(Architecture::Resnet50)
                 .with_width(4)
                 .with_stride_in_1x1(stride_in_1x1)
-                .init(&device);
+                .init(0, &device);
             let block = format!("{}", resnet.layer2[0]);
             let strides: Vec<_> = block.matches("stride: [2, 2]").collect();
             // This one and the shortcut.
@@ -348,7 +351,7 @@ mod tests {
                 .with_width(4)
                 .with_norm(NormKind::GroupNorm)
                 .with_freeze_at(freeze_at)
-                .init(&Device::flex().autodiff());
+                .init(0, &Device::flex().autodiff());
             let trainable = count_trainable(&resnet);
             assert!(trainable < trainable_before, "freeze_at {freeze_at}");
             trainable_before = trainable;
@@ -372,7 +375,7 @@ mod tests {
             let resnet = ResNetConfig::new(Architecture::Resnet18)
                 .with_width(4)
                 .with_norm(norm)
-                .init(&device);
+                .init(0, &device);
             resnet.forward(images.clone());
             let (Norm::Batch(batch_norm) | Norm::FixedStatistics(batch_norm)) = &resnet.norm1
             else {

@@ -200,8 +200,7 @@ impl<'a> Bench<'a> {
             ..
         } = self.arguments;
         let device = self.device.clone().autodiff();
-        device.seed(seed);
-        let model = self.model.init(classes, &device)?;
+        let model = self.model.init(classes, seed, &device)?;
         let criterion = CriterionConfig::default().init().map_err(Failure::usage)?;
         let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion);
         let images = self.images(&device);
@@ -234,8 +233,7 @@ impl<'a> Bench<'a> {
             seed,
             ..
         } = self.arguments;
-        self.device.seed(seed);
-        let model = self.model.init(classes, self.device)?.valid();
+        let model = self.model.init(classes, seed, self.device)?.valid();
         let decoder = DecodeConfig::default().init(&ModelConfig::default())?;
         let images = self.images(self.device);
         let anchors = self.generator.generate(size.height, size.width);
@@ -359,8 +357,11 @@ impl<'a> Bench<'a> {
     }
 
     fn images(&self, device: &Device) -> Tensor<4> {
-        let &BenchArguments { size, batch, .. } = self.arguments;
+        let &BenchArguments {
+            size, batch, seed, ..
+        } = self.arguments;
         let shape = [batch, 3, size.height, size.width];
+        device.seed(seed);
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
     }
 

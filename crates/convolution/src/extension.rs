@@ -17,21 +17,7 @@ use burn::tensor::TensorData;
 use crate::kernels::epilogue::{Epilogue, relu_gradient};
 use crate::kernels::norm::{Groups, Moments, NormGradients};
 use crate::kernels::resample::{Pool, add_upsampled, upsampled_gradient};
-use crate::kernels::sums::channel_sums;
-use crate::problem::Problem;
 use crate::shape::Maps;
-
-/// A convolution with its end.
-#[derive(Clone, Debug)]
-pub struct ConvCall {
-    pub(crate) problem: Arc<Problem>,
-    /// `[outputs]`, what the product is multiplied by; constant.
-    pub(crate) scale: Option<Arc<Vec<f32>>>,
-    pub(crate) has_bias: bool,
-    pub(crate) has_residual: bool,
-    pub(crate) relu: bool,
-    pub(crate) output_shape: Vec<usize>,
-}
 
 /// A normalisation with its end.
 #[derive(Clone, Debug)]
@@ -60,15 +46,6 @@ pub struct UpsampleCall {
 /// Operations on maps with the channels last. Tensors that a call says are absent are any at all.
 #[backend_extension(Flex, Autodiff)]
 pub trait ChannelsLast: Backend {
-    /// Convolves, and finishes with scale, bias, residual and ReLU.
-    fn convolve(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        residual: FloatTensor<Self>,
-        call: ConvCall,
-    ) -> FloatTensor<Self>;
-
     /// Normalises with statistics of the input that were taken before.
     fn normalize(
         input: FloatTensor<Self>,
@@ -89,9 +66,9 @@ pub trait ChannelsLast: Backend {
     ) -> FloatTensor<Self>;
 }
 
-type FlexTensor = FloatTensor<Flex>;
+pub(crate) type FlexTensor = FloatTensor<Flex>;
 
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() {
         tensor
     } else {
@@ -99,22 +76,22 @@ fn contiguous(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-fn values(tensor: &FlexTensor) -> &[f32] {
+pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor
         .as_slice()
         .expect("parameters and maps are f32 and were made contiguous")
 }
 
-fn new_tensor(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
+pub(crate) fn new_tensor(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
-fn shape_of(tensor: &FlexTensor) -> Vec<usize> {
+pub(crate) fn shape_of(tensor: &FlexTensor) -> Vec<usize> {
     tensor.shape().to_vec()
 }
 
 /// The gradient before the ReLU, where there was one; in place where nobody else holds it.
-fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> FlexTensor {
+pub(crate) fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> FlexTensor {
     let mut gradient = contiguous(gradient);
     let Some(output) = output else {
         return gradient;
@@ -128,25 +105,6 @@ fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> FlexTensor 
 }
 
 impl ChannelsLast for Flex {
-    fn convolve(
-        input: FlexTensor,
-        weight: FlexTensor,
-        bias: FlexTensor,
-        residual: FlexTensor,
-        call: ConvCall,
-    ) -> FlexTensor {
-        let [input, weight] = [input, weight].map(contiguous);
-        let [bias, residual] = [bias, residual].map(contiguous);
-        let end = Epilogue {
-            scale: call.scale.as_ref().map(|scale| &***scale),
-            bias: call.has_bias.then(|| values(&bias)),
-            residual: call.has_residual.then(|| values(&residual)),
-            relu: call.relu,
-        };
-        let output = call.problem.forward(values(&input), values(&weight), end);
-        new_tensor(output, call.output_shape)
-    }
-
     fn normalize(
         input: FlexTensor,
         gamma: FlexTensor,
@@ -191,49 +149,6 @@ fn pool(input: FlexTensor, call: &PoolCall) -> (FlexTensor, Vec<u8>) {
     let maps = [maps_in, maps_out];
     let (output, taps) = call.pool.forward(maps, values(&input), channels(&input));
     (new_tensor(output, call.output_shape.clone()), taps)
-}
-
-#[derive(Debug)]
-struct ConvolveBackward;
-
-#[derive(Clone, Debug)]
-struct ConvolveState {
-    input: FlexTensor,
-    weight: FlexTensor,
-    /// Where a ReLU ends it.
-    output: Option<FlexTensor>,
-    call: ConvCall,
-}
-
-impl Backward<Flex, 4> for ConvolveBackward {
-    type State = ConvolveState;
-
-    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let [input, weight, bias, residual] = ops.parents;
-        let state = ops.state;
-        let call = state.call;
-        let scale = call.scale.as_ref().map(|scale| &***scale);
-        let gradient = grads.consume::<Flex>(&ops.node);
-        let gradient = before_relu(gradient, state.output.as_ref());
-        if let Some(node) = bias {
-            let sums = channel_sums(values(&gradient), call.problem.outputs);
-            let sums = sums.into_iter().map(|sum| sum as f32).collect();
-            grads.register::<Flex>(node.id, new_tensor(sums, [call.problem.outputs]));
-        }
-        if let Some(node) = weight {
-            let (input, gradient) = (values(&state.input), values(&gradient));
-            let weights = call.problem.weight_gradient(input, gradient, scale);
-            grads.register::<Flex>(node.id, new_tensor(weights, shape_of(&state.weight)));
-        }
-        if let Some(node) = input {
-            let (weight, gradient) = (values(&state.weight), values(&gradient));
-            let pixels = call.problem.input_gradient(gradient, weight, scale);
-            grads.register::<Flex>(node.id, new_tensor(pixels, shape_of(&state.input)));
-        }
-        if let Some(node) = residual {
-            grads.register::<Flex>(node.id, gradient);
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -326,38 +241,6 @@ impl Backward<Flex, 2> for UpsampleBackward {
 }
 
 impl<C: CheckpointStrategy> ChannelsLast for Autodiff<Flex, C> {
-    fn convolve(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        residual: FloatTensor<Self>,
-        call: ConvCall,
-    ) -> FloatTensor<Self> {
-        let nodes = [input.node(), weight.node(), bias.node(), residual.node()];
-        let prepared = ConvolveBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful();
-        let [input, weight] = [input, weight].map(|tensor| contiguous(tensor.into_primitive()));
-        let [bias, residual] = [bias, residual].map(FloatTensor::<Self>::into_primitive);
-        match prepared {
-            OpsKind::Tracked(prepared) => {
-                let output =
-                    Flex::convolve(input.clone(), weight.clone(), bias, residual, call.clone());
-                let state = ConvolveState {
-                    input,
-                    weight,
-                    output: call.relu.then(|| output.clone()),
-                    call,
-                };
-                prepared.finish(state, output)
-            }
-            OpsKind::UnTracked(prepared) => {
-                prepared.finish(Flex::convolve(input, weight, bias, residual, call))
-            }
-        }
-    }
-
     fn normalize(
         input: FloatTensor<Self>,
         gamma: FloatTensor<Self>,

@@ -1,4 +1,4 @@
-//! The layers: the CPU's kernels on flex, Burn's own operations on every other device.
+//! The layers: kernels of ours where there are some for the device, else Burn's own operations.
 
 use std::iter;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use burn::tensor::module::{batch_norm_train, interpolate};
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation, module};
 
-use crate::extension::{ChannelsLast, ConvCall, NormCall, PoolCall, UpsampleCall};
+use crate::calls::{EndParts, LayerCall, record};
+use crate::convolve::{ConvCall, Convolve};
+use crate::extension::{ChannelsLast, NormCall, PoolCall, UpsampleCall};
 use crate::kernels::norm::{Groups, Moments};
 use crate::kernels::resample::Pool;
 use crate::levels::Levels;
@@ -78,7 +80,13 @@ pub fn conv2d_with_end(
     end: End<Tensor<4>>,
 ) -> Tensor<4> {
     let [batch, height, width, channels] = input.dims();
-    if !is_flex(&input.device()) {
+    record(|| LayerCall::Convolution {
+        levels: vec![[height, width]],
+        weight: weight.dims(),
+        options,
+        end: EndParts::of(&end),
+    });
+    if !has_convolution(&input.device()) {
         return end.apply(plain_conv2d(input, weight, options));
     }
     let maps = Maps::batch(batch, height, width);
@@ -103,7 +111,13 @@ pub fn conv2d_levels(
     options: ConvOptions,
     end: End<Tensor<3>>,
 ) -> Levels {
-    if !is_flex(&input.values.device()) {
+    record(|| LayerCall::Convolution {
+        levels: input.sizes.clone(),
+        weight: weight.dims(),
+        options,
+        end: EndParts::of(&end),
+    });
+    if !has_convolution(&input.values.device()) {
         let convolved = input.map_each(|map| plain_conv2d(map, weight.clone(), options));
         return Levels {
             values: end.apply(convolved.values),
@@ -121,13 +135,21 @@ pub fn conv2d_levels(
     }
 }
 
-fn convolve<const D: usize>(
+/// Convolves maps that lie as a problem says, by the kernels of the tensors' device.
+pub(crate) fn convolve<const D: usize>(
     input: Tensor<D>,
-    weight: Tensor<4>,
+    mut weight: Tensor<4>,
     problem: Problem,
     output_shape: Vec<usize>,
-    end: End<Tensor<D>>,
+    mut end: End<Tensor<D>>,
 ) -> Tensor<D> {
+    if !is_flex(&input.device())
+        && let Some(scale) = end.scale.take()
+    {
+        // The CPU's kernels scale the output while it is in the cache; to read the scale there the
+        // host would have to wait for a GPU.
+        weight = weight * scale.detach().reshape([problem.outputs, 1, 1, 1]);
+    }
     let absent = || Tensor::<1>::zeros([1], &input.device()).into_dispatch();
     let call = ConvCall {
         problem: Arc::new(problem),
@@ -141,7 +163,7 @@ fn convolve<const D: usize>(
     };
     let bias = end.bias.map_or_else(absent, Tensor::into_dispatch);
     let residual = end.residual.map_or_else(absent, Tensor::into_dispatch);
-    let output = <Dispatch as ChannelsLast>::convolve(
+    let output = <Dispatch as Convolve>::convolve(
         input.into_dispatch(),
         weight.into_dispatch(),
         bias,
@@ -210,6 +232,11 @@ pub fn options_of(conv: &Conv2d) -> ConvOptions {
 /// - `input` and output: `[batch, height, width, channels]`
 pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: End<Tensor<4>>) -> Tensor<4> {
     let [batch, height, width, channels] = input.dims();
+    record(|| LayerCall::BatchNorm {
+        size: [height, width],
+        channels,
+        end: EndParts::of(&end),
+    });
     let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     let device = input.device();
     let (output, mean, variance) = if is_flex(&device) {
@@ -242,6 +269,12 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: End<Tensor<4>>) -> Te
 
 /// Group norm over each level of each image. `end` gives residual and ReLU.
 pub fn group_norm(norm: &GroupNorm, input: Levels, end: End<Tensor<3>>) -> Levels {
+    record(|| LayerCall::GroupNorm {
+        levels: input.sizes.clone(),
+        channels: input.values.dims()[2],
+        groups: norm.num_groups,
+        end: EndParts::of(&end),
+    });
     let on_flex = is_flex(&input.values.device());
     let (Some(gamma), Some(beta), true) = (&norm.gamma, &norm.beta, on_flex) else {
         let normalized = input.map_each(|map| channels_last(norm.forward(channels_first(map))));
@@ -303,6 +336,11 @@ fn normalize<const D: usize>(
 pub fn max_pool2d(input: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
     assert!(kernel <= 16, "a pooling window of {kernel} pixels");
     let [batch, height, width, channels] = input.dims();
+    record(|| LayerCall::MaxPool {
+        size: [height, width],
+        channels,
+        window: [kernel, stride, padding],
+    });
     if !is_flex(&input.device()) {
         let options = MaxPoolOptions::new([kernel; 2])
             .with_stride([stride; 2])
@@ -333,13 +371,17 @@ pub fn max_pool2d(input: Tensor<4>, kernel: usize, stride: usize, padding: usize
 ///
 /// - `finer`, `coarser`: `[batch, height, width, channels]`
 pub fn add_upsampled(finer: Tensor<4>, coarser: Tensor<4>) -> Tensor<4> {
-    let [batch, height, width, _] = finer.dims();
+    let [batch, height, width, channels] = finer.dims();
+    let [_, coarser_height, coarser_width, _] = coarser.dims();
+    record(|| LayerCall::Upsample {
+        sizes: [[height, width], [coarser_height, coarser_width]],
+        channels,
+    });
     if !is_flex(&finer.device()) {
         let options =
             InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([height, width]);
         return finer + channels_last(interpolate(channels_first(coarser), options));
     }
-    let [_, coarser_height, coarser_width, _] = coarser.dims();
     let call = UpsampleCall {
         maps: Arc::new([
             Maps::batch(batch, height, width),
@@ -362,6 +404,20 @@ pub fn channels_last(maps: Tensor<4>) -> Tensor<4> {
 /// From `[batch, height, width, channels]` to Burn's `[batch, channels, height, width]`.
 pub fn channels_first(maps: Tensor<4>) -> Tensor<4> {
     maps.permute([0, 3, 1, 2])
+}
+
+/// Whether there are kernels of ours for convolution on a device.
+fn has_convolution(device: &Device) -> bool {
+    match device.clone().inner().as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "gpu")]
+        DispatchDevice::Cube(_) => true,
+        #[allow(
+            unreachable_patterns,
+            reason = "other devices come with Burn's features"
+        )]
+        _ => false,
+    }
 }
 
 fn is_flex(device: &Device) -> bool {

@@ -9,7 +9,11 @@
 //! Channels come last because then a pixel is a row: a 1×1 convolution is a product of the map as
 //! it lies, columns are copied in runs, and every other kernel walks memory in order.
 
+mod calls;
+mod convolve;
 mod extension;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod kernels;
 mod layers;
 mod levels;
@@ -17,7 +21,9 @@ mod problem;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod weights;
 
+pub use calls::{Deviation, EndParts, LayerCall, record_calls};
 pub use layers::{
     End, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
     conv2d_with_end, group_norm, max_pool2d, options_of,
@@ -25,3 +31,4 @@ pub use layers::{
 pub use levels::Levels;
 pub use problem::{set_winograd, winograd_allowed};
 pub use shape::ConvOptions;
+pub use weights::WeightDistribution;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Stride, padding, dilation and groups of a convolution, `[vertical, horizontal]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvOptions {
     /// Pixels between two windows, at least 1.
     pub stride: [usize; 2],

@@ -13,6 +13,7 @@ use crate::shape::{ConvOptions, Maps};
 #[derive(Debug)]
 struct Case {
     problem: Problem,
+    images: usize,
     input: Vec<f32>,
     weights: Vec<f32>,
     gradient: Vec<f32>,
@@ -22,7 +23,15 @@ struct Case {
 }
 
 impl Case {
-    fn new(problem: Problem, seed: u64) -> Self {
+    /// A convolution over some levels of some images.
+    fn new(
+        (images, levels): (usize, &[[usize; 2]]),
+        weight: [usize; 4],
+        options: ConvOptions,
+        seed: u64,
+    ) -> Self {
+        let maps = Maps::levels(images, levels);
+        let problem = Problem::new(maps, weight[1] * options.groups, weight, options);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut values = |count: usize| -> Vec<f32> {
             (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
@@ -37,6 +46,7 @@ impl Case {
             bias: values(problem.outputs),
             residual: values(pixels_out * problem.outputs),
             problem,
+            images,
         }
     }
 
@@ -128,6 +138,7 @@ impl Case {
             bias: without(&self.bias),
             residual: without(&self.residual),
             problem: self.problem.clone(),
+            images: self.images,
         }
     }
 
@@ -166,6 +177,7 @@ prop_compose! {
         groups in 1..4_usize,
         inputs in 1..6_usize,
         outputs in 1..6_usize,
+        images in 1..3_usize,
         seed: u64,
     ) -> Case {
         let options = ConvOptions { stride, padding, dilation, groups };
@@ -173,9 +185,8 @@ prop_compose! {
             (dilation[axis] * (kernel[axis] - 1) + 1).saturating_sub(2 * padding[axis])
         });
         let sizes = maps.iter().map(|size| [size[0].max(reach[0]), size[1].max(reach[1])]);
-        let maps = Maps::levels(1, &sizes.collect::<Vec<_>>());
         let weights = [outputs * groups, inputs, kernel[0], kernel[1]];
-        Case::new(Problem::new(maps, inputs * groups, weights, options), seed)
+        Case::new((images, &sizes.collect::<Vec<_>>()), weights, options, seed)
     }
 }
 
@@ -186,9 +197,7 @@ prop_compose! {
         outputs in 1..40_usize,
         seed: u64,
     ) -> Case {
-        let weights = [outputs, inputs, 3, 3];
-        let maps = Maps::levels(1, &maps);
-        Case::new(Problem::new(maps, inputs, weights, ConvOptions::new(1, 1)), seed)
+        Case::new((1, &maps), [outputs, inputs, 3, 3], ConvOptions::new(1, 1), seed)
     }
 }
 
@@ -219,8 +228,7 @@ fn blocks_join_without_a_seam() {
         (3, ConvOptions::new(1, 1), [40, 37], [130, 17]),
     ] {
         let weights = [channels[1], channels[0], kernel, kernel];
-        let maps = Maps::levels(2, &[size, [5, 3]]);
-        let case = Case::new(Problem::new(maps, channels[0], weights, options), 1);
+        let case = Case::new((2, &[size, [5, 3]]), weights, options, 1);
         case.check(Path::Direct, 2e-6);
         case.check(Path::FewPixels, 2e-6);
         if options == ConvOptions::new(1, 1) {
@@ -247,8 +255,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         (7, ConvOptions::new(2, 3), [70, 64], [3, 10]),
     ] {
         let weights = [channels[1], channels[0], kernel, kernel];
-        let maps = Maps::levels(2, &[size, [5, 3]]);
-        let case = Case::new(Problem::new(maps, channels[0], weights, options), 7);
+        let case = Case::new((2, &[size, [5, 3]]), weights, options, 7);
         for path in Path::ALL {
             if path != Path::Winograd || options == ConvOptions::new(1, 1) && kernel == 3 {
                 let (alone, shared) = (
@@ -297,7 +304,10 @@ impl Case {
     }
 
     fn check(&self, path: Path, precision: f64) {
-        let [forward, input, weights] = self.run(path);
+        self.check_results(self.run(path), precision);
+    }
+
+    fn check_results(&self, [forward, input, weights]: [Vec<f32>; 3], precision: f64) {
         let terms = self.without_signs();
         assert_close(
             "output",
@@ -309,5 +319,166 @@ impl Case {
         assert_close("input gradient", &input, expected, precision);
         let expected = [self.weight_gradient(), terms.weight_gradient()];
         assert_close("weight gradient", &weights, expected, precision);
+    }
+}
+
+/// The kernels for GPUs, through the operation that layers call, with its gradients.
+#[cfg(feature = "wgpu")]
+mod on_a_gpu {
+    use burn::tensor::{Device, Tensor, TensorData};
+
+    use super::*;
+    use crate::layers::{End, convolve};
+
+    /// Opens the GPU, or tells that there is none.
+    #[expect(clippy::print_stderr, reason = "a skipped test tells why")]
+    fn gpu() -> Option<Device> {
+        (Device::wgpu_options().init())
+            .inspect_err(|error| eprintln!("skipped: no wgpu adapter ({error})"))
+            .ok()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn convolution_agrees_with_f64(case in any_case()) {
+            if let Some(gpu) = gpu() {
+                case.check_results(case.run_on(&gpu), 2e-6);
+            }
+        }
+    }
+
+    /// Sizes at which the work is cut into several tiles, in all directions; and channels by which
+    /// one level's gradient could be taken for a whole tensor of its own.
+    #[test]
+    fn tiles_join_without_a_seam() {
+        let Some(gpu) = gpu() else { return };
+        for (kernel, options, size, channels) in [
+            (1, ConvOptions::new(1, 0), [40, 37], [70, 20]),
+            (3, ConvOptions::new(2, 1), [61, 40], [33, 20]),
+            (7, ConvOptions::new(2, 3), [70, 64], [3, 10]),
+            (3, ConvOptions::new(1, 1), [40, 37], [130, 17]),
+            (3, ConvOptions::new(1, 1), [8, 8], [64, 64]),
+            (3, ConvOptions::new(1, 1), [4, 4], [16, 150]),
+        ] {
+            let weights = [channels[1], channels[0], kernel, kernel];
+            let case = Case::new((2, &[size, [5, 3]]), weights, options, 1);
+            case.check_results(case.run_on(&gpu), 2e-6);
+        }
+    }
+
+    #[test]
+    fn biases_and_residuals_have_their_gradients() {
+        let Some(gpu) = gpu() else { return };
+        let case = Case::new(
+            (2, &[[40, 37], [5, 3]]),
+            [5, 4, 3, 3],
+            ConvOptions::new(1, 1),
+            3,
+        );
+        let problem = &case.problem;
+        let pixels = problem.maps_out.pixels();
+        let Tensors {
+            input,
+            weight,
+            bias,
+            residual,
+            ..
+        } = case.tensors(&gpu);
+        let (bias, residual) = (bias.require_grad(), residual.require_grad());
+        let end = End {
+            bias: Some(bias.clone()),
+            residual: Some(residual.clone()),
+            relu: true,
+            ..End::NOTHING
+        };
+        let shape = residual.dims().to_vec();
+        let output = convolve(input, weight, problem.clone(), shape, end);
+        let open = output.to_data();
+        let slope = tensor(&case.gradient, residual.dims(), &gpu);
+        let gradients = (output * slope).sum().backward();
+        let expected: Vec<f32> = (open.iter::<f32>().zip(&case.gradient))
+            .map(|(output, slope)| if output > 0.0 { *slope } else { 0.0 })
+            .collect();
+        assert!(expected.contains(&0.0) && expected.iter().any(|slope| *slope != 0.0));
+        assert_eq!(values(residual.grad(&gradients).unwrap()), expected);
+        let of_bias = values(bias.grad(&gradients).unwrap());
+        for (channel, sum) in of_bias.into_iter().enumerate() {
+            let column = expected.iter().skip(channel).step_by(problem.outputs);
+            let expected: f64 = column.map(|slope| f64::from(*slope)).sum();
+            let error = (f64::from(sum) - expected).abs();
+            assert!(error < 1e-6 * pixels as f64, "{sum} and {expected}");
+        }
+    }
+
+    struct Tensors {
+        input: Tensor<3>,
+        weight: Tensor<4>,
+        scale: Tensor<1>,
+        bias: Tensor<1>,
+        residual: Tensor<3>,
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().iter::<f32>().collect()
+    }
+
+    fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+        let data = TensorData::new(values.to_vec(), shape);
+        Tensor::from_data(data, &device.clone().autodiff())
+    }
+
+    impl Case {
+        fn tensors(&self, device: &Device) -> Tensors {
+            let problem = &self.problem;
+            let maps = |maps: &Maps, channels| [self.images, maps.pixels() / self.images, channels];
+            let [inputs, outputs] = [
+                maps(&problem.maps_in, problem.inputs),
+                maps(&problem.maps_out, problem.outputs),
+            ];
+            let [height, width] = problem.kernel;
+            let weight = [problem.outputs, problem.inputs_per_group(), height, width];
+            Tensors {
+                input: tensor(&self.input, inputs, device).require_grad(),
+                weight: tensor(&self.weights, weight, device).require_grad(),
+                scale: tensor(&self.scale, [problem.outputs], device),
+                bias: tensor(&self.bias, [problem.outputs], device),
+                residual: tensor(&self.residual, outputs, device),
+            }
+        }
+
+        /// Output and both gradients, as [`run`](Self::run).
+        fn run_on(&self, device: &Device) -> [Vec<f32>; 3] {
+            let Tensors {
+                input,
+                weight,
+                scale,
+                bias,
+                residual,
+            } = self.tensors(device);
+            let shape = residual.dims();
+            let plain = End {
+                scale: Some(scale),
+                ..End::NOTHING
+            };
+            let full = End {
+                bias: Some(bias),
+                residual: Some(residual),
+                relu: true,
+                ..plain.clone()
+            };
+            let run = |end| {
+                let problem = self.problem.clone();
+                convolve(input.clone(), weight.clone(), problem, shape.to_vec(), end)
+            };
+            let slope = tensor(&self.gradient, shape, device);
+            let gradients = (run(plain) * slope).sum().backward();
+            [
+                values(run(full)),
+                values(input.grad(&gradients).unwrap()),
+                values(weight.grad(&gradients).unwrap()),
+            ]
+        }
     }
 }

@@ -124,12 +124,18 @@ impl ModelConfig {
         Ok(self.anchors.init(self.finest_level.strides())?)
     }
 
-    /// Draws a model for this many classes. The same device seed gives the same parameters.
+    /// Makes a model for this many classes. Its parameters are a function of the settings and the
+    /// seed alone: the same bits on every device.
     ///
     /// # Errors
     ///
     /// Returns an error where a setting is out of range, or there is no class to learn.
-    pub fn init(&self, classes: usize, device: &Device) -> Result<RetinaNet, ModelError> {
+    pub fn init(
+        &self,
+        classes: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<RetinaNet, ModelError> {
         self.check()?;
         if classes == 0 {
             return Err(ModelError::NoClasses);
@@ -140,20 +146,20 @@ impl ModelConfig {
             .with_stride_in_1x1(self.stride_in_1x1)
             .with_freeze_at(self.freeze_at)
             .with_width(self.width)
-            .init(device);
+            .init(seed, device);
         let pyramid = FeaturePyramidConfig::new(backbone.channels())
             .with_channels(self.fpn_channels)
             .with_finest_level(self.finest_level)
             .with_p6_from(self.p6_from)
             .with_relu_before_p7(self.relu_before_p7)
-            .init(device);
+            .init(seed, device);
         let anchors_per_cell = self.anchor_generator()?.anchors_per_cell();
         let class_subnet =
             self.head
-                .init_class_subnet(self.fpn_channels, anchors_per_cell, classes, device);
-        let box_subnet = self
-            .head
-            .init_box_subnet(self.fpn_channels, anchors_per_cell, device);
+                .init_class_subnet(self.fpn_channels, anchors_per_cell, classes, seed, device);
+        let box_subnet =
+            self.head
+                .init_box_subnet(self.fpn_channels, anchors_per_cell, seed, device);
         let model = RetinaNet {
             backbone,
             pyramid,
@@ -162,14 +168,13 @@ impl ModelConfig {
             classes,
             norm: self.norm,
         };
-        draw_parameters(&model);
+        make_parameters(&model);
         Ok(model)
     }
 }
 
-/// Burn draws a parameter when it is first read; reading them all in order now makes them a
-/// function of the seed alone.
-fn draw_parameters(model: &RetinaNet) {
+/// Burn makes a parameter when it is first read: all of them now, and not in the middle of a step.
+fn make_parameters(model: &RetinaNet) {
     struct Reader;
     impl ModuleVisitor for Reader {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

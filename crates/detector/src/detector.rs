@@ -70,7 +70,7 @@ impl Detector {
     pub fn open(run: &Path, device: &Device) -> Result<Self, DetectorError> {
         let saved = SavedDetector::read(run)?;
         let DetectorFile { config, classes } = &saved.file;
-        let model = saved.load(config.model.init(classes.len(), device)?)?;
+        let model = saved.load(config.model.init(classes.len(), 0, device)?)?;
         Self::new(config, &model, classes.clone(), device)
     }
 
@@ -85,7 +85,7 @@ impl Detector {
         device: &Device,
     ) -> Result<Self, DetectorError> {
         let classes = read_classes(weights)?;
-        let mut model = config.model.init(classes.len(), device)?;
+        let mut model = config.model.init(classes.len(), 0, device)?;
         load_weights(&mut model, weights)?;
         Self::new(config, &model, classes, device)
     }

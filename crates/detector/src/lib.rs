@@ -13,7 +13,7 @@
 //!     fpn_channels: 16,
 //!     ..ModelConfig::default()
 //! };
-//! let model = config.init(3, &device)?;
+//! let model = config.init(3, 0, &device)?;
 //! let images = Tensor::zeros([1, 3, 64, 64], &device);
 //! let Predictions { logits, deltas, .. } = model.forward(images);
 //! assert_eq!(logits.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 3]);

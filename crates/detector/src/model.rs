@@ -137,7 +137,7 @@ mod tests {
             (second, 91, 38_198_935),
             (plain, 80, 37_915_572),
         ] {
-            let model = config.init(classes, &Device::flex()).unwrap();
+            let model = config.init(classes, 0, &Device::flex()).unwrap();
             assert_eq!(model.parameters(), parameters);
         }
     }
@@ -152,7 +152,7 @@ mod tests {
             ..ModelConfig::default()
         };
         let generator = config.anchor_generator().unwrap();
-        let model = config.init(2, &device).unwrap();
+        let model = config.init(2, 0, &device).unwrap();
         for [height, width] in [[64, 96], [32, 32], [160, 64]] {
             let images = Tensor::random([2, 3, height, width], Distribution::Default, &device);
             let Predictions {

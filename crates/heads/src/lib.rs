@@ -8,7 +8,7 @@
 //!
 //! let device = Device::flex();
 //! let config = HeadConfig { depth: 1, ..HeadConfig::default() };
-//! let classes = config.init_class_subnet(16, 9, 3, &device);
+//! let classes = config.init_class_subnet(16, 9, 3, 0, &device);
 //! let maps = [4, 2].map(|side| Tensor::zeros([1, side, side, 16], &device));
 //! let logits = classes.forward(Levels::pack(maps));
 //! assert_eq!(logits.dims(), [1, (4 * 4 + 2 * 2) * 9, 3]);

@@ -2,24 +2,28 @@ use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{End, Levels, conv2d_levels, group_norm, options_of};
+use retinanet_convolution::{
+    End, Levels, WeightDistribution, conv2d_levels, group_norm, options_of,
+};
 
 use crate::config::{ClassScores, HeadConfig, HeadNorm};
 
-/// Spread of the weights of a fresh head (section 4.1, "Initialization").
-const WEIGHT_STD: f64 = 0.01;
+/// The weights of a fresh head (section 4.1, "Initialization").
+const WEIGHTS: WeightDistribution = WeightDistribution::Normal { std: 0.01 };
 
 /// Groups of a [`HeadNorm::GroupNorm`].
 const GROUPS: usize = 32;
 
 impl HeadConfig {
-    /// Draws a subnet that gives `classes` logits for each anchor, biased so that every class
-    /// starts with probability π; with a softmax, all together.
+    /// Makes a subnet that gives `classes` logits for each anchor, biased so that every class
+    /// starts with probability π; with a softmax, all together. Its weights are a function of the
+    /// seed alone.
     pub fn init_class_subnet(
         &self,
         channels_in: usize,
         anchors_per_cell: usize,
         classes: usize,
+        seed: u64,
         device: &Device,
     ) -> Subnet {
         let foreground = -((1.0 - self.prior) / self.prior).ln();
@@ -27,20 +31,24 @@ impl HeadConfig {
             ClassScores::Sigmoid => foreground,
             ClassScores::Softmax => foreground - (classes as f64).ln(),
         };
-        self.init(channels_in, anchors_per_cell, classes, bias, device)
+        let subnet = self.undrawn(channels_in, anchors_per_cell, classes, bias, device);
+        WEIGHTS.draw(subnet, seed, "class_subnet")
     }
 
-    /// Draws a subnet that gives four box deltas for each anchor, 0 at first.
+    /// Makes a subnet that gives four box deltas for each anchor, about 0 at first. Its weights are
+    /// a function of the seed alone.
     pub fn init_box_subnet(
         &self,
         channels_in: usize,
         anchors_per_cell: usize,
+        seed: u64,
         device: &Device,
     ) -> Subnet {
-        self.init(channels_in, anchors_per_cell, 4, 0.0, device)
+        let subnet = self.undrawn(channels_in, anchors_per_cell, 4, 0.0, device);
+        WEIGHTS.draw(subnet, seed, "box_subnet")
     }
 
-    fn init(
+    fn undrawn(
         &self,
         channels_in: usize,
         anchors_per_cell: usize,
@@ -130,12 +138,8 @@ fn convolution(channels: [usize; 2], bias: Option<f64>, device: &Device) -> Conv
     let mut convolution = Conv2dConfig::new(channels, [3, 3])
         .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
         .with_bias(bias.is_some())
-        .with_initializer(Initializer::Normal {
-            mean: 0.0,
-            std: WEIGHT_STD,
-        })
+        .with_initializer(Initializer::Zeros)
         .init(device);
-    // The config's initializer would draw the bias too.
     convolution.bias =
         bias.map(|value| Initializer::Constant { value }.init([channels[1]], device));
     convolution
@@ -172,7 +176,7 @@ mod tests {
                 ..HeadConfig::default()
             };
             let logits = config
-                .init_class_subnet(32, 9, 5, &device)
+                .init_class_subnet(32, 9, 5, 1, &device)
                 .forward(features(&device));
             let mean = sigmoid(logits).mean().into_scalar::<f32>();
             assert!(
@@ -189,7 +193,7 @@ mod tests {
             scores: ClassScores::Softmax,
             ..HeadConfig::default()
         };
-        let subnet = config.init_class_subnet(32, 9, 5, &device);
+        let subnet = config.init_class_subnet(32, 9, 5, 1, &device);
         let bias = subnet.output.bias.as_ref().map(Param::val);
         let odds = bias.unwrap().exp().slice(0..5).sum().into_scalar::<f32>();
         assert!((odds / (1.0 + odds) - 0.01).abs() < 1e-6, "{odds}");
@@ -198,8 +202,7 @@ mod tests {
     #[test]
     fn weights_spread_by_a_hundredth_and_biases_are_zero_but_for_the_prior() {
         let device = Device::flex();
-        device.seed(2);
-        let subnet = HeadConfig::default().init_class_subnet(64, 9, 4, &device);
+        let subnet = HeadConfig::default().init_class_subnet(64, 9, 4, 2, &device);
         for conv in &subnet.convs {
             let std = conv.weight.val().var(0).mean().sqrt().into_scalar::<f32>();
             assert!((std - 0.01).abs() < 5e-4, "{std}");
@@ -220,7 +223,7 @@ mod tests {
             depth: 0,
             ..HeadConfig::default()
         }
-        .init_box_subnet(1, 2, &device);
+        .init_box_subnet(1, 2, 0, &device);
         // The output's channel c is the input shifted by c, so each value tells where it is from.
         subnet.output.weight = subnet.output.weight.map(|_| {
             let mut kernel = [[[[0.0_f32; 3]; 3]; 1]; 8];
@@ -258,7 +261,7 @@ mod tests {
                 ..HeadConfig::default()
             };
             let deltas = config
-                .init_box_subnet(32, 3, &device)
+                .init_box_subnet(32, 3, 0, &device)
                 .forward(features(&device));
             assert_eq!(deltas.dims(), [2, (8 * 8 + 4 * 4) * 3, 4]);
         }

@@ -116,7 +116,7 @@ mod tests {
             fpn_channels: 4,
             ..ModelConfig::default()
         };
-        let model = config.init(1, &Device::flex()).unwrap();
+        let model = config.init(1, 0, &Device::flex()).unwrap();
         let first = Values::of(&model);
         let multiples = [2.0, -1.0, 0.5, 3.0];
         // (1 + n) / (10 + n) for n = 1, 2; then the cap.

@@ -43,7 +43,7 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Detector, EvaluateError> {
         let classes = self.state.classes.clone();
-        let model = config.model.init(classes.len(), device)?;
+        let model = config.model.init(classes.len(), config.seed, device)?;
         let model = self.load_to_detect(model)?;
         Ok(Detector::new(&config.detector()?, &model, classes, device)?)
     }

@@ -14,6 +14,7 @@ mod checkpoint;
 mod checks;
 mod config;
 mod detector;
+mod device_check;
 mod examination;
 mod fingerprint;
 mod follow;
@@ -48,6 +49,7 @@ pub use config::{
     SplitConfig, TrainConfig,
 };
 pub use detector::EvaluateError;
+pub use device_check::{Checked, DeviceCheck, TOLERANCE};
 pub use examination::{Examination, ImageTimes, examine};
 pub use fingerprint::fingerprint;
 pub use follow::follow;

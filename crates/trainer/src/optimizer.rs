@@ -208,7 +208,6 @@ mod tests {
 
     fn model() -> RetinaNet {
         let device = Device::flex().autodiff();
-        device.seed(3);
         let config = ModelConfig {
             backbone: Architecture::Resnet18,
             width: 2,
@@ -217,7 +216,7 @@ mod tests {
             freeze_at: 0,
             ..ModelConfig::default()
         };
-        config.init(1, &device).unwrap()
+        config.init(1, 3, &device).unwrap()
     }
 
     fn loss(model: &RetinaNet) -> Tensor<1> {

@@ -152,19 +152,18 @@ impl Plan {
         Ok(())
     }
 
-    /// Draws the model on a device, its weights a function of the seed alone. What learns is as at
+    /// Makes the model on a device, its weights a function of the seed alone. What learns is as at
     /// an iteration.
     pub(crate) fn fresh_model(
         &self,
         iteration: u64,
         device: &Device,
     ) -> Result<RetinaNet, PlanError> {
-        device.seed(self.config.seed);
         let mut config = self.config.model.clone();
         if self.unfreeze_at.is_some_and(|step| iteration >= step) {
             config.freeze_at = 0;
         }
-        Ok(config.init(self.train.classes.len(), device)?)
+        Ok(config.init(self.train.classes.len(), self.config.seed, device)?)
     }
 
     /// Draws the model on a device, with the weights to start from if the config names any.

@@ -231,7 +231,7 @@ mod tests {
             positives: Vec::new(),
         };
         let targets = BatchTargets::new(&[targets], &device);
-        let model = config.init(1, &device).unwrap();
+        let model = config.init(1, 0, &device).unwrap();
         let criterion = CriterionConfig::default().init().unwrap();
         let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion);
         let images = Tensor::<4>::ones([1, 3, 32, 32], &device);

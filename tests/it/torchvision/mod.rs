@@ -196,7 +196,7 @@ impl Parity {
     }
 
     fn model(&self, device: &Device) -> RetinaNet {
-        let mut model = crate::draw(|| self.config.model.init(CLASSES, device)).unwrap();
+        let mut model = self.config.model.init(CLASSES, 0, device).unwrap();
         load_weights(&mut model, self.weights.as_ref()).unwrap();
         model
     }
@@ -320,7 +320,7 @@ fn images(count: usize, device: &Device) -> Tensor<4> {
 
 /// A weight file in torchvision's names, as torchvision would save it.
 fn weights(config: &ExperimentConfig, experiment: &Experiment) -> String {
-    let model = crate::draw(|| config.model.init(CLASSES, &Device::flex())).unwrap();
+    let model = config.model.init(CLASSES, 0, &Device::flex()).unwrap();
     let (fresh, filled) = (experiment.path("fresh"), experiment.path("filled"));
     let classes = ClassList::new(Vec::new()).unwrap();
     let format = WeightFormat::Safetensors;

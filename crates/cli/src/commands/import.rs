@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
     let device = Device::flex();
     let Some(count) = count_classes(weights, anchors).map_err(Failure::work)? else {
         // A backbone alone: the detector around it does not matter.
-        let mut model = config.model.init(1, &device)?;
+        let mut model = config.model.init(1, 0, &device)?;
         let loaded = load_pretrained(&mut model, weights).map_err(Failure::work)?;
         save_backbone(&model, out, WeightFormat::Safetensors).map_err(Failure::work)?;
         console::result(&format!(
@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
         Some(annotations) => named_classes(annotations, config.data.labels, count)?,
         None => known_classes(count)?,
     };
-    let mut model = config.model.init(count, &device)?;
+    let mut model = config.model.init(count, 0, &device)?;
     let loaded = load_weights(&mut model, weights).map_err(Failure::work)?;
     save_weights(
         &model,

@@ -82,7 +82,11 @@ fn describe(folder: &Path, with_hash: bool) -> Result<String, Failure> {
 
 fn weights_hash(config: &ExperimentConfig, checkpoint: &Checkpoint) -> Result<String, Failure> {
     let device = device::open("flex").map_err(Failure::usage)?;
-    let model = || config.model.init(checkpoint.state.classes.len(), &device);
+    let model = || {
+        config
+            .model
+            .init(checkpoint.state.classes.len(), 0, &device)
+    };
     let weights = fingerprint(&checkpoint.load_model(model()?)?);
     let average = fingerprint(&checkpoint.load_to_detect(model()?)?);
     Ok(if average == weights {

@@ -277,11 +277,11 @@ mod tests {
         let device = Device::flex();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let model = config().init(2, &device).unwrap();
+        let model = config().init(2, 0, &device).unwrap();
         let classes = classes(&["cat", "dog"]);
         save(&model, &classes, &path);
 
-        let mut other = config().init(2, &device).unwrap();
+        let mut other = config().init(2, 1, &device).unwrap();
         assert_ne!(logits(&other), logits(&model));
         load_weights(&mut other, &path).unwrap();
         assert_eq!(logits(&other), logits(&model));
@@ -293,10 +293,10 @@ mod tests {
         let device = Device::flex();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let model = config().init(2, &device).unwrap();
+        let model = config().init(2, 0, &device).unwrap();
         save(&model, &classes(&["cat", "dog"]), &path);
 
-        let mut three = config().init(3, &device).unwrap();
+        let mut three = config().init(3, 0, &device).unwrap();
         let error = load_weights(&mut three, &path).unwrap_err().to_string();
         assert!(
             error.ends_with("are for 2 classes, the model tells 3 apart"),
@@ -309,20 +309,20 @@ mod tests {
         let device = Device::flex();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let model = config().init(2, &device).unwrap();
+        let model = config().init(2, 0, &device).unwrap();
         save(&model, &classes(&["cat", "dog"]), &path);
 
         let deeper = ModelConfig {
             backbone: Architecture::Resnet34,
             ..config()
         };
-        let mut deeper = deeper.init(2, &device).unwrap();
+        let mut deeper = deeper.init(2, 0, &device).unwrap();
         let error = load_weights(&mut deeper, &path).unwrap_err().to_string();
         assert!(error.contains("is missing"), "{error}");
 
         let bytes = fs_err::read(&path).unwrap();
         fs_err::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let mut same = config().init(2, &device).unwrap();
+        let mut same = config().init(2, 0, &device).unwrap();
         let error = load_weights(&mut same, &path).unwrap_err();
         assert!(matches!(error, WeightsError::Read { .. }), "{error}");
     }

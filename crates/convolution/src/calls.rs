@@ -1,0 +1,574 @@
+//! Which layers a model calls, on which shapes; and each of them run by itself on two devices, to be
+//! compared.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::time::Instant;
+
+use burn::module::Param;
+use burn::nn::{BatchNorm, BatchNormConfig, GroupNormConfig};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use crate::layers::{End, add_upsampled, batch_norm, conv2d_levels, group_norm, max_pool2d};
+use crate::levels::Levels;
+use crate::shape::ConvOptions;
+use crate::weights::normal_values;
+
+/// A layer as a model calls it, but for the number of images.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LayerCall {
+    /// A convolution, with what is fused to its end.
+    Convolution {
+        /// `[height, width]` of each level.
+        levels: Vec<[usize; 2]>,
+        /// `[channels out, channels in / groups, kernel height, kernel width]`
+        weight: [usize; 4],
+        /// Stride, padding, dilation and groups.
+        options: ConvOptions,
+        /// What ends it.
+        end: EndParts,
+    },
+    /// A batch norm that learns.
+    BatchNorm {
+        /// `[height, width]`
+        size: [usize; 2],
+        /// How many channels there are.
+        channels: usize,
+        /// What ends it.
+        end: EndParts,
+    },
+    /// A group norm.
+    GroupNorm {
+        /// `[height, width]` of each level.
+        levels: Vec<[usize; 2]>,
+        /// How many channels there are.
+        channels: usize,
+        /// How many groups they make.
+        groups: usize,
+        /// What ends it.
+        end: EndParts,
+    },
+    /// A pooling that takes the largest value.
+    MaxPool {
+        /// `[height, width]`
+        size: [usize; 2],
+        /// How many channels there are.
+        channels: usize,
+        /// Side of the window, its stride and its padding, in pixels.
+        window: [usize; 3],
+    },
+    /// A coarser map added to a finer one.
+    Upsample {
+        /// `[height, width]` of the finer and of the coarser map.
+        sizes: [[usize; 2]; 2],
+        /// How many channels there are.
+        channels: usize,
+    },
+}
+
+/// Which parts an [`End`] has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EndParts {
+    /// Whether channels are scaled by a constant.
+    pub scale: bool,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// Whether another map is added.
+    pub residual: bool,
+    /// Whether negative values become 0.
+    pub relu: bool,
+}
+
+impl EndParts {
+    pub(crate) const fn of<T>(end: &End<T>) -> Self {
+        Self {
+            scale: end.scale.is_some(),
+            bias: end.bias.is_some(),
+            residual: end.residual.is_some(),
+            relu: end.relu,
+        }
+    }
+}
+
+thread_local! {
+    static RECORD: RefCell<Option<Vec<LayerCall>>> = const { RefCell::new(None) };
+}
+
+/// The layers that `run` calls, in their order, each as often as it is called.
+pub fn record_calls(run: impl FnOnce()) -> Vec<LayerCall> {
+    RECORD.set(Some(Vec::new()));
+    run();
+    RECORD.take().unwrap_or_default()
+}
+
+pub(crate) fn record(call: impl FnOnce() -> LayerCall) {
+    RECORD.with_borrow_mut(|record| {
+        if let Some(record) = record {
+            record.push(call());
+        }
+    });
+}
+
+/// How a device's numbers differ from another's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deviation {
+    /// For the output, each gradient and each statistic the norm of the difference, relative to
+    /// that of the values; the largest of all runs. Infinite where a value is not finite.
+    pub parts: Vec<(&'static str, f64)>,
+    /// Seconds that the fastest run took, forward and backward, with the result read.
+    pub seconds: f64,
+}
+
+/// Parts of a result, such as an output or a gradient, with their names.
+type Parts = Vec<(&'static str, Vec<f32>)>;
+
+impl Deviation {
+    /// Runs something some times, and compares each part of it with what is expected.
+    pub fn measure(
+        expected: &[(&'static str, Vec<f32>)],
+        runs: usize,
+        mut run: impl FnMut() -> Vec<(&'static str, Vec<f32>)>,
+    ) -> Self {
+        let mut deviation = Self {
+            parts: expected.iter().map(|(part, _)| (*part, 0.0)).collect(),
+            seconds: f64::INFINITY,
+        };
+        for _ in 0..runs {
+            let start = Instant::now();
+            let found = run();
+            deviation.seconds = deviation.seconds.min(start.elapsed().as_secs_f64());
+            let pairs = deviation.parts.iter_mut().zip(expected.iter().zip(&found));
+            for ((_, largest), ((_, expected), (_, found))) in pairs {
+                *largest = largest.max(difference(expected, found));
+            }
+        }
+        deviation
+    }
+
+    /// The part that differs most.
+    pub fn worst(&self) -> (&'static str, f64) {
+        let worst = self.parts.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        worst.copied().unwrap_or(("output", 0.0))
+    }
+}
+
+impl LayerCall {
+    /// Runs the layer on images of random maps, forward and backward: once on the device that is
+    /// trusted, and `runs` times on the other.
+    pub fn compare(
+        &self,
+        images: usize,
+        trusted: &Device,
+        device: &Device,
+        runs: usize,
+    ) -> Deviation {
+        let slope = self.slope(images, trusted);
+        let expected = self.run(images, trusted, &slope);
+        Deviation::measure(&expected, runs, || self.run(images, device, &slope))
+    }
+
+    /// What tells which kernel computes the layer: all but the sizes of its maps.
+    #[must_use]
+    pub fn kind(&self) -> Self {
+        let mut kind = self.clone();
+        match &mut kind {
+            Self::Convolution { levels, .. } | Self::GroupNorm { levels, .. } => levels.clear(),
+            Self::BatchNorm { size, .. } | Self::MaxPool { size, .. } => *size = [0, 0],
+            Self::Upsample { sizes, .. } => sizes.fill([0, 0]),
+        }
+        kind
+    }
+
+    /// The gradient that comes from behind the layer: none where the output is so near to a ReLU's
+    /// edge that rounding decides on which side it lies.
+    fn slope(&self, images: usize, device: &Device) -> Vec<f32> {
+        let mut open = self.clone();
+        let mut edge = 0.0;
+        if let Some(end) = open.end_mut()
+            && end.relu
+        {
+            end.relu = false;
+            edge = 1e-3;
+        }
+        let output = open.run(images, device, &[]);
+        let output = &output[0].1;
+        let edge = edge * output.iter().copied().map(f32::abs).fold(0.0, f32::max);
+        let slope = normal_values(output.len(), 0, "slope");
+        let slope = slope.into_iter().zip(output);
+        slope
+            .map(|(slope, output)| if output.abs() < edge { 0.0 } else { slope })
+            .collect()
+    }
+
+    const fn end_mut(&mut self) -> Option<&mut EndParts> {
+        match self {
+            Self::Convolution { end, .. }
+            | Self::BatchNorm { end, .. }
+            | Self::GroupNorm { end, .. } => Some(end),
+            Self::MaxPool { .. } | Self::Upsample { .. } => None,
+        }
+    }
+
+    /// The output, and with a slope from behind all gradients.
+    fn run(&self, images: usize, device: &Device, slope: &[f32]) -> Parts {
+        let mut trial = Trial {
+            device: device.clone().autodiff(),
+            leaves: Vec::new(),
+            statistics: Vec::new(),
+        };
+        match self {
+            Self::Convolution {
+                levels,
+                weight,
+                options,
+                end,
+            } => {
+                let maps = trial.levels("input", images, levels, weight[1] * options.groups);
+                let scale = 1.0 / ((weight[1] * weight[2] * weight[3]) as f32).sqrt();
+                let weight = trial.leaf("weight", *weight, scale);
+                let sizes = levels.iter().map(|size| {
+                    let [height, width] =
+                        options.output_size(*size, [weight.dims()[2], weight.dims()[3]]);
+                    height * width
+                });
+                let end = trial.end(*end, [images, sizes.sum(), weight.dims()[0]]);
+                let output = conv2d_levels(maps, weight, *options, end).values;
+                trial.finish(output, slope)
+            }
+            Self::BatchNorm {
+                size: [height, width],
+                channels,
+                end,
+            } => {
+                let shape = [images, *height, *width, *channels];
+                let input = trial.leaf("input", shape, 1.0);
+                let mut norm = BatchNormConfig::new(*channels).init(&trial.device);
+                norm.gamma = Param::from_tensor(trial.leaf("gamma", [*channels], 1.0));
+                norm.beta = Param::from_tensor(trial.leaf("beta", [*channels], 1.0));
+                let end = trial.end(*end, shape);
+                let output = batch_norm(&norm, input, end);
+                trial.statistics = statistics(&norm);
+                trial.finish(output, slope)
+            }
+            Self::GroupNorm {
+                levels,
+                channels,
+                groups,
+                end,
+            } => {
+                let maps = trial.levels("input", images, levels, *channels);
+                let mut norm = GroupNormConfig::new(*groups, *channels).init(&trial.device);
+                norm.gamma = Some(Param::from_tensor(trial.leaf("gamma", [*channels], 1.0)));
+                norm.beta = Some(Param::from_tensor(trial.leaf("beta", [*channels], 1.0)));
+                let end = trial.end(*end, maps.values.dims());
+                let output = group_norm(&norm, maps, end).values;
+                trial.finish(output, slope)
+            }
+            Self::MaxPool {
+                size: [height, width],
+                channels,
+                window: [kernel, stride, padding],
+            } => {
+                let input = trial.leaf("input", [images, *height, *width, *channels], 1.0);
+                trial.finish(max_pool2d(input, *kernel, *stride, *padding), slope)
+            }
+            Self::Upsample { sizes, channels } => {
+                let [finer, coarser] =
+                    sizes.map(|[height, width]| [images, height, width, *channels]);
+                let finer = trial.leaf("finer", finer, 1.0);
+                let coarser = trial.leaf("coarser", coarser, 1.0);
+                trial.finish(add_upsampled(finer, coarser), slope)
+            }
+        }
+    }
+}
+
+/// A layer's inputs and parameters while it is run.
+struct Trial {
+    device: Device,
+    leaves: Vec<Leaf>,
+    statistics: Parts,
+}
+
+/// What has a gradient: its name, and how to take that from all of them.
+struct Leaf(
+    &'static str,
+    Box<dyn FnOnce(&mut Gradients) -> Option<Vec<f32>>>,
+);
+
+impl Trial {
+    fn constant<const D: usize>(&self, name: &str, shape: [usize; D], scale: f32) -> Tensor<D> {
+        let values = normal_values(shape.iter().product(), 0, name);
+        let values: Vec<f32> = values.into_iter().map(|value| value * scale).collect();
+        Tensor::from_data(TensorData::new(values, shape), &self.device)
+    }
+
+    fn leaf<const D: usize>(
+        &mut self,
+        name: &'static str,
+        shape: [usize; D],
+        scale: f32,
+    ) -> Tensor<D> {
+        let leaf = self.constant(name, shape, scale).require_grad();
+        let held = leaf.clone();
+        let gradient = move |gradients: &mut Gradients| held.grad_remove(gradients).map(values);
+        self.leaves.push(Leaf(name, Box::new(gradient)));
+        leaf
+    }
+
+    fn levels(
+        &mut self,
+        name: &'static str,
+        images: usize,
+        sizes: &[[usize; 2]],
+        channels: usize,
+    ) -> Levels {
+        let cells = sizes.iter().map(|[height, width]| height * width).sum();
+        Levels {
+            values: self.leaf(name, [images, cells, channels], 1.0),
+            sizes: sizes.to_vec(),
+        }
+    }
+
+    fn end<const D: usize>(&mut self, parts: EndParts, shape: [usize; D]) -> End<Tensor<D>> {
+        let channels = shape[D - 1];
+        End {
+            scale: parts
+                .scale
+                .then(|| self.constant("scale", [channels], 1.0)),
+            bias: parts.bias.then(|| self.leaf("bias", [channels], 1.0)),
+            residual: parts.residual.then(|| self.leaf("residual", shape, 1.0)),
+            relu: parts.relu,
+        }
+    }
+
+    fn finish<const D: usize>(
+        self,
+        output: Tensor<D>,
+        slope: &[f32],
+    ) -> Parts {
+        let mut parts = vec![("output", values(output.clone()))];
+        parts.extend(self.statistics);
+        if slope.is_empty() {
+            return parts;
+        }
+        let slope = TensorData::new(slope.to_vec(), output.dims());
+        let slope = Tensor::from_data(slope, &self.device);
+        let mut gradients = (output * slope).sum().backward();
+        for Leaf(name, gradient) in self.leaves {
+            parts.push((gradient_of(name), gradient(&mut gradients).unwrap_or_default()));
+        }
+        parts
+    }
+}
+
+fn statistics(norm: &BatchNorm) -> Parts {
+    vec![
+        ("running mean", values(norm.running_mean.value_sync())),
+        ("running variance", values(norm.running_var.value_sync())),
+    ]
+}
+
+fn gradient_of(leaf: &'static str) -> &'static str {
+    match leaf {
+        "input" => "input gradient",
+        "weight" => "weight gradient",
+        "bias" => "bias gradient",
+        "residual" => "residual gradient",
+        "gamma" => "scale gradient",
+        "beta" => "shift gradient",
+        "finer" => "finer gradient",
+        _ => "coarser gradient",
+    }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+/// The norm of the difference, relative to that of what is expected.
+fn difference(expected: &[f32], found: &[f32]) -> f64 {
+    if expected.len() != found.len() || !found.iter().all(|value| value.is_finite()) {
+        return f64::INFINITY;
+    }
+    let squares = |values: &mut dyn Iterator<Item = f64>| -> f64 { values.map(|v| v * v).sum() };
+    let pairs = expected.iter().zip(found);
+    let off = squares(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let all = squares(&mut expected.iter().copied().map(f64::from));
+    if all == 0.0 { off.sqrt() } else { (off / all).sqrt() }
+}
+
+impl fmt::Display for LayerCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Convolution {
+                levels,
+                weight: [outputs, inputs, height, width],
+                options,
+                end,
+            } => {
+                let inputs = inputs * options.groups;
+                write!(f, "convolution {height}×{width}, {inputs} → {outputs}")?;
+                if options.stride != [1, 1] {
+                    write!(f, ", stride {}", options.stride[0])?;
+                }
+                if options.groups > 1 {
+                    write!(f, ", {} groups", options.groups)?;
+                }
+                write!(f, "{end}{}", Sizes(levels))
+            }
+            Self::BatchNorm {
+                size,
+                channels,
+                end,
+            } => write!(f, "batch norm, {channels}{end}{}", Sizes(&[*size])),
+            Self::GroupNorm {
+                levels,
+                channels,
+                groups,
+                end,
+            } => write!(
+                f,
+                "group norm, {channels} in {groups} groups{end}{}",
+                Sizes(levels)
+            ),
+            Self::MaxPool {
+                size,
+                channels,
+                window: [kernel, stride, _],
+            } => write!(
+                f,
+                "max pooling {kernel}×{kernel}, stride {stride}, {channels}{}",
+                Sizes(&[*size])
+            ),
+            Self::Upsample { sizes, channels } => {
+                write!(f, "upsampling, {channels}{}", Sizes(sizes))
+            }
+        }
+    }
+}
+
+impl fmt::Display for EndParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (has, name) in [
+            (self.scale, "scale"),
+            (self.bias, "bias"),
+            (self.residual, "residual"),
+            (self.relu, "ReLU"),
+        ] {
+            if has {
+                write!(f, " + {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sizes of maps, width first as images are spoken of.
+struct Sizes<'a>(&'a [[usize; 2]]);
+
+impl fmt::Display for Sizes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(", on")?;
+        for [height, width] in self.0 {
+            write!(f, " {width}×{height}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls() -> Vec<LayerCall> {
+        let relu = EndParts {
+            bias: true,
+            residual: true,
+            relu: true,
+            ..EndParts::default()
+        };
+        vec![
+            LayerCall::Convolution {
+                levels: vec![[6, 5], [3, 3]],
+                weight: [8, 4, 3, 3],
+                options: ConvOptions::new(1, 1),
+                end: relu,
+            },
+            LayerCall::BatchNorm {
+                size: [6, 5],
+                channels: 4,
+                end: EndParts {
+                    relu: true,
+                    ..EndParts::default()
+                },
+            },
+            LayerCall::GroupNorm {
+                levels: vec![[6, 5], [3, 3]],
+                channels: 8,
+                groups: 4,
+                end: EndParts::default(),
+            },
+            LayerCall::MaxPool {
+                size: [6, 5],
+                channels: 4,
+                window: [3, 2, 1],
+            },
+            LayerCall::Upsample {
+                sizes: [[6, 5], [3, 3]],
+                channels: 4,
+            },
+        ]
+    }
+
+    #[test]
+    fn a_device_agrees_with_itself_in_every_part() {
+        let device = Device::flex();
+        for call in calls() {
+            let deviation = call.compare(2, &device, &device, 2);
+            assert!(deviation.parts.len() >= 2, "{call}");
+            assert_eq!(deviation.worst().1, 0.0, "{call}");
+        }
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn every_kind_of_layer_agrees_on_a_gpu() {
+        let Ok(gpu) = Device::wgpu_options().init() else {
+            return;
+        };
+        for call in calls() {
+            let deviation = call.compare(2, &Device::flex(), &gpu, 2);
+            assert!(deviation.worst().1 < 1e-5, "{call}: {deviation:?}");
+        }
+    }
+
+    #[test]
+    fn what_differs_is_told() {
+        assert_eq!(difference(&[3.0, 4.0], &[3.0, 4.0]), 0.0);
+        assert_eq!(difference(&[3.0, 4.0], &[3.0, 3.5]), 0.1);
+        assert_eq!(difference(&[3.0, 4.0], &[3.0, f32::NAN]), f64::INFINITY);
+        assert_eq!(difference(&[3.0, 4.0], &[3.0]), f64::INFINITY);
+        assert_eq!(difference(&[0.0], &[0.5]), 0.5);
+    }
+
+    #[test]
+    fn a_model_s_calls_are_recorded_and_no_others() {
+        let device = Device::flex();
+        let image = || Tensor::<4>::zeros([1, 8, 6, 3], &device);
+        let pool = || drop(max_pool2d(image(), 3, 2, 1));
+        pool();
+        let calls = record_calls(|| {
+            pool();
+            pool();
+        });
+        pool();
+        let call = LayerCall::MaxPool {
+            size: [8, 6],
+            channels: 3,
+            window: [3, 2, 1],
+        };
+        assert_eq!(calls, [call.clone(), call]);
+        assert_eq!(record_calls(|| ()), []);
+    }
+}

@@ -1,0 +1,271 @@
+//! Convolution as one operation, with its gradients, for each backend that has kernels of ours.
+#![allow(
+    unreachable_pub,
+    reason = "the macro makes a public trait, which brings its types along"
+)]
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
+
+use crate::extension::{self, FlexTensor, contiguous, new_tensor, values};
+use crate::kernels::epilogue::Epilogue;
+use crate::kernels::sums::channel_sums;
+use crate::problem::Problem;
+
+/// A convolution with its end.
+#[derive(Clone, Debug)]
+pub struct ConvCall {
+    pub(crate) problem: Arc<Problem>,
+    /// `[outputs]`, what the product is multiplied by; constant. For the CPU's kernels alone.
+    pub(crate) scale: Option<Arc<Vec<f32>>>,
+    pub(crate) has_bias: bool,
+    pub(crate) has_residual: bool,
+    pub(crate) relu: bool,
+    pub(crate) output_shape: Vec<usize>,
+}
+
+/// Convolution of maps with the channels last. Tensors that a call says are absent are any at all.
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
+pub trait Convolve: Backend {
+    /// Convolves, and finishes with scale, bias, residual and ReLU.
+    fn convolve(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        call: ConvCall,
+    ) -> FloatTensor<Self>;
+}
+
+/// What a backend computes of a convolution and its gradients.
+pub trait Kernels: Convolve {
+    /// The gradient before the ReLU that gave `output`, where there was one.
+    fn before_relu(
+        gradient: FloatTensor<Self>,
+        output: Option<&FloatTensor<Self>>,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of the bias.
+    fn bias_gradient(gradient: &FloatTensor<Self>, call: &ConvCall) -> FloatTensor<Self>;
+
+    /// The gradient of the weights.
+    fn weight_gradient(
+        input: FloatTensor<Self>,
+        gradient: &FloatTensor<Self>,
+        call: &ConvCall,
+        shape: &[usize],
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of the input.
+    fn input_gradient(
+        gradient: &FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        call: &ConvCall,
+        shape: &[usize],
+    ) -> FloatTensor<Self>;
+}
+
+fn scale(call: &ConvCall) -> Option<&[f32]> {
+    call.scale.as_ref().map(|scale| &***scale)
+}
+
+impl Convolve for Flex {
+    fn convolve(
+        input: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        residual: FlexTensor,
+        call: ConvCall,
+    ) -> FlexTensor {
+        let [input, weight] = [input, weight].map(contiguous);
+        let [bias, residual] = [bias, residual].map(contiguous);
+        let end = Epilogue {
+            scale: scale(&call),
+            bias: call.has_bias.then(|| values(&bias)),
+            residual: call.has_residual.then(|| values(&residual)),
+            relu: call.relu,
+        };
+        let output = call.problem.forward(values(&input), values(&weight), end);
+        new_tensor(output, call.output_shape)
+    }
+}
+
+impl Kernels for Flex {
+    fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> FlexTensor {
+        extension::before_relu(gradient, output)
+    }
+
+    fn bias_gradient(gradient: &FlexTensor, call: &ConvCall) -> FlexTensor {
+        let outputs = call.problem.outputs;
+        let sums = channel_sums(values(gradient), outputs);
+        new_tensor(sums.into_iter().map(|sum| sum as f32).collect(), [outputs])
+    }
+
+    fn weight_gradient(
+        input: FlexTensor,
+        gradient: &FlexTensor,
+        call: &ConvCall,
+        shape: &[usize],
+    ) -> FlexTensor {
+        let input = contiguous(input);
+        let (input, gradient) = (values(&input), values(gradient));
+        let weights = call.problem.weight_gradient(input, gradient, scale(call));
+        new_tensor(weights, shape)
+    }
+
+    fn input_gradient(
+        gradient: &FlexTensor,
+        weight: FlexTensor,
+        call: &ConvCall,
+        shape: &[usize],
+    ) -> FlexTensor {
+        let weight = contiguous(weight);
+        let (gradient, weight) = (values(gradient), values(&weight));
+        let pixels = call.problem.input_gradient(gradient, weight, scale(call));
+        new_tensor(pixels, shape)
+    }
+}
+
+#[cfg(feature = "gpu")]
+mod cube {
+    use burn::backend::Cube;
+
+    use super::{ConvCall, Convolve, FloatTensor, Kernels};
+    use crate::gpu;
+
+    type CubeTensor = FloatTensor<Cube>;
+
+    impl Convolve for Cube {
+        fn convolve(
+            input: CubeTensor,
+            weight: CubeTensor,
+            bias: CubeTensor,
+            residual: CubeTensor,
+            call: ConvCall,
+        ) -> CubeTensor {
+            gpu::forward(
+                &call.problem,
+                input,
+                weight,
+                call.has_bias.then_some(bias),
+                call.has_residual.then_some(residual),
+                call.relu,
+                &call.output_shape,
+            )
+        }
+    }
+
+    impl Kernels for Cube {
+        fn before_relu(gradient: CubeTensor, output: Option<&CubeTensor>) -> CubeTensor {
+            match output {
+                Some(output) => gpu::before_relu(gradient, output),
+                None => gradient,
+            }
+        }
+
+        fn bias_gradient(gradient: &CubeTensor, call: &ConvCall) -> CubeTensor {
+            gpu::bias_gradient(&call.problem, gradient.clone())
+        }
+
+        fn weight_gradient(
+            input: CubeTensor,
+            gradient: &CubeTensor,
+            call: &ConvCall,
+            _shape: &[usize],
+        ) -> CubeTensor {
+            gpu::weight_gradient(&call.problem, input, gradient.clone())
+        }
+
+        fn input_gradient(
+            gradient: &CubeTensor,
+            weight: CubeTensor,
+            call: &ConvCall,
+            shape: &[usize],
+        ) -> CubeTensor {
+            gpu::input_gradient(&call.problem, gradient.clone(), weight, shape)
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ConvolveBackward<B>(PhantomData<B>);
+
+#[derive(Clone, Debug)]
+struct ConvolveState<T> {
+    input: T,
+    weight: T,
+    /// Where a ReLU ends it.
+    output: Option<T>,
+    call: ConvCall,
+}
+
+impl<B: Kernels> Backward<B, 4> for ConvolveBackward<B> {
+    type State = ConvolveState<FloatTensor<B>>;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [input, weight, bias, residual] = ops.parents;
+        let ConvolveState {
+            input: seen,
+            weight: weights,
+            output,
+            call,
+        } = ops.state;
+        let [input_shape, weight_shape] = [&seen, &weights].map(|tensor| tensor.shape().to_vec());
+        let gradient = B::before_relu(grads.consume::<B>(&ops.node), output.as_ref());
+        if let Some(node) = bias {
+            grads.register::<B>(node.id, B::bias_gradient(&gradient, &call));
+        }
+        if let Some(node) = weight {
+            let gradient = B::weight_gradient(seen, &gradient, &call, &weight_shape);
+            grads.register::<B>(node.id, gradient);
+        }
+        if let Some(node) = input {
+            let gradient = B::input_gradient(&gradient, weights, &call, &input_shape);
+            grads.register::<B>(node.id, gradient);
+        }
+        if let Some(node) = residual {
+            grads.register::<B>(node.id, gradient);
+        }
+    }
+}
+
+impl<B: Kernels, C: CheckpointStrategy> Convolve for Autodiff<B, C> {
+    fn convolve(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        call: ConvCall,
+    ) -> FloatTensor<Self> {
+        let nodes = [input.node(), weight.node(), bias.node(), residual.node()];
+        let prepared = ConvolveBackward::<B>(PhantomData)
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let [input, weight] = [input, weight].map(FloatTensor::<Self>::into_primitive);
+        let [bias, residual] = [bias, residual].map(FloatTensor::<Self>::into_primitive);
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let output =
+                    B::convolve(input.clone(), weight.clone(), bias, residual, call.clone());
+                let state = ConvolveState {
+                    input,
+                    weight,
+                    output: call.relu.then(|| output.clone()),
+                    call,
+                };
+                prepared.finish(state, output)
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::convolve(input, weight, bias, residual, call))
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The kernels themselves, in `CubeCL`'s subset of Rust. A cube is a workgroup, a unit a thread.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "a kernel's arguments are its bindings"
+)]
+
+use cubecl::prelude::*;
+
+/// Rows and columns of the outputs that a cube computes.
+pub(super) const TILE: usize = 64;
+
+/// Terms of the sums that lie in shared memory at once.
+const DEPTH: usize = 16;
+
+/// Rows and columns of the outputs that a unit computes.
+const PATCH: usize = 4;
+
+/// Units of a cube.
+pub(super) const UNITS: usize = (TILE / PATCH) * (TILE / PATCH);
+
+/// Values of each operand that a unit brings to shared memory at once.
+const LOADS: usize = TILE * DEPTH / UNITS;
+
+/// From one term's values to the next in shared memory; one more than there are, so that units
+/// that write neighbouring terms write to different banks.
+const PITCH: usize = TILE + 1;
+
+/// Further down and right than any map reaches, with room to be multiplied by a stride.
+const NOWHERE: usize = 1 << 24;
+
+/// Where the maps of one size lie in a buffer, `[image, height, width, channels]`, with other
+/// sizes' between one image's and the next's.
+#[derive(CubeLaunch, CubeType)]
+pub(super) struct MapArguments {
+    /// Values before the first map.
+    pub(super) start: usize,
+    /// Values from one image's map to the next's.
+    pub(super) image: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    /// Of all groups.
+    pub(super) channels: usize,
+    /// Of one group.
+    pub(super) group_channels: usize,
+}
+
+/// Where a window's taps are.
+#[derive(CubeLaunch, CubeType)]
+pub(super) struct WindowArguments {
+    /// Taps of a row.
+    pub(super) width: usize,
+    pub(super) stride_y: usize,
+    pub(super) stride_x: usize,
+    pub(super) padding_y: usize,
+    pub(super) padding_x: usize,
+    pub(super) dilation_y: usize,
+    pub(super) dilation_x: usize,
+}
+
+/// `target = relu(source ∗ weight + bias + residual)` for the pixels from `first_pixel` on, as a
+/// product of the matrix of windows, `[pixels, terms]`, that is never stored, and the weights,
+/// `[groups, terms, channels]`. A term is a tap and a channel that is read.
+///
+/// `backward` goes the other way: from the outputs' gradient to the inputs'.
+#[cube(launch)]
+pub(super) fn convolve(
+    source: &[f32],
+    weight: &[f32],
+    bias: ComptimeOption<&[f32]>,
+    residual: ComptimeOption<&[f32]>,
+    target: &mut [f32],
+    read: MapArguments,
+    written: MapArguments,
+    window: WindowArguments,
+    first_pixel: usize,
+    pixels: usize,
+    terms: usize,
+    #[comptime] backward: bool,
+    #[comptime] relu: bool,
+) {
+    let unit = UNIT_POS as usize;
+    let group = CUBE_POS_Z as usize;
+    let first_row = first_pixel + CUBE_POS_X as usize * TILE;
+    let first_column = CUBE_POS_Y as usize * TILE;
+    let mut windows = Shared::<[f32]>::new_slice(DEPTH * PITCH);
+    let mut weights = Shared::<[f32]>::new_slice(DEPTH * PITCH);
+
+    // The pixels whose windows this unit reads.
+    let mut ys = Array::<usize>::new(LOADS);
+    let mut xs = Array::<usize>::new(LOADS);
+    let mut origins = Array::<usize>::new(LOADS);
+    #[unroll]
+    for load in 0..LOADS {
+        let pixel = first_row + unit / DEPTH + load * (UNITS / DEPTH);
+        let area = written.height * written.width;
+        let image = pixel / area;
+        let within = pixel % area;
+        ys[load] = select(pixel < pixels, within / written.width, NOWHERE);
+        xs[load] = within % written.width;
+        origins[load] = read.start + image * read.image + group * read.group_channels;
+    }
+
+    let mut sums = Array::<f32>::new(PATCH * PATCH);
+    #[unroll]
+    for index in 0..PATCH * PATCH {
+        sums[index] = 0.0;
+    }
+    for step in 0..terms.div_ceil(DEPTH) {
+        let term = step * DEPTH + unit % DEPTH;
+        let tap = term / read.group_channels;
+        let channel = term % read.group_channels;
+        let shift_y = (tap / window.width) * window.dilation_y;
+        let shift_x = (tap % window.width) * window.dilation_x;
+        #[unroll]
+        for load in 0..LOADS {
+            let mut value = 0.0f32;
+            if term < terms {
+                let (y, inside_y) = tapped(
+                    ys[load],
+                    shift_y,
+                    window.stride_y,
+                    window.padding_y,
+                    read.height,
+                    backward,
+                );
+                let (x, inside_x) = tapped(
+                    xs[load],
+                    shift_x,
+                    window.stride_x,
+                    window.padding_x,
+                    read.width,
+                    backward,
+                );
+                if inside_y && inside_x {
+                    let pixel = y * read.width + x;
+                    value = source[origins[load] + pixel * read.channels + channel];
+                }
+            }
+            let row = unit / DEPTH + load * (UNITS / DEPTH);
+            windows[(unit % DEPTH) * PITCH + row] = value;
+        }
+        #[unroll]
+        for load in 0..LOADS {
+            let depth = unit / TILE + load * (UNITS / TILE);
+            let term = step * DEPTH + depth;
+            let column = first_column + unit % TILE;
+            let mut value = 0.0f32;
+            if term < terms && column < written.group_channels {
+                value = weight[(group * terms + term) * written.group_channels + column];
+            }
+            weights[depth * PITCH + unit % TILE] = value;
+        }
+        sync_cube();
+        multiply(&windows, &weights, &mut sums);
+        sync_cube();
+    }
+
+    #[unroll]
+    for i in 0..PATCH {
+        let pixel = first_row + (unit / (TILE / PATCH)) * PATCH + i;
+        let area = written.height * written.width;
+        let start = written.start
+            + (pixel / area) * written.image
+            + (pixel % area) * written.channels
+            + group * written.group_channels;
+        #[unroll]
+        for j in 0..PATCH {
+            let column = first_column + (unit % (TILE / PATCH)) * PATCH + j;
+            if pixel < pixels && column < written.group_channels {
+                let mut value = sums[i * PATCH + j];
+                let place = group * written.group_channels + column;
+                let bias: ComptimeOption<f32> = bias.as_ref().map(|bias| bias[place]);
+                value += bias.unwrap_or(0.0f32);
+                let residual: ComptimeOption<f32> =
+                    residual.as_ref().map(|residual| residual[start + column]);
+                value += residual.unwrap_or(0.0f32);
+                if comptime!(relu) {
+                    value = max(value, 0.0f32);
+                }
+                target[start + column] = value;
+            }
+        }
+    }
+}
+
+/// The weights' gradient, in parts: the product of the matrix of windows, transposed, and the
+/// outputs' gradient, summed over `pixels_of_part` pixels by each part's cubes.
+///
+/// `parts` is `[parts, groups, terms, channels of the gradient]`.
+#[cube(launch)]
+pub(super) fn weight_gradient(
+    source: &[f32],
+    gradient: &[f32],
+    parts: &mut [f32],
+    read: MapArguments,
+    differentiated: MapArguments,
+    window: WindowArguments,
+    groups: usize,
+    first_part: usize,
+    pixels: usize,
+    pixels_of_part: usize,
+    terms: usize,
+) {
+    let unit = UNIT_POS as usize;
+    let group = CUBE_POS_Z as usize % groups;
+    let part = CUBE_POS_Z as usize / groups;
+    let first_row = CUBE_POS_X as usize * TILE;
+    let first_column = CUBE_POS_Y as usize * TILE;
+    let mut windows = Shared::<[f32]>::new_slice(DEPTH * PITCH);
+    let mut gradients = Shared::<[f32]>::new_slice(DEPTH * PITCH);
+
+    // The term and the channel of the gradient that this unit reads.
+    let term = first_row + unit % TILE;
+    let tap = term / read.group_channels;
+    let channel = group * read.group_channels + term % read.group_channels;
+    let shift_y = (tap / window.width) * window.dilation_y;
+    let shift_x = (tap % window.width) * window.dilation_x;
+    let column = first_column + unit % TILE;
+
+    let mut sums = Array::<f32>::new(PATCH * PATCH);
+    #[unroll]
+    for index in 0..PATCH * PATCH {
+        sums[index] = 0.0;
+    }
+    let start = part * pixels_of_part;
+    let end = min(start + pixels_of_part, pixels);
+    for step in 0..(end - start).div_ceil(DEPTH) {
+        #[unroll]
+        for load in 0..LOADS {
+            let depth = unit / TILE + load * (UNITS / TILE);
+            let pixel = start + step * DEPTH + depth;
+            let area = differentiated.height * differentiated.width;
+            let image = pixel / area;
+            let within = pixel % area;
+            let mut seen = 0.0f32;
+            let mut slope = 0.0f32;
+            if pixel < end {
+                let (y, inside_y) = tapped(
+                    within / differentiated.width,
+                    shift_y,
+                    window.stride_y,
+                    window.padding_y,
+                    read.height,
+                    false,
+                );
+                let (x, inside_x) = tapped(
+                    within % differentiated.width,
+                    shift_x,
+                    window.stride_x,
+                    window.padding_x,
+                    read.width,
+                    false,
+                );
+                if term < terms && inside_y && inside_x {
+                    let pixel = y * read.width + x;
+                    seen =
+                        source[read.start + image * read.image + pixel * read.channels + channel];
+                }
+                if column < differentiated.group_channels {
+                    slope = gradient[differentiated.start
+                        + image * differentiated.image
+                        + within * differentiated.channels
+                        + group * differentiated.group_channels
+                        + column];
+                }
+            }
+            windows[depth * PITCH + unit % TILE] = seen;
+            gradients[depth * PITCH + unit % TILE] = slope;
+        }
+        sync_cube();
+        multiply(&windows, &gradients, &mut sums);
+        sync_cube();
+    }
+
+    #[unroll]
+    for i in 0..PATCH {
+        let term = first_row + (unit / (TILE / PATCH)) * PATCH + i;
+        #[unroll]
+        for j in 0..PATCH {
+            let column = first_column + (unit % (TILE / PATCH)) * PATCH + j;
+            if term < terms && column < differentiated.group_channels {
+                let row = ((first_part + part) * groups + group) * terms + term;
+                parts[row * differentiated.group_channels + column] = sums[i * PATCH + j];
+            }
+        }
+    }
+}
+
+/// Where a tap of a pixel's window lies along one axis, and whether that is inside the map.
+///
+/// Backward it is the other way round: which output has the pixel under this tap, if there is one.
+#[cube]
+fn tapped(
+    position: usize,
+    shift: usize,
+    stride: usize,
+    padding: usize,
+    length: usize,
+    #[comptime] backward: bool,
+) -> (usize, bool) {
+    if comptime!(backward) {
+        let reach = position + padding;
+        let distance = reach - min(shift, reach);
+        let inside =
+            reach >= shift && distance.is_multiple_of(stride) && distance / stride < length;
+        (distance / stride, inside)
+    } else {
+        let reach = position * stride + shift;
+        let inside = reach >= padding && reach - padding < length;
+        (reach - min(padding, reach), inside)
+    }
+}
+
+/// Adds the product of what lies in shared memory to a unit's sums.
+#[cube]
+fn multiply(rows: &Shared<[f32]>, columns: &Shared<[f32]>, sums: &mut Array<f32>) {
+    let first_row = (UNIT_POS as usize / (TILE / PATCH)) * PATCH;
+    let first_column = (UNIT_POS as usize % (TILE / PATCH)) * PATCH;
+    let mut values = Array::<f32>::new(PATCH);
+    for depth in 0..DEPTH {
+        #[unroll]
+        for j in 0..PATCH {
+            values[j] = columns[depth * PITCH + first_column + j];
+        }
+        #[unroll]
+        for i in 0..PATCH {
+            let value = rows[depth * PITCH + first_row + i];
+            #[unroll]
+            for j in 0..PATCH {
+                sums[i * PATCH + j] += value * values[j];
+            }
+        }
+    }
+}
+
+/// Sums over parts of the rows of a matrix: `values` is `[rows, columns]`, `parts`
+/// `[parts, columns]`.
+#[cube(launch)]
+pub(super) fn sum_rows(
+    values: &[f32],
+    parts: &mut [f32],
+    rows: usize,
+    rows_of_part: usize,
+    columns: usize,
+) {
+    let part = ABSOLUTE_POS / columns;
+    let start = part * rows_of_part;
+    if start < rows {
+        let mut sum = 0.0f32;
+        for row in start..min(start + rows_of_part, rows) {
+            sum += values[row * columns + ABSOLUTE_POS % columns];
+        }
+        parts[ABSOLUTE_POS] = sum;
+    }
+}
+
+/// The gradient before a ReLU: nothing where its output is 0.
+#[cube(launch)]
+pub(super) fn before_relu(gradient: &[f32], output: &[f32], target: &mut [f32]) {
+    if ABSOLUTE_POS < target.len() {
+        target[ABSOLUTE_POS] = select(
+            output[ABSOLUTE_POS] > 0.0f32,
+            gradient[ABSOLUTE_POS],
+            0.0f32,
+        );
+    }
+}

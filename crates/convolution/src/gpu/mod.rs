@@ -1,0 +1,330 @@
+//! Convolution on GPUs, by kernels of our own: each computes a tile of a matrix product whose one
+//! factor, the windows, is gathered while it goes and never stored (implicit GEMM). Nothing is
+//! tuned by timing, so that a device gives the same numbers every time.
+
+mod kernels;
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::{permute, reshape};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::{CubeCount, CubeDim};
+
+use self::kernels::{MapArgumentsLaunch, TILE, UNITS, WindowArgumentsLaunch};
+use crate::problem::Problem;
+use crate::shape::{Maps, split};
+
+/// The most cubes along one axis of a launch that WebGPU promises
+/// (`maxComputeWorkgroupsPerDimension`).
+const MOST_CUBES: usize = 65_535;
+
+/// Units of the kernels that give each value a unit.
+const PLAIN_UNITS: usize = 256;
+
+/// Cubes that keep a large GPU busy.
+const BUSY_CUBES: usize = 512;
+
+/// Pixels below which another part of a weight gradient costs more than it gains.
+const FEWEST_PIXELS: usize = 256;
+
+/// Rows that one unit sums up at once.
+const SUMMED_ROWS: usize = 128;
+
+/// Convolves: `relu(input ∗ weight + bias + residual)`.
+pub(crate) fn forward(
+    problem: &Problem,
+    input: CubeTensor,
+    weight: CubeTensor,
+    bias: Option<CubeTensor>,
+    residual: Option<CubeTensor>,
+    relu: bool,
+    output_shape: &[usize],
+) -> CubeTensor {
+    let weight = arranged(problem, weight, Direction::Forward);
+    let input = into_contiguous(input);
+    let output = empty(&input, output_shape);
+    let bias = bias.map(into_contiguous);
+    let residual = residual.map(into_contiguous);
+    for levels in levels(problem, batch(output_shape)) {
+        let end = (bias.clone(), residual.clone(), relu);
+        convolve(
+            problem,
+            Direction::Forward,
+            levels,
+            &input,
+            &weight,
+            end,
+            &output,
+        );
+    }
+    output
+}
+
+/// The gradient of the input.
+pub(crate) fn input_gradient(
+    problem: &Problem,
+    gradient: CubeTensor,
+    weight: CubeTensor,
+    input_shape: &[usize],
+) -> CubeTensor {
+    let weight = arranged(problem, weight, Direction::Backward);
+    let gradient = into_contiguous(gradient);
+    let input = empty(&gradient, input_shape);
+    for [inputs, outputs] in levels(problem, batch(input_shape)) {
+        let maps = [outputs, inputs];
+        let end = (None, None, false);
+        convolve(
+            problem,
+            Direction::Backward,
+            maps,
+            &gradient,
+            &weight,
+            end,
+            &input,
+        );
+    }
+    input
+}
+
+/// The gradient of the weights.
+pub(crate) fn weight_gradient(
+    problem: &Problem,
+    input: CubeTensor,
+    gradient: CubeTensor,
+) -> CubeTensor {
+    let (input, gradient) = (into_contiguous(input), into_contiguous(gradient));
+    let images = batch(gradient.meta.shape());
+    let [groups, inputs, outputs] = [
+        problem.options.groups,
+        problem.inputs_per_group(),
+        problem.outputs_per_group(),
+    ];
+    let terms = problem.taps() * inputs;
+    let cubes = [terms.div_ceil(TILE), outputs.div_ceil(TILE)];
+    let levels: Vec<_> = (levels(problem, images).into_iter())
+        .map(|maps| {
+            let pixels = maps[1].pixels * images;
+            let busy = BUSY_CUBES.div_ceil(cubes[0] * cubes[1] * groups);
+            let parts = busy.min(pixels.div_ceil(FEWEST_PIXELS)).max(1);
+            let pixels_of_part = pixels.div_ceil(parts);
+            (
+                maps,
+                pixels,
+                pixels_of_part,
+                pixels.div_ceil(pixels_of_part),
+            )
+        })
+        .collect();
+    let all_parts = levels.iter().map(|(.., parts)| parts).sum();
+    let values = groups * terms * outputs;
+    let sums = empty(&input, &[all_parts, values]);
+    let mut first_part = 0;
+    for ([read, differentiated], pixels, pixels_of_part, parts) in levels {
+        kernels::weight_gradient::launch(
+            &input.client,
+            CubeCount::Static(cubes[0] as u32, cubes[1] as u32, (parts * groups) as u32),
+            CubeDim::new_1d(UNITS as u32),
+            input.clone().into_buffer_arg(),
+            gradient.clone().into_buffer_arg(),
+            sums.clone().into_buffer_arg(),
+            read.arguments(),
+            differentiated.arguments(),
+            window(problem),
+            groups,
+            first_part,
+            pixels,
+            pixels_of_part,
+            terms,
+        );
+        first_part += parts;
+    }
+    let sum = sum_rows(sums);
+    // From the order of the terms to the weights' own.
+    let [height, width] = problem.kernel;
+    let sum = reshape(sum, Shape::new([groups, height * width, inputs, outputs]));
+    let sum = into_contiguous(permute(sum, &[0, 3, 2, 1]));
+    reshape(sum, Shape::new([groups * outputs, inputs, height, width]))
+}
+
+/// The gradient of the bias.
+pub(crate) fn bias_gradient(problem: &Problem, gradient: CubeTensor) -> CubeTensor {
+    let gradient = into_contiguous(gradient);
+    let rows = gradient.meta.shape().num_elements() / problem.outputs;
+    sum_rows(reshape(gradient, Shape::new([rows, problem.outputs])))
+}
+
+/// The gradient before the ReLU that gave `output`.
+pub(crate) fn before_relu(gradient: CubeTensor, output: &CubeTensor) -> CubeTensor {
+    let gradient = into_contiguous(gradient);
+    let target = empty(&gradient, gradient.meta.shape());
+    let values = target.meta.shape().num_elements();
+    let client = gradient.client.clone();
+    kernels::before_relu::launch(
+        &client,
+        plain_count(values),
+        CubeDim::new_1d(PLAIN_UNITS as u32),
+        gradient.into_buffer_arg(),
+        output.clone().into_buffer_arg(),
+        target.clone().into_buffer_arg(),
+    );
+    target
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+/// The weights as a matrix for each group, `[groups, taps × channels read, channels written]`.
+fn arranged(problem: &Problem, weight: CubeTensor, direction: Direction) -> CubeTensor {
+    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
+    let shape = [problem.options.groups, outputs, inputs, problem.taps()];
+    let weight = reshape(weight, Shape::new(shape));
+    let axes = match direction {
+        Direction::Forward => [0, 3, 2, 1],
+        Direction::Backward => [0, 3, 1, 2],
+    };
+    into_contiguous(permute(weight, &axes))
+}
+
+/// Maps of one size: one level of every image.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    /// Pixels before the first.
+    start: usize,
+    /// Pixels of one map.
+    pixels: usize,
+    /// Pixels from one image's map to the next's.
+    image: usize,
+    size: [usize; 2],
+    channels: usize,
+    groups: usize,
+}
+
+impl Level {
+    fn arguments(self) -> MapArgumentsLaunch {
+        MapArgumentsLaunch::new(
+            self.start * self.channels,
+            self.image * self.channels,
+            self.size[0],
+            self.size[1],
+            self.channels,
+            self.channels / self.groups,
+        )
+    }
+}
+
+/// The levels of each image, before and after the convolution.
+fn levels(problem: &Problem, batch: usize) -> Vec<[Level; 2]> {
+    let of = |maps: &Maps, channels: usize| -> Vec<Level> {
+        let image = maps.pixels() / batch;
+        let levels = maps.sizes().len() / batch;
+        (maps.sizes().iter().zip(maps.ranges()).take(levels))
+            .map(|(size, pixels)| Level {
+                start: pixels.start,
+                pixels: pixels.len(),
+                image,
+                size: *size,
+                channels,
+                groups: problem.options.groups,
+            })
+            .collect()
+    };
+    let inputs = of(&problem.maps_in, problem.inputs);
+    let outputs = of(&problem.maps_out, problem.outputs);
+    inputs
+        .into_iter()
+        .zip(outputs)
+        .map(<[Level; 2]>::from)
+        .collect()
+}
+
+fn batch(shape: &[usize]) -> usize {
+    shape.first().copied().unwrap_or(1)
+}
+
+fn window(problem: &Problem) -> WindowArgumentsLaunch {
+    let options = &problem.options;
+    WindowArgumentsLaunch::new(
+        problem.kernel[1],
+        options.stride[0],
+        options.stride[1],
+        options.padding[0],
+        options.padding[1],
+        options.dilation[0],
+        options.dilation[1],
+    )
+}
+
+fn convolve(
+    problem: &Problem,
+    direction: Direction,
+    [read, written]: [Level; 2],
+    source: &CubeTensor,
+    weight: &CubeTensor,
+    (bias, residual, relu): (Option<CubeTensor>, Option<CubeTensor>, bool),
+    target: &CubeTensor,
+) {
+    let groups = problem.options.groups;
+    let pixels = written.pixels * batch(target.meta.shape());
+    let terms = problem.taps() * read.channels / groups;
+    let columns = (written.channels / groups).div_ceil(TILE);
+    for part in split(pixels.div_ceil(TILE), MOST_CUBES) {
+        kernels::convolve::launch(
+            &source.client,
+            CubeCount::Static(part.len() as u32, columns as u32, groups as u32),
+            CubeDim::new_1d(UNITS as u32),
+            source.clone().into_buffer_arg(),
+            weight.clone().into_buffer_arg(),
+            bias.clone().map(CubeTensor::into_buffer_arg).into(),
+            residual.clone().map(CubeTensor::into_buffer_arg).into(),
+            target.clone().into_buffer_arg(),
+            read.arguments(),
+            written.arguments(),
+            window(problem),
+            part.start * TILE,
+            pixels,
+            terms,
+            direction == Direction::Backward,
+            relu,
+        );
+    }
+}
+
+/// The sum of a matrix's rows, in parts that are summed again.
+fn sum_rows(values: CubeTensor) -> CubeTensor {
+    let [rows, columns] = values.meta.shape().dims();
+    let parts = rows.div_ceil(SUMMED_ROWS);
+    let sums = empty(&values, &[parts, columns]);
+    let client = values.client.clone();
+    kernels::sum_rows::launch(
+        &client,
+        plain_count(parts * columns),
+        CubeDim::new_1d(PLAIN_UNITS as u32),
+        values.into_buffer_arg(),
+        sums.clone().into_buffer_arg(),
+        rows,
+        SUMMED_ROWS,
+        columns,
+    );
+    if parts > 1 {
+        sum_rows(sums)
+    } else {
+        reshape(sums, Shape::new([columns]))
+    }
+}
+
+/// Cubes that give each value a unit, in two dimensions where one does not do.
+fn plain_count(values: usize) -> CubeCount {
+    let cubes = values.div_ceil(PLAIN_UNITS);
+    let rows = cubes.div_ceil(MOST_CUBES).max(1);
+    CubeCount::Static(cubes.div_ceil(rows) as u32, rows as u32, 1)
+}
+
+fn empty(like: &CubeTensor, shape: &[usize]) -> CubeTensor {
+    let shape = Shape::from(shape.to_vec());
+    let handle = like.client.empty(shape.num_elements() * size_of::<f32>());
+    let (client, device) = (like.client.clone(), like.device.clone());
+    CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
+}
