@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Shows how well anchors cover a data set's boxes, and finds better ones
     #[command(subcommand)]
     Anchors(AnchorsCommand),
+    /// Looks at what can compute
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Measures how fast this program is on this machine, and how much memory it takes
     Bench(BenchArguments),
     /// Shows what a config says
@@ -71,6 +74,9 @@ pub(crate) struct TrainArguments {
     /// Goes on with a run that was stopped
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Trains on a GPU without comparing it with the CPU first, or though it computes otherwise
+    #[arg(long)]
+    pub(crate) trust_device: bool,
 }
 
 /// Which trained model.
@@ -125,6 +131,9 @@ pub(crate) struct LrFindArguments {
     /// How many steps, from 1e-6 to 1
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..))]
     pub(crate) steps: u64,
+    /// As for `train`
+    #[arg(long)]
+    pub(crate) trust_device: bool,
 }
 
 #[derive(Args)]
@@ -622,6 +631,33 @@ impl fmt::Display for ImageSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.height, self.width)
     }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// Lists the GPUs, computes every layer of a config's model on one, forward and backward, and
+    /// compares it with the CPU
+    Check(DeviceCheckArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct DeviceCheckArguments {
+    /// The experiment, a TOML file; the paper's network on small images where not given
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// What computes: wgpu (the GPU), wgpu:1 (the second GPU)
+    #[arg(long, default_value = "wgpu")]
+    pub(crate) device: String,
+    /// How many classes the model tells apart
+    #[arg(long, default_value_t = 80, value_parser = at_least_one)]
+    pub(crate) classes: usize,
+    /// How many images go through a layer at once
+    #[arg(long, default_value_t = 2, value_parser = at_least_one)]
+    pub(crate) batch: usize,
+    /// How often each layer is computed
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub(crate) runs: usize,
 }
 
 #[derive(Subcommand)]

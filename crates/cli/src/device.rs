@@ -1,7 +1,18 @@
 //! `--device`: which backend computes. The one place that asks which backends are compiled in.
 
+use std::sync::Once;
+
 use anyhow::{anyhow, bail, Result};
+use burn::backend::DispatchDevice;
 use burn::tensor::Device;
+
+#[cfg(feature = "wgpu")]
+use crate::adapters;
+use crate::console;
+use crate::failure::Failure;
+
+/// Characters of a panic's message that are told.
+const LONGEST_REASON: usize = 400;
 
 /// Makes the CPU the device that Burn takes where nobody names one. Its optimiser does so when it
 /// reads a state, before it moves the state to the parameters' device; Burn's own first choice
@@ -13,8 +24,77 @@ pub(crate) fn set_default() {
     std::env::set_var("BURN_DEVICE", "flex");
 }
 
-/// Opens the device of this name: `flex`, `wgpu`, `wgpu:1`, `ndarray`, `cuda`, `cuda:1`.
+/// Opens the device of this name: `flex`, `wgpu`, `wgpu:1`, `ndarray`, `cuda`, `cuda:1`. From then on
+/// a GPU that fails ends the program.
 pub(crate) fn open(name: &str) -> Result<Device> {
+    let device = open_backend(name)?;
+    if !is_flex(&device) {
+        end_where_it_fails(name);
+        break_kernel();
+    }
+    Ok(device)
+}
+
+/// Whether a device is the CPU with kernels of ours.
+pub(crate) fn is_flex(device: &Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// A device's adapter and driver.
+pub(crate) fn describe(device: &Device) -> String {
+    #[cfg(feature = "wgpu")]
+    if let Some(identity) = device.as_dispatch().identity() {
+        let adapters = adapters::list().into_iter();
+        let mut drivers = adapters.filter(|adapter| adapter.name == identity.name);
+        return match drivers.next() {
+            Some(adapter) => format!("{} (driver {})", adapter.name, adapter.driver),
+            None => identity.name,
+        };
+    }
+    format!("{device:?}")
+}
+
+/// Which kernel a test wants to see broken.
+pub(crate) fn broken_kernel() -> Option<String> {
+    std::env::var("RETINANET_BREAK_KERNEL").ok()
+}
+
+fn break_kernel() {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if broken_kernel().as_deref() == Some("weight_gradient") {
+        retinanet_convolution::break_weight_gradients();
+    }
+}
+
+/// Ends the program with one message as soon as any thread panics. Burn and `CubeCL` tell by a panic,
+/// in one thread or another, that memory ran out or a device was lost; whoever waits for that thread
+/// could wait for ever. Files are whole at any moment, since they are written beside their places.
+fn end_where_it_fails(name: &str) {
+    let name = name.to_owned();
+    std::panic::set_hook(Box::new(move |panic| {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let payload = panic.payload();
+            let text = (payload.downcast_ref::<String>().map(String::as_str))
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("no reason given");
+            let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let text: String = text.chars().take(LONGEST_REASON).collect();
+            let place = panic.location().map_or_else(String::new, |place| {
+                format!(" ({}:{})", place.file(), place.line())
+            });
+            console::error(&Failure::work(anyhow!(
+                "computing on `{name}` failed: {text}{place}; where memory ran out, a smaller batch \
+                 or smaller images help; `--device flex` computes on the CPU; a run goes on from its \
+                 last checkpoint with `--resume`"
+            )));
+            #[expect(clippy::exit, reason = "other threads may wait for the one that panicked")]
+            std::process::exit(1);
+        });
+    }));
+}
+
+fn open_backend(name: &str) -> Result<Device> {
     let (backend, index) = match name.split_once(':') {
         Some((backend, index)) => {
             let index: usize = index

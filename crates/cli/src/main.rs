@@ -1,11 +1,13 @@
 //! `retinanet`: trains, evaluates and uses RetinaNet detectors.
 
+mod adapters;
 mod args;
 mod commands;
 mod console;
 mod device;
 mod draw;
 mod failure;
+mod fitness;
 mod hub;
 mod inputs;
 mod machine;
@@ -19,7 +21,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{AnchorsCommand, Arguments, Command, ConfigCommand, DatasetCommand};
+use crate::args::{
+    AnchorsCommand, Arguments, Command, ConfigCommand, DatasetCommand, DeviceCommand,
+};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -51,6 +55,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Anchors(AnchorsCommand::Optimize(arguments)) => {
             commands::anchors::optimize(&arguments)
         }
+        Command::Device(DeviceCommand::Check(arguments)) => commands::device_check::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Dataset(DatasetCommand::Check(arguments)) => commands::check::run(&arguments),
         Command::Dataset(DatasetCommand::Stats(arguments)) => commands::stats::run(&arguments),

@@ -68,6 +68,10 @@ pub enum LayerCall {
 
 /// Which parts an [`End`] has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each part is there or not, whatever the others are"
+)]
 pub struct EndParts {
     /// Whether channels are scaled by a constant.
     pub scale: bool,
@@ -291,10 +295,9 @@ struct Trial {
 }
 
 /// What has a gradient: its name, and how to take that from all of them.
-struct Leaf(
-    &'static str,
-    Box<dyn FnOnce(&mut Gradients) -> Option<Vec<f32>>>,
-);
+struct Leaf(&'static str, TakeGradient);
+
+type TakeGradient = Box<dyn FnOnce(&mut Gradients) -> Option<Vec<f32>>>;
 
 impl Trial {
     fn constant<const D: usize>(&self, name: &str, shape: [usize; D], scale: f32) -> Tensor<D> {
@@ -333,20 +336,14 @@ impl Trial {
     fn end<const D: usize>(&mut self, parts: EndParts, shape: [usize; D]) -> End<Tensor<D>> {
         let channels = shape[D - 1];
         End {
-            scale: parts
-                .scale
-                .then(|| self.constant("scale", [channels], 1.0)),
+            scale: parts.scale.then(|| self.constant("scale", [channels], 1.0)),
             bias: parts.bias.then(|| self.leaf("bias", [channels], 1.0)),
             residual: parts.residual.then(|| self.leaf("residual", shape, 1.0)),
             relu: parts.relu,
         }
     }
 
-    fn finish<const D: usize>(
-        self,
-        output: Tensor<D>,
-        slope: &[f32],
-    ) -> Parts {
+    fn finish<const D: usize>(self, output: Tensor<D>, slope: &[f32]) -> Parts {
         let mut parts = vec![("output", values(output.clone()))];
         parts.extend(self.statistics);
         if slope.is_empty() {
@@ -356,7 +353,10 @@ impl Trial {
         let slope = Tensor::from_data(slope, &self.device);
         let mut gradients = (output * slope).sum().backward();
         for Leaf(name, gradient) in self.leaves {
-            parts.push((gradient_of(name), gradient(&mut gradients).unwrap_or_default()));
+            parts.push((
+                gradient_of(name),
+                gradient(&mut gradients).unwrap_or_default(),
+            ));
         }
         parts
     }
@@ -395,7 +395,11 @@ fn difference(expected: &[f32], found: &[f32]) -> f64 {
     let pairs = expected.iter().zip(found);
     let off = squares(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
     let all = squares(&mut expected.iter().copied().map(f64::from));
-    if all == 0.0 { off.sqrt() } else { (off / all).sqrt() }
+    if all == 0.0 {
+        off.sqrt()
+    } else {
+        (off / all).sqrt()
+    }
 }
 
 impl fmt::Display for LayerCall {

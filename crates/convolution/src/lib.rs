@@ -24,6 +24,8 @@ mod tests;
 mod weights;
 
 pub use calls::{Deviation, EndParts, LayerCall, record_calls};
+#[cfg(feature = "gpu")]
+pub use gpu::break_weight_gradients;
 pub use layers::{
     End, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
     conv2d_with_end, group_norm, max_pool2d, options_of,

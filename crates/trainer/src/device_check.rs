@@ -9,8 +9,9 @@ use retinanet_criterion::{BatchTargets, Criterion};
 use retinanet_detector::{ModelConfig, ModelError};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::config::ExperimentConfig;
 use crate::observer::{Observer, Progress};
-use crate::plan::{Plan, PlanError};
+use crate::plan::{Plan, PlanError, criterion};
 
 /// What a device may be off by, relative to the values' norm. The CPU's own algorithms differ by
 /// 1e-5 of the largest value; a kernel that reads or writes the wrong place is off by far more.
@@ -20,19 +21,16 @@ pub const TOLERANCE: f64 = 1e-4;
 /// with another's place is seen.
 const IMAGES: usize = 2;
 
-/// The layers and losses of a model, to be computed on a device and compared with the CPU's.
+/// The layers and the loss of a model, to be computed on a device and compared with the CPU's.
 #[derive(Clone, Debug)]
 pub struct DeviceCheck {
-    calls: Vec<LayerCall>,
-    images: usize,
-    loss: LossCheck,
-}
-
-#[derive(Clone, Debug)]
-struct LossCheck {
+    model: ModelConfig,
     criterion: Criterion,
-    anchors: Vec<BoundingBox>,
     classes: usize,
+    /// `[height, width]` of the images, in pixels.
+    size: [usize; 2],
+    images: usize,
+    is_short: bool,
 }
 
 /// A layer or loss that was compared.
@@ -52,33 +50,22 @@ impl Checked {
 }
 
 impl DeviceCheck {
-    /// All layers that a model calls on images of a size, in pixels, each once, and its loss.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a setting of the model is out of range.
-    pub fn new(
-        model: &ModelConfig,
+    /// All layers that a model calls on images of a size, `[height, width]` in pixels, each once,
+    /// and its loss.
+    pub const fn new(
+        model: ModelConfig,
         criterion: Criterion,
         classes: usize,
-        [height, width]: [usize; 2],
-    ) -> Result<Self, ModelError> {
-        let device = Device::flex().autodiff();
-        let network = model.init(classes, 0, &device)?;
-        let mut calls = record_calls(|| {
-            network.forward(Tensor::zeros([1, 3, height, width], &device));
-        });
-        let mut seen = HashSet::new();
-        calls.retain(|call| seen.insert(call.clone()));
-        Ok(Self {
-            calls,
+        size: [usize; 2],
+    ) -> Self {
+        Self {
+            model,
+            criterion,
+            classes,
+            size,
             images: IMAGES,
-            loss: LossCheck {
-                criterion,
-                anchors: model.anchor_generator()?.generate(height, width),
-                classes,
-            },
-        })
+            is_short: false,
+        }
     }
 
     /// With so many images at once in place of two.
@@ -90,54 +77,80 @@ impl DeviceCheck {
     /// Each kind of layer once, on the first maps that have it: what differs in nothing but the
     /// maps' sizes is computed by the same kernel.
     #[must_use]
-    pub fn short(mut self) -> Self {
-        let mut seen = HashSet::new();
-        self.calls.retain(|call| seen.insert(call.kind()));
-        self
+    pub fn short(self) -> Self {
+        Self {
+            is_short: true,
+            ..self
+        }
     }
 
     /// A number that stands for all that is computed.
     pub fn fingerprint(&self) -> u64 {
-        xxh3_64(format!("{:?} {}", self, TOLERANCE).as_bytes())
+        xxh3_64(format!("{self:?} {TOLERANCE}").as_bytes())
     }
 
     /// Computes all of it on a device, `runs` times each, and on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a setting of the model is out of range.
     pub fn run(
         &self,
         device: &Device,
         runs: usize,
         observer: &mut dyn Observer,
-    ) -> Vec<Checked> {
+    ) -> Result<Vec<Checked>, ModelError> {
+        let calls = self.calls()?;
         observer.progress(Progress::Start {
-            what: "comparing the device with the CPU",
-            total: self.calls.len() as u64 + 1,
+            what: "comparing with the CPU",
+            total: calls.len() as u64 + 1,
         });
         let trusted = Device::flex();
         let mut checked = Vec::new();
-        for call in &self.calls {
+        for call in &calls {
             checked.push(Checked {
                 what: call.to_string(),
                 deviation: call.compare(self.images, &trusted, device, runs),
             });
             observer.progress(Progress::Tick);
         }
-        let run = |device: &Device| self.loss.run(self.images, device);
+        let [height, width] = self.size;
+        let anchors = self.model.anchor_generator()?.generate(height, width);
+        let run = |device: &Device| self.loss(&anchors, device);
         checked.push(Checked {
-            what: format!("loss over {} anchors", self.loss.anchors.len()),
+            what: format!("loss over {} anchors", anchors.len()),
             deviation: Deviation::measure(&run(&trusted), runs, || run(device)),
         });
         observer.progress(Progress::Finish);
-        checked
+        Ok(checked)
     }
-}
 
-impl LossCheck {
+    /// What the model calls, recorded while an image goes through it.
+    fn calls(&self) -> Result<Vec<LayerCall>, ModelError> {
+        let device = Device::flex().autodiff();
+        let model = self.model.init(self.classes, 0, &device)?;
+        let [height, width] = self.size;
+        let mut calls = record_calls(|| {
+            model.forward(Tensor::zeros([1, 3, height, width], &device));
+        });
+        let mut seen = HashSet::new();
+        calls.retain(|call| {
+            seen.insert(if self.is_short {
+                call.kind()
+            } else {
+                call.clone()
+            })
+        });
+        Ok(calls)
+    }
+
     /// Both losses and the gradients of what the model predicts.
-    fn run(&self, images: usize, device: &Device) -> Vec<(&'static str, Vec<f32>)> {
+    fn loss(&self, anchors: &[BoundingBox], device: &Device) -> Vec<(&'static str, Vec<f32>)> {
         let device = device.clone().autodiff();
-        let targets = BatchTargets::new(&vec![self.targets(); images], &device);
+        let targets = vec![self.targets(anchors); self.images];
+        let targets = BatchTargets::new(&targets, &device);
         let wave = |values: usize, pace: f32| -> Tensor<3> {
-            let shape = [images, self.anchors.len(), values];
+            let shape = [self.images, anchors.len(), values];
             let count: usize = shape.iter().product();
             let wave = (0..count).map(|place| (place as f32 * pace).sin());
             Tensor::from_data(TensorData::new(wave.collect::<Vec<f32>>(), shape), &device)
@@ -159,7 +172,7 @@ impl LossCheck {
     }
 
     /// Every seventh anchor positive, of a box that lies a little beside it, every fifth ignored.
-    fn targets(&self) -> AnchorTargets {
+    fn targets(&self, anchors: &[BoundingBox]) -> AnchorTargets {
         let class = |anchor: usize| ClassId((anchor % self.classes) as u32);
         let label = |anchor: usize| match anchor {
             anchor if anchor.is_multiple_of(7) => AnchorLabel::Object(class(anchor)),
@@ -184,33 +197,52 @@ impl LossCheck {
             }
         };
         AnchorTargets {
-            labels: (0..self.anchors.len()).map(label).collect(),
-            positives: (self.anchors.iter().enumerate().step_by(7))
+            labels: (0..anchors.len()).map(label).collect(),
+            positives: (anchors.iter().enumerate().step_by(7))
                 .map(positive)
                 .collect(),
         }
     }
 }
 
-impl Plan {
-    /// The check of what this plan trains, at the largest size of a batch.
+impl ExperimentConfig {
+    /// The check of what this config trains on some classes, as far as it can be told without the
+    /// data: at the largest size that its images may have.
     ///
     /// # Errors
     ///
-    /// Returns an error if a setting of the model is out of range.
-    pub fn device_check(&self) -> Result<DeviceCheck, PlanError> {
+    /// Returns an error if a setting of the model or the loss is out of range.
+    pub fn device_check(&self, classes: usize) -> Result<DeviceCheck, PlanError> {
+        self.model.check()?;
+        // Weights by the classes' numbers of objects: all have the same.
+        let class = self
+            .criterion
+            .class
+            .clone()
+            .for_objects(&vec![1; classes])?;
+        let criterion = criterion(self, class)?;
+        let short = self.data.short_side.iter().copied().max().unwrap_or(1);
+        let sides = [short, self.data.long_side.max(short)];
+        let size = sides.map(|side| side.next_multiple_of(self.data.size_divisor.max(1)) as usize);
+        Ok(DeviceCheck::new(
+            self.model.clone(),
+            criterion,
+            classes,
+            size,
+        ))
+    }
+}
+
+impl Plan {
+    /// The check of what this plan trains, at the largest size of a batch.
+    pub fn device_check(&self) -> DeviceCheck {
         let mut model = self.config.model.clone();
         if self.unfreeze_at.is_some() {
             model.freeze_at = 0;
         }
         let (height, width) = self.loader.largest_input();
         let (criterion, classes) = (self.criterion.clone(), self.train.classes.len());
-        Ok(DeviceCheck::new(
-            &model,
-            criterion,
-            classes,
-            [height, width],
-        )?)
+        DeviceCheck::new(model, criterion, classes, [height, width])
     }
 }
 
@@ -231,7 +263,7 @@ mod tests {
             ..ModelConfig::default()
         };
         let criterion = CriterionConfig::default().init().unwrap();
-        DeviceCheck::new(&model, criterion, 3, [64, 96]).unwrap()
+        DeviceCheck::new(model, criterion, 3, [64, 96])
     }
 
     struct Quiet;
@@ -239,8 +271,14 @@ mod tests {
 
     #[test]
     fn the_cpu_agrees_with_itself_on_every_kind_of_layer() {
-        let checked = check().run(&Device::flex(), 1, &mut Quiet);
-        for kind in ["convolution 7×7", "convolution 1×1", "batch norm", "max pool", "loss"] {
+        let checked = check().run(&Device::flex(), 1, &mut Quiet).unwrap();
+        for kind in [
+            "convolution 7×7",
+            "convolution 1×1",
+            "batch norm",
+            "max pool",
+            "loss",
+        ] {
             assert!(
                 checked.iter().any(|checked| checked.what.starts_with(kind)),
                 "{kind}"
@@ -255,12 +293,16 @@ mod tests {
     fn the_short_form_has_each_kind_once_and_another_fingerprint() {
         let full = check();
         let short = full.clone().short();
-        assert!(short.calls.len() < full.calls.len());
-        let kinds: HashSet<_> = full.calls.iter().map(LayerCall::kind).collect();
-        assert_eq!(short.calls.len(), kinds.len());
+        let (all, few) = (full.calls().unwrap(), short.calls().unwrap());
+        assert!(few.len() < all.len());
+        let kinds: HashSet<_> = all.iter().map(LayerCall::kind).collect();
+        assert_eq!(few.len(), kinds.len());
         assert_ne!(short.fingerprint(), full.fingerprint());
         assert_eq!(full.fingerprint(), check().fingerprint());
-        assert_ne!(full.clone().with_images(3).fingerprint(), full.fingerprint());
+        assert_ne!(
+            full.clone().with_images(3).fingerprint(),
+            full.fingerprint()
+        );
     }
 
     #[test]
@@ -284,9 +326,9 @@ mod tests {
             let mut config = CriterionConfig::default();
             config.bbox.loss = kind;
             let mut check = check();
-            check.loss.criterion = config.init().unwrap();
-            let parts = check.loss.run(2, &Device::flex());
-            for (part, values) in parts {
+            check.criterion = config.init().unwrap();
+            let anchors = check.model.anchor_generator().unwrap().generate(64, 96);
+            for (part, values) in check.loss(&anchors, &Device::flex()) {
                 assert!(values.iter().any(|value| *value != 0.0), "{kind:?}: {part}");
             }
         }

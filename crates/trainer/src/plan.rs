@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use retinanet_anchors::{AnchorError, AnchorGenerator, Matcher, TargetAssigner};
 use retinanet_boxes::ClassList;
-use retinanet_criterion::{Criterion, CriterionConfig, CriterionError, Sampler};
+use retinanet_criterion::{ClassLossConfig, Criterion, CriterionConfig, CriterionError, Sampler};
 use retinanet_data::shapes::ShapesError;
 use retinanet_data::{
     CocoDataset, DataError, LoaderConfig, ReadOptions, ResizeConfig, TrainLoader, Transform,
@@ -69,15 +69,8 @@ impl Plan {
         config.model.check()?;
         let coder = config.model.box_coder.init()?;
         let decoder = config.eval.init(&config.model)?;
-        let criterion = |class| CriterionConfig {
-            class,
-            softmax: config.model.head.scores == ClassScores::Softmax,
-            bbox: config.criterion.bbox,
-            normalizer: config.criterion.normalizer,
-            coder_weights: coder.weights(),
-        };
         // Whatever it holds is wrong before data is read, or not at all.
-        criterion(config.criterion.class.clone()).init()?;
+        criterion(&config, config.criterion.class.clone())?;
         let sampler = config.criterion.sampling.init()?;
         let generator = config.model.anchor_generator()?;
         let matcher = config.criterion.matcher.init()?;
@@ -92,7 +85,7 @@ impl Plan {
         tell_dropped(&train, observer);
 
         let class = (config.criterion.class.clone()).for_objects(&train.objects_by_class())?;
-        let criterion = criterion(class).init()?;
+        let criterion = criterion(&config, class)?;
         let assigner = TargetAssigner::new(matcher, coder);
         let parts = config.train.accumulate;
         let batch_size = config.train.batch_size.images();
@@ -178,6 +171,21 @@ impl Plan {
             .transpose()?;
         Ok((model, loaded))
     }
+}
+
+/// The loss, with a class loss that has its weights of the classes.
+pub(crate) fn criterion(
+    config: &ExperimentConfig,
+    class: ClassLossConfig,
+) -> Result<Criterion, PlanError> {
+    let criterion = CriterionConfig {
+        class,
+        softmax: config.model.head.scores == ClassScores::Softmax,
+        bbox: config.criterion.bbox,
+        normalizer: config.criterion.normalizer,
+        coder_weights: config.model.box_coder.init()?.weights(),
+    };
+    Ok(criterion.init()?)
 }
 
 /// Turns the config's unit, iterations or epochs, into iterations.

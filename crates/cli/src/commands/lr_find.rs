@@ -5,6 +5,7 @@ use crate::args::LrFindArguments;
 use crate::console::{self, Console};
 use crate::device;
 use crate::failure::Failure;
+use crate::fitness;
 
 pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     let mut config = load_config(&arguments.config, &arguments.settings.set)?;
@@ -20,6 +21,10 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
         )));
     }
     let plan = Plan::new(config, &mut console)?;
+    if !arguments.trust_device {
+        let device = (&device, plan.config.compute.device.as_str());
+        fitness::require(&plan.device_check(), device, &mut console)?;
+    }
     let search = find_learning_rate(&plan, &device, arguments.steps, &mut console)?;
 
     if search.losses.is_empty() {

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod convert;
+pub(crate) mod device_check;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;

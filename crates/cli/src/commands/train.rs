@@ -10,6 +10,7 @@ use crate::args::TrainArguments;
 use crate::console::{self, Console};
 use crate::device;
 use crate::failure::Failure;
+use crate::fitness;
 use crate::hub;
 use crate::world::{self, Joined};
 
@@ -97,6 +98,10 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         }
         (BatchSize::Images(_), _) => Plan::new(config, &mut console)?,
     };
+    if !arguments.trust_device {
+        let device = (&device, plan.config.compute.device.as_str());
+        fitness::require(&plan.device_check(), device, &mut console)?;
+    }
     plan.check_processes(joined.world.size())?;
     let resolved = config_to_toml(&plan.config).map_err(RunDirectoryError::Config)?;
     joined.world.broadcast(resolved.into_bytes());

@@ -1,0 +1,61 @@
+use std::path::Path;
+
+use anyhow::anyhow;
+use retinanet_trainer::{load_config, ExperimentConfig};
+
+use crate::adapters;
+use crate::args::DeviceCheckArguments;
+use crate::console::{self, Console};
+use crate::device;
+use crate::failure::Failure;
+use crate::fitness;
+
+/// Side of the images where no config names a size, in pixels.
+const SMALL_SIDE: u32 = 256;
+
+/// Lists adapters, and compares one with the CPU layer by layer.
+pub(crate) fn run(arguments: &DeviceCheckArguments) -> Result<(), Failure> {
+    let config = read(arguments.config.as_deref(), &arguments.settings.set)?;
+    super::set_threads(config.compute.threads);
+    for adapter in adapters::list() {
+        console::result(&adapter.to_string());
+    }
+    let device = device::open(&arguments.device).map_err(Failure::usage)?;
+    let check = config
+        .device_check(arguments.classes)?
+        .with_images(arguments.batch);
+    console::result(&format!(
+        "comparing {} with the CPU, {} images at once, {} times:",
+        device::describe(&device),
+        arguments.batch,
+        arguments.runs
+    ));
+    let checked = check.run(&device, arguments.runs, &mut Console::new(1))?;
+    for checked in &checked {
+        let (part, off) = checked.deviation.worst();
+        let verdict = if checked.is_wrong() { "WRONG" } else { "ok" };
+        console::result(&format!(
+            "{verdict:5} {off:.1e} ({part}) {:9.1} ms  {}",
+            1e3 * checked.deviation.seconds,
+            checked.what
+        ));
+    }
+    fitness::refuse_wrong(&checked, &arguments.device)?;
+    console::result(&format!("all {} agree", checked.len()));
+    Ok(())
+}
+
+fn read(path: Option<&Path>, set: &[(String, String)]) -> Result<ExperimentConfig, Failure> {
+    if let Some(path) = path {
+        return Ok(load_config(path, set)?);
+    }
+    if !set.is_empty() {
+        return Err(Failure::usage(anyhow!(
+            "`--set` changes a config: name one"
+        )));
+    }
+    let mut config = ExperimentConfig::default();
+    config.data.short_side = vec![SMALL_SIDE];
+    config.data.long_side = SMALL_SIDE;
+    Ok(config)
+}
