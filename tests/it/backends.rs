@@ -7,10 +7,12 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
+use retinanet_convolution::set_winograd;
 use retinanet_criterion::{
     BatchTargets, BoxLossConfig, CriterionConfig, LossParts, NormalizerKind,
 };
 use retinanet_detector::{Architecture, HeadNorm, ModelConfig, NormKind, Predictions, RetinaNet};
+use retinanet_trainer::{ExperimentConfig, load_config};
 
 const CLASSES: usize = 2;
 const SIDE: usize = 64;
@@ -40,6 +42,117 @@ fn wgpu_gives_the_losses_and_gradients_of_flex_and_trains_ten_steps() {
         compare(norm, &on_flex, &on_wgpu);
     }
     ten_steps(model(&config(NormKind::BatchNorm), &wgpu));
+}
+
+/// A network with images of its size, and the config that names its loss.
+struct Network {
+    name: &'static str,
+    config: ExperimentConfig,
+    side: usize,
+    images: usize,
+    steps: usize,
+}
+
+impl Network {
+    fn new(name: &'static str, toml: &str, [side, images, steps]: [usize; 3]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.toml");
+        fs_err::write(&path, toml).unwrap();
+        Self {
+            name,
+            config: load_config(&path, &[]).unwrap(),
+            side,
+            images,
+            steps,
+        }
+    }
+
+    fn all() -> Vec<Self> {
+        let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
+        let quickstart = format!("extends = {quickstart:?}");
+        let resnet = |depth: u32, norm: &str| {
+            format!(
+                "[model]\nbackbone = \"resnet{depth}\"\nnorm = \"{norm}\"\nfreeze_at = 0\n\
+                 [criterion]\nnormalizer = \"batch\"\nbbox = {{ beta = 0.1 }}"
+            )
+        };
+        let preset = |name: &str| format!("preset = \"{name}\"\n[model]\nfreeze_at = 0");
+        vec![
+            Self::new("quickstart", &quickstart, [128, 8, 7]),
+            Self::new("R18, frozen", &resnet(18, "frozen_batch_norm"), [64, 2, 7]),
+            Self::new("R18, group norm", &resnet(18, "group_norm"), [64, 2, 7]),
+            Self::new("R18, batch norm", &resnet(18, "batch_norm"), [128, 2, 7]),
+            Self::new("R50, frozen", &resnet(50, "frozen_batch_norm"), [64, 2, 7]),
+            Self::new("R50, group norm", &resnet(50, "group_norm"), [64, 2, 2]),
+            Self::new("R50, batch norm", &resnet(50, "batch_norm"), [256, 2, 1]),
+            Self::new("torchvision", &preset("torchvision"), [64, 2, 2]),
+            Self::new("torchvision_v2", &preset("torchvision_v2"), [64, 2, 2]),
+        ]
+    }
+}
+
+/// Whole networks, several steps each: at every step both devices have the same weights, those that
+/// the CPU has come to.
+#[test]
+#[ignore = "takes some ten minutes on software Vulkan"]
+#[expect(clippy::print_stderr, reason = "who waits so long wants the numbers")]
+fn wgpu_follows_flex_step_by_step_on_every_network() {
+    let Some(wgpu) = wgpu_device() else { return };
+    let flex = Device::flex();
+    set_winograd(false);
+    for network in Network::all() {
+        let model = |device: &Device| {
+            (network.config.model)
+                .init(CLASSES, SEED, &device.clone().autodiff())
+                .unwrap()
+        };
+        let mut on_flex = model(&flex);
+        let mut on_wgpu = model(&wgpu);
+        let mut optimizer = SgdConfig::new().init();
+        for step in 0..network.steps {
+            let record = on_flex.valid().into_record();
+            on_wgpu = on_wgpu.try_load_record(record).unwrap();
+            let (gradients, expected) = network.compute(&on_flex, step);
+            let (_, found) = network.compute(&on_wgpu, step);
+            let [loss, norm, worst] = deviations(&expected, &found);
+            eprintln!(
+                "{}, step {step}: loss off by {loss:.1e}, norm of all gradients by {norm:.1e}, the \
+                 worst gradient by {worst:.1e}",
+                network.name
+            );
+            assert!(
+                loss < 1e-6 && norm < 1e-4 && worst < 1e-3,
+                "{}",
+                network.name
+            );
+            let gradients = GradientsParams::from_grads(gradients, &on_flex);
+            on_flex = optimizer.step(1e-3, on_flex, gradients);
+        }
+    }
+}
+
+/// How far the losses, the norm of all gradients and the worst gradient are off, relative to
+/// themselves.
+fn deviations(expected: &Computed, found: &Computed) -> [f64; 3] {
+    let total = |computed: &Computed| computed.class_loss + computed.box_loss;
+    let whole = |computed: &Computed| -> f64 {
+        let squares = computed
+            .gradients
+            .values()
+            .map(|values| norm(values).powi(2));
+        squares.sum::<f64>().sqrt()
+    };
+    assert!(expected.gradients.keys().eq(found.gradients.keys()));
+    let each = expected.gradients.iter().map(|(name, expected)| {
+        let pairs = expected.iter().zip(&found.gradients[name]);
+        let difference: Vec<f32> = pairs.map(|(a, b)| a - b).collect();
+        norm(&difference) / norm(expected).max(f64::MIN_POSITIVE)
+    });
+    [
+        (total(found) / total(expected) - 1.0).abs(),
+        (whole(found) / whole(expected) - 1.0).abs(),
+        each.fold(0.0, f64::max),
+    ]
 }
 
 fn compare(kind: NormKind, on_flex: &Computed, on_wgpu: &Computed) {
@@ -120,7 +233,7 @@ fn model(config: &ModelConfig, device: &Device) -> RetinaNet {
 
 fn loss(model: &RetinaNet) -> LossParts {
     let device = model.devices()[0].clone().autodiff();
-    let Predictions { logits, deltas, .. } = model.forward(images(&device));
+    let Predictions { logits, deltas, .. } = model.forward(images([2, SIDE], 0.0, &device));
     let targets = BatchTargets::new(&targets(logits.dims()[1]), &device);
     let config = CriterionConfig {
         // L1's slope jumps where a box is right, and rounding would tell on which side.
@@ -144,13 +257,37 @@ fn compute(model: &RetinaNet) -> Computed {
     }
 }
 
-/// Two images of waves, the same on every backend.
-fn images(device: &Device) -> Tensor<4> {
-    let values = 2 * 3 * SIDE * SIDE;
+impl Network {
+    fn compute(&self, model: &RetinaNet, step: usize) -> (Gradients, Computed) {
+        let device = model.devices()[0].clone().autodiff();
+        let images = images([self.images, self.side], step as f32, &device);
+        let Predictions { logits, deltas, .. } = model.forward(images);
+        let targets = vec![targets(logits.dims()[1]).remove(0); self.images];
+        let criterion = CriterionConfig {
+            class: self.config.criterion.class.clone(),
+            bbox: self.config.criterion.bbox,
+            normalizer: self.config.criterion.normalizer,
+            ..CriterionConfig::default()
+        };
+        let targets = BatchTargets::new(&targets, &device);
+        let parts = criterion.init().unwrap().forward(logits, deltas, &targets);
+        let gradients = parts.total().backward();
+        let computed = Computed {
+            class_loss: f64::from(parts.class.into_scalar::<f32>()),
+            box_loss: f64::from(parts.bbox.into_scalar::<f32>()),
+            gradients: gradients_by_name(model, &gradients),
+        };
+        (gradients, computed)
+    }
+}
+
+/// Images of waves, the same on every backend.
+fn images([images, side]: [usize; 2], phase: f32, device: &Device) -> Tensor<4> {
+    let values = images * 3 * side * side;
     let pixels: Vec<f32> = (0..values)
-        .map(|index| (index as f32 * 0.37).sin() + (index as f32 * 0.011).cos())
+        .map(|index| (index as f32 * 0.37 + phase).sin() + (index as f32 * 0.011).cos())
         .collect();
-    Tensor::from_data(TensorData::new(pixels, [2, 3, SIDE, SIDE]), device)
+    Tensor::from_data(TensorData::new(pixels, [images, 3, side, side]), device)
 }
 
 /// Every seventh anchor positive, every fifth ignored.
@@ -168,8 +305,8 @@ fn targets(anchors: usize) -> Vec<AnchorTargets> {
                 anchor,
                 class: class_of(anchor),
                 object: 0,
-                anchor_box: BoundingBox::default(),
-                object_box: BoundingBox::default(),
+                anchor_box: BoundingBox::new(10.0, 10.0, 42.0, 50.0),
+                object_box: BoundingBox::new(12.0, 7.0, 45.0, 48.0),
                 deltas: [0.3, -0.2, 0.1, -0.4].map(|delta| delta * (anchor as f32 * 0.1).cos()),
             })
             .collect(),

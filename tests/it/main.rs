@@ -6,6 +6,7 @@ mod backends;
 mod bench;
 mod configs;
 mod data_checks;
+mod devices;
 mod evaluation;
 mod library;
 mod losses;

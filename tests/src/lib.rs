@@ -77,9 +77,7 @@ pub fn retinanet() -> Command {
         .join(format!("retinanet{}", std::env::consts::EXE_SUFFIX));
     assert!(program.exists(), "{} is not built", program.display());
     let mut command = Command::new(program);
-    // Tuning kernels on software Vulkan takes minutes, and its window system complains where it
-    // has no place for sockets.
-    command.env("CUBECL_AUTOTUNE_LEVEL", "minimal");
+    // Software Vulkan's window system complains where it has no place for sockets.
     command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
     command
 }

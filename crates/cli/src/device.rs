@@ -78,13 +78,13 @@ fn end_where_it_fails(name: &str) {
             let text = (payload.downcast_ref::<String>().map(String::as_str))
                 .or_else(|| payload.downcast_ref::<&str>().copied())
                 .unwrap_or("no reason given");
-            let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            let text: String = text.chars().take(LONGEST_REASON).collect();
             let place = panic.location().map_or_else(String::new, |place| {
-                format!(" ({}:{})", place.file(), place.line())
+                format!(", at {}:{}", place.file(), place.line())
             });
+            let reason = root_cause(text).unwrap_or_else(|| format!("{text}{place}"));
+            let reason: String = reason.chars().take(LONGEST_REASON).collect();
             console::error(&Failure::work(anyhow!(
-                "computing on `{name}` failed: {text}{place}; where memory ran out, a smaller batch \
+                "computing on `{name}` failed: {reason}; where memory ran out, a smaller batch \
                  or smaller images help; `--device flex` computes on the CPU; a run goes on from its \
                  last checkpoint with `--resume`"
             )));
@@ -92,6 +92,13 @@ fn end_where_it_fails(name: &str) {
             std::process::exit(1);
         });
     }));
+}
+
+/// The innermost of the causes that an error of `CubeCL` lists, on one line; none where it lists none.
+fn root_cause(text: &str) -> Option<String> {
+    let (_, cause) = text.rsplit_once("Caused by:")?;
+    let cause = cause.split("No backtrace available").next()?;
+    Some(cause.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn open_backend(name: &str) -> Result<Device> {
@@ -171,6 +178,18 @@ fn not_compiled(name: &str, feature: &str) -> Result<Device> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_causes_the_innermost_is_told() {
+        let text = "Execution(An error happened\nCaused by:\n  Several failures at once\nCaused by:\n  \
+                    can't allocate buffer\n  of size: 268435456\n  No backtrace available\nAsked at: x)";
+        let cause = root_cause(text);
+        assert_eq!(
+            cause.as_deref(),
+            Some("can't allocate buffer of size: 268435456")
+        );
+        assert_eq!(root_cause("index out of bounds"), None);
+    }
 
     #[test]
     fn an_unknown_device_is_refused_with_the_known_ones() {

@@ -3,8 +3,9 @@
 //!
 //! On the CPU (Burn's flex backend) they are kernels of this crate, with gradients of their own,
 //! on the `gemm` crate: 1×1 convolutions are plain products, 3×3 with stride 1 go by Winograd's
-//! algorithm (see [`set_winograd`]) where it pays, all others by blocks of columns. Every other
-//! device runs Burn's own operations. Results do not depend on the number of threads.
+//! algorithm (see [`set_winograd`]) where it pays, all others by blocks of columns. Results do not
+//! depend on the number of threads. On GPUs convolution has kernels of this crate too (feature `gpu`,
+//! which `wgpu` and `cuda` bring), and all else is Burn's own operations, as on every other device.
 //!
 //! Channels come last because then a pixel is a row: a 1×1 convolution is a product of the map as
 //! it lies, columns are copied in runs, and every other kernel walks memory in order.

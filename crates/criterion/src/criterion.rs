@@ -161,7 +161,7 @@ impl Criterion {
 
         let losses = self.class.forward(logits, one_hot) * counted;
         let weights = Tensor::<1>::from_floats(&*to_f32(weights), &device);
-        (losses.sum_dims_squeeze::<1, _>(&[1, 2]).reshape([batch]) * weights).sum()
+        (sum_of_each(losses) * weights).sum()
     }
 
     fn box_loss(&self, deltas: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
@@ -183,6 +183,26 @@ impl Criterion {
         let weights = weights.unsqueeze_dim::<2>(1); // [positives, 1]
         (self.bbox.forward(predicted, positives) * weights).sum()
     }
+}
+
+/// Values that are added up in one go.
+const SUMMED_AT_ONCE: usize = 256;
+
+/// The sum over all anchors and classes of each image, in three rounds: one sum over millions of
+/// values in f32 would lose the last digits of most.
+///
+/// # Shapes
+///
+/// - `losses`: `[batch, anchors, classes]`
+/// - output: `[batch]`
+fn sum_of_each(losses: Tensor<3>) -> Tensor<1> {
+    let [batch, anchors, _] = losses.dims();
+    let of_anchors = losses.sum_dim(2).reshape([batch, anchors]);
+    let parts = anchors.div_ceil(SUMMED_AT_ONCE);
+    let missing = parts * SUMMED_AT_ONCE - anchors;
+    let of_anchors = of_anchors.pad([(0, 0), (0, missing)], 0.0);
+    let of_parts = of_anchors.reshape([batch, parts, SUMMED_AT_ONCE]);
+    of_parts.sum_dim(2).sum_dim(1).reshape([batch])
 }
 
 fn to_f32(values: &[f64]) -> Vec<f32> {

@@ -35,7 +35,8 @@ pub(crate) fn run(arguments: &DeviceCheckArguments) -> Result<(), Failure> {
         let (part, off) = checked.deviation.worst();
         let verdict = if checked.is_wrong() { "WRONG" } else { "ok" };
         console::result(&format!(
-            "{verdict:5} {off:.1e} ({part}) {:9.1} ms  {}",
+            "{verdict:5} {:28} {:9.1} ms  {}",
+            format!("{off:.1e} ({part})"),
             1e3 * checked.deviation.seconds,
             checked.what
         ));

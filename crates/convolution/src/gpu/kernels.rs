@@ -6,24 +6,23 @@
 
 use cubecl::prelude::*;
 
-/// Rows and columns of the outputs that a cube computes.
-pub(super) const TILE: usize = 64;
+/// Rows of the product that a cube computes.
+pub(super) const ROWS: usize = 64;
 
 /// Terms of the sums that lie in shared memory at once.
 const DEPTH: usize = 16;
 
-/// Rows and columns of the outputs that a unit computes.
+/// Rows and columns of the product that a unit computes.
 const PATCH: usize = 4;
-
-/// Units of a cube.
-pub(super) const UNITS: usize = (TILE / PATCH) * (TILE / PATCH);
-
-/// Values of each operand that a unit brings to shared memory at once.
-const LOADS: usize = TILE * DEPTH / UNITS;
 
 /// From one term's values to the next in shared memory; one more than there are, so that units
 /// that write neighbouring terms write to different banks.
-const PITCH: usize = TILE + 1;
+const PITCH: usize = ROWS + 1;
+
+/// Units of a cube that computes so many columns of the product.
+pub(super) const fn units(columns: usize) -> usize {
+    (ROWS / PATCH) * (columns / PATCH)
+}
 
 /// Further down and right than any map reaches, with room to be multiplied by a stride.
 const NOWHERE: usize = 1 << 24;
@@ -75,23 +74,26 @@ pub(super) fn convolve(
     first_pixel: usize,
     pixels: usize,
     terms: usize,
+    #[comptime] columns: usize,
     #[comptime] backward: bool,
     #[comptime] relu: bool,
 ) {
+    let units = comptime!(units(columns));
     let unit = UNIT_POS as usize;
     let group = CUBE_POS_Z as usize;
-    let first_row = first_pixel + CUBE_POS_X as usize * TILE;
-    let first_column = CUBE_POS_Y as usize * TILE;
+    let first_row = first_pixel + CUBE_POS_X as usize * ROWS;
+    let first_column = CUBE_POS_Y as usize * columns;
     let mut windows = Shared::<[f32]>::new_slice(DEPTH * PITCH);
-    let mut weights = Shared::<[f32]>::new_slice(DEPTH * PITCH);
+    let mut weights = Shared::<[f32]>::new_slice(comptime!(DEPTH * (columns + 1)));
 
     // The pixels whose windows this unit reads.
-    let mut ys = Array::<usize>::new(LOADS);
-    let mut xs = Array::<usize>::new(LOADS);
-    let mut origins = Array::<usize>::new(LOADS);
+    let loads = comptime!(ROWS * DEPTH / units);
+    let mut ys = Array::<usize>::new(loads);
+    let mut xs = Array::<usize>::new(loads);
+    let mut origins = Array::<usize>::new(loads);
     #[unroll]
-    for load in 0..LOADS {
-        let pixel = first_row + unit / DEPTH + load * (UNITS / DEPTH);
+    for load in 0..loads {
+        let pixel = first_row + unit / DEPTH + load * comptime!(units / DEPTH);
         let area = written.height * written.width;
         let image = pixel / area;
         let within = pixel % area;
@@ -100,11 +102,7 @@ pub(super) fn convolve(
         origins[load] = read.start + image * read.image + group * read.group_channels;
     }
 
-    let mut sums = Array::<f32>::new(PATCH * PATCH);
-    #[unroll]
-    for index in 0..PATCH * PATCH {
-        sums[index] = 0.0;
-    }
+    let mut sums = zeros();
     for step in 0..terms.div_ceil(DEPTH) {
         let term = step * DEPTH + unit % DEPTH;
         let tap = term / read.group_channels;
@@ -112,7 +110,7 @@ pub(super) fn convolve(
         let shift_y = (tap / window.width) * window.dilation_y;
         let shift_x = (tap % window.width) * window.dilation_x;
         #[unroll]
-        for load in 0..LOADS {
+        for load in 0..loads {
             let mut value = 0.0f32;
             if term < terms {
                 let (y, inside_y) = tapped(
@@ -136,28 +134,28 @@ pub(super) fn convolve(
                     value = source[origins[load] + pixel * read.channels + channel];
                 }
             }
-            let row = unit / DEPTH + load * (UNITS / DEPTH);
+            let row = unit / DEPTH + load * comptime!(units / DEPTH);
             windows[(unit % DEPTH) * PITCH + row] = value;
         }
         #[unroll]
-        for load in 0..LOADS {
-            let depth = unit / TILE + load * (UNITS / TILE);
+        for load in 0..comptime!(columns * DEPTH / units) {
+            let depth = unit / columns + load * comptime!(units / columns);
             let term = step * DEPTH + depth;
-            let column = first_column + unit % TILE;
+            let column = first_column + unit % columns;
             let mut value = 0.0f32;
             if term < terms && column < written.group_channels {
                 value = weight[(group * terms + term) * written.group_channels + column];
             }
-            weights[depth * PITCH + unit % TILE] = value;
+            weights[depth * comptime!(columns + 1) + unit % columns] = value;
         }
         sync_cube();
-        multiply(&windows, &weights, &mut sums);
+        multiply(&windows, &weights, &mut sums, columns);
         sync_cube();
     }
 
     #[unroll]
     for i in 0..PATCH {
-        let pixel = first_row + (unit / (TILE / PATCH)) * PATCH + i;
+        let pixel = first_row + (unit / comptime!(columns / PATCH)) * PATCH + i;
         let area = written.height * written.width;
         let start = written.start
             + (pixel / area) * written.image
@@ -165,7 +163,7 @@ pub(super) fn convolve(
             + group * written.group_channels;
         #[unroll]
         for j in 0..PATCH {
-            let column = first_column + (unit % (TILE / PATCH)) * PATCH + j;
+            let column = first_column + (unit % comptime!(columns / PATCH)) * PATCH + j;
             if pixel < pixels && column < written.group_channels {
                 let mut value = sums[i * PATCH + j];
                 let place = group * written.group_channels + column;
@@ -200,43 +198,38 @@ pub(super) fn weight_gradient(
     pixels: usize,
     pixels_of_part: usize,
     terms: usize,
+    #[comptime] columns: usize,
 ) {
+    let units = comptime!(units(columns));
     let unit = UNIT_POS as usize;
     let group = CUBE_POS_Z as usize % groups;
     let part = CUBE_POS_Z as usize / groups;
-    let first_row = CUBE_POS_X as usize * TILE;
-    let first_column = CUBE_POS_Y as usize * TILE;
+    let first_row = CUBE_POS_X as usize * ROWS;
+    let first_column = CUBE_POS_Y as usize * columns;
     let mut windows = Shared::<[f32]>::new_slice(DEPTH * PITCH);
-    let mut gradients = Shared::<[f32]>::new_slice(DEPTH * PITCH);
+    let mut gradients = Shared::<[f32]>::new_slice(comptime!(DEPTH * (columns + 1)));
 
     // The term and the channel of the gradient that this unit reads.
-    let term = first_row + unit % TILE;
+    let term = first_row + unit % ROWS;
     let tap = term / read.group_channels;
     let channel = group * read.group_channels + term % read.group_channels;
     let shift_y = (tap / window.width) * window.dilation_y;
     let shift_x = (tap % window.width) * window.dilation_x;
-    let column = first_column + unit % TILE;
+    let column = first_column + unit % columns;
 
-    let mut sums = Array::<f32>::new(PATCH * PATCH);
-    #[unroll]
-    for index in 0..PATCH * PATCH {
-        sums[index] = 0.0;
-    }
+    let mut sums = zeros();
+    let area = differentiated.height * differentiated.width;
     let start = part * pixels_of_part;
     let end = min(start + pixels_of_part, pixels);
     for step in 0..(end - start).div_ceil(DEPTH) {
         #[unroll]
-        for load in 0..LOADS {
-            let depth = unit / TILE + load * (UNITS / TILE);
+        for load in 0..comptime!(ROWS * DEPTH / units) {
+            let depth = unit / ROWS + load * comptime!(units / ROWS);
             let pixel = start + step * DEPTH + depth;
-            let area = differentiated.height * differentiated.width;
-            let image = pixel / area;
-            let within = pixel % area;
-            let mut seen = 0.0f32;
-            let mut slope = 0.0f32;
-            if pixel < end {
+            let mut value = 0.0f32;
+            if pixel < end && term < terms {
                 let (y, inside_y) = tapped(
-                    within / differentiated.width,
+                    (pixel % area) / differentiated.width,
                     shift_y,
                     window.stride_y,
                     window.padding_y,
@@ -244,40 +237,43 @@ pub(super) fn weight_gradient(
                     false,
                 );
                 let (x, inside_x) = tapped(
-                    within % differentiated.width,
+                    (pixel % area) % differentiated.width,
                     shift_x,
                     window.stride_x,
                     window.padding_x,
                     read.width,
                     false,
                 );
-                if term < terms && inside_y && inside_x {
-                    let pixel = y * read.width + x;
-                    seen =
-                        source[read.start + image * read.image + pixel * read.channels + channel];
-                }
-                if column < differentiated.group_channels {
-                    slope = gradient[differentiated.start
-                        + image * differentiated.image
-                        + within * differentiated.channels
-                        + group * differentiated.group_channels
-                        + column];
+                if inside_y && inside_x {
+                    let image = read.start + (pixel / area) * read.image;
+                    value = source[image + (y * read.width + x) * read.channels + channel];
                 }
             }
-            windows[depth * PITCH + unit % TILE] = seen;
-            gradients[depth * PITCH + unit % TILE] = slope;
+            windows[depth * PITCH + unit % ROWS] = value;
+        }
+        #[unroll]
+        for load in 0..comptime!(columns * DEPTH / units) {
+            let depth = unit / columns + load * comptime!(units / columns);
+            let pixel = start + step * DEPTH + depth;
+            let mut value = 0.0f32;
+            if pixel < end && column < differentiated.group_channels {
+                let image = differentiated.start + (pixel / area) * differentiated.image;
+                let channel = group * differentiated.group_channels + column;
+                value = gradient[image + (pixel % area) * differentiated.channels + channel];
+            }
+            gradients[depth * comptime!(columns + 1) + unit % columns] = value;
         }
         sync_cube();
-        multiply(&windows, &gradients, &mut sums);
+        multiply(&windows, &gradients, &mut sums, columns);
         sync_cube();
     }
 
     #[unroll]
     for i in 0..PATCH {
-        let term = first_row + (unit / (TILE / PATCH)) * PATCH + i;
+        let term = first_row + (unit / comptime!(columns / PATCH)) * PATCH + i;
         #[unroll]
         for j in 0..PATCH {
-            let column = first_column + (unit % (TILE / PATCH)) * PATCH + j;
+            let column = first_column + (unit % comptime!(columns / PATCH)) * PATCH + j;
             if term < terms && column < differentiated.group_channels {
                 let row = ((first_part + part) * groups + group) * terms + term;
                 parts[row * differentiated.group_channels + column] = sums[i * PATCH + j];
@@ -311,16 +307,32 @@ fn tapped(
     }
 }
 
+/// A unit's sums before the first term.
+#[cube]
+fn zeros() -> Array<f32> {
+    let mut sums = Array::<f32>::new(PATCH * PATCH);
+    #[unroll]
+    for index in 0..PATCH * PATCH {
+        sums[index] = 0.0;
+    }
+    sums
+}
+
 /// Adds the product of what lies in shared memory to a unit's sums.
 #[cube]
-fn multiply(rows: &Shared<[f32]>, columns: &Shared<[f32]>, sums: &mut Array<f32>) {
-    let first_row = (UNIT_POS as usize / (TILE / PATCH)) * PATCH;
-    let first_column = (UNIT_POS as usize % (TILE / PATCH)) * PATCH;
+fn multiply(
+    rows: &Shared<[f32]>,
+    columns: &Shared<[f32]>,
+    sums: &mut Array<f32>,
+    #[comptime] width: usize,
+) {
+    let first_row = (UNIT_POS as usize / comptime!(width / PATCH)) * PATCH;
+    let first_column = (UNIT_POS as usize % comptime!(width / PATCH)) * PATCH;
     let mut values = Array::<f32>::new(PATCH);
     for depth in 0..DEPTH {
         #[unroll]
         for j in 0..PATCH {
-            values[j] = columns[depth * PITCH + first_column + j];
+            values[j] = columns[depth * comptime!(width + 1) + first_column + j];
         }
         #[unroll]
         for i in 0..PATCH {

@@ -12,7 +12,7 @@ use burn_cubecl::ops::{permute, reshape};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
-use self::kernels::{MapArgumentsLaunch, TILE, UNITS, WindowArgumentsLaunch};
+use self::kernels::{MapArgumentsLaunch, ROWS, WindowArgumentsLaunch, units};
 use crate::problem::Problem;
 use crate::shape::{Maps, split};
 
@@ -111,7 +111,8 @@ pub(crate) fn weight_gradient(
         problem.outputs_per_group(),
     ];
     let terms = problem.taps() * inputs;
-    let cubes = [terms.div_ceil(TILE), outputs.div_ceil(TILE)];
+    let columns = tile_columns(outputs);
+    let cubes = [terms.div_ceil(ROWS), outputs.div_ceil(columns)];
     let levels: Vec<_> = (levels(problem, images).into_iter())
         .map(|maps| {
             let left_out = usize::from(BREAKS_WEIGHT_GRADIENTS.load(Ordering::Relaxed));
@@ -135,7 +136,7 @@ pub(crate) fn weight_gradient(
         kernels::weight_gradient::launch(
             &input.client,
             CubeCount::Static(cubes[0] as u32, cubes[1] as u32, (parts * groups) as u32),
-            CubeDim::new_1d(UNITS as u32),
+            CubeDim::new_1d(units(columns) as u32),
             input.clone().into_buffer_arg(),
             gradient.clone().into_buffer_arg(),
             sums.clone().into_buffer_arg(),
@@ -147,6 +148,7 @@ pub(crate) fn weight_gradient(
             pixels,
             pixels_of_part,
             terms,
+            columns,
         );
         first_part += parts;
     }
@@ -180,6 +182,16 @@ pub(crate) fn before_relu(gradient: CubeTensor, output: &CubeTensor) -> CubeTens
         target.clone().into_buffer_arg(),
     );
     target
+}
+
+/// How many columns of the product a cube computes, for so many in all: few where many would lie
+/// beyond the last.
+const fn tile_columns(columns: usize) -> usize {
+    match columns {
+        0..=16 | 33..=48 => 16,
+        17..=32 => 32,
+        _ => 64,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,12 +293,13 @@ fn convolve(
     let groups = problem.options.groups;
     let pixels = written.pixels * batch(target.meta.shape());
     let terms = problem.taps() * read.channels / groups;
-    let columns = (written.channels / groups).div_ceil(TILE);
-    for part in split(pixels.div_ceil(TILE), MOST_CUBES) {
+    let columns = tile_columns(written.channels / groups);
+    let cubes = (written.channels / groups).div_ceil(columns);
+    for part in split(pixels.div_ceil(ROWS), MOST_CUBES) {
         kernels::convolve::launch(
             &source.client,
-            CubeCount::Static(part.len() as u32, columns as u32, groups as u32),
-            CubeDim::new_1d(UNITS as u32),
+            CubeCount::Static(part.len() as u32, cubes as u32, groups as u32),
+            CubeDim::new_1d(units(columns) as u32),
             source.clone().into_buffer_arg(),
             weight.clone().into_buffer_arg(),
             bias.clone().map(CubeTensor::into_buffer_arg).into(),
@@ -295,9 +308,10 @@ fn convolve(
             read.arguments(),
             written.arguments(),
             window(problem),
-            part.start * TILE,
+            part.start * ROWS,
             pixels,
             terms,
+            columns,
             direction == Direction::Backward,
             relu,
         );
