@@ -1,7 +1,5 @@
 //! Non-maximum suppression: of boxes that mean the same object, the best stays.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_vision::{Nms, NmsOptions};
 use retinanet_boxes::{ClassId, Detection};
 use serde::{Deserialize, Serialize};
 
@@ -61,29 +59,25 @@ impl Suppression {
     }
 
     fn suppress_hard(&self, candidates: &[Detection]) -> Vec<Detection> {
-        if candidates.is_empty() {
-            return Vec::new();
+        let mut ordered = candidates.to_vec();
+        // Stable: of equal scores the first counts as the better, as in torchvision.
+        ordered.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let mut suppressed = vec![false; ordered.len()];
+        let mut kept = Vec::new();
+        for (place, best) in ordered.iter().enumerate() {
+            if kept.len() == self.detections {
+                break;
+            }
+            if suppressed[place] {
+                continue;
+            }
+            kept.push(*best);
+            let rest = ordered[place..].iter().zip(&mut suppressed[place..]);
+            for (other, suppressed) in rest {
+                *suppressed |= best.bbox.iou(&other.bbox) > self.iou;
+            }
         }
-        // The boxes are on the host already, and flex is where the host computes.
-        let device = Device::flex();
-        let boxes: Vec<f32> = candidates
-            .iter()
-            .flat_map(|detection| detection.bbox.to_array())
-            .collect();
-        let scores: Vec<f32> = candidates.iter().map(|detection| detection.score).collect();
-        let count = candidates.len();
-        let boxes = Tensor::<2>::from_data(TensorData::new(boxes, [count, 4]), &device);
-        let scores = Tensor::<1>::from_data(TensorData::new(scores, [count]), &device);
-        let options = NmsOptions {
-            iou_threshold: self.iou,
-            score_threshold: 0.0,
-            max_output_boxes: self.detections,
-        };
-        let kept: Tensor<1, Int> = boxes.nms(scores, options);
-        kept.into_data()
-            .iter::<i64>()
-            .map(|index| candidates[index as usize])
-            .collect()
+        kept
     }
 
     fn suppress_softly(&self, candidates: &[Detection]) -> Vec<Detection> {
@@ -135,6 +129,7 @@ fn by_class(detections: &[Detection]) -> Vec<Vec<Detection>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use retinanet_boxes::BoundingBox;
 
     use super::*;
@@ -161,6 +156,44 @@ mod tests {
 
     fn scores(kept: &[Detection]) -> Vec<f32> {
         kept.iter().map(|detection| detection.score).collect()
+    }
+
+    proptest! {
+        /// What suppression is: what stays overlaps nothing better that stays too much, and what goes
+        /// does. Scores are few, so that many are equal.
+        #[test]
+        fn what_goes_overlaps_something_better_that_stays(
+            boxes in prop::collection::vec((0..30_i8, 0..30_i8, 1..12_i8, 1..12_i8, 0..5_u8), 0..40)
+        ) {
+            let candidates: Vec<Detection> = boxes
+                .iter()
+                .map(|&(x, y, width, height, score)| {
+                    let [x, y, width, height] = [x, y, width, height].map(f32::from);
+                    Detection {
+                        bbox: BoundingBox::new(x, y, x + width, y + height),
+                        class: ClassId(0),
+                        score: f32::from(score) / 5.0,
+                    }
+                })
+                .collect();
+            let hard = Suppression {
+                detections: usize::MAX,
+                ..suppression(SuppressionKind::Hard)
+            };
+            let kept = hard.apply(&candidates);
+            let overlap = |a: &Detection, b: &Detection| a.bbox.iou(&b.bbox) > hard.iou;
+            prop_assert!(kept.is_sorted_by(|a, b| a.score >= b.score));
+            for (place, detection) in kept.iter().enumerate() {
+                prop_assert!(!kept[..place].iter().any(|better| overlap(better, detection)));
+            }
+            for detection in &candidates {
+                let stays = kept.contains(detection);
+                let mut better = kept.iter().filter(|kept| kept.score >= detection.score);
+                prop_assert!(stays || better.any(|better| overlap(better, detection)));
+            }
+            let few = Suppression { detections: 3, ..hard };
+            prop_assert_eq!(few.apply(&candidates), &kept[..kept.len().min(3)]);
+        }
     }
 
     #[test]

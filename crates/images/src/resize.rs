@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::pixels::{F32x3, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
@@ -102,9 +103,7 @@ fn resize_bilinear(image: &RgbImage, source: Region, (width, height): (u32, u32)
     let image = ImageRef::new(part.width(), part.height(), &bytes, PixelType::F32x3)
         .expect("an `RgbImage` holds 3 numbers a pixel");
     let mut resized = Image::new(width, height, PixelType::F32x3);
-    Resizer::new()
-        .resize(&image, &mut resized, &options)
-        .expect("both images have the same kind of pixel, and the region lies in the image");
+    resize_as::<F32x3>(&image, &mut resized, &options);
     let (numbers, _) = resized.buffer().as_chunks::<4>();
     let numbers: Vec<f32> = numbers.iter().copied().map(f32::from_ne_bytes).collect();
     numbers.as_chunks().0.to_vec()
@@ -148,11 +147,24 @@ fn convolve(image: &RgbImage, source: Region, (width, height): (u32, u32)) -> Rg
     let image = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3)
         .expect("an `RgbImage` holds 3 bytes a pixel");
     let mut resized = Image::new(width, height, PixelType::U8x3);
-    Resizer::new()
-        .resize(&image, &mut resized, &options)
-        .expect("both images have the same kind of pixel, and the region lies in the image");
+    resize_as::<U8x3>(&image, &mut resized, &options);
     RgbImage::from_raw(width, height, resized.into_vec())
         .expect("a buffer of 3 bytes a pixel makes an `RgbImage`")
+}
+
+/// Resizes images of one kind of pixel. `Resizer::resize` would do so for every kind that there is,
+/// and take more than a minute to compile.
+fn resize_as<P: PixelTrait>(
+    image: &ImageRef<'_>,
+    resized: &mut Image<'_>,
+    options: &ResizeOptions,
+) {
+    let kind = "both images have this kind of pixel";
+    let from = image.typed_image::<P>().expect(kind);
+    let mut to = resized.typed_image_mut::<P>().expect(kind);
+    Resizer::new()
+        .resize_typed(&from, &mut to, options)
+        .expect("the region lies in the image");
 }
 
 fn options(algorithm: ResizeAlg, source: Region, image: &RgbImage) -> ResizeOptions {
