@@ -28,27 +28,24 @@ struct Computed {
     gradients: BTreeMap<String, Vec<f32>>,
 }
 
-/// The first pass of a fresh process is compared: nothing may depend on what was computed before.
+/// From the first pass of a fresh process on: nothing may depend on what was computed before.
 #[test]
 fn wgpu_gives_the_losses_and_gradients_of_flex_and_trains_ten_steps() {
     let Some(wgpu) = wgpu_device() else { return };
-    let flex = Device::flex();
     for norm in [
         NormKind::BatchNorm,
         NormKind::GroupNorm,
         NormKind::FrozenBatchNorm,
         NormKind::FixedStatistics,
     ] {
-        let config = config(norm);
-        let [on_flex, on_wgpu] = [&flex, &wgpu].map(|device| compute(&model(&config, device)));
-        compare(norm, &on_flex, &on_wgpu);
+        Network::small(norm).follow(&wgpu);
     }
     ten_steps(model(&config(NormKind::BatchNorm), &wgpu));
 }
 
 /// A network with images of its size, and the config that names its loss.
 struct Network {
-    name: &'static str,
+    name: String,
     config: ExperimentConfig,
     side: usize,
     images: usize,
@@ -56,12 +53,12 @@ struct Network {
 }
 
 impl Network {
-    fn new(name: &'static str, toml: &str, [side, images, steps]: [usize; 3]) -> Self {
+    fn new(name: &str, toml: &str, [side, images, steps]: [usize; 3]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.toml");
         fs_err::write(&path, toml).unwrap();
         Self {
-            name,
+            name: name.to_owned(),
             config: load_config(&path, &[]).unwrap(),
             side,
             images,
@@ -69,9 +66,33 @@ impl Network {
         }
     }
 
-    fn all() -> Vec<Self> {
+    fn small(norm: NormKind) -> Self {
+        let mut experiment = ExperimentConfig {
+            model: config(norm),
+            ..ExperimentConfig::default()
+        };
+        experiment.criterion.normalizer = NormalizerKind::Batch;
+        // L1's slope jumps where a box is right, and rounding would tell on which side.
+        experiment.criterion.bbox.beta = 0.1;
+        Self {
+            name: format!("{norm:?}"),
+            config: experiment,
+            side: SIDE,
+            images: 2,
+            steps: 5,
+        }
+    }
+
+    fn quickstart() -> Self {
         let quickstart = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
-        let quickstart = format!("extends = {quickstart:?}");
+        Self::new(
+            "quickstart",
+            &format!("extends = {quickstart:?}"),
+            [128, 8, 7],
+        )
+    }
+
+    fn others() -> Vec<Self> {
         let resnet = |depth: u32, norm: &str| {
             format!(
                 "[model]\nbackbone = \"resnet{depth}\"\nnorm = \"{norm}\"\nfreeze_at = 0\n\
@@ -80,7 +101,6 @@ impl Network {
         };
         let preset = |name: &str| format!("preset = \"{name}\"\n[model]\nfreeze_at = 0");
         vec![
-            Self::new("quickstart", &quickstart, [128, 8, 7]),
             Self::new("R18, frozen", &resnet(18, "frozen_batch_norm"), [64, 2, 7]),
             Self::new("R18, group norm", &resnet(18, "group_norm"), [64, 2, 7]),
             Self::new("R18, batch norm", &resnet(18, "batch_norm"), [128, 2, 7]),
@@ -93,59 +113,74 @@ impl Network {
     }
 }
 
-/// Whole networks, several steps each: at every step both devices have the same weights, those that
-/// the CPU has come to.
+#[test]
+#[ignore = "takes a minute on software Vulkan"]
+fn wgpu_follows_flex_step_by_step_on_the_quickstart() {
+    let Some(wgpu) = wgpu_device() else { return };
+    Network::quickstart().follow(&wgpu);
+}
+
 #[test]
 #[ignore = "takes some ten minutes on software Vulkan"]
-#[expect(clippy::print_stderr, reason = "who waits so long wants the numbers")]
-fn wgpu_follows_flex_step_by_step_on_every_network() {
+fn wgpu_follows_flex_step_by_step_on_other_networks() {
     let Some(wgpu) = wgpu_device() else { return };
-    let flex = Device::flex();
-    set_winograd(false);
-    for network in Network::all() {
+    for network in Network::others() {
+        network.follow(&wgpu);
+    }
+}
+
+impl Network {
+    /// Some steps: at each both devices have the same weights, those that the CPU has come to.
+    ///
+    /// Rounding decides on which side of a ReLU's edge some values lie, and that moves gradients of
+    /// layers with few pixels by more than the rounding itself: by so much as a nudge of the images
+    /// moves them on the CPU. Single gradients are judged by the median over the steps.
+    #[expect(clippy::print_stderr, reason = "who waits so long wants the numbers")]
+    fn follow(&self, wgpu: &Device) {
+        let flex = Device::flex();
+        set_winograd(false);
         let model = |device: &Device| {
-            (network.config.model)
+            (self.config.model)
                 .init(CLASSES, SEED, &device.clone().autodiff())
                 .unwrap()
         };
         let mut on_flex = model(&flex);
-        let mut on_wgpu = model(&wgpu);
+        let mut on_wgpu = model(wgpu);
         let mut optimizer = SgdConfig::new().init();
         let mut of_gradients = BTreeMap::<String, Vec<[f64; 2]>>::new();
-        for step in 0..network.steps {
+        for step in 0..self.steps {
             let record = on_flex.valid().into_record();
             on_wgpu = on_wgpu.try_load_record(record).unwrap();
-            let (gradients, expected) = network.compute(&on_flex, step, 0.0);
-            let (_, found) = network.compute(&on_wgpu, step, 0.0);
-            let (_, nudged) = network.compute(&on_flex, step, NUDGE);
+            let (gradients, expected) = self.compute(&on_flex, step, 0.0);
+            let (_, found) = self.compute(&on_wgpu, step, 0.0);
+            let (_, nudged) = self.compute(&on_flex, step, NUDGE);
             let ([loss, norm], each) = deviations(&expected, &found);
-            let (_, by_nudge) = deviations(&expected, &nudged);
+            let ([_, norm_by_nudge], by_nudge) = deviations(&expected, &nudged);
             eprintln!(
-                "{}, step {step}: loss off by {loss:.1e}, norm of all gradients by {norm:.1e}",
-                network.name
+                "{}, step {step}: loss off by {loss:.1e}, norm of all gradients by {norm:.1e}, \
+                 which a nudge moves by {norm_by_nudge:.1e}",
+                self.name
             );
-            assert!(loss < 1e-6 && norm < 1e-4, "{}", network.name);
+            assert!(loss < 1e-6, "{}", self.name);
+            assert!(norm < 1e-4_f64.max(2.0 * norm_by_nudge), "{}", self.name);
             for ((name, off), (_, by_nudge)) in each.into_iter().zip(by_nudge) {
                 of_gradients.entry(name).or_default().push([off, by_nudge]);
             }
             let gradients = GradientsParams::from_grads(gradients, &on_flex);
             on_flex = optimizer.step(1e-3, on_flex, gradients);
         }
-        // Rounding decides on which side of a ReLU's edge some values lie, and that moves gradients of
-        // layers with few pixels by more than the rounding itself: by so much as a nudge of the images
-        // moves them on the CPU.
         let [(worst, name), (by_nudge, _)] = [0, 1].map(|which| {
             let medians = (of_gradients.iter()).map(|(name, all)| (median(all, which), name));
             medians.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
         });
         eprintln!(
             "{}: worst gradient {name}, off by {worst:.1e}; a nudge moves one by {by_nudge:.1e}",
-            network.name
+            self.name
         );
         assert!(
             worst < 1e-3_f64.max(2.0 * by_nudge),
             "{}: {name}",
-            network.name
+            self.name
         );
     }
 }
@@ -175,34 +210,6 @@ fn deviations(expected: &Computed, found: &Computed) -> ([f64; 2], Vec<(String, 
     });
     let off = |of: &dyn Fn(&Computed) -> f64| (of(found) / of(expected) - 1.0).abs();
     ([off(&total), off(&whole)], each.collect())
-}
-
-fn compare(kind: NormKind, on_flex: &Computed, on_wgpu: &Computed) {
-    for (name, a, b) in [
-        ("class", on_flex.class_loss, on_wgpu.class_loss),
-        ("box", on_flex.box_loss, on_wgpu.box_loss),
-    ] {
-        assert!(
-            (a / b - 1.0).abs() < 1e-6,
-            "{kind:?}: {name} loss {a} and {b}"
-        );
-    }
-    assert!(on_flex.gradients.len() > 40, "{}", on_flex.gradients.len());
-    assert!(on_flex.gradients.keys().eq(on_wgpu.gradients.keys()));
-    let mut differing = Vec::new();
-    for (name, a) in &on_flex.gradients {
-        let b = &on_wgpu.gradients[name];
-        let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-        assert!(norm(a) > 0.0, "{name} has no gradient");
-        let relative = norm(&difference) / norm(a);
-        if relative >= 1e-3 {
-            differing.push((name, relative));
-        }
-    }
-    assert!(
-        differing.is_empty(),
-        "{kind:?}: gradients that differ: {differing:?}"
-    );
 }
 
 fn ten_steps(mut model: RetinaNet) {
@@ -267,16 +274,6 @@ fn loss(model: &RetinaNet) -> LossParts {
         ..CriterionConfig::default()
     };
     config.init().unwrap().forward(logits, deltas, &targets)
-}
-
-fn compute(model: &RetinaNet) -> Computed {
-    let parts = loss(model);
-    let gradients = parts.total().backward();
-    Computed {
-        class_loss: f64::from(parts.class.into_scalar::<f32>()),
-        box_loss: f64::from(parts.bbox.into_scalar::<f32>()),
-        gradients: gradients_by_name(model, &gradients),
-    }
 }
 
 impl Network {

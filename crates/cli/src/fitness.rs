@@ -8,7 +8,6 @@ use burn::tensor::Device;
 use retinanet_trainer::{Checked, DeviceCheck, Observer, TOLERANCE};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::console::Console;
 use crate::device;
 use crate::failure::Failure;
 
@@ -17,7 +16,7 @@ use crate::failure::Failure;
 pub(crate) fn require(
     check: &DeviceCheck,
     (device, name): (&Device, &str),
-    console: &mut Console,
+    observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
     if device::is_flex(device) {
         return Ok(());
@@ -28,14 +27,14 @@ pub(crate) fn require(
     if pass.as_deref().is_some_and(Path::is_file) {
         return Ok(());
     }
-    console.message(&format!(
+    observer.message(&format!(
         "compiling kernels for {adapter} and comparing what they compute with the CPU, once"
     ));
-    let checked = check.run(device, 1, console)?;
+    let checked = check.run(device, 1, observer)?;
     refuse_wrong(&checked, name)?;
     if let Some(pass) = pass {
         if let Err(error) = remember(&pass, &adapter) {
-            console.message(&format!("it will be compared again next time: {error}"));
+            observer.message(&format!("it will be compared again next time: {error}"));
         }
     }
     Ok(())

@@ -26,13 +26,13 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<(), Failure> {
     let result = if joined.leads() {
         lead(arguments, &joined)
     } else {
-        follow(&joined)
+        follow(arguments, &joined)
     };
     joined.leave(result)
 }
 
 /// Trains along with the process that leads, with the config that it has made up.
-fn follow(joined: &Joined) -> Result<(), Failure> {
+fn follow(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
     struct Quiet;
     impl Observer for Quiet {}
 
@@ -44,6 +44,10 @@ fn follow(joined: &Joined) -> Result<(), Failure> {
     let device =
         device::open(&joined.device_name(&config.compute.device)).map_err(Failure::usage)?;
     let plan = Plan::new(config, &mut Quiet)?;
+    if !arguments.trust_device {
+        let device = (&device, plan.config.compute.device.as_str());
+        fitness::require(&plan.device_check(), device, &mut Quiet)?;
+    }
     joined.world.gather(READY);
     // The leader says when it ends; the signal comes to all.
     let _ = ctrlc::set_handler(|| {});
