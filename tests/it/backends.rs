@@ -101,14 +101,14 @@ impl Network {
         };
         let preset = |name: &str| format!("preset = \"{name}\"\n[model]\nfreeze_at = 0");
         vec![
+            Self::new("torchvision_v2", &preset("torchvision_v2"), [64, 2, 3]),
+            Self::new("torchvision", &preset("torchvision"), [64, 2, 3]),
             Self::new("R18, frozen", &resnet(18, "frozen_batch_norm"), [64, 2, 7]),
             Self::new("R18, group norm", &resnet(18, "group_norm"), [64, 2, 7]),
             Self::new("R18, batch norm", &resnet(18, "batch_norm"), [128, 2, 7]),
             Self::new("R50, frozen", &resnet(50, "frozen_batch_norm"), [64, 2, 3]),
             Self::new("R50, group norm", &resnet(50, "group_norm"), [64, 2, 3]),
             Self::new("R50, batch norm", &resnet(50, "batch_norm"), [256, 1, 1]),
-            Self::new("torchvision", &preset("torchvision"), [64, 2, 3]),
-            Self::new("torchvision_v2", &preset("torchvision_v2"), [64, 2, 3]),
         ]
     }
 }
@@ -155,13 +155,13 @@ impl Network {
             let (_, found) = self.compute(&on_wgpu, step, 0.0);
             let (_, nudged) = self.compute(&on_flex, step, NUDGE);
             let ([loss, norm], each) = deviations(&expected, &found);
-            let ([_, norm_by_nudge], by_nudge) = deviations(&expected, &nudged);
+            let ([loss_by_nudge, norm_by_nudge], by_nudge) = deviations(&expected, &nudged);
             eprintln!(
-                "{}, step {step}: loss off by {loss:.1e}, norm of all gradients by {norm:.1e}, \
-                 which a nudge moves by {norm_by_nudge:.1e}",
+                "{}, step {step}: loss off by {loss:.1e} (a nudge moves it by {loss_by_nudge:.1e}), norm \
+                 of all gradients by {norm:.1e} ({norm_by_nudge:.1e})",
                 self.name
             );
-            assert!(loss < 1e-6, "{}", self.name);
+            assert!(loss < 1e-6_f64.max(2.0 * loss_by_nudge), "{}", self.name);
             assert!(norm < 1e-4_f64.max(2.0 * norm_by_nudge), "{}", self.name);
             for ((name, off), (_, by_nudge)) in each.into_iter().zip(by_nudge) {
                 of_gradients.entry(name).or_default().push([off, by_nudge]);
