@@ -17,7 +17,7 @@ use crate::weights::normal_values;
 /// A layer as a model calls it, but for the number of images.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LayerCall {
-    /// A convolution, with what is fused to its end.
+    /// A convolution, with its epilogue.
     Convolution {
         /// `[height, width]` of each level.
         levels: Vec<[usize; 2]>,
@@ -25,7 +25,7 @@ pub enum LayerCall {
         weight: [usize; 4],
         /// Stride, padding, dilation and groups.
         options: ConvOptions,
-        /// What ends it.
+        /// Its epilogue.
         end: EndParts,
     },
     /// A batch norm that learns.
@@ -34,7 +34,7 @@ pub enum LayerCall {
         size: [usize; 2],
         /// How many channels there are.
         channels: usize,
-        /// What ends it.
+        /// Its epilogue.
         end: EndParts,
     },
     /// A group norm.
@@ -45,7 +45,7 @@ pub enum LayerCall {
         channels: usize,
         /// How many groups they make.
         groups: usize,
-        /// What ends it.
+        /// Its epilogue.
         end: EndParts,
     },
     /// A pooling that takes the largest value.
@@ -117,7 +117,7 @@ pub(crate) fn record(call: impl FnOnce() -> LayerCall) {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deviation {
     /// For the output, each gradient and each statistic the norm of the difference, relative to
-    /// that of the values; the largest of all runs. Infinite where a value is not finite.
+    /// that of the values; the largest of all runs. Infinite if a value is non-finite.
     pub parts: Vec<(&'static str, f64)>,
     /// Seconds that the fastest run took, forward and backward, with the result read.
     pub seconds: f64,

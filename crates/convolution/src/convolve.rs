@@ -19,7 +19,7 @@ use crate::kernels::epilogue::Epilogue;
 use crate::kernels::sums::channel_sums;
 use crate::problem::Problem;
 
-/// A convolution with its end.
+/// A convolution with its epilogue.
 #[derive(Clone, Debug)]
 pub struct ConvCall {
     pub(crate) problem: Arc<Problem>,
@@ -46,6 +46,9 @@ pub trait Convolve: Backend {
 
 /// What a backend computes of a convolution and its gradients.
 pub trait Kernels: Convolve {
+    /// The tensor as it lies in memory, copied where it is a view.
+    fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// The gradient before the ReLU that gave `output`, where there was one.
     fn before_relu(
         gradient: FloatTensor<Self>,
@@ -98,6 +101,10 @@ impl Convolve for Flex {
 }
 
 impl Kernels for Flex {
+    fn contiguous(tensor: FlexTensor) -> FlexTensor {
+        contiguous(tensor)
+    }
+
     fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> FlexTensor {
         extension::before_relu(gradient, output)
     }
@@ -114,7 +121,6 @@ impl Kernels for Flex {
         call: &ConvCall,
         shape: &[usize],
     ) -> FlexTensor {
-        let input = contiguous(input);
         let (input, gradient) = (values(&input), values(gradient));
         let weights = call.problem.weight_gradient(input, gradient, scale(call));
         new_tensor(weights, shape)
@@ -126,7 +132,6 @@ impl Kernels for Flex {
         call: &ConvCall,
         shape: &[usize],
     ) -> FlexTensor {
-        let weight = contiguous(weight);
         let (gradient, weight) = (values(gradient), values(&weight));
         let pixels = call.problem.input_gradient(gradient, weight, scale(call));
         new_tensor(pixels, shape)
@@ -136,6 +141,7 @@ impl Kernels for Flex {
 #[cfg(feature = "gpu")]
 mod cube {
     use burn::backend::Cube;
+    use burn_cubecl::kernel::into_contiguous;
 
     use super::{ConvCall, Convolve, FloatTensor, Kernels};
     use crate::gpu;
@@ -163,6 +169,10 @@ mod cube {
     }
 
     impl Kernels for Cube {
+        fn contiguous(tensor: CubeTensor) -> CubeTensor {
+            into_contiguous(tensor)
+        }
+
         fn before_relu(gradient: CubeTensor, output: Option<&CubeTensor>) -> CubeTensor {
             match output {
                 Some(output) => gpu::before_relu(gradient, output),
@@ -249,7 +259,8 @@ impl<B: Kernels, C: CheckpointStrategy> Convolve for Autodiff<B, C> {
             .prepare::<C>(nodes)
             .compute_bound()
             .stateful();
-        let [input, weight] = [input, weight].map(FloatTensor::<Self>::into_primitive);
+        // Now, so that a view is copied once for the output and the gradients together.
+        let [input, weight] = [input, weight].map(|tensor| B::contiguous(tensor.into_primitive()));
         let [bias, residual] = [bias, residual].map(FloatTensor::<Self>::into_primitive);
         match prepared {
             OpsKind::Tracked(prepared) => {

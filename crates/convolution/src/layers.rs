@@ -408,16 +408,20 @@ pub fn channels_first(maps: Tensor<4>) -> Tensor<4> {
 
 /// Whether there are kernels of ours for convolution on a device.
 fn has_convolution(device: &Device) -> bool {
-    match device.clone().inner().as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "gpu")]
-        DispatchDevice::Cube(_) => true,
-        #[allow(
-            unreachable_patterns,
-            reason = "other devices come with Burn's features"
-        )]
-        _ => false,
-    }
+    is_flex(device) || is_gpu(device)
+}
+
+#[cfg(feature = "gpu")]
+fn is_gpu(device: &Device) -> bool {
+    matches!(
+        device.clone().inner().as_dispatch(),
+        DispatchDevice::Cube(_)
+    )
+}
+
+#[cfg(not(feature = "gpu"))]
+const fn is_gpu(_device: &Device) -> bool {
+    false
 }
 
 fn is_flex(device: &Device) -> bool {

@@ -43,7 +43,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Whether a part of it is off by more than [`TOLERANCE`], or not finite.
+    /// Whether a part of it is off by more than [`TOLERANCE`], or non-finite.
     pub fn is_wrong(&self) -> bool {
         self.deviation.worst().1 > TOLERANCE
     }

@@ -173,7 +173,7 @@ pub(super) fn convolve(
                     residual.as_ref().map(|residual| residual[start + column]);
                 value += residual.unwrap_or(0.0f32);
                 if comptime!(relu) {
-                    // Not `max`, which would hide what is not a number.
+                    // Not `max`, which would hide non-finite values.
                     value = select(value < 0.0f32, 0.0f32, value);
                 }
                 target[start + column] = value;
