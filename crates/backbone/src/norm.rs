@@ -1,12 +1,12 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig};
+use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{End, Levels, batch_norm, conv2d_with_end, group_norm, options_of};
+use retinanet_convolution::{
+    End, Levels, batch_norm, conv2d_with_end, group_norm, new_batch_norm, new_group_norm,
+    options_of,
+};
 use serde::{Deserialize, Serialize};
-
-/// Groups of a [`NormKind::GroupNorm`] (Wu and He 2018).
-const GROUPS: usize = 32;
 
 /// Which normalisation follows a convolution of the backbone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,24 +43,12 @@ pub(crate) struct NormConfig {
 impl NormConfig {
     /// Makes a norm over `channels`.
     pub(crate) fn init(self, channels: usize, device: &Device) -> Norm {
-        let batch_norm = || {
-            let mut norm = BatchNormConfig::new(channels).init(device);
-            // Not through the config, which refuses 0: torchvision's weights are run with it.
-            norm.epsilon = self.epsilon;
-            norm
-        };
+        let batch_norm = || new_batch_norm(channels, self.epsilon, device);
         match self.kind {
             NormKind::FrozenBatchNorm => Norm::Batch(batch_norm().freeze()),
             NormKind::FixedStatistics => Norm::FixedStatistics(batch_norm()),
             NormKind::BatchNorm => Norm::Batch(batch_norm()),
-            NormKind::GroupNorm => {
-                let groups = (1..=GROUPS.min(channels))
-                    .rev()
-                    .find(|groups| channels.is_multiple_of(*groups))
-                    .unwrap_or(1);
-                let config = GroupNormConfig::new(groups, channels).with_epsilon(self.epsilon);
-                Norm::Group(config.init(device))
-            }
+            NormKind::GroupNorm => Norm::Group(new_group_norm(channels, self.epsilon, device)),
         }
     }
 }

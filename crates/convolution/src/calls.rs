@@ -6,13 +6,17 @@ use std::fmt;
 use std::time::Instant;
 
 use burn::module::Param;
-use burn::nn::{BatchNorm, BatchNormConfig, GroupNormConfig};
+use burn::nn::BatchNorm;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
+use crate::fresh::{new_batch_norm, new_group_norm};
 use crate::layers::{End, add_upsampled, batch_norm, conv2d_levels, group_norm, max_pool2d};
 use crate::levels::Levels;
 use crate::shape::ConvOptions;
 use crate::weights::normal_values;
+
+/// Added to the variance by the norms under comparison.
+const EPSILON: f64 = 1e-5;
 
 /// A layer as a model calls it, but for the number of images.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -246,7 +250,7 @@ impl LayerCall {
             } => {
                 let shape = [images, *height, *width, *channels];
                 let input = trial.leaf("input", shape, 1.0);
-                let mut norm = BatchNormConfig::new(*channels).init(&trial.device);
+                let mut norm = new_batch_norm(*channels, EPSILON, &trial.device);
                 norm.gamma = Param::from_tensor(trial.leaf("gamma", [*channels], 1.0));
                 norm.beta = Param::from_tensor(trial.leaf("beta", [*channels], 1.0));
                 let end = trial.end(*end, shape);
@@ -261,7 +265,8 @@ impl LayerCall {
                 end,
             } => {
                 let maps = trial.levels("input", images, levels, *channels);
-                let mut norm = GroupNormConfig::new(*groups, *channels).init(&trial.device);
+                let mut norm = new_group_norm(*channels, EPSILON, &trial.device);
+                norm.num_groups = *groups;
                 norm.gamma = Some(Param::from_tensor(trial.leaf("gamma", [*channels], 1.0)));
                 norm.beta = Some(Param::from_tensor(trial.leaf("beta", [*channels], 1.0)));
                 let end = trial.end(*end, maps.values.dims());

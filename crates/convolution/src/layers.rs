@@ -86,7 +86,8 @@ pub fn conv2d_with_end(
         options,
         end: EndParts::of(&end),
     });
-    if !has_convolution(&input.device()) {
+    #[cfg(feature = "ndarray")]
+    if is_ndarray(&input.device()) {
         return end.apply(plain_conv2d(input, weight, options));
     }
     let maps = Maps::batch(batch, height, width);
@@ -117,7 +118,8 @@ pub fn conv2d_levels(
         options,
         end: EndParts::of(&end),
     });
-    if !has_convolution(&input.values.device()) {
+    #[cfg(feature = "ndarray")]
+    if is_ndarray(&input.values.device()) {
         let convolved = input.map_each(|map| plain_conv2d(map, weight.clone(), options));
         return Levels {
             values: end.apply(convolved.values),
@@ -173,6 +175,9 @@ pub(crate) fn convolve<const D: usize>(
     Tensor::from_dispatch(output)
 }
 
+/// Burn's convolution, for the one backend without kernels of ours. Compiled only where it is asked
+/// for, because it brings all GPU kernels for products of matrices along.
+#[cfg(any(test, feature = "ndarray"))]
 fn plain_conv2d(input: Tensor<4>, weight: Tensor<4>, options: ConvOptions) -> Tensor<4> {
     let options = burn::tensor::ops::ConvOptions::new(
         options.stride,
@@ -406,22 +411,12 @@ pub fn channels_first(maps: Tensor<4>) -> Tensor<4> {
     maps.permute([0, 3, 1, 2])
 }
 
-/// Whether there are kernels of ours for convolution on a device.
-fn has_convolution(device: &Device) -> bool {
-    is_flex(device) || is_gpu(device)
-}
-
-#[cfg(feature = "gpu")]
-fn is_gpu(device: &Device) -> bool {
+#[cfg(feature = "ndarray")]
+fn is_ndarray(device: &Device) -> bool {
     matches!(
         device.clone().inner().as_dispatch(),
-        DispatchDevice::Cube(_)
+        DispatchDevice::NdArray(_)
     )
-}
-
-#[cfg(not(feature = "gpu"))]
-const fn is_gpu(_device: &Device) -> bool {
-    false
 }
 
 fn is_flex(device: &Device) -> bool {

@@ -13,6 +13,7 @@
 mod calls;
 mod convolve;
 mod extension;
+mod fresh;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod kernels;
@@ -25,6 +26,7 @@ mod tests;
 mod weights;
 
 pub use calls::{Deviation, EndParts, LayerCall, record_calls};
+pub use fresh::{new_batch_norm, new_conv2d, new_group_norm};
 #[cfg(feature = "gpu")]
 pub use gpu::break_weight_gradients;
 pub use layers::{

@@ -1,9 +1,10 @@
 use burn::module::{Module, Param};
-use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNorm, GroupNormConfig, Initializer, PaddingConfig2d};
+use burn::nn::GroupNorm;
+use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    End, Levels, WeightDistribution, conv2d_levels, group_norm, options_of,
+    ConvOptions, End, Levels, WeightDistribution, conv2d_levels, group_norm, new_conv2d,
+    new_group_norm, options_of,
 };
 
 use crate::config::{ClassScores, HeadConfig, HeadNorm};
@@ -11,8 +12,8 @@ use crate::config::{ClassScores, HeadConfig, HeadNorm};
 /// The weights of a fresh head (section 4.1, "Initialization").
 const WEIGHTS: WeightDistribution = WeightDistribution::Normal { std: 0.01 };
 
-/// Groups of a [`HeadNorm::GroupNorm`].
-const GROUPS: usize = 32;
+/// Added to the variance by a [`HeadNorm::GroupNorm`].
+const NORM_EPSILON: f64 = 1e-5;
 
 impl HeadConfig {
     /// Makes a subnet that gives `classes` logits for each anchor, biased so that every class
@@ -67,7 +68,7 @@ impl HeadConfig {
         let norms = match self.norm {
             HeadNorm::None => Vec::new(),
             HeadNorm::GroupNorm => (0..self.depth)
-                .map(|_| new_group_norm(width, device))
+                .map(|_| new_group_norm(width, NORM_EPSILON, device))
                 .collect(),
         };
         let channels_out = anchors_per_cell * values_per_anchor;
@@ -135,22 +136,7 @@ fn convolve(conv: &Conv2d, levels: Levels, relu: bool) -> Levels {
 }
 
 fn convolution(channels: [usize; 2], bias: Option<f64>, device: &Device) -> Conv2d {
-    let mut convolution = Conv2dConfig::new(channels, [3, 3])
-        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-        .with_bias(bias.is_some())
-        .with_initializer(Initializer::Zeros)
-        .init(device);
-    convolution.bias =
-        bias.map(|value| Initializer::Constant { value }.init([channels[1]], device));
-    convolution
-}
-
-fn new_group_norm(channels: usize, device: &Device) -> GroupNorm {
-    let groups = (1..=GROUPS.min(channels))
-        .rev()
-        .find(|groups| channels.is_multiple_of(*groups))
-        .unwrap_or(1);
-    GroupNormConfig::new(groups, channels).init(device)
+    new_conv2d(channels, 3, ConvOptions::new(1, 1), bias, device)
 }
 
 #[cfg(test)]

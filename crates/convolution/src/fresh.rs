@@ -1,0 +1,136 @@
+//! Layers before training. Burn's own `init` goes through its `Initializer`, whose orthogonal draw
+//! brings matrix products along, for every GPU: 20 MB of a program that never calls them.
+
+use burn::module::{Param, ParamId, RunningState};
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, GroupNorm, PaddingConfig2d};
+use burn::tensor::{Device, Tensor};
+
+use crate::shape::ConvOptions;
+
+/// Groups of a fresh group norm (Wu and He 2018, section 3).
+const GROUPS: usize = 32;
+
+/// Makes a square convolution of `[channels_in, channels_out]` whose weights are 0 until they are
+/// drawn ([`WeightDistribution`](crate::WeightDistribution)), with a bias of this value.
+///
+/// # Panics
+///
+/// Panics where the channels do not divide into the groups.
+pub fn new_conv2d(
+    [channels_in, channels_out]: [usize; 2],
+    kernel: usize,
+    options: ConvOptions,
+    bias: Option<f64>,
+    device: &Device,
+) -> Conv2d {
+    let ConvOptions {
+        stride,
+        padding: [vertical, horizontal],
+        dilation,
+        groups,
+    } = options;
+    assert!(
+        channels_in.is_multiple_of(groups) && channels_out.is_multiple_of(groups),
+        "{channels_in} channels to {channels_out} in {groups} groups"
+    );
+    let shape = [channels_out, channels_in / groups, kernel, kernel];
+    Conv2d {
+        weight: constant(shape, 0.0, device),
+        bias: bias.map(|bias| constant([channels_out], bias, device)),
+        stride,
+        kernel_size: [kernel; 2],
+        dilation,
+        groups,
+        // Not Burn's `Same`, which pads other sides than PyTorch at stride 2.
+        padding: PaddingConfig2d::Explicit(vertical, horizontal, vertical, horizontal),
+    }
+}
+
+/// Makes a batch norm that scales by 1 and adds nothing. An `epsilon` of 0 is allowed: torchvision's
+/// weights are run with it.
+pub fn new_batch_norm(channels: usize, epsilon: f64, device: &Device) -> BatchNorm {
+    BatchNorm {
+        gamma: constant([channels], 1.0, device),
+        beta: constant([channels], 0.0, device),
+        training: Param::from_bool(true),
+        running_mean: RunningState::new(Tensor::zeros([channels], device)),
+        running_var: RunningState::new(Tensor::ones([channels], device)),
+        momentum: 0.1,
+        epsilon,
+    }
+}
+
+/// Makes a group norm that scales by 1 and adds nothing, with 32 groups, or the most that divide
+/// the channels.
+pub fn new_group_norm(channels: usize, epsilon: f64, device: &Device) -> GroupNorm {
+    let groups = (1..=GROUPS.min(channels))
+        .rev()
+        .find(|groups| channels.is_multiple_of(*groups))
+        .unwrap_or(1);
+    GroupNorm {
+        gamma: Some(constant([channels], 1.0, device)),
+        beta: Some(constant([channels], 0.0, device)),
+        num_groups: groups,
+        num_channels: channels,
+        epsilon,
+        affine: true,
+    }
+}
+
+/// A parameter that is made when it is first asked for.
+fn constant<const D: usize>(shape: [usize; D], value: f64, device: &Device) -> Param<Tensor<D>> {
+    Param::uninitialized(
+        ParamId::new(),
+        move |device, learns| Tensor::full(shape, value, device).set_require_grad(learns),
+        device.clone(),
+        true,
+        shape.into(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::nn::conv::Conv2dConfig;
+    use burn::nn::{BatchNormConfig, GroupNormConfig, Initializer};
+
+    use super::*;
+
+    fn as_burn<M: Module + std::fmt::Debug>(ours: &M, burns: &M) {
+        // All but the parameters' ids, which no two layers share.
+        let text = |layer: &M| {
+            let text = format!("{layer:?}");
+            let parts = text.split("ParamId(").enumerate();
+            let without_ids = parts.map(|(part, text)| match text.split_once(')') {
+                Some((_, rest)) if part > 0 => rest.to_owned(),
+                _ => text.to_owned(),
+            });
+            without_ids.collect::<String>()
+        };
+        assert_eq!(ours.num_params(), burns.num_params());
+        assert_eq!(text(ours), text(burns));
+    }
+
+    #[test]
+    fn layers_start_as_burns_do() {
+        let device = Device::flex().autodiff();
+        let options = ConvOptions {
+            groups: 4,
+            ..ConvOptions::new(2, 1)
+        };
+        let burns = Conv2dConfig::new([8, 12], [3, 3])
+            .with_stride([2, 2])
+            .with_groups(4)
+            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+            .with_initializer(Initializer::Zeros)
+            .init(&device);
+        as_burn(&new_conv2d([8, 12], 3, options, Some(0.0), &device), &burns);
+        let burns = BatchNormConfig::new(6).with_epsilon(1e-3).init(&device);
+        as_burn(&new_batch_norm(6, 1e-3, &device), &burns);
+        for (channels, groups) in [(256, 32), (36, 18), (7, 7), (1, 1)] {
+            let burns = GroupNormConfig::new(groups, channels).init(&device);
+            as_burn(&new_group_norm(channels, 1e-5, &device), &burns);
+        }
+    }
+}
