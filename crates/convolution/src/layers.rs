@@ -6,15 +6,15 @@ use std::sync::Arc;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, GroupNorm, PaddingConfig2d};
-use burn::tensor::module::{batch_norm_train, interpolate};
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions, MaxPoolOptions};
-use burn::tensor::{Device, Tensor, TensorData, activation, module};
+use burn::tensor::module::batch_norm_train;
+use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
 
 use crate::calls::{EndParts, LayerCall, record};
 use crate::convolve::{ConvCall, Convolve};
 use crate::extension::{ChannelsLast, NormCall, PoolCall, UpsampleCall};
 use crate::kernels::norm::{Groups, Moments};
-use crate::kernels::resample::Pool;
+use crate::kernels::resample::{Pool, nearest};
 use crate::levels::Levels;
 use crate::problem::Problem;
 use crate::shape::{ConvOptions, Maps};
@@ -383,9 +383,9 @@ pub fn add_upsampled(finer: Tensor<4>, coarser: Tensor<4>) -> Tensor<4> {
         channels,
     });
     if !is_flex(&finer.device()) {
-        let options =
-            InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([height, width]);
-        return finer + channels_last(interpolate(channels_first(coarser), options));
+        let sizes = [[height, width], [coarser_height, coarser_width]];
+        let [rows, columns] = nearest_lines(sizes, &finer.device());
+        return finer + coarser.select(1, rows).select(2, columns);
     }
     let call = UpsampleCall {
         maps: Arc::new([
@@ -399,6 +399,16 @@ pub fn add_upsampled(finer: Tensor<4>, coarser: Tensor<4>) -> Tensor<4> {
         call,
     );
     Tensor::from_dispatch(sum)
+}
+
+/// Which row and which column of the coarser map each of the finer map's repeats. For Burn's
+/// `interpolate`, which would be the same, every other mode would be in the program too.
+fn nearest_lines([finer, coarser]: [[usize; 2]; 2], device: &Device) -> [Tensor<1, Int>; 2] {
+    [0, 1].map(|axis| {
+        let lines = 0..finer[axis];
+        let nearest = lines.map(|line| nearest(finer, coarser, [line; 2])[axis] as i32);
+        Tensor::from_data(TensorData::new(nearest.collect(), [finer[axis]]), device)
+    })
 }
 
 /// From Burn's `[batch, channels, height, width]` to `[batch, height, width, channels]`.
@@ -436,6 +446,8 @@ mod tests {
     use std::cell::Cell;
 
     use burn::tensor::Tolerance;
+    use burn::tensor::module::interpolate;
+    use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 

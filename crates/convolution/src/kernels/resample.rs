@@ -143,7 +143,7 @@ pub(crate) fn upsampled_gradient(
 }
 
 /// PyTorch's `nearest`: the floor of the scaled place.
-fn nearest(finer: [usize; 2], coarser: [usize; 2], place: [usize; 2]) -> [usize; 2] {
+pub(crate) fn nearest(finer: [usize; 2], coarser: [usize; 2], place: [usize; 2]) -> [usize; 2] {
     [0, 1].map(|axis| place[axis] * coarser[axis] / finer[axis])
 }
 

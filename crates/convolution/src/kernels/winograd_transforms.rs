@@ -20,6 +20,20 @@ pub(super) enum Turn {
     Half,
 }
 
+/// A loop over at most six pixels, written out: left as loops, the pixels lie on the stack and not in
+/// registers.
+macro_rules! unrolled {
+    ($pixel:ident < $count:expr, $work:block) => {
+        unrolled!($pixel, $count, $work, 0, 1, 2, 3, 4, 5)
+    };
+    ($pixel:ident, $count:expr, $work:block, $($number:literal),+) => {
+        $(if $number < $count {
+            let $pixel: usize = $number;
+            $work
+        })+
+    };
+}
+
 /// Patches of `N`×`N` pixels to `[tiles, channels]` of every frequency.
 pub(super) struct ToFrequencies<'a, T, const N: usize> {
     pub(super) tiles: Vec<Offsets<N>>,
@@ -38,21 +52,21 @@ impl<T: Transform<N, PATCH>, const N: usize> WithSimd for ToFrequencies<'_, T, N
             for channel in (0..self.channels).step_by(S::F32_LANES) {
                 let lanes = S::F32_LANES.min(self.channels - channel);
                 let mut patch = [[simd.splat_f32s(0.0); N]; N];
-                for y in 0..N {
-                    for x in 0..N {
+                unrolled!(y < N, {
+                    unrolled!(x < N, {
                         if let Some(offset) = offsets[y][x] {
                             patch[y][x] = load(simd, &self.values[offset + channel..], lanes);
                         }
-                    }
-                }
+                    });
+                });
                 let patch = both_ways::<T, S, N, PATCH>(simd, &patch);
                 let place = tile * self.channels + channel;
-                for y in 0..PATCH {
-                    for x in 0..PATCH {
+                unrolled!(y < PATCH, {
+                    unrolled!(x < PATCH, {
                         let result = &mut self.result[y * PATCH + x][place..];
                         store(simd, patch[y][x], result, lanes);
-                    }
-                }
+                    });
+                });
             }
         }
     }
@@ -80,14 +94,14 @@ impl WithSimd for ToPixels<'_> {
                 let products = &self.products[tile * self.channels + channel..];
                 let patch = load_columns(simd, products, self.step, lanes);
                 let pixels = both_ways::<Output, S, PATCH, TILE>(simd, &patch);
-                for y in 0..TILE {
-                    for x in 0..TILE {
+                unrolled!(y < TILE, {
+                    unrolled!(x < TILE, {
                         if let Some(offset) = offsets[y][x] {
                             let output = &mut self.output[offset - self.first + channel..];
                             store(simd, pixels[y][x], output, lanes);
                         }
-                    }
-                }
+                    });
+                });
             }
         }
     }
@@ -118,12 +132,12 @@ impl WithSimd for KernelsToFrequencies<'_> {
                 kernel[place / 3][place % 3] = load(simd, &self.kernels[tap * to + start..], lanes);
             }
             let patch = both_ways::<Kernel, S, 3, PATCH>(simd, &kernel);
-            for y in 0..PATCH {
-                for x in 0..PATCH {
+            unrolled!(y < PATCH, {
+                unrolled!(x < PATCH, {
                     let result = &mut self.result[y * PATCH + x][start..];
                     store(simd, patch[y][x], result, lanes);
-                }
-            }
+                });
+            });
         }
     }
 }
@@ -145,12 +159,12 @@ impl WithSimd for FrequenciesToKernels<'_> {
             let lanes = S::F32_LANES.min(to - start);
             let patch = load_columns(simd, &self.values[start..], self.step, lanes);
             let kernel = both_ways::<KernelAdjoint, S, PATCH, 3>(simd, &patch);
-            for y in 0..3 {
-                for x in 0..3 {
+            unrolled!(y < 3, {
+                unrolled!(x < 3, {
                     let result = &mut self.result[(y * 3 + x) * to + start..];
                     store(simd, kernel[y][x], result, lanes);
-                }
-            }
+                });
+            });
         }
     }
 }
@@ -184,11 +198,11 @@ fn load_columns<S: Simd>(
     lanes: usize,
 ) -> [[S::f32s; PATCH]; PATCH] {
     let mut patch = [[simd.splat_f32s(0.0); PATCH]; PATCH];
-    for y in 0..PATCH {
-        for x in 0..PATCH {
+    unrolled!(y < PATCH, {
+        unrolled!(x < PATCH, {
             patch[y][x] = load(simd, &values[(y * PATCH + x) * step..], lanes);
-        }
-    }
+        });
+    });
     patch
 }
 
@@ -200,21 +214,21 @@ fn both_ways<T: Transform<N, M>, S: Simd, const N: usize, const M: usize>(
 ) -> [[S::f32s; M]; M] {
     let zero = simd.splat_f32s(0.0);
     let mut columns = [[zero; M]; N];
-    for x in 0..N {
+    unrolled!(x < N, {
         let mut column = [zero; N];
-        for y in 0..N {
+        unrolled!(y < N, {
             column[y] = patch[y][x];
-        }
+        });
         columns[x] = T::apply(simd, column);
-    }
+    });
     let mut result = [[zero; M]; M];
-    for y in 0..M {
+    unrolled!(y < M, {
         let mut row = [zero; N];
-        for x in 0..N {
+        unrolled!(x < N, {
             row[x] = columns[x][y];
-        }
+        });
         result[y] = T::apply(simd, row);
-    }
+    });
     result
 }
 
