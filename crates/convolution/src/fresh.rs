@@ -91,25 +91,30 @@ fn constant<const D: usize>(shape: [usize; D], value: f64, device: &Device) -> P
 
 #[cfg(test)]
 mod tests {
-    use burn::module::Module;
+    use burn::module::{Module, ModuleVisitor};
     use burn::nn::conv::Conv2dConfig;
     use burn::nn::{BatchNormConfig, GroupNormConfig, Initializer};
 
     use super::*;
+    use crate::layers::options_of;
 
-    fn as_burn<M: Module + std::fmt::Debug>(ours: &M, burns: &M) {
-        // All but the parameters' ids, which no two layers share.
-        let text = |layer: &M| {
-            let text = format!("{layer:?}");
-            let parts = text.split("ParamId(").enumerate();
-            let without_ids = parts.map(|(part, text)| match text.split_once(')') {
-                Some((_, rest)) if part > 0 => rest.to_owned(),
-                _ => text.to_owned(),
-            });
-            without_ids.collect::<String>()
-        };
-        assert_eq!(ours.num_params(), burns.num_params());
-        assert_eq!(text(ours), text(burns));
+    /// Of every parameter: shape, values, and whether it learns.
+    #[derive(Default)]
+    struct Parameters(Vec<(Vec<usize>, Vec<f32>, bool)>);
+
+    impl ModuleVisitor for Parameters {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            let numbers = value.to_data().try_to_vec().unwrap();
+            let learns = value.is_require_grad();
+            self.0.push((value.dims().to_vec(), numbers, learns));
+        }
+    }
+
+    fn parameters<M: Module>(layer: &M) -> Vec<(Vec<usize>, Vec<f32>, bool)> {
+        let mut parameters = Parameters::default();
+        layer.visit(&mut parameters);
+        parameters.0
     }
 
     #[test]
@@ -119,18 +124,42 @@ mod tests {
             groups: 4,
             ..ConvOptions::new(2, 1)
         };
+        let ours = new_conv2d([8, 12], 3, options, Some(0.0), &device);
         let burns = Conv2dConfig::new([8, 12], [3, 3])
             .with_stride([2, 2])
             .with_groups(4)
             .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
             .with_initializer(Initializer::Zeros)
             .init(&device);
-        as_burn(&new_conv2d([8, 12], 3, options, Some(0.0), &device), &burns);
+        assert_eq!(parameters(&ours), parameters(&burns));
+        assert_eq!(
+            format!("{:?}", (&ours.padding, options_of(&ours), ours.kernel_size)),
+            format!(
+                "{:?}",
+                (&burns.padding, options_of(&burns), burns.kernel_size)
+            ),
+        );
+
+        let ours = new_batch_norm(6, 1e-3, &device);
         let burns = BatchNormConfig::new(6).with_epsilon(1e-3).init(&device);
-        as_burn(&new_batch_norm(6, 1e-3, &device), &burns);
+        assert_eq!(parameters(&ours), parameters(&burns));
+        let rest = |norm: &BatchNorm| {
+            let running = [&norm.running_mean, &norm.running_var];
+            let running = running.map(|state| state.value().to_data().try_to_vec::<f32>().unwrap());
+            let learns = norm.training.is_enabled();
+            (running, learns, norm.momentum, norm.epsilon)
+        };
+        assert_eq!(rest(&ours), rest(&burns));
+
         for (channels, groups) in [(256, 32), (36, 18), (7, 7), (1, 1)] {
+            let ours = new_group_norm(channels, 1e-5, &device);
             let burns = GroupNormConfig::new(groups, channels).init(&device);
-            as_burn(&new_group_norm(channels, 1e-5, &device), &burns);
+            assert_eq!(parameters(&ours), parameters(&burns));
+            let rest = |norm: &GroupNorm| {
+                let sizes = (norm.num_groups, norm.num_channels);
+                (sizes, norm.epsilon, norm.affine)
+            };
+            assert_eq!(rest(&ours), rest(&burns));
         }
     }
 }
