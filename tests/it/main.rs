@@ -10,6 +10,7 @@ mod devices;
 mod evaluation;
 mod library;
 mod losses;
+mod outputs;
 mod overnight;
 mod predict;
 mod real_data;

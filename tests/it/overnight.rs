@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::training::{losses, steps};
 
 /// The hash of a run's newest weights.
-fn weights(experiment: &Experiment, name: &str) -> String {
+pub(crate) fn weights(experiment: &Experiment, name: &str) -> String {
     let finished = run(&["runs", &experiment.path(name), "--hash"]).expect_success();
     let line = finished.stdout.lines().last().unwrap().to_owned();
     line.split_whitespace().last().unwrap().to_owned()
@@ -524,7 +524,7 @@ fn a_run_that_is_asked_to_end_finishes_its_step_and_says_how_to_go_on() {
     experiment
         .train("whole", &set(&["train.iterations=200"]))
         .expect_success();
-    for signal in ["-INT", "-TERM"] {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let (config, root) = (experiment.path("tiny.toml"), experiment.path(signal));
         let mut child = retinanet()
             .args([
@@ -551,7 +551,8 @@ fn a_run_that_is_asked_to_end_finishes_its_step_and_says_how_to_go_on() {
         // It must not wait for somebody to read.
         for _ in lines {}
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        // So that a shell does not go on with what follows.
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(
             said.contains("go on with") && said.contains("--resume"),

@@ -412,7 +412,7 @@ pub(crate) struct SplitArguments {
     /// A COCO annotation file
     pub(crate) annotations: PathBuf,
     /// A part and its share of the images, twice or more: `--part train.json=0.8`
-    #[arg(long = "part", value_name = "FILE=SHARE", required = true, value_parser = part)]
+    #[arg(long = "part", value_name = "FILE=SHARE", required = true, value_parser = part, allow_hyphen_values = true)]
     pub(crate) parts: Vec<(PathBuf, f64)>,
     /// Another seed splits otherwise
     #[arg(long, default_value_t = 0)]

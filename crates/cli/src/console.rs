@@ -1,38 +1,70 @@
 //! What a person sees on stderr: bars where it is a terminal, plain lines where it is not.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use retinanet_trainer::{Evaluated, Observer, Progress, StepReport};
 
 use crate::failure::Failure;
+use crate::signals;
 
 /// Prints a failure, once and on one line.
 pub(crate) fn error(failure: &Failure) {
-    write_at_once(&format!("error: {:#}\n", failure.error()));
+    if let Some(error) = failure.error() {
+        write_at_once(&format!("error: {error:#}\n"));
+    }
 }
 
 /// Prints the error of one of several processes.
 pub(crate) fn error_of_rank(rank: usize, failure: &Failure) {
-    write_at_once(&format!("error: rank {rank}: {:#}\n", failure.error()));
+    if let Some(error) = failure.error() {
+        write_at_once(&format!("error: rank {rank}: {error:#}\n"));
+    }
 }
 
 /// Nothing of another process, such as mpirun's own words, comes between the parts of a line.
 fn write_at_once(line: &str) {
-    use std::io::Write;
-    // Where stderr is closed, there is nobody to tell.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    // Where stderr is closed or full, there is nobody to tell, and the work goes on.
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Whether stdout is an output file's, so that results are told on stderr.
+static STDOUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// What stdout said when a result could not be written to it; nothing where its reader had gone.
+static STDOUT_ERROR: OnceLock<io::Error> = OnceLock::new();
+
+/// Keeps stdout for an output that a person pointed at it.
+pub(crate) fn keep_stdout_free() {
+    STDOUT_IS_TAKEN.store(true, Ordering::Relaxed);
 }
 
 /// Prints a result.
 pub(crate) fn result(text: &str) {
-    use std::io::Write;
-    // A closed pipe, as of `| head`, is nothing to complain about.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if STDOUT_IS_TAKEN.load(Ordering::Relaxed) {
+        return write_at_once(&format!("{text}\n"));
+    }
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    if let Err(error) = written {
+        // A closed pipe, as of `| head`, is nothing to complain about.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            let _ = STDOUT_ERROR.set(error);
+        }
+    }
+}
+
+/// Fails where a result did not reach stdout.
+pub(crate) fn all_told() -> Result<(), Failure> {
+    match STDOUT_ERROR.get() {
+        None => Ok(()),
+        Some(error) => Err(Failure::work(anyhow!("cannot write to stdout: {error}"))),
+    }
 }
 
 /// The observer of the command line.
@@ -44,42 +76,28 @@ pub(crate) struct Console {
     work: ProgressBar,
     /// Rate of the last steps, in images a second.
     images_per_second: f64,
-    stop: Arc<AtomicBool>,
 }
 
 impl Console {
     /// A console that prints a line every `log_every` steps where there is no bar.
     pub(crate) fn new(log_every: u64) -> Self {
         Self {
-            terminal: std::io::stderr().is_terminal(),
+            terminal: io::stderr().is_terminal(),
             log_every,
             bars: MultiProgress::new(),
             training: ProgressBar::hidden(),
             work: ProgressBar::hidden(),
             images_per_second: 0.0,
-            stop: Arc::default(),
         }
     }
 
-    /// Lets the first Ctrl-C end training after the current step, with a checkpoint; the second
-    /// ends the program at once.
-    pub(crate) fn stop_on_signal(&self) {
-        let stop = Arc::clone(&self.stop);
-        // Without a handler Ctrl-C ends the program at once, which loses no checkpoint either.
-        let _ = ctrlc::set_handler(move || {
-            if stop.swap(true, Ordering::SeqCst) {
-                std::process::abort();
-            }
-        });
-    }
-
-    #[expect(clippy::print_stderr, reason = "this is where the program speaks")]
     fn line(&self, text: &str) {
+        let line = format!("{text}\n");
         if self.terminal {
             // Above the bars, which are drawn anew below.
-            self.bars.suspend(|| eprintln!("{text}"));
+            self.bars.suspend(|| write_at_once(&line));
         } else {
-            eprintln!("{text}");
+            write_at_once(&line);
         }
     }
 }
@@ -181,7 +199,7 @@ impl Observer for Console {
     }
 
     fn stop_requested(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        signals::received().is_some()
     }
 }
 

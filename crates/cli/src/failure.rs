@@ -5,6 +5,8 @@ use retinanet_detector::{CheckpointError, DetectorError, ModelError};
 use retinanet_images::ImagesError;
 use retinanet_trainer::{ConfigError, EvaluateError, PlanError, RunDirectoryError, TrainError};
 
+use crate::signals;
+
 /// Why the program ends without having done its work.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -12,6 +14,8 @@ pub(crate) enum Failure {
     Usage(anyhow::Error),
     /// The work failed: exit code 1.
     Work(anyhow::Error),
+    /// A signal asked the work to end, and it did so in order: exit code 128 and the signal's number.
+    Signal(u8),
 }
 
 impl Failure {
@@ -23,15 +27,19 @@ impl Failure {
         Self::Work(error.into())
     }
 
-    pub(crate) fn error(&self) -> &anyhow::Error {
-        let (Self::Usage(error) | Self::Work(error)) = self;
-        error
+    /// What is to be told; nothing where all was said.
+    pub(crate) const fn error(&self) -> Option<&anyhow::Error> {
+        match self {
+            Self::Usage(error) | Self::Work(error) => Some(error),
+            Self::Signal(_) => None,
+        }
     }
 
     pub(crate) const fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
             Self::Work(_) => 1,
+            Self::Signal(signal) => signals::exit_code(*signal),
         }
     }
 

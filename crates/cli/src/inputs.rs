@@ -1,6 +1,7 @@
 //! Which image files a person means: files, folders of them, patterns.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, Context};
@@ -9,7 +10,10 @@ use crate::commands::below;
 use crate::failure::Failure;
 
 /// What counts as an image in a folder.
-const EXTENSIONS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+const EXTENSIONS: [&str; 14] = [
+    "bmp", "gif", "jfif", "jpeg", "jpg", "mpo", "pbm", "pgm", "png", "ppm", "qoi", "tif", "tiff",
+    "webp",
+];
 
 /// An image to look at.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,32 +24,50 @@ pub(crate) struct Input {
     pub(crate) name: PathBuf,
 }
 
+/// The images that were found, and what was left out of their folders.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) inputs: Vec<Input>,
+    /// How many files were left out for which reason, in words.
+    pub(crate) left_out: Vec<String>,
+}
+
 /// The images that these files, folders and patterns mean, each folder and pattern in the order of
-/// its names.
-pub(crate) fn find_images(places: &[PathBuf]) -> Result<Vec<Input>, Failure> {
-    let mut inputs = Vec::new();
+/// its names. The folder that drawings go to is not looked into, unless it is given itself.
+pub(crate) fn find_images(places: &[PathBuf], drawings: Option<&Path>) -> Result<Found, Failure> {
+    let mut search = Search {
+        drawings: drawings.and_then(|folder| folder.canonicalize().ok()),
+        ..Search::default()
+    };
     for place in places {
-        let before = inputs.len();
+        let before = search.inputs.len();
         if place.is_dir() {
-            collect_folder(place, place, &mut inputs).map_err(Failure::work)?;
+            search.folder(place, place).map_err(Failure::work)?;
         } else if place.exists() {
-            inputs.push(named(place.clone(), place.parent()));
+            search.inputs.push(named(place.clone(), place.parent()));
         } else if is_pattern(place) {
-            collect_pattern(place, &mut inputs)?;
+            search.pattern(place)?;
         } else {
             return Err(Failure::work(anyhow!("`{}` is not there", place.display())));
         }
-        if inputs.len() == before {
+        if search.inputs.len() == before {
+            let left_out = search.left_out();
+            let found = match left_out.as_slice() {
+                [] => String::new(),
+                _ => format!("; left out: {}", left_out.join(", ")),
+            };
             return Err(Failure::work(anyhow!(
-                "`{}` holds no images ({})",
+                "`{}` holds no images ({}){found}",
                 place.display(),
                 EXTENSIONS.join(", ")
             )));
         }
     }
+    let left_out = search.left_out();
+    let mut inputs = search.inputs;
     drop_repeated(&mut inputs).map_err(Failure::work)?;
     tell_apart(&mut inputs);
-    Ok(inputs)
+    Ok(Found { inputs, left_out })
 }
 
 fn named(path: PathBuf, folder: Option<&Path>) -> Input {
@@ -54,50 +76,101 @@ fn named(path: PathBuf, folder: Option<&Path>) -> Input {
     Input { path, name }
 }
 
-fn collect_folder(folder: &Path, root: &Path, inputs: &mut Vec<Input>) -> std::io::Result<()> {
-    let mut paths = Vec::new();
-    for entry in fs_err::read_dir(folder)? {
-        paths.push(entry?.path());
-    }
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            collect_folder(&path, root, inputs)?;
-        } else if is_image(&path) {
-            inputs.push(named(path, Some(root)));
-        }
-    }
-    Ok(())
+/// A walk through folders.
+#[derive(Default)]
+struct Search {
+    inputs: Vec<Input>,
+    /// Where drawings go.
+    drawings: Option<PathBuf>,
+    /// Every folder that was entered, as links lead round in circles.
+    entered: HashSet<PathBuf>,
+    /// How many of a kind are no images.
+    others: BTreeMap<String, usize>,
+    drawings_met: bool,
 }
 
-fn collect_pattern(pattern: &Path, inputs: &mut Vec<Input>) -> Result<(), Failure> {
-    let text = pattern.to_string_lossy();
-    let paths = glob::glob(&text)
-        .with_context(|| format!("`{text}` is not a pattern"))
-        .map_err(Failure::Usage)?;
-    let fixed: PathBuf = (pattern.components())
-        .take_while(|part| !is_pattern(part.as_ref()))
-        .collect();
-    for path in paths {
-        let path = path.map_err(Failure::work)?;
-        if path.is_file() && is_image(&path) {
-            inputs.push(named(path, Some(&fixed)));
+impl Search {
+    fn folder(&mut self, folder: &Path, root: &Path) -> io::Result<()> {
+        let place = fs_err::canonicalize(folder)?;
+        if folder != root && self.drawings.as_ref() == Some(&place) {
+            self.drawings_met = true;
+            return Ok(());
+        }
+        if !self.entered.insert(place) {
+            return Ok(());
+        }
+        let mut paths = Vec::new();
+        for entry in fs_err::read_dir(folder)? {
+            paths.push(entry?.path());
+        }
+        paths.sort();
+        for path in paths {
+            if path.is_dir() {
+                self.folder(&path, root)?;
+            } else {
+                self.file(path, root);
+            }
+        }
+        Ok(())
+    }
+
+    fn pattern(&mut self, pattern: &Path) -> Result<(), Failure> {
+        let text = pattern.to_string_lossy();
+        let paths = glob::glob(&text)
+            .with_context(|| format!("`{text}` is not a pattern"))
+            .map_err(Failure::Usage)?;
+        let fixed: PathBuf = (pattern.components())
+            .take_while(|part| !is_pattern(part.as_ref()))
+            .collect();
+        for path in paths {
+            let path = path.map_err(Failure::work)?;
+            if !path.is_dir() {
+                self.file(path, &fixed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a file of a folder, if it is an image.
+    fn file(&mut self, path: PathBuf, root: &Path) {
+        match kind(&path) {
+            None => self.inputs.push(named(path, Some(root))),
+            Some(kind) => *self.others.entry(kind).or_default() += 1,
         }
     }
-    Ok(())
+
+    fn left_out(&self) -> Vec<String> {
+        let mut left_out: Vec<_> = (self.others.iter())
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        if self.drawings_met {
+            left_out.push("the folder that drawings go to".to_owned());
+        }
+        left_out
+    }
+}
+
+/// What a file is that is no image, in words; nothing where it is one.
+fn kind(path: &Path) -> Option<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+    let extension = extension.to_string_lossy();
+    match &*extension {
+        _ if !path.exists() => Some("links to nothing".to_owned()),
+        _ if !path.is_file() => Some("pipes and devices".to_owned()),
+        _ if name.starts_with('.') => Some("hidden files".to_owned()),
+        known if EXTENSIONS.contains(&known) => None,
+        "" => Some("files without an extension".to_owned()),
+        other => Some(format!(".{other}")),
+    }
 }
 
 fn is_pattern(path: &Path) -> bool {
     path.to_string_lossy().contains(['*', '?', '['])
 }
 
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-    EXTENSIONS.iter().any(|known| extension == **known)
-}
-
 /// Drops what was given before, by whichever path.
-fn drop_repeated(inputs: &mut Vec<Input>) -> std::io::Result<()> {
+fn drop_repeated(inputs: &mut Vec<Input>) -> io::Result<()> {
     let mut seen = HashSet::new();
     let mut error = None;
     inputs.retain(|input| match fs_err::canonicalize(&input.path) {
@@ -150,7 +223,7 @@ mod tests {
     }
 
     fn names(places: &[PathBuf]) -> Vec<String> {
-        let inputs = find_images(places).unwrap();
+        let inputs = find_images(places, None).unwrap().inputs;
         let names = inputs.iter().map(|input| input.name.display().to_string());
         names.collect()
     }
@@ -197,10 +270,58 @@ mod tests {
         let folder = folder(&["b/1.jpg", "x/b/1.jpg", "1.jpg"]);
         let at = |path: &str| folder.path().join(path);
         // Two of them would be `b/1.jpg` below `x/..` and below the folder.
-        let inputs = find_images(&[at("x/../b/1.jpg"), at("x/b/1.jpg"), at("1.jpg"), at("x")]);
-        let inputs = inputs.unwrap();
+        let places = ["x/../b/1.jpg", "x/b/1.jpg", "1.jpg", "x"].map(at);
+        let inputs = find_images(&places, None).unwrap().inputs;
         assert_eq!(inputs.len(), 3);
         assert!(shared_names(&inputs).is_empty(), "{inputs:?}");
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let files = [
+            "1.jpg",
+            "._1.jpg",
+            "2.heic",
+            "3.HEIC",
+            "notes.txt",
+            "README",
+        ];
+        let folder = folder(&files);
+        let found = find_images(&[folder.path().into()], None).unwrap();
+        assert_eq!(found.inputs.len(), 1);
+        let left_out = [
+            "2 .heic",
+            "1 .txt",
+            "1 files without an extension",
+            "1 hidden files",
+        ];
+        assert_eq!(found.left_out, left_out);
+    }
+
+    #[test]
+    fn drawings_are_no_images_to_look_at_unless_asked_for() {
+        let folder = folder(&["1.jpg", "found/1.jpg.png"]);
+        let out = folder.path().join("found");
+        let found = find_images(&[folder.path().into()], Some(&out)).unwrap();
+        assert_eq!(found.inputs.len(), 1);
+        assert_eq!(found.left_out, ["the folder that drawings go to"]);
+        let found = find_images(std::slice::from_ref(&out), Some(&out)).unwrap();
+        assert_eq!(found.inputs.len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_in_circles_and_to_nothing_end_no_search() {
+        use std::os::unix::fs::symlink;
+        let folder = folder(&["a/1.jpg", "b/2.jpg"]);
+        let at = |path: &str| folder.path().join(path);
+        symlink(at("b"), at("a/to_b")).unwrap();
+        symlink(at("a"), at("b/to_a")).unwrap();
+        symlink(folder.path(), at("round")).unwrap();
+        symlink(at("gone.jpg"), at("dangling.jpg")).unwrap();
+        let found = find_images(&[folder.path().into()], None).unwrap();
+        assert_eq!(found.inputs.len(), 2);
+        assert_eq!(found.left_out, ["1 links to nothing"]);
     }
 
     #[test]
@@ -212,8 +333,8 @@ mod tests {
             (folder.path().join("a.jpg"), "is not there"),
             (folder.path().join("a[.jpg"), "is not a pattern"),
         ] {
-            let failure = find_images(&[place]).unwrap_err();
-            let text = failure.error().to_string();
+            let failure = find_images(&[place], None).unwrap_err();
+            let text = failure.error().unwrap().to_string();
             assert!(text.contains(message), "{text}");
         }
     }

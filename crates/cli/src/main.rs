@@ -11,6 +11,8 @@ mod fitness;
 mod hub;
 mod inputs;
 mod machine;
+mod outputs;
+mod signals;
 mod study;
 mod study_table;
 mod timing;
@@ -29,7 +31,7 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     device::set_default();
     keep_freed_memory();
-    match run(Arguments::parse().command) {
+    match run(Arguments::parse().command).and_then(|()| console::all_told()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             console::error(&failure);

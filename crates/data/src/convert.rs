@@ -1,7 +1,6 @@
 //! Data sets of other formats to and from COCO: CSV here, the others by hotcoco.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::Path;
 
 use hotcoco::convert::{coco_to_voc, coco_to_yolo, voc_to_coco, yolo_to_coco};
@@ -97,12 +96,12 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
     match to {
         DatasetFormat::Coco => {
             let text = serde_json::to_string(dataset).map_err(|error| failed(error.to_string()))?;
-            replace(path, text.as_bytes()).map_err(|error| failed(error.to_string()))?;
+            retinanet_output::write(path, text).map_err(|error| failed(error.to_string()))?;
             Ok(dataset.annotations.len())
         }
         DatasetFormat::Csv => {
             let (text, annotations) = csv::write(dataset).map_err(failed)?;
-            replace(path, &text).map_err(|error| failed(error.to_string()))?;
+            retinanet_output::write(path, text).map_err(|error| failed(error.to_string()))?;
             Ok(annotations)
         }
         DatasetFormat::Voc => coco_to_voc(dataset, path)
@@ -112,14 +111,6 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
             .map(|stats| stats.annotations)
             .map_err(|error| failed(error.to_string())),
     }
-}
-
-/// Writes a file beside its place and moves it there, so that a file there is always whole.
-fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
-    fs_err::write(&beside, contents)?;
-    fs_err::rename(&beside, path)
 }
 
 /// The pictures of a folder, by their names without extension.

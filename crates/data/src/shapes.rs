@@ -138,8 +138,8 @@ impl ShapesConfig {
         fs_err::create_dir_all(root.join(IMAGES_FOLDER))?;
         let train = self.write_images(root, Split::Train, &on_image)?;
         let val = self.write_images(root, Split::Val, &on_image)?;
-        write_whole(&train_file, &annotations_json(self, Split::Train, &train)?)?;
-        write_whole(&val_file, &annotations_json(self, Split::Val, &val)?)?;
+        retinanet_output::write_cached(&train_file, annotations_json(self, Split::Train, &train)?)?;
+        retinanet_output::write_cached(&val_file, annotations_json(self, Split::Val, &val)?)?;
         Ok(ShapesSummary {
             train: SplitSummary::new(&train),
             val: SplitSummary::new(&val),
@@ -349,15 +349,7 @@ fn write_png(path: &Path, image: &RgbImage) -> Result<(), ShapesError> {
             path: path.to_owned(),
             source,
         })?;
-    Ok(write_whole(path, &bytes)?)
-}
-
-/// Writes a file beside its place and renames it over, so that no reader sees half of it. The
-/// process id keeps two programs that draw the same data set out of each other's way.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs_err::write(&beside, bytes)?;
-    fs_err::rename(&beside, path)
+    Ok(retinanet_output::write_cached(path, bytes)?)
 }
 
 /// Folder of the images, under the root.

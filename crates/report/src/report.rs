@@ -48,16 +48,12 @@ impl Report {
         page::html(self)
     }
 
-    /// Writes the page beside its place and renames it over, so that a reader never finds half of
-    /// it.
+    /// Writes the page whole, or leaves what is there.
     ///
     /// # Errors
     ///
     /// Returns an error where the page cannot be made or written.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".tmp");
-        fs_err::write(&beside, self.to_html()?)?;
-        Ok(fs_err::rename(&beside, path)?)
+        Ok(retinanet_output::write(path, self.to_html()?)?)
     }
 }

@@ -2,7 +2,7 @@
 //! TensorBoard.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err::File;
 use retinanet_evaluation::Metrics;
@@ -44,9 +44,7 @@ impl MetricsLog {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
-        let beside: PathBuf = path.with_extension("jsonl.tmp");
-        fs_err::write(&beside, kept)?;
-        fs_err::rename(&beside, path)?;
+        retinanet_output::write(path, kept)?;
         let file = fs_err::OpenOptions::new().append(true).open(path)?;
         Ok(Self {
             file,

@@ -15,6 +15,17 @@ use crate::checkpoint::{self, Checkpoint, Content};
 use crate::config::ExperimentConfig;
 use crate::layers::{ConfigError, config_to_toml, load_config};
 
+/// The files and folders of a run, besides TensorBoard's `events.…`.
+const KEPT: [&str; 8] = [
+    "checkpoints",
+    "classes.json",
+    CONFIG_FILE,
+    "eval",
+    "lock",
+    "log.txt",
+    "metrics.jsonl",
+    "report.html",
+];
 const CONFIG_FILE: &str = "config.toml";
 
 /// Keys, and sections, that a resumed run may change: they do not change what a step does.
@@ -89,6 +100,19 @@ impl RunDirectory {
     /// Whether a folder holds a run.
     pub fn is_run(root: &Path) -> bool {
         root.join(CONFIG_FILE).exists()
+    }
+
+    /// Whether a path is one of the files that the run in a folder keeps: not what a person has put
+    /// there besides.
+    pub fn keeps(root: &Path, path: &Path) -> bool {
+        let (Ok(root), Some(file)) = (root.canonicalize(), retinanet_output::file_of(path)) else {
+            return false;
+        };
+        let Ok(inside) = file.strip_prefix(root) else {
+            return false;
+        };
+        let name = inside.iter().next().unwrap_or_default();
+        KEPT.iter().any(|kept| name == *kept) || name.to_string_lossy().starts_with("events.")
     }
 
     /// The folder.
@@ -449,17 +473,7 @@ fn state_of(folder: &Path) -> Option<serde_json::Value> {
 }
 
 fn write_over(path: &Path, content: &[u8]) -> Result<(), RunDirectoryError> {
-    let beside = path.with_extension("tmp");
-    let write = || {
-        let mut file = fs_err::File::create(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs_err::rename(&beside, path)
-    };
-    write().map_err(|error| {
-        let _ = fs_err::remove_file(&beside);
-        RunDirectoryError::Io(error)
-    })
+    retinanet_output::write(path, content).map_err(RunDirectoryError::Io)
 }
 
 /// The run directory cannot be used.

@@ -16,6 +16,7 @@ use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArgum
 use crate::console;
 use crate::draw::{draw_box, draw_faint_box};
 use crate::failure::Failure;
+use crate::outputs::{given, refuse_overlaps};
 
 /// Boxes that `optimize` looks at: more make it slower and change nothing.
 const MOST_TARGETS: usize = 5_000;
@@ -52,6 +53,10 @@ impl Scene {
 }
 
 pub(crate) fn report(arguments: &AnchorsReportArguments) -> Result<(), Failure> {
+    refuse_overlaps(
+        given("CONFIG", Some(&arguments.data.config)),
+        given("--json", arguments.json.as_ref()),
+    )?;
     let scene = Scene::new(&arguments.data)?;
     let report = CoverageReport::new(
         &scene.dataset,
@@ -156,15 +161,7 @@ fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failur
     }
     let mut path = out.join(super::below(&record.file_name)).into_os_string();
     path.push(".png");
-    let save = || -> anyhow::Result<()> {
-        if let Some(folder) = Path::new(&path).parent() {
-            fs_err::create_dir_all(folder)?;
-        }
-        Ok(image.save(&path)?)
-    };
-    save()
-        .with_context(|| format!("cannot write `{}`", Path::new(&path).display()))
-        .map_err(Failure::Work)?;
+    super::write_png(Path::new(&path), &image)?;
     Ok(covered
         .iter()
         .filter(|covered| covered.positives == 0)

@@ -8,8 +8,10 @@ use retinanet_trainer::{load_config, ExperimentConfig, SplitConfig};
 use crate::args::CheckArguments;
 use crate::console;
 use crate::failure::Failure;
+use crate::outputs::{given, refuse_overlaps};
 
 pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
+    refuse_to_write_over_inputs(arguments)?;
     let mut requests = requests(arguments)?;
     for request in &mut requests {
         request.open_images = !arguments.annotations_only;
@@ -39,6 +41,18 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
             bad.join("` and `")
         )))
     }
+}
+
+fn refuse_to_write_over_inputs(arguments: &CheckArguments) -> Result<(), Failure> {
+    let read = [
+        given("CONFIG", arguments.config.as_ref()),
+        given("--annotations", arguments.annotations.as_ref()),
+    ];
+    let written = [
+        given("--json", arguments.json.as_ref()),
+        given("--fix", arguments.fix.as_ref()),
+    ];
+    refuse_overlaps(read.into_iter().flatten(), written.into_iter().flatten())
 }
 
 /// Both splits of a config, or the one that is named.

@@ -3,6 +3,7 @@ use retinanet_data::{convert, DatasetFormat};
 use crate::args::{AnnotationFormat, ConvertArguments};
 use crate::console;
 use crate::failure::Failure;
+use crate::outputs::refuse_overlaps;
 
 pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
     let format = |format| match format {
@@ -12,6 +13,10 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
         AnnotationFormat::Csv => DatasetFormat::Csv,
     };
     let source = arguments.source.as_path();
+    refuse_overlaps(
+        [("the source", source)],
+        [("--out", arguments.out.as_path())],
+    )?;
     let folder = match source.parent() {
         Some(parent) if source.is_file() => parent,
         _ => source,

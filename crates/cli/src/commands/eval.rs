@@ -9,11 +9,13 @@ use serde::Serialize;
 use crate::args::{EvalArguments, ModelArguments, Split};
 use crate::console::{self, Console};
 use crate::failure::Failure;
+use crate::outputs::{given, refuse_overlaps};
 use crate::timing;
 
 use super::LoadedModel;
 
 pub(crate) fn run(arguments: &EvalArguments) -> Result<(), Failure> {
+    refuse_to_write_over_inputs(arguments)?;
     if let Some([a, b]) = arguments.compare.as_deref() {
         return compare(arguments, a, b);
     }
@@ -27,6 +29,20 @@ pub(crate) fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     };
     tell(&analysis);
     write_json(arguments.json.as_deref(), &analysis)
+}
+
+fn refuse_to_write_over_inputs(arguments: &EvalArguments) -> Result<(), Failure> {
+    let read = [
+        given("--annotations", arguments.annotations.as_ref()),
+        given("--detections", arguments.detections.as_ref()),
+        given("--weights", arguments.model.weights.as_ref()),
+        given("--config", arguments.model.config.as_ref()),
+    ];
+    let written = [
+        given("--json", arguments.json.as_ref()),
+        given("--write-detections", arguments.write_detections.as_ref()),
+    ];
+    refuse_overlaps(read.into_iter().flatten(), written.into_iter().flatten())
 }
 
 fn evaluate_model(arguments: &EvalArguments) -> Result<Analysis, Failure> {

@@ -2,13 +2,16 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use retinanet_detector::{save_backbone, save_weights, ClassScores, Detector, Names, WeightFormat};
+use retinanet_trainer::RunDirectory;
 
 use super::LoadedModel;
 use crate::args::{ExportArguments, ExportNames, Format};
 use crate::console;
 use crate::failure::Failure;
+use crate::outputs::{given, refuse_overlaps};
 
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
+    refuse_to_damage(arguments)?;
     let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
     let format = match arguments.format {
         Format::Safetensors => WeightFormat::Safetensors,
@@ -51,6 +54,23 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Refuses to write over the model's own files, of which a run has many.
+fn refuse_to_damage(arguments: &ExportArguments) -> Result<(), Failure> {
+    let ExportArguments { model, out, .. } = arguments;
+    let read = [
+        given("--weights", model.weights.as_ref()),
+        given("--config", model.config.as_ref()),
+    ];
+    refuse_overlaps(read.into_iter().flatten(), [("--out", out.as_path())])?;
+    match &model.run {
+        Some(run) if RunDirectory::keeps(run, out) => Err(Failure::usage(anyhow!(
+            "--out `{}` is a file that the run keeps; nothing was written",
+            out.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn export_backbone(detector: &Detector, format: WeightFormat, out: &Path) -> Result<(), Failure> {

@@ -13,12 +13,22 @@ use retinanet_trainer::load_config;
 use crate::args::ImportArguments;
 use crate::console;
 use crate::failure::Failure;
+use crate::outputs::{given, refuse_overlaps};
 
 /// COCO's categories, without gaps in their ids and with them.
 const COCO: usize = 80;
 const COCO_WITH_GAPS: usize = 91;
 
 pub(crate) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
+    let read = [
+        given("WEIGHTS", Some(&arguments.weights)),
+        given("--config", Some(&arguments.config)),
+        given("--annotations", arguments.annotations.as_ref()),
+    ];
+    refuse_overlaps(
+        read.into_iter().flatten(),
+        given("--out", Some(&arguments.out)),
+    )?;
     let config = load_config(&arguments.config, &arguments.settings.set)?;
     let anchors = config.model.anchor_generator()?.anchors_per_cell();
     let (weights, out) = (&arguments.weights, &arguments.out);

@@ -20,9 +20,11 @@ pub(crate) mod synth;
 pub(crate) mod train;
 pub(crate) mod view;
 
+use std::io::Cursor;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{anyhow, Context};
+use image::{ImageFormat, RgbImage};
 use retinanet_detector::Detector;
 use retinanet_images::LookConfig;
 use retinanet_trainer::{load_config, ExperimentConfig, RunDirectory};
@@ -97,22 +99,21 @@ pub(crate) fn below(file_name: impl AsRef<Path>) -> PathBuf {
         .collect()
 }
 
-/// Writes a file beside its place and renames it over.
+/// Writes a file whole, or leaves what is there.
 fn write_over(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let write = || -> anyhow::Result<()> {
-        if let Some(folder) = folder {
-            fs_err::create_dir_all(folder)?;
-        }
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".tmp");
-        fs_err::write(&beside, content)?;
-        fs_err::rename(&beside, path)?;
-        Ok(())
-    };
-    write()
+    retinanet_output::write(path, content)
+        .with_context(|| format!("cannot write `{}`", path.display()))
+        .map_err(Failure::Work)
+}
+
+/// Writes a picture whole, as PNG, or leaves what is there.
+fn write_png(path: &Path, image: &RgbImage) -> Result<(), Failure> {
+    let mut png = Cursor::new(Vec::new());
+    let written = image
+        .write_to(&mut png, ImageFormat::Png)
+        .map_err(anyhow::Error::new)
+        .and_then(|()| Ok(retinanet_output::write_cached(path, png.into_inner())?));
+    written
         .with_context(|| format!("cannot write `{}`", path.display()))
         .map_err(Failure::Work)
 }

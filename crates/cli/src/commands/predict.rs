@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ use crate::args::PredictArguments;
 use crate::console::{self, Console};
 use crate::draw::draw_detections;
 use crate::failure::Failure;
-use crate::inputs::{find_images, Input};
+use crate::inputs::{self, find_images, Input};
+use crate::outputs::{self, given};
 use crate::timing;
 
 use super::LoadedModel;
@@ -65,12 +66,17 @@ struct Outcome {
 }
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
-    let inputs = find_images(&arguments.images)?;
+    let drawings = Some(arguments.out.as_path()).filter(|_| !arguments.no_drawings);
+    let inputs::Found { inputs, left_out } = find_images(&arguments.images, drawings)?;
+    refuse_overlaps(arguments, &inputs)?;
     let LoadedModel { detector, .. } = super::load_model(&arguments.model)?;
     let detector = super::with_looks(detector, &arguments.look)?;
     let images = inputs.len();
 
     let mut console = Console::new(1);
+    if !left_out.is_empty() {
+        console.message(&format!("left out: {}", left_out.join(", ")));
+    }
     let started = Instant::now();
     let outcome = predict(arguments, inputs, &detector, &mut console)?;
     let took = started.elapsed();
@@ -84,6 +90,24 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
             outcome.failed.len(),
         ))),
     }
+}
+
+fn refuse_overlaps(arguments: &PredictArguments, inputs: &[Input]) -> Result<(), Failure> {
+    let PredictArguments {
+        model, json, csv, ..
+    } = arguments;
+    let read = [
+        given("--weights", model.weights.as_ref()),
+        given("--config", model.config.as_ref()),
+    ];
+    let images = inputs
+        .iter()
+        .map(|input| ("an image", input.path.as_path()));
+    let written = [given("--json", json.as_ref()), given("--csv", csv.as_ref())];
+    outputs::refuse_overlaps(
+        read.into_iter().flatten().chain(images),
+        written.into_iter().flatten(),
+    )
 }
 
 /// Reads images on threads of their own, looks at them here, and draws them on another thread: never
@@ -176,16 +200,7 @@ fn draw_all(drawings: Receiver<Drawing>, classes: &ClassList, out: &Path) -> Res
 fn write_drawing(image: &RgbImage, path: &Path) -> Result<(), Failure> {
     let mut path = path.as_os_str().to_owned();
     path.push(".png");
-    let path = PathBuf::from(path);
-    let write = || -> anyhow::Result<()> {
-        if let Some(folder) = path.parent() {
-            fs_err::create_dir_all(folder)?;
-        }
-        Ok(image.save(&path)?)
-    };
-    write()
-        .with_context(|| format!("cannot write `{}`", path.display()))
-        .map_err(Failure::Work)
+    super::write_png(Path::new(&path), image)
 }
 
 fn write_results(

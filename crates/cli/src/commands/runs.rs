@@ -19,8 +19,11 @@ pub(crate) fn run(arguments: &RunsArguments) -> Result<(), Failure> {
     ));
     for folder in folders {
         // One run that is broken does not hide the others.
-        let line = describe(&folder, arguments.hash)
-            .unwrap_or_else(|failure| format!("{:#}", failure.error()));
+        let line = describe(&folder, arguments.hash).unwrap_or_else(|failure| {
+            failure
+                .error()
+                .map_or_else(String::new, |it| format!("{it:#}"))
+        });
         console::result(&format!("{:width$}  {line}", name(&folder)));
     }
     Ok(())

@@ -1,5 +1,6 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use image::RgbImage;
@@ -10,6 +11,7 @@ use retinanet_service::{run as serve, Detect, ModelInfo, ServiceConfig, Stop};
 use crate::args::{LookArguments, ServeArguments};
 use crate::console;
 use crate::failure::Failure;
+use crate::signals;
 
 use super::LoadedModel;
 
@@ -24,6 +26,9 @@ impl Detect for Model {
     }
 }
 
+/// How often a signal is looked for while serving.
+const LOOK_FOR_SIGNAL: Duration = Duration::from_millis(50);
+
 pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let service = config(arguments)?;
     let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
@@ -37,15 +42,15 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let stop = Stop::new();
     let asked = stop.clone();
     // A second Ctrl-C ends the program at once: a request may take longer than a person waits.
-    let mut again = false;
-    ctrlc::set_handler(move || {
-        if std::mem::replace(&mut again, true) {
-            std::process::abort();
+    signals::catch()
+        .context("cannot watch for Ctrl-C")
+        .map_err(Failure::Work)?;
+    std::thread::spawn(move || {
+        while signals::received().is_none() {
+            std::thread::sleep(LOOK_FOR_SIGNAL);
         }
         asked.stop();
-    })
-    .context("cannot watch for Ctrl-C")
-    .map_err(Failure::Work)?;
+    });
     serve(&service, Model(detector), info, &stop, |address| {
         console::result(&format!("serving on http://{address}"));
     })

@@ -4,8 +4,14 @@ use retinanet_data::split;
 use crate::args::SplitArguments;
 use crate::console;
 use crate::failure::Failure;
+use crate::outputs::refuse_overlaps;
 
 pub(crate) fn run(arguments: &SplitArguments) -> Result<(), Failure> {
+    let parts = arguments.parts.iter();
+    refuse_overlaps(
+        [("the annotations", arguments.annotations.as_path())],
+        parts.map(|(path, _)| ("--part", path.as_path())),
+    )?;
     let shares: Vec<f64> = arguments.parts.iter().map(|(_, share)| *share).collect();
     let parts = split(&arguments.annotations, &shares, arguments.seed).map_err(Failure::work)?;
     for ((path, _), part) in arguments.parts.iter().zip(&parts) {

@@ -6,8 +6,13 @@ use retinanet_data::{CocoDataset, DatasetStats};
 use crate::args::StatsArguments;
 use crate::console;
 use crate::failure::Failure;
+use crate::outputs::{given, refuse_overlaps};
 
 pub(crate) fn run(arguments: &StatsArguments) -> Result<(), Failure> {
+    refuse_overlaps(
+        [("the annotations", arguments.annotations.as_path())],
+        given("--json", arguments.json.as_ref()),
+    )?;
     let dataset =
         CocoDataset::read(&arguments.annotations, Path::new("")).map_err(Failure::work)?;
     let stats = DatasetStats::of(&dataset);

@@ -1,9 +1,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{anyhow, Context};
 use retinanet_trainer::{load_config, Observer, Progress, RunDirectory};
@@ -12,6 +11,7 @@ use serde_json::Value;
 use crate::args::StudyArguments;
 use crate::console::{self, Console};
 use crate::failure::Failure;
+use crate::signals;
 use crate::study::{Study, StudyRun};
 use crate::study_table::{Outcome, Table};
 
@@ -19,10 +19,13 @@ pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
     let out = out(arguments);
     let study = Study::read(&arguments.study, &out, arguments.base.as_deref())?;
     fs_err::create_dir_all(&out).map_err(Failure::work)?;
-    let stop = stop_on_signal()?;
+    // Children get the signal too, finish their step and write a checkpoint.
+    signals::catch()
+        .context("cannot watch for Ctrl-C")
+        .map_err(Failure::Work)?;
 
     let mut console = Console::new(1);
-    let failed = train_all(arguments, &study, &stop, &mut console)?;
+    let failed = train_all(arguments, &study, &mut console)?;
     let table = Table::new(&study, |run| outcome(run, &study.metrics))?;
     for (name, text) in [
         ("table.md", table.markdown()),
@@ -32,10 +35,9 @@ pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
         super::write_over(&out.join(name), text.as_bytes())?;
     }
     console::result(table.markdown().trim_end());
-    if stop.load(Ordering::SeqCst) {
-        return Err(Failure::work(anyhow!(
-            "stopped; the same command goes on where it was"
-        )));
+    if let Some(signal) = signals::received() {
+        console.message("stopped; the same command goes on where it was");
+        return Err(Failure::Signal(signal));
     }
     match failed.as_slice() {
         [] => Ok(()),
@@ -60,27 +62,16 @@ fn out(arguments: &StudyArguments) -> PathBuf {
     arguments.out.clone().unwrap_or_else(default)
 }
 
-/// Whether Ctrl-C or SIGTERM came. Children get it too, finish their step and write a checkpoint.
-fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst))
-        .context("cannot watch for Ctrl-C")
-        .map_err(Failure::Work)?;
-    Ok(stop)
-}
-
 /// Trains what is not done yet, so many at once; gives what failed.
 fn train_all(
     arguments: &StudyArguments,
     study: &Study,
-    stop: &AtomicBool,
     console: &mut Console,
 ) -> Result<Vec<PathBuf>, Failure> {
     let waiting = Mutex::new(study.runs());
     let next = || {
         let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.next().filter(|_| !stop.load(Ordering::SeqCst))
+        waiting.next().filter(|_| signals::received().is_none())
     };
     console.progress(Progress::Start {
         what: "training",
@@ -105,7 +96,7 @@ fn train_all(
             console.progress(Progress::Tick);
             let Some(ended) = how? else { continue };
             tell(run, &ended, console);
-            if !ended.status.success() && !has_diverged(run) && !stop.load(Ordering::SeqCst) {
+            if !ended.status.success() && !has_diverged(run) && signals::received().is_none() {
                 failed.push(run.directory.clone());
             }
         }

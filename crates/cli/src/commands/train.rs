@@ -12,6 +12,7 @@ use crate::device;
 use crate::failure::Failure;
 use crate::fitness;
 use crate::hub;
+use crate::signals;
 use crate::world::{self, Joined};
 
 /// What a process says that has its device and its data.
@@ -50,7 +51,7 @@ fn follow(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
     }
     joined.world.gather(READY);
     // The leader says when it ends; the signal comes to all.
-    let _ = ctrlc::set_handler(|| {});
+    let _ = signals::catch();
     Ok(retinanet_trainer::follow(
         &plan,
         &device,
@@ -121,10 +122,14 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         plan.check_pretrained()?;
         RunDirectory::create(&root, &plan.config)?
     };
-    console.stop_on_signal();
+    // Without it a signal ends the program at once, which loses no checkpoint either.
+    let _ = signals::catch();
     let outcome = train(&plan, &run, &device, Rc::clone(&joined.world), &mut console)?;
     tell_outcome(&outcome, plan.config.train.best_metric, arguments);
-    Ok(())
+    match (outcome.stopped, signals::received()) {
+        (Some(Stopped::Asked), Some(signal)) => Err(Failure::Signal(signal)),
+        _ => Ok(()),
+    }
 }
 
 /// The folder that the user names; else `runs/NAME` after the config, the first that is free for

@@ -1,8 +1,6 @@
 use std::fmt::Write;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
 use image::RgbImage;
 use rayon::prelude::*;
 use retinanet_anchors::{BoxCoder, TargetAssigner};
@@ -106,7 +104,7 @@ impl Scene {
         self.mark(&mut image, &record.objects);
         let name = super::below(&record.file_name);
         let before = format!("before/{}.png", name.display());
-        save(&image, &arguments.out.join(&before))?;
+        super::write_png(&arguments.out.join(&before), &image)?;
 
         let mut after = Vec::new();
         for (epoch, batch) in self.samples(index, arguments.epochs).enumerate() {
@@ -114,7 +112,7 @@ impl Scene {
             let mut image = batch.picture(0, self.transform.preparation());
             self.mark(&mut image, &batch.items[0].objects);
             let path = format!("after/{}.{epoch}.png", name.display());
-            save(&image, &arguments.out.join(&path))?;
+            super::write_png(&arguments.out.join(&path), &image)?;
             after.push(path);
         }
         Ok(Row {
@@ -159,18 +157,6 @@ fn title(record: &ImageRecord) -> String {
         "{file_name}: image {}, {width}×{height}, {boxes} boxes",
         id.0
     )
-}
-
-fn save(image: &RgbImage, path: &Path) -> Result<(), Failure> {
-    let write = || -> anyhow::Result<()> {
-        if let Some(folder) = path.parent() {
-            fs_err::create_dir_all(folder)?;
-        }
-        Ok(image.save(path)?)
-    };
-    write()
-        .with_context(|| format!("cannot write `{}`", path.display()))
-        .map_err(Failure::Work)
 }
 
 const STYLE: &str = "\

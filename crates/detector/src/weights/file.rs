@@ -104,20 +104,14 @@ impl WeightFile {
         })
     }
 
-    /// Writes the file beside its place and renames it over.
+    /// Writes the file, or leaves what is there.
     pub(crate) fn write(&self, path: &Path, format: WeightFormat) -> Result<(), WeightsError> {
         let bytes = match format {
             WeightFormat::Safetensors => self.to_safetensors(),
             WeightFormat::Burnpack => self.to_burnpack(),
         };
-        let write = |bytes: Vec<u8>| {
-            let mut beside = path.as_os_str().to_owned();
-            beside.push(".tmp");
-            fs_err::write(&beside, bytes)?;
-            fs_err::rename(&beside, path)
-        };
         let reason = match bytes {
-            Ok(bytes) => match write(bytes) {
+            Ok(bytes) => match retinanet_output::write(path, bytes) {
                 Ok(()) => return Ok(()),
                 Err(error) => error.to_string(),
             },
