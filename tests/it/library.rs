@@ -100,10 +100,11 @@ fn of_a_run_the_best_counts_even_where_a_kill_left_it_aside() {
     fs_err::remove_dir_all(path("best.old")).unwrap();
     assert_ne!(hash(), best);
 
-    // As a version before detector.json wrote it.
+    // As a version before seals wrote it.
     let state = format!("{}/state.json", path("last"));
     let text = fs_err::read_to_string(&state).unwrap();
-    fs_err::write(&state, text.replace("detector.json", "other.json")).unwrap();
+    let (before, _) = text.split_once(",\n  \"crc32\"").unwrap();
+    fs_err::write(&state, format!("{before}\n}}")).unwrap();
     let message = open().err().unwrap().to_string();
     assert!(message.contains("older version"), "{message}");
 }

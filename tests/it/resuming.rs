@@ -1,9 +1,11 @@
 //! Runs that are killed, damaged and resumed.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use retinanet_tests::{Experiment, retinanet};
+use retinanet_trainer::Checkpoint;
 
 use crate::training::losses;
 
@@ -56,6 +58,49 @@ fn a_changed_byte_is_found_too_and_without_a_whole_checkpoint_nothing_starts() {
         .train("run", &["--resume", "--set", "train.keep_last=0"])
         .expect_refusal(1, &["no checkpoint of", "last/optimizer.bpk` is damaged"]);
     assert_eq!(fs_err::read(&optimizer).unwrap(), bytes);
+}
+
+/// Of the small files every bit, of the large ones some.
+#[test]
+fn no_bit_of_any_file_of_a_checkpoint_can_change_unseen() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let folder = experiment.path("run/checkpoints/last");
+    let folder = Path::new(&folder);
+    Checkpoint::read(folder).unwrap();
+    let mut files = 0;
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let whole = fs_err::read(&path).unwrap();
+        let step = (whole.len() / 500).max(1);
+        for place in (0..whole.len()).step_by(step) {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1 << (place % 8);
+            fs_err::write(&path, &flipped).unwrap();
+            let read = Checkpoint::read(folder);
+            assert!(read.is_err(), "byte {place} of {}", path.display());
+        }
+        fs_err::write(&path, &whole).unwrap();
+        files += 1;
+    }
+    assert_eq!(files, 5);
+    Checkpoint::read(folder).unwrap();
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_not_gone_on_with() {
+    let experiment = Experiment::new();
+    for run in ["whole", "mixed", "other"] {
+        let seed = if run == "other" { "seed=6" } else { "seed=5" };
+        experiment.train(run, &["--set", seed]).expect_success();
+    }
+    let last = |run: &str| experiment.path(&format!("{run}/checkpoints/last"));
+    fs_err::remove_dir_all(last("mixed")).unwrap();
+    fs_err::rename(last("other"), last("mixed")).unwrap();
+    let resumed = experiment.train("mixed", &["--resume"]).expect_success();
+    assert!(resumed.stderr.contains("is of another run"), "{resumed:#?}");
+    assert!(resumed.stderr.contains("step-4, step 4"), "{resumed:#?}");
+    assert_eq!(losses(&experiment, "mixed"), losses(&experiment, "whole"));
 }
 
 #[test]

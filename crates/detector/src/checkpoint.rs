@@ -1,5 +1,6 @@
 //! What a checkpoint of a run tells a detector. A checkpoint is a folder; its `state.json` seals the
-//! other files with their sizes and checksums, so that a damaged one is recognised.
+//! other files with their sizes and checksums, and itself with one of its own, so that a damaged one
+//! is recognised.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -22,6 +23,9 @@ pub const AVERAGE_FILE: &str = "average.bpk";
 pub const DETECTOR_FILE: &str = "detector.json";
 /// A checkpoint's file that seals the others; it is written last.
 pub const STATE_FILE: &str = "state.json";
+
+/// What comes before the checksum of `state.json`, which is that of all before this.
+const SEAL: &[u8] = b",\n  \"crc32\": ";
 
 /// Sizes and checksums of a checkpoint's files.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -54,6 +58,11 @@ impl Seals {
         self.0.contains_key(name)
     }
 
+    /// The names of the files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// Reads a file of a checkpoint.
     ///
     /// # Errors
@@ -74,15 +83,42 @@ impl Seals {
     }
 }
 
+/// The text of a checkpoint's `state.json`, sealed.
+///
+/// # Errors
+///
+/// Returns an error where the state, an object with keys, has no form in JSON.
+pub fn sealed_state(state: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(state)?;
+    text.truncate(text.len().saturating_sub(END.len()));
+    let seal = seal_of(&text);
+    text.extend(seal);
+    Ok(text)
+}
+
 /// Reads a checkpoint's `state.json`, or the part of it that `T` asks for.
 ///
 /// # Errors
 ///
-/// Returns an error where it cannot be read or understood.
+/// Returns an error where it cannot be read or understood, or is not as it was written.
 pub fn read_state<T: for<'de> Deserialize<'de>>(checkpoint: &Path) -> Result<T, CheckpointError> {
     let path = checkpoint.join(STATE_FILE);
     let text = fs_err::read(&path).map_err(CheckpointError::Io)?;
-    parse(&text, path)
+    let seal = text.windows(SEAL.len()).rposition(|part| part == SEAL);
+    let is_whole = seal.is_some_and(|seal| text[seal..] == seal_of(&text[..seal]));
+    if is_whole {
+        parse(&text, path)
+    } else {
+        Err(CheckpointError::BrokenSeal { path })
+    }
+}
+
+/// What ends a JSON object of several lines.
+const END: &str = "\n}";
+
+fn seal_of(text: &[u8]) -> Vec<u8> {
+    let checksum = crc32fast::hash(text).to_string();
+    [SEAL, checksum.as_bytes(), END.as_bytes()].concat()
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(text: &[u8], path: PathBuf) -> Result<T, CheckpointError> {
@@ -163,11 +199,6 @@ impl SavedDetector {
             files: Seals,
         }
         let State { files } = read_state(folder)?;
-        if !files.has(DETECTOR_FILE) {
-            return Err(CheckpointError::NoDetector {
-                folder: folder.to_owned(),
-            });
-        }
         let file = files.read(folder, DETECTOR_FILE)?;
         let weights = [AVERAGE_FILE, MODEL_FILE]
             .into_iter()
@@ -244,13 +275,19 @@ pub enum CheckpointError {
         /// Which folder.
         folder: PathBuf,
     },
-    /// A version wrote it that had no such file.
+    /// The file that seals the others is not as it was written.
     #[error(
-        "the checkpoint `{}` has no `detector.json`, an older version wrote it: let the run go on, or \
-         export its weights",
-        folder.display()
+        "the checkpoint's `{}` is damaged: its checksum is not that of what it says (or it has none, and \
+         an older version wrote it, which this one does not read)",
+        path.display()
     )]
-    NoDetector {
+    BrokenSeal {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// It was put into a run that did not write it.
+    #[error("the checkpoint `{}` is of another run", folder.display())]
+    OtherRun {
         /// Which checkpoint.
         folder: PathBuf,
     },

@@ -1,6 +1,6 @@
 //! Checkpoints: everything that a run needs to go on to the last bit. A checkpoint is a folder,
-//! written beside its place and renamed over it; its `state.json` seals the other files with their
-//! sizes and checksums, so that a damaged one is recognised.
+//! written beside its place and renamed over it; its `state.json` seals the other files and itself
+//! with checksums, and names the run, so that a damaged or strange one is recognised.
 //!
 //! The learning rate and the order of the data are functions of the config and the iteration, so
 //! neither schedule nor random generator has a state of its own.
@@ -14,7 +14,7 @@ use retinanet_boxes::ClassList;
 use retinanet_criterion::Normalizer;
 use retinanet_detector::{
     AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorConfig, DetectorFile, MODEL_FILE,
-    RetinaNet, STATE_FILE, Seals, load_record, read_state,
+    RetinaNet, STATE_FILE, Seals, load_record, read_state, sealed_state,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +23,14 @@ use crate::optimizer::Optimizer;
 const OPTIMIZER_FILE: &str = "optimizer.bpk";
 const CONFIG_FILE: &str = "config.toml";
 
+/// The large files, which are checked when they are read.
+const READ_BELOW: [&str; 3] = [MODEL_FILE, AVERAGE_FILE, OPTIMIZER_FILE];
+
 /// What a checkpoint knows besides weights and optimiser.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointState {
+    /// The run that it is of: [`RunDirectory::id`](crate::RunDirectory::id).
+    pub run: String,
     /// Steps done.
     pub iteration: u64,
     /// Steps that training shall have.
@@ -76,7 +81,7 @@ struct SealedState {
 }
 
 impl Checkpoint {
-    /// Reads a checkpoint and checks that weights and optimiser are what was written.
+    /// Reads a checkpoint and checks that each of its files is what was written.
     ///
     /// # Errors
     ///
@@ -85,9 +90,8 @@ impl Checkpoint {
         let SealedState { state, files } = read_state(folder)?;
         let file = |name: &str| files.read(folder, name);
         let average = files.has(AVERAGE_FILE).then(|| file(AVERAGE_FILE));
-        // Older checkpoints have none.
-        if files.has(DETECTOR_FILE) {
-            file(DETECTOR_FILE)?;
+        for name in files.names().filter(|name| !READ_BELOW.contains(name)) {
+            file(name)?;
         }
         Ok(Self {
             model: file(MODEL_FILE)?,
@@ -181,7 +185,8 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
     };
     write(DETECTOR_FILE, &json(&detector, folder, DETECTOR_FILE)?)?;
     let state = content.state;
-    let sealed = json(&SealedState { state, files }, folder, STATE_FILE)?;
+    let sealed = sealed_state(&SealedState { state, files });
+    let sealed = sealed.map_err(|error| unwritable(&error, folder, STATE_FILE))?;
     write_to_disk(&folder.join(STATE_FILE), &sealed)?;
     sync_folder(folder)
 }
@@ -194,10 +199,14 @@ pub(crate) fn weights_to_bytes(model: &RetinaNet) -> Result<Bytes, RecordError> 
 }
 
 fn json(value: &impl Serialize, folder: &Path, name: &str) -> Result<Vec<u8>, CheckpointError> {
-    serde_json::to_vec_pretty(value).map_err(|error| CheckpointError::State {
+    serde_json::to_vec_pretty(value).map_err(|error| unwritable(&error, folder, name))
+}
+
+fn unwritable(error: &serde_json::Error, folder: &Path, name: &str) -> CheckpointError {
+    CheckpointError::State {
         path: folder.join(name),
         reason: error.to_string(),
-    })
+    }
 }
 
 /// Copies a whole checkpoint to `folder`, beside first and then renamed over what is there.

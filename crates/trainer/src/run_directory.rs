@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::TryLockError;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use retinanet_boxes::ClassList;
-use retinanet_detector::CheckpointError;
+use retinanet_detector::{CheckpointError, read_state};
 use retinanet_evaluation::Metrics;
 
 use crate::checkpoint::{self, Checkpoint, Content};
@@ -16,17 +18,19 @@ use crate::config::ExperimentConfig;
 use crate::layers::{ConfigError, config_to_toml, load_config};
 
 /// The files and folders of a run, besides TensorBoard's `events.…`.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 9] = [
     "checkpoints",
     "classes.json",
     CONFIG_FILE,
     "eval",
+    ID_FILE,
     "lock",
     "log.txt",
     "metrics.jsonl",
     "report.html",
 ];
 const CONFIG_FILE: &str = "config.toml";
+const ID_FILE: &str = "id";
 
 /// Keys, and sections, that a resumed run may change: they do not change what a step does.
 const MAY_CHANGE: [&str; 22] = [
@@ -77,6 +81,8 @@ impl RunDirectory {
         };
         fs_err::create_dir_all(directory.checkpoints()).map_err(RunDirectoryError::Io)?;
         fs_err::create_dir_all(root.join("eval")).map_err(RunDirectoryError::Io)?;
+        // The config last: with it the folder is a run.
+        write_over(&root.join(ID_FILE), new_id().as_bytes())?;
         directory.write_config(config)?;
         Ok(directory)
     }
@@ -100,6 +106,15 @@ impl RunDirectory {
     /// Whether a folder holds a run.
     pub fn is_run(root: &Path) -> bool {
         root.join(CONFIG_FILE).exists()
+    }
+
+    /// What tells this run from all others, and its checkpoints from theirs.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where it cannot be read.
+    pub fn id(&self) -> Result<String, RunDirectoryError> {
+        fs_err::read_to_string(self.root.join(ID_FILE)).map_err(RunDirectoryError::Io)
     }
 
     /// Whether a path is one of the files that the run in a folder keeps: not what a person has put
@@ -283,7 +298,7 @@ impl RunDirectory {
             if !folder.exists() {
                 continue;
             }
-            match Checkpoint::read(&folder) {
+            match self.read_own(&folder) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 // It may be whole all the same.
                 Err(CheckpointError::Io(error)) if error.kind() != ErrorKind::NotFound => {
@@ -301,6 +316,19 @@ impl RunDirectory {
         }
     }
 
+    /// Reads a checkpoint that this run must have written.
+    fn read_own(&self, folder: &Path) -> Result<Checkpoint, CheckpointError> {
+        let checkpoint = Checkpoint::read(folder)?;
+        let id = fs_err::read_to_string(self.root.join(ID_FILE)).map_err(CheckpointError::Io)?;
+        if checkpoint.state.run == id {
+            Ok(checkpoint)
+        } else {
+            Err(CheckpointError::OtherRun {
+                folder: folder.to_owned(),
+            })
+        }
+    }
+
     /// The best checkpoint by the config's metric, or the newest where nothing was evaluated yet.
     ///
     /// # Errors
@@ -310,7 +338,7 @@ impl RunDirectory {
         // A kill may have left it under the other name.
         for best in [self.best(), checkpoint::aside(&self.best())] {
             if best.exists() {
-                return Ok(Checkpoint::read(&best)?);
+                return Ok(self.read_own(&best)?);
             }
         }
         let (newest, _) = self.newest()?;
@@ -468,8 +496,13 @@ fn iteration_of(folder: &Path) -> Option<u64> {
 }
 
 fn state_of(folder: &Path) -> Option<serde_json::Value> {
-    let text = fs_err::read_to_string(folder.join("state.json")).ok()?;
-    serde_json::from_str(&text).ok()
+    read_state(folder).ok()
+}
+
+/// A name that no other run has.
+fn new_id() -> String {
+    // Each of them is keyed from the system's randomness.
+    format!("{:016x}", RandomState::new().hash_one(SystemTime::now()))
 }
 
 fn write_over(path: &Path, content: &[u8]) -> Result<(), RunDirectoryError> {

@@ -456,6 +456,7 @@ impl<'a> Session<'a> {
 
     fn write_checkpoint(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let state = CheckpointState {
+            run: self.run.id()?,
             iteration: self.iteration(),
             total: self.plan.iterations,
             normalizer: *self.trainee.learner.criterion.normalizer(),
