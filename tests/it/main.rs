@@ -15,6 +15,7 @@ mod overnight;
 mod predict;
 mod real_data;
 mod refusals;
+mod reported;
 mod resuming;
 mod serve;
 mod study;

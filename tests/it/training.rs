@@ -140,3 +140,28 @@ pub(crate) fn steps(experiment: &Experiment, run: &str) -> Vec<Value> {
         .filter(|line| line["kind"] == "step")
         .collect()
 }
+
+#[test]
+fn of_equal_evaluations_the_latest_is_the_best_and_another_can_be_asked_for() {
+    let experiment = Experiment::new();
+    // Nothing is found, so that AP is 0 each time.
+    let nothing = ["--set", "eval.score_threshold=0.99"];
+    experiment.train("run", &nothing).expect_success();
+    let state = experiment.json("run/checkpoints/best/state.json");
+    assert_eq!(state["iteration"], 6);
+    assert_eq!(state["best_iteration"], 6);
+    let trained = experiment.path("run");
+    let evaluate = |more: &[&str]| run(&[&["eval", "--run", &trained][..], more].concat());
+    let said = evaluate(&[]).expect_success().stderr;
+    assert!(
+        said.contains("checkpoints/best, step 6 of 6, AP 0.0000"),
+        "{said}"
+    );
+    let said = evaluate(&["--checkpoint", "step-4"])
+        .expect_success()
+        .stderr;
+    assert!(said.contains("checkpoints/step-4, step 4 of 6"), "{said}");
+    let there = "it has last, best, step-4";
+    evaluate(&["--checkpoint", "step-5"]).expect_refusal(2, &["no checkpoint `step-5`", there]);
+    evaluate(&["--checkpoint", "5"]).expect_refusal(2, &["last, best or step-N"]);
+}

@@ -85,6 +85,9 @@ pub(crate) struct ModelArguments {
     /// The directory of a run; its best checkpoint counts
     #[arg(long, value_name = "DIR", conflicts_with = "weights")]
     pub(crate) run: Option<PathBuf>,
+    /// Another checkpoint of the run: last, best, step-N
+    #[arg(long, value_name = "NAME", requires = "run", value_parser = checkpoint)]
+    pub(crate) checkpoint: Option<String>,
     /// An exported weight file; needs --config
     #[arg(long, value_name = "FILE", requires = "config")]
     pub(crate) weights: Option<PathBuf>,
@@ -679,6 +682,14 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn checkpoint(text: &str) -> Result<String, String> {
+    let step = text.strip_prefix("step-").map(str::parse::<u64>);
+    match (text, step) {
+        ("last" | "best", _) | (_, Some(Ok(_))) => Ok(text.to_owned()),
+        _ => Err("it is last, best or step-N".to_owned()),
+    }
 }
 
 fn part(text: &str) -> Result<(PathBuf, f64), String> {

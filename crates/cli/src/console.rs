@@ -44,6 +44,11 @@ pub(crate) fn keep_stdout_free() {
     STDOUT_IS_TAKEN.store(true, Ordering::Relaxed);
 }
 
+/// Prints on stderr what is worth knowing besides the results.
+pub(crate) fn note(text: &str) {
+    write_at_once(&format!("{text}\n"));
+}
+
 /// Prints a result.
 pub(crate) fn result(text: &str) {
     if STDOUT_IS_TAKEN.load(Ordering::Relaxed) {

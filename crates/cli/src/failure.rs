@@ -91,6 +91,7 @@ impl From<RunDirectoryError> for Failure {
         match error {
             RunDirectoryError::HoldsRun { .. }
             | RunDirectoryError::NoRun { .. }
+            | RunDirectoryError::NoSuchCheckpoint { .. }
             | RunDirectoryError::Differs { .. } => Self::usage(error),
             _ => Self::work(error),
         }

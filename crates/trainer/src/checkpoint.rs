@@ -39,7 +39,10 @@ pub struct CheckpointState {
     pub normalizer: Normalizer,
     /// The run's best evaluation so far, by `train.best_metric`.
     pub best: Option<f64>,
-    /// Evaluations since then.
+    /// The step of that evaluation; of equal ones the latest.
+    pub best_iteration: Option<u64>,
+    /// Evaluations since one was better than all before it; those where the metric is undefined do
+    /// not count.
     pub evaluations_since_best: u64,
     /// Whether an evaluation is due that has not been yet.
     pub awaits_evaluation: bool,

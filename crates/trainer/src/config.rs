@@ -466,9 +466,10 @@ pub enum MetricName {
 }
 
 impl MetricName {
-    /// This number of an evaluation.
-    pub const fn of(self, metrics: &Metrics) -> f64 {
-        match self {
+    /// This number of an evaluation; nothing where it is undefined, as COCO's -1 where there are no
+    /// boxes to find.
+    pub fn of(self, metrics: &Metrics) -> Option<f64> {
+        let number = match self {
             Self::Ap => metrics.ap,
             Self::Ap50 => metrics.ap50,
             Self::Ap75 => metrics.ap75,
@@ -476,7 +477,8 @@ impl MetricName {
             Self::ApMedium => metrics.ap_medium,
             Self::ApLarge => metrics.ap_large,
             Self::Ar100 => metrics.ar100,
-        }
+        };
+        (number >= 0.0).then_some(number)
     }
 }
 

@@ -262,7 +262,7 @@ impl RunDirectory {
     }
 
     /// The step of the checkpoint `last`.
-    pub(crate) fn last_iteration(&self) -> Option<u64> {
+    pub fn last_iteration(&self) -> Option<u64> {
         iteration_of(&self.last())
     }
 
@@ -316,6 +316,30 @@ impl RunDirectory {
         }
     }
 
+    /// The checkpoint of this name: `last`, `best` or `step-N`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where there is none of that name, or it is damaged.
+    pub fn checkpoint(&self, name: &str) -> Result<Checkpoint, RunDirectoryError> {
+        let folder = self.checkpoints().join(name);
+        if folder.is_dir() {
+            return Ok(self.read_own(&folder)?);
+        }
+        let named = [("last", self.last()), ("best", self.best())];
+        let named = named.into_iter().filter(|(_, folder)| folder.is_dir());
+        let steps = self.steps()?.into_iter();
+        let there: Vec<_> = named
+            .map(|(name, _)| name.to_owned())
+            .chain(steps.map(|(step, _)| format!("step-{step}")))
+            .collect();
+        Err(RunDirectoryError::NoSuchCheckpoint {
+            root: self.root.clone(),
+            name: name.to_owned(),
+            there: there.join(", "),
+        })
+    }
+
     /// Reads a checkpoint that this run must have written.
     fn read_own(&self, folder: &Path) -> Result<Checkpoint, CheckpointError> {
         let checkpoint = Checkpoint::read(folder)?;
@@ -347,9 +371,9 @@ impl RunDirectory {
         })
     }
 
-    /// The metric of the checkpoint `best`, if there is one.
-    pub(crate) fn best_metric(&self) -> Option<f64> {
-        state_of(&self.best())?["best"].as_f64()
+    /// The step of the checkpoint `best`, if there is one.
+    pub(crate) fn best_iteration(&self) -> Option<u64> {
+        iteration_of(&self.best())
     }
 
     /// Puts back what a kill left under another name.
@@ -513,6 +537,16 @@ fn write_over(path: &Path, content: &[u8]) -> Result<(), RunDirectoryError> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunDirectoryError {
+    /// It has no checkpoint of that name.
+    #[error("the run `{}` has no checkpoint `{name}`; it has {there}", root.display())]
+    NoSuchCheckpoint {
+        /// The run.
+        root: PathBuf,
+        /// The name.
+        name: String,
+        /// Those that it has.
+        there: String,
+    },
     /// The folder holds a run already.
     #[error(
         "`{}` already holds a run; go on with it by --resume, or name another folder with --run-dir",

@@ -142,6 +142,8 @@ struct Session<'a> {
     log: MetricsLog,
     /// The best evaluation, by the config's metric.
     best: Option<f64>,
+    /// The step that it was made at.
+    best_iteration: Option<u64>,
     evaluations_since_best: u64,
     /// Whether the model as it stands is to be evaluated.
     awaits_evaluation: bool,
@@ -198,6 +200,7 @@ impl<'a> Session<'a> {
             plan,
             run,
             best: None,
+            best_iteration: None,
             evaluations_since_best: 0,
             awaits_evaluation: false,
             last_checkpoint: Instant::now(),
@@ -220,7 +223,7 @@ impl<'a> Session<'a> {
         let text = format!("going on from {folder}, step {iteration}");
         tell(run, observer, &text)?;
         tell_schedule(plan, run, observer)?;
-        if state.evaluations_since_best == 0 && state.best > run.best_metric() {
+        if state.best_iteration == Some(iteration) && run.best_iteration() < state.best_iteration {
             // The end came before it was kept as best.
             run.keep_as_best(&checkpoint.folder)?;
         }
@@ -251,6 +254,7 @@ impl<'a> Session<'a> {
             plan,
             run,
             best: state.best,
+            best_iteration: state.best_iteration,
             evaluations_since_best: state.evaluations_since_best,
             awaits_evaluation: state.awaits_evaluation,
             last_checkpoint: Instant::now(),
@@ -397,13 +401,7 @@ impl<'a> Session<'a> {
             .map_err(EvaluateError::from)?;
         let metrics = analysis.metrics.clone();
         let reached = self.plan.config.train.best_metric.of(&metrics);
-        let is_best = self.best.is_none_or(|best| reached > best);
-        if is_best {
-            self.best = Some(reached);
-            self.evaluations_since_best = 0;
-        } else {
-            self.evaluations_since_best += 1;
-        }
+        let is_best = self.judge(reached);
         self.log
             .evaluation(self.iteration(), &metrics, loss)
             .map_err(TrainError::Log)?;
@@ -439,6 +437,25 @@ impl<'a> Session<'a> {
         Ok(metrics)
     }
 
+    /// Whether an evaluation is the best so far: the latest of those that are equal, none that is
+    /// undefined.
+    fn judge(&mut self, reached: Option<f64>) -> bool {
+        let Some(reached) = reached else {
+            return false;
+        };
+        if self.best.is_none_or(|best| reached > best) {
+            self.evaluations_since_best = 0;
+        } else {
+            self.evaluations_since_best += 1;
+        }
+        let is_best = self.best.is_none_or(|best| reached >= best);
+        if is_best {
+            self.best = Some(reached);
+            self.best_iteration = Some(self.iteration());
+        }
+        is_best
+    }
+
     /// Nobody should lose a run for its report: what goes wrong is told.
     fn write_report(
         &mut self,
@@ -461,6 +478,7 @@ impl<'a> Session<'a> {
             total: self.plan.iterations,
             normalizer: *self.trainee.learner.criterion.normalizer(),
             best: self.best,
+            best_iteration: self.best_iteration,
             evaluations_since_best: self.evaluations_since_best,
             awaits_evaluation: self.awaits_evaluation,
             not_finite: self.not_finite,

@@ -27,9 +27,10 @@ use anyhow::{anyhow, Context};
 use image::{ImageFormat, RgbImage};
 use retinanet_detector::Detector;
 use retinanet_images::LookConfig;
-use retinanet_trainer::{load_config, ExperimentConfig, RunDirectory};
+use retinanet_trainer::{load_config, Checkpoint, ExperimentConfig, RunDirectory};
 
 use crate::args::{LookArguments, ModelArguments};
+use crate::console;
 use crate::device;
 use crate::failure::Failure;
 
@@ -57,11 +58,40 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
     let device = arguments.device.as_ref().unwrap_or(&config.compute.device);
     let device = device::open(device).map_err(Failure::usage)?;
     let detector = match (run, &arguments.weights) {
-        (Some(run), _) => run.best_checkpoint()?.detector(&config, &device)?,
+        (Some(run), _) => {
+            let checkpoint = match &arguments.checkpoint {
+                Some(name) => run.checkpoint(name)?,
+                None => run.best_checkpoint()?,
+            };
+            tell_checkpoint(&checkpoint, &run, &config);
+            checkpoint.detector(&config, &device)?
+        }
         (None, Some(weights)) => Detector::from_weights(&config.detector()?, weights, &device)?,
         (None, None) => return Err(Failure::usage(anyhow!("--config needs --weights FILE"))),
     };
     Ok(LoadedModel { detector, config })
+}
+
+/// Which weights are looked with, and how far their run is.
+fn tell_checkpoint(checkpoint: &Checkpoint, run: &RunDirectory, config: &ExperimentConfig) {
+    let state = &checkpoint.state;
+    let folder = checkpoint.folder.display();
+    let metric = config.train.best_metric;
+    let mut text = format!(
+        "weights: {folder}, step {} of {}",
+        state.iteration, state.total
+    );
+    match (state.best, state.best_iteration) {
+        (Some(best), Some(step)) if step == state.iteration => {
+            text += &format!(", {metric} {best:.4}");
+        }
+        (None, _) => text += &format!("; no evaluation gave the run an {metric} so far"),
+        _ => {}
+    }
+    if let Some(last) = run.last_iteration().filter(|last| *last < state.total) {
+        text += &format!("; the run is not finished, it stands at step {last}");
+    }
+    console::note(&text);
 }
 
 /// Lets a detector look at images in these ways.

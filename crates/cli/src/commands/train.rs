@@ -189,8 +189,13 @@ fn tell_outcome(outcome: &TrainOutcome, metric: MetricName, arguments: &TrainArg
     if let Some(metrics) = &outcome.last {
         console::result(&format!("{metrics}"));
     }
-    if let Some(best) = outcome.best {
-        console::result(&format!("best {metric} {best:.4}"));
+    match outcome.best {
+        Some(best) => console::result(&format!("best {metric} {best:.4}")),
+        None if outcome.last.is_some() => console::result(&format!(
+            "no best: {metric} is undefined where there are no such boxes to find in the validation \
+             images; the last weights count"
+        )),
+        None => {}
     }
     console::result(&format!(
         "the run lies in {run}\nnext:\n  retinanet eval --run {run}\n  \
