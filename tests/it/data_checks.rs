@@ -156,7 +156,7 @@ fn a_split_has_every_image_once_and_its_statistics_add_up() {
     assert_eq!([large[0], small[0]], [4, 2]);
     assert_eq!(large[1] + small[1], all[1]);
 
-    let uneven = format!("{whole}=0.5");
+    let uneven = format!("{}=0.5", experiment.path("uneven.json"));
     run(&["dataset", "split", &whole, "--part", &uneven]).expect_refusal(1, &["shares", "0.5"]);
 }
 

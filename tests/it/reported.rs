@@ -60,3 +60,23 @@ fn what_no_image_is_in_a_folder_is_counted_and_said() {
     assert!(said.stderr.contains(left_out), "{said:#?}");
     assert!(said.stdout.contains("on 8 images"), "{said:#?}");
 }
+
+#[test]
+fn a_run_goes_on_with_no_other_classes() {
+    let experiment = Experiment::new();
+    let half = ["--set", "train.iterations=2"];
+    let Some(began) = train(&experiment, "base", &half) else {
+        return;
+    };
+    began.expect_success();
+    let weights = || fs_err::read(experiment.path("run/checkpoints/last/model.bpk")).unwrap();
+    let before = weights();
+    let more = ["--resume", "--set", "train.iterations=4"];
+    let resumed = train(&experiment, "90-resume-reexported", &more).unwrap();
+    resumed.expect_refusal(
+        1,
+        &["other categories", "category 1 was `red` and is `blue`"],
+    );
+    assert_eq!(weights(), before);
+    train(&experiment, "base", &more).unwrap().expect_success();
+}

@@ -104,6 +104,35 @@ fn a_checkpoint_of_another_run_is_not_gone_on_with() {
 }
 
 #[test]
+fn other_boxes_in_the_data_are_told_when_a_run_goes_on() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.iterations=3"])
+        .expect_success();
+    // A person's own data, which is not drawn again where it changed.
+    let config = String::from_utf8(experiment.bytes("tiny.toml")).unwrap();
+    let own: Vec<_> = config
+        .lines()
+        .filter(|line| !line.starts_with("synth"))
+        .collect();
+    experiment.write("own.toml", &own.join("\n"));
+    let train = |more: &[&str]| {
+        let (config, run) = (experiment.path("own.toml"), experiment.path("own"));
+        retinanet_tests::run(&[&["train", &config, "--run-dir", &run][..], more].concat())
+    };
+    train(&["--set", "train.iterations=3"]).expect_success();
+    let mut annotations = experiment.json("data/train.json");
+    annotations["annotations"].as_array_mut().unwrap().pop();
+    experiment.write("data/train.json", &annotations.to_string());
+    let resumed = train(&["--resume", "--set", "train.iterations=4"]).expect_success();
+    assert!(
+        resumed.stderr.contains("train.json had 6 images with"),
+        "{resumed:#?}"
+    );
+    assert!(!resumed.stderr.contains("val.json had"), "{resumed:#?}");
+}
+
+#[test]
 fn a_finished_run_can_be_made_longer() {
     let experiment = Experiment::new();
     experiment

@@ -18,6 +18,7 @@ use retinanet_detector::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::data_changes::DataMark;
 use crate::optimizer::Optimizer;
 
 const OPTIMIZER_FILE: &str = "optimizer.bpk";
@@ -50,6 +51,10 @@ pub struct CheckpointState {
     pub not_finite: u64,
     /// The classes that the model tells apart.
     pub classes: ClassList,
+    /// What it was trained on.
+    pub train_data: DataMark,
+    /// What it was evaluated on.
+    pub val_data: DataMark,
 }
 
 /// A checkpoint, read and found whole.

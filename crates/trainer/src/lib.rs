@@ -13,6 +13,7 @@ mod average;
 mod checkpoint;
 mod checks;
 mod config;
+mod data_changes;
 mod detector;
 mod device_check;
 mod examination;
@@ -48,6 +49,7 @@ pub use config::{
     MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
     SplitConfig, TrainConfig,
 };
+pub use data_changes::DataMark;
 pub use detector::EvaluateError;
 pub use device_check::{Checked, DeviceCheck, TOLERANCE};
 pub use examination::{Examination, ImageTimes, examine};

@@ -20,6 +20,7 @@ use retinanet_evaluation::{EvaluationError, Evaluator};
 
 use crate::checks::check_settings;
 use crate::config::{DataConfig, ExperimentConfig, OptimizerConfig, ScheduleName, SplitConfig};
+use crate::data_changes::class_differences;
 use crate::observer::Observer;
 use crate::schedule::{Schedule, Shape};
 
@@ -358,8 +359,7 @@ fn same_classes(train: &ClassList, val: &ClassList, path: &Path) -> Result<(), P
     }
     Err(PlanError::Classes {
         path: path.to_owned(),
-        train: train.len(),
-        val: val.len(),
+        differences: class_differences(train, val),
     })
 }
 
@@ -401,16 +401,14 @@ pub enum PlanError {
     TwoLengths,
     /// Training and validation have other classes.
     #[error(
-        "`{}` has other categories ({val}) than the training annotations ({train})",
+        "`{}` has other categories than the training annotations: {differences}",
         path.display()
     )]
     Classes {
         /// The validation annotations.
         path: std::path::PathBuf,
-        /// Classes of the training annotations.
-        train: usize,
-        /// Classes of the validation annotations.
-        val: usize,
+        /// In what they differ, from the training annotations on.
+        differences: String,
     },
     /// The data's root is no path.
     #[error("`data.root` is no path")]

@@ -16,6 +16,7 @@ use crate::autopsy::Patient;
 use crate::average::ModelAverage;
 use crate::checkpoint::{Checkpoint, CheckpointState, Content};
 use crate::config::OnNonFinite;
+use crate::data_changes::{DataMark, class_differences};
 use crate::detector::EvaluateError;
 use crate::layers::config_to_toml;
 use crate::memory::memory;
@@ -140,6 +141,8 @@ struct Session<'a> {
     run: &'a RunDirectory,
     trainee: Trainee<'a>,
     log: MetricsLog,
+    /// What is trained and evaluated on.
+    data: (DataMark, DataMark),
     /// The best evaluation, by the config's metric.
     best: Option<f64>,
     /// The step that it was made at.
@@ -154,6 +157,37 @@ struct Session<'a> {
     skipped: usize,
     /// In a run that went on, from the first evaluation on.
     reporter: Option<Reporter>,
+}
+
+fn marks(plan: &Plan) -> (DataMark, DataMark) {
+    (DataMark::of(&plan.train), DataMark::of(&plan.val))
+}
+
+/// Refuses other classes than those that the weights were trained for, and tells other images and
+/// boxes.
+fn tell_data_changes(
+    plan: &Plan,
+    run: &RunDirectory,
+    (state, data): (&CheckpointState, (DataMark, DataMark)),
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    if state.classes != plan.train.classes {
+        return Err(TrainError::OtherClasses {
+            annotations: plan.train.annotations.clone(),
+            differences: class_differences(&state.classes, &plan.train.classes),
+        });
+    }
+    for (annotations, was, is) in [
+        (&plan.train.annotations, state.train_data, data.0),
+        (&plan.val.annotations, state.val_data, data.1),
+    ] {
+        if was != is {
+            let file = annotations.display();
+            let text = format!("changed: {file} had {was}, and now has others: {is}");
+            tell(run, observer, &text)?;
+        }
+    }
+    Ok(())
 }
 
 impl<'a> Session<'a> {
@@ -199,6 +233,7 @@ impl<'a> Session<'a> {
             },
             plan,
             run,
+            data: marks(plan),
             best: None,
             best_iteration: None,
             evaluations_since_best: 0,
@@ -222,6 +257,8 @@ impl<'a> Session<'a> {
         let folder = checkpoint.folder.display();
         let text = format!("going on from {folder}, step {iteration}");
         tell(run, observer, &text)?;
+        let data = marks(plan);
+        tell_data_changes(plan, run, (state, data), observer)?;
         tell_schedule(plan, run, observer)?;
         if state.best_iteration == Some(iteration) && run.best_iteration() < state.best_iteration {
             // The end came before it was kept as best.
@@ -253,6 +290,7 @@ impl<'a> Session<'a> {
             },
             plan,
             run,
+            data,
             best: state.best,
             best_iteration: state.best_iteration,
             evaluations_since_best: state.evaluations_since_best,
@@ -483,6 +521,8 @@ impl<'a> Session<'a> {
             awaits_evaluation: self.awaits_evaluation,
             not_finite: self.not_finite,
             classes: self.plan.train.classes.clone(),
+            train_data: self.data.0,
+            val_data: self.data.1,
         };
         let config = config_to_toml(&self.plan.config).map_err(RunDirectoryError::Config)?;
         let content = Content {
@@ -538,6 +578,18 @@ pub enum TrainError {
         cause: String,
         /// Where the autopsy lies.
         folder: PathBuf,
+    },
+    /// The run goes on with annotations of other classes than it began with.
+    #[error(
+        "`{}` has other categories than when the run began: {differences}; bring them back, or begin a \
+         new run",
+        annotations.display()
+    )]
+    OtherClasses {
+        /// The annotations.
+        annotations: PathBuf,
+        /// In what they differ.
+        differences: String,
     },
     /// The autopsy cannot be written; the cause names the file.
     #[error("the loss or its gradients are not finite, and the autopsy cannot be written")]

@@ -77,21 +77,21 @@ fn tell_checkpoint(checkpoint: &Checkpoint, run: &RunDirectory, config: &Experim
     let state = &checkpoint.state;
     let folder = checkpoint.folder.display();
     let metric = config.train.best_metric;
-    let mut text = format!(
-        "weights: {folder}, step {} of {}",
-        state.iteration, state.total
-    );
-    match (state.best, state.best_iteration) {
-        (Some(best), Some(step)) if step == state.iteration => {
-            text += &format!(", {metric} {best:.4}");
+    let reached = match (state.best, state.best_iteration) {
+        (Some(best), Some(step)) if step == state.iteration => format!(", {metric} {best:.4}"),
+        (None, _) => format!("; no evaluation gave the run an {metric} so far"),
+        _ => String::new(),
+    };
+    let stands = match run.last_iteration() {
+        Some(last) if last < state.total => {
+            format!("; the run is not finished, it stands at step {last}")
         }
-        (None, _) => text += &format!("; no evaluation gave the run an {metric} so far"),
-        _ => {}
-    }
-    if let Some(last) = run.last_iteration().filter(|last| *last < state.total) {
-        text += &format!("; the run is not finished, it stands at step {last}");
-    }
-    console::note(&text);
+        _ => String::new(),
+    };
+    console::note(&format!(
+        "weights: {folder}, step {} of {}{reached}{stands}",
+        state.iteration, state.total
+    ));
 }
 
 /// Lets a detector look at images in these ways.
