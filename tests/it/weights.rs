@@ -205,3 +205,33 @@ fn files_of_pytorch_and_pickles_are_read() {
     let out = experiment.path("out");
     run(&["import", &cut, "--config", &config, "--out", &out]).expect_refusal(1, &["cut.pth"]);
 }
+
+#[test]
+fn weights_that_are_no_numbers_are_refused_wherever_they_are_read() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let (trained, file) = (experiment.path("run"), experiment.path("whole.safetensors"));
+    run(&["export", "--run", &trained, "--out", &file]).expect_success();
+    let whole = experiment.bytes("whole.safetensors");
+    let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&whole[8..8 + length]).unwrap();
+    for (kind, value) in [("running_mean", f32::NAN), ("running_var", f32::INFINITY)] {
+        let tensors = header.as_object().unwrap();
+        let (_, tensor) = tensors
+            .iter()
+            .find(|(name, _)| name.ends_with(kind))
+            .unwrap();
+        let start = 8 + length + tensor["data_offsets"][0].as_u64().unwrap() as usize;
+        let mut spoiled = whole.clone();
+        spoiled[start..start + 4].copy_from_slice(&value.to_le_bytes());
+        let path = experiment.path("spoiled.safetensors");
+        fs_err::write(&path, spoiled).unwrap();
+
+        let parts = [kind, &value.to_string()];
+        let config = experiment.path("tiny.toml");
+        run(&["eval", "--weights", &path, "--config", &config]).expect_refusal(1, &parts);
+        let pretrained = format!("model.pretrained={path}");
+        let refused = experiment.train("other", &["--set", &pretrained]);
+        refused.expect_refusal(1, &parts);
+    }
+}

@@ -13,6 +13,7 @@ use burn::tensor::Bytes;
 use retinanet_boxes::ClassList;
 use serde::{Deserialize, Serialize};
 
+use crate::numbers::faulty_number;
 use crate::{DetectorConfig, RetinaNet};
 
 /// A checkpoint's file of the weights.
@@ -143,7 +144,16 @@ pub fn load_record(
         reason: error.to_string(),
     };
     let record = ModuleRecord::from_bytes(Bytes::from_bytes_vec(weights.to_vec()));
-    model.try_load_record(record.map_err(unfit)?).map_err(unfit)
+    let model = model
+        .try_load_record(record.map_err(unfit)?)
+        .map_err(unfit)?;
+    match faulty_number(&model) {
+        None => Ok(model),
+        Some(reason) => Err(CheckpointError::NotFinite {
+            folder: checkpoint.to_owned(),
+            reason,
+        }),
+    }
 }
 
 /// All that a detector needs besides weights: [`DETECTOR_FILE`].
@@ -290,6 +300,14 @@ pub enum CheckpointError {
     OtherRun {
         /// Which checkpoint.
         folder: PathBuf,
+    },
+    /// A weight or a statistic is no number that can be one.
+    #[error("the checkpoint `{}` is of no use, {reason}; those before it stay", folder.display())]
+    NotFinite {
+        /// Which checkpoint.
+        folder: PathBuf,
+        /// Which number.
+        reason: String,
     },
     /// The weights do not fit the model.
     #[error("the checkpoint `{}` does not fit the model: {reason}", folder.display())]

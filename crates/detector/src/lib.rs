@@ -29,6 +29,7 @@ mod detector;
 mod finding;
 mod merge;
 mod model;
+mod numbers;
 mod suppression;
 mod weights;
 
@@ -42,6 +43,7 @@ pub use detector::{Detector, DetectorConfig, DetectorError};
 pub use finding::{Found, Times};
 pub use merge::Sighting;
 pub use model::{Predictions, RetinaNet};
+pub use numbers::faulty_number;
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
 pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm};
 pub use suppression::SuppressionKind;

@@ -23,12 +23,12 @@ pub fn write(target: impl AsRef<Path>, content: impl AsRef<[u8]>) -> io::Result<
     write_to(target.as_ref(), content.as_ref(), true)
 }
 
-/// [`write`], without waiting for the disk: for many files that can be made again. After a power cut
+/// [`write()`], without waiting for the disk: for many files that can be made again. After a power cut
 /// the file may be empty.
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn write_cached(target: impl AsRef<Path>, content: impl AsRef<[u8]>) -> io::Result<()> {
     write_to(target.as_ref(), content.as_ref(), false)
 }

@@ -14,7 +14,7 @@ use retinanet_boxes::ClassList;
 use retinanet_criterion::Normalizer;
 use retinanet_detector::{
     AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorConfig, DetectorFile, MODEL_FILE,
-    RetinaNet, STATE_FILE, Seals, load_record, read_state, sealed_state,
+    RetinaNet, STATE_FILE, Seals, faulty_number, load_record, read_state, sealed_state,
 };
 use serde::{Deserialize, Serialize};
 
@@ -172,7 +172,13 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
         folder: folder.to_owned(),
         reason: error.to_string(),
     };
-    let weights = |model: &RetinaNet| weights_to_bytes(model).map_err(failed);
+    let weights = |model: &RetinaNet| match faulty_number(&model.valid()) {
+        None => weights_to_bytes(model).map_err(failed),
+        Some(reason) => Err(CheckpointError::NotFinite {
+            folder: folder.to_owned(),
+            reason,
+        }),
+    };
     let mut files = Seals::default();
     let mut write = |name: &str, content: &[u8]| -> Result<(), CheckpointError> {
         files.add(name, content);

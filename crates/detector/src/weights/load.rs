@@ -9,6 +9,7 @@ use burn::store::{ModuleSnapshot, bridge};
 use burn::tensor::TensorData;
 
 use crate::model::RetinaNet;
+use crate::numbers::faulty_number;
 use crate::weights::WeightsError;
 use crate::weights::file::WeightFile;
 use crate::weights::names::{Layout, Names, modern_torchvision};
@@ -101,6 +102,12 @@ pub(crate) fn load(
             .iter()
             .map(|name| format!("`{name}` is unused")),
     );
+    if let Some(reason) = faulty_number(model) {
+        return Err(WeightsError::Read {
+            path: path.to_owned(),
+            reason,
+        });
+    }
     if faults.is_empty() {
         Ok(loaded)
     } else {

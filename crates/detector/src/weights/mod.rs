@@ -13,6 +13,7 @@ use burn::tensor::TensorData;
 use retinanet_boxes::ClassList;
 
 use crate::model::RetinaNet;
+use crate::numbers::faulty_number;
 use crate::weights::file::WeightFile;
 use crate::weights::load::layout;
 
@@ -53,6 +54,9 @@ impl WeightFile {
             path: path.to_owned(),
             reason,
         };
+        if let Some(fault) = faulty_number(model) {
+            return Err(failed(fault));
+        }
         let parameters = model.collect(None, None, true);
         let layout = layout(&parameters);
         let mut file = Self::default();
