@@ -118,10 +118,14 @@ impl Joined {
 
     /// Ends the other processes too where this one has failed: they would wait for it for ever.
     pub(crate) fn leave(&self, result: Result<(), Failure>) -> Result<(), Failure> {
-        if let Err(failure) = &result {
-            if self.world.size() > 1 {
-                console::error_of_rank(self.world.rank(), failure);
-                (self.end_all)(failure.code().into());
+        match &result {
+            // Asked to, all end in order.
+            Ok(()) | Err(Failure::Signal(_)) => {}
+            Err(failure) => {
+                if self.world.size() > 1 {
+                    console::error_of_rank(self.world.rank(), failure);
+                    (self.end_all)(failure.code().into());
+                }
             }
         }
         result
