@@ -128,6 +128,19 @@ fn an_output_that_is_an_input_or_another_output_is_refused() {
 }
 
 #[test]
+fn weights_are_not_exported_under_another_formats_name() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let trained = experiment.path("run");
+    for name in ["x.onnx", "x.PTH", "x.bpk"] {
+        let out = experiment.path(name);
+        let refused = run(&["export", "--run", &trained, "--out", &out]);
+        refused.expect_refusal(2, &[name, "safetensors would be written"]);
+        assert!(!std::path::Path::new(&out).exists());
+    }
+}
+
+#[test]
 fn a_dash_is_stdout_and_nothing_else_is_said_there() {
     let (experiment, annotations, _) = with_data();
     let file = experiment.path("stats.json");

@@ -12,6 +12,7 @@ use crate::outputs::{given, refuse_overlaps};
 
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     refuse_to_damage(arguments)?;
+    refuse_to_mislabel(arguments)?;
     let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
     let format = match arguments.format {
         Format::Safetensors => WeightFormat::Safetensors,
@@ -71,6 +72,27 @@ fn refuse_to_damage(arguments: &ExportArguments) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Refuses a file name that says another format than the one that is written.
+fn refuse_to_mislabel(arguments: &ExportArguments) -> Result<(), Failure> {
+    const OTHERS: [&str; 9] = [
+        "ckpt", "engine", "h5", "onnx", "pb", "pkl", "pt", "pth", "tflite",
+    ];
+    let (written, other) = match arguments.format {
+        Format::Safetensors => ("safetensors", "bpk"),
+        Format::Burnpack => ("burnpack", "safetensors"),
+    };
+    let extension = arguments.out.extension().unwrap_or_default();
+    let extension = extension.to_ascii_lowercase();
+    if extension == other || OTHERS.iter().any(|it| extension == **it) {
+        return Err(Failure::usage(anyhow!(
+            "--out `{}` says one format, and {written} would be written; `--format` takes \
+             safetensors and burnpack, no other",
+            arguments.out.display()
+        )));
+    }
+    Ok(())
 }
 
 fn export_backbone(detector: &Detector, format: WeightFormat, out: &Path) -> Result<(), Failure> {
