@@ -60,9 +60,9 @@ fn a_changed_byte_is_found_too_and_without_a_whole_checkpoint_nothing_starts() {
     assert_eq!(fs_err::read(&optimizer).unwrap(), bytes);
 }
 
-/// Of the small files every bit, of the large ones some.
+/// One bit of each byte of the small files, and of some five hundred bytes of the large ones.
 #[test]
-fn no_bit_of_any_file_of_a_checkpoint_can_change_unseen() {
+fn a_flipped_bit_in_any_file_of_a_checkpoint_is_seen() {
     let experiment = Experiment::new();
     experiment.train("run", &[]).expect_success();
     let folder = experiment.path("run/checkpoints/last");
