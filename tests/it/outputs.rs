@@ -2,7 +2,7 @@
 
 use retinanet_tests::{Experiment, Finished, retinanet, run};
 
-/// An experiment with its data drawn, and the paths of the annotations and of an image.
+/// An experiment with its data rendered, and the paths of the annotations and of an image.
 fn with_data() -> (Experiment, String, String) {
     let experiment = Experiment::new();
     let root = experiment.path("data");

@@ -109,7 +109,7 @@ fn other_boxes_in_the_data_are_told_when_a_run_goes_on() {
     experiment
         .train("run", &["--set", "train.iterations=3"])
         .expect_success();
-    // A person's own data, which is not drawn again where it changed.
+    // A person's own data, which is not rendered again if it changed.
     let config = String::from_utf8(experiment.bytes("tiny.toml")).unwrap();
     let own: Vec<_> = config
         .lines()

@@ -37,6 +37,32 @@ pub(crate) fn catch() -> io::Result<()> {
     Ok(())
 }
 
+/// [`catch`], and work that the first signal starts, on a thread of its own.
+#[cfg(unix)]
+pub(crate) fn on_first(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    catch()?;
+    let mut signals = signal_hook::iterator::Signals::new(caught())?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            work();
+        }
+    });
+    Ok(())
+}
+
+/// As on Unix; here signals can only be looked for.
+#[cfg(not(unix))]
+pub(crate) fn on_first(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    catch()?;
+    std::thread::spawn(move || {
+        while received().is_none() {
+            std::thread::park_timeout(std::time::Duration::from_millis(50));
+        }
+        work();
+    });
+    Ok(())
+}
+
 #[cfg(unix)]
 fn caught() -> Vec<c_int> {
     use signal_hook::consts::SIGHUP;

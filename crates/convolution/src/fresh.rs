@@ -1,4 +1,4 @@
-//! Layers before training. Burn's own `init` goes through its `Initializer`, whose orthogonal draw
+//! Layers before training. Burn's own `init` goes through its `Initializer`, whose orthogonal kind
 //! brings matrix products along, for every GPU: 20 MB of a program that never calls them.
 
 use burn::module::{Param, ParamId, RunningState};
@@ -12,7 +12,7 @@ use crate::shape::ConvOptions;
 const GROUPS: usize = 32;
 
 /// Makes a square convolution of `[channels_in, channels_out]` whose weights are 0 until they are
-/// drawn ([`WeightDistribution`](crate::WeightDistribution)), with a bias of this value.
+/// sampled ([`WeightDistribution`](crate::WeightDistribution)), with a bias of this value.
 ///
 /// # Panics
 ///

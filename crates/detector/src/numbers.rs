@@ -1,11 +1,11 @@
-//! Whether a model's weights and statistics can be a detector's.
+//! Non-finite weights and statistics.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
 use crate::RetinaNet;
 
-/// The first weight or running statistic that is no finite number, in words.
+/// The first non-finite weight or running statistic, in words.
 /// One of them makes every output NaN, where all losses and scores may still look like numbers.
 pub fn faulty_number(model: &RetinaNet) -> Option<String> {
     let mut search = Search::default();

@@ -1,6 +1,5 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use image::RgbImage;
@@ -26,9 +25,6 @@ impl Detect for Model {
     }
 }
 
-/// How often a signal is looked for while serving.
-const LOOK_FOR_SIGNAL: Duration = Duration::from_millis(50);
-
 pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let service = config(arguments)?;
     let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
@@ -42,15 +38,9 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let stop = Stop::new();
     let asked = stop.clone();
     // A second Ctrl-C ends the program at once: a request may take longer than a person waits.
-    signals::catch()
+    signals::on_first(move || asked.stop())
         .context("cannot watch for Ctrl-C")
         .map_err(Failure::Work)?;
-    std::thread::spawn(move || {
-        while signals::received().is_none() {
-            std::thread::sleep(LOOK_FOR_SIGNAL);
-        }
-        asked.stop();
-    });
     serve(&service, Model(detector), info, &stop, |address| {
         console::result(&format!("serving on http://{address}"));
     })
