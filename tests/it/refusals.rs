@@ -99,23 +99,24 @@ fn an_image_that_is_cut_short() {
 }
 
 #[test]
-fn a_class_count_that_does_not_fit_the_weights() {
+fn a_class_that_the_weights_do_not_know() {
     let experiment = Experiment::new();
     experiment.train("run", &[]).expect_success();
     let mut val = experiment.json("data/val.json");
     let categories = val["categories"].as_array_mut().unwrap();
     categories.push(serde_json::json!({ "id": 99, "name": "hexagon" }));
+    // Listed, it is harmless; an object of it could never be found.
+    experiment.write("data/listed.json", &val.to_string());
+    val["annotations"][0]["category_id"] = 99.into();
     experiment.write("data/five.json", &val.to_string());
 
     let root = experiment.path("run");
-    let arguments = [
-        "eval",
-        "--run",
-        &root,
-        "--set",
-        "data.val.annotations=five.json",
-    ];
-    run(&arguments).expect_refusal(1, &["five.json", "5", "4"]);
+    let eval = |file: &str| {
+        let set = format!("data.val.annotations={file}");
+        run(&["eval", "--run", &root, "--set", &set])
+    };
+    eval("listed.json").expect_success();
+    eval("five.json").expect_refusal(1, &["five.json", "category 99 `hexagon` is unknown"]);
 }
 
 #[test]

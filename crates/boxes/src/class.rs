@@ -21,14 +21,65 @@ pub struct CategoryId(pub u64);
 
 /// A class as the data set's file names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenClass")]
 pub struct Class {
     /// The COCO category id.
     pub category: CategoryId,
     /// The category's name.
     pub name: String,
+    /// Whether nothing belongs to it: it fills a gap between category ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unused: Option<bool>,
 }
 
-/// The name of a class that nothing belongs to.
+/// A class as files hold it.
+#[derive(Deserialize)]
+struct WrittenClass {
+    category: CategoryId,
+    name: String,
+    #[serde(default)]
+    unused: Option<bool>,
+}
+
+impl From<WrittenClass> for Class {
+    fn from(written: WrittenClass) -> Self {
+        let WrittenClass {
+            category,
+            name,
+            unused,
+        } = written;
+        // Files from before classes could be called that say it by the name alone.
+        let unused = unused.unwrap_or(name == UNUSED);
+        Self {
+            unused: (unused || name == UNUSED).then_some(unused),
+            category,
+            name,
+        }
+    }
+}
+
+impl Class {
+    /// The class of a category.
+    pub fn new(category: CategoryId, name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            unused: (name == UNUSED).then_some(false),
+            category,
+            name,
+        }
+    }
+
+    /// A class that nothing belongs to, in the place of a category that is not there.
+    fn unused(category: CategoryId) -> Self {
+        Self {
+            category,
+            name: UNUSED.into(),
+            unused: Some(true),
+        }
+    }
+}
+
+/// The name of a class that nothing belongs to. A file's category may be called that too.
 const UNUSED: &str = "(unused)";
 
 /// The highest category id that may be a class index.
@@ -81,19 +132,18 @@ impl ClassList {
         if highest > HIGHEST_LABEL {
             return Err(ClassListError::HighCategory(highest));
         }
-        let classes = (0..=highest).map(CategoryId).map(|category| Class {
-            category,
-            name: used
+        let classes = (0..=highest).map(CategoryId).map(|category| {
+            let class = used
                 .class(category)
-                .map_or(UNUSED, |class| used.name(class))
-                .to_owned(),
+                .and_then(|class| used.classes.get(class.index()));
+            class.cloned().unwrap_or_else(|| Class::unused(category))
         });
         Self::new(classes.collect())
     }
 
     /// Whether nothing belongs to the class: it fills a gap between category ids.
     pub fn is_unused(&self, class: ClassId) -> bool {
-        self.name(class) == UNUSED
+        (self.classes.get(class.index())).is_some_and(|class| class.unused == Some(true))
     }
 
     /// How many classes there are.
@@ -163,10 +213,7 @@ mod tests {
     use super::*;
 
     fn class(category: u64, name: &str) -> Class {
-        Class {
-            category: CategoryId(category),
-            name: name.into(),
-        }
+        Class::new(CategoryId(category), name)
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub(crate) struct TrainArguments {
     /// Goes on with a run that was stopped
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Trains though `dataset check` finds errors in the annotations
+    #[arg(long)]
+    pub(crate) no_check: bool,
     /// Trains on a GPU without comparing it with the CPU first, or though it computes otherwise
     #[arg(long)]
     pub(crate) trust_device: bool,
@@ -212,6 +215,9 @@ pub(crate) struct EvalArguments {
     /// The score from which on a detection counts where classes are confused and images ranked
     #[arg(long, default_value_t = 0.3, value_parser = share)]
     pub(crate) score: f32,
+    /// How many detections of an image and class count, where COCO counts 100
+    #[arg(long, value_name = "COUNT", value_parser = max_detections, conflicts_with = "compare")]
+    pub(crate) max_detections: Option<usize>,
     /// Writes all numbers and curves as JSON too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -240,6 +246,9 @@ pub(crate) struct PredictArguments {
     /// Where the drawn images go
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     pub(crate) out: PathBuf,
+    /// The largest image that is looked at, in millions of pixels
+    #[arg(long, value_name = "MEGAPIXELS", default_value_t = 179, value_parser = at_least_one)]
+    pub(crate) max_megapixels: usize,
     /// Draws nothing
     #[arg(long, conflicts_with = "out")]
     pub(crate) no_drawings: bool,
@@ -701,6 +710,17 @@ fn part(text: &str) -> Result<(PathBuf, f64), String> {
 fn share(text: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|it| (0.0..=1.0).contains(it));
     number.ok_or_else(|| format!("`{text}` is no number from 0 to 1"))
+}
+
+/// More of an image would take the matcher's memory: it holds a number for each pair of detection and object.
+const MOST_DETECTIONS: usize = 10_000;
+
+fn max_detections(text: &str) -> Result<usize, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|it| (11..=MOST_DETECTIONS).contains(it));
+    number.ok_or_else(|| format!("`{text}` is no whole number from 11 to {MOST_DETECTIONS}"))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

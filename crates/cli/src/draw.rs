@@ -308,10 +308,7 @@ mod tests {
     const BLACK: Rgb<u8> = Rgb([0; 3]);
 
     fn classes() -> ClassList {
-        let class = |category, name: &str| Class {
-            category: CategoryId(category),
-            name: name.into(),
-        };
+        let class = |category, name: &str| Class::new(CategoryId(category), name);
         ClassList::new(vec![
             class(1, "circle"),
             class(7, "d\u{e9}j\u{e0} \u{661f}"),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::anyhow;
-use retinanet_output::file_of;
+use retinanet_files::file_of;
 
 use crate::console;
 use crate::failure::Failure;

@@ -3,14 +3,19 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use retinanet_boxes::{BoundingBox, CategoryId, ClassList, ClassListError, GroundTruth, ImageId};
-use retinanet_images::decode_image;
+use rayon::prelude::*;
+use retinanet_annotations::{Annotation, Category, CocoFile, Image, Masks, RawBox};
+use retinanet_boxes::{
+    BoundingBox, CategoryId, Class, ClassList, ClassListError, GroundTruth, ImageId,
+};
+use retinanet_images::{Header, MAX_PIXELS, check_image, decode_image, read_header};
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
-use crate::coco::file::{CocoFile, RawAnnotation, RawImage};
 
-mod file;
+mod locate;
+
+pub(crate) use locate::locate;
 
 /// A detection data set: the images of a COCO instances file with their objects.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +30,10 @@ pub struct CocoDataset {
     pub images: Vec<ImageRecord>,
     /// The annotations that were left out, in the order of the file.
     pub dropped: Vec<Dropped>,
+    /// Most pixels that an image may have.
+    pub max_pixels: u64,
+    /// Whether the file has the list `annotations`.
+    pub is_annotated: bool,
 }
 
 /// An image and what is on it.
@@ -50,18 +59,41 @@ impl ImageRecord {
     ///
     /// # Errors
     ///
-    /// As [`decode_image`], and where the file's size is not the record's.
-    pub fn decode(&self) -> Result<RgbImage, DataError> {
-        let image = decode_image(&self.path)?;
-        // The boxes would be wrong, and silently so.
-        if image.dimensions() != self.size() {
-            return Err(DataError::SizeMismatch {
-                path: self.path.clone(),
-                expected: self.size(),
-                found: image.dimensions(),
-            });
-        }
+    /// As [`decode_image`], and if the file's size is not the record's.
+    pub fn decode(&self, max_pixels: u64) -> Result<RgbImage, DataError> {
+        let image = decode_image(&self.path, max_pixels)?;
+        self.require_size(image.dimensions())?;
         Ok(image)
+    }
+
+    /// Reads the file without decoding it, to see whether it is an image of the record's size.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be read or does not begin as an image, or has another size; with
+    /// [`LookOver::Whole`] also if it is cut short.
+    pub fn check_file(&self, depth: LookOver) -> Result<Header, DataError> {
+        let header = match depth {
+            LookOver::Headers => read_header(&self.path)?,
+            LookOver::Whole => check_image(&self.path)?,
+        };
+        self.require_size(header.upright)?;
+        Ok(header)
+    }
+
+    /// Refuses another size: the boxes would be wrong, and silently so.
+    fn require_size(&self, found: (u32, u32)) -> Result<(), DataError> {
+        let expected = self.size();
+        if found == expected {
+            return Ok(());
+        }
+        let stored = read_header(&self.path).map(|header| header.stored);
+        Err(DataError::SizeMismatch {
+            path: self.path.clone(),
+            expected,
+            found,
+            stored: stored.unwrap_or(found),
+        })
     }
 
     /// Width and height in pixels.
@@ -75,6 +107,26 @@ impl ImageRecord {
     }
 }
 
+/// How much of the image files [`CocoDataset::look_over`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookOver {
+    /// Their beginnings, which tell the format and the size.
+    Headers,
+    /// All of them, to see whether they are cut short.
+    Whole,
+}
+
+/// What [`CocoDataset::look_over`] found.
+#[derive(Debug, Default)]
+pub struct FileFaults {
+    /// The images whose files cannot be used, each with the reason: missing, no image, cut short, or of
+    /// another size.
+    pub unusable: Vec<(ImageId, DataError)>,
+    /// How many the EXIF orientation turns while their size stays: nothing tells on which of the two ways
+    /// their boxes were drawn.
+    pub turned: usize,
+}
+
 /// How [`CocoDataset::read_with`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
@@ -83,6 +135,10 @@ pub struct ReadOptions {
     pub keep_empty: bool,
     /// How categories become class indices.
     pub labels: LabelIds,
+    /// Most pixels that an image may have. Default: [`MAX_PIXELS`].
+    pub max_pixels: u64,
+    /// Whether a file without the list `annotations` is refused. Default: `true`.
+    pub annotated: bool,
 }
 
 impl Default for ReadOptions {
@@ -90,6 +146,8 @@ impl Default for ReadOptions {
         Self {
             keep_empty: true,
             labels: LabelIds::Contiguous,
+            max_pixels: MAX_PIXELS,
+            annotated: true,
         }
     }
 }
@@ -192,55 +250,58 @@ impl CocoDataset {
         images_root: &Path,
         options: ReadOptions,
     ) -> Result<Self, DataError> {
-        let file = CocoFile::read(annotations)?;
-        let classes = match options.labels {
-            LabelIds::Contiguous => ClassList::new(file.categories),
-            LabelIds::CategoryId => ClassList::by_category_id(file.categories),
-        };
-        let classes = classes.map_err(|error| match error {
-            ClassListError::Duplicate(category) => DataError::DuplicateCategory {
-                path: annotations.into(),
-                category,
-            },
-            // The enum may grow; whatever it says is about `categories`.
-            other => DataError::NotCoco {
-                path: annotations.into(),
-                found: format!("`categories` is unusable ({other})"),
-            },
-        })?;
-        let mut images = image_records(annotations, images_root, file.images)?;
+        let mut file = CocoFile::read(annotations, Masks::Ignored)?;
+        let is_annotated = file.annotations.is_list();
+        if !options.annotated {
+            file.allow_no_annotations();
+        }
+        file.require_sound(annotations)?;
+        let classes = class_list(annotations, file.categories.into_records(), options.labels)?;
+        let mut images = image_records(annotations, images_root, file.images.into_records())?;
         let positions: HashMap<_, _> = (images.iter().map(|image| image.id)).zip(0..).collect();
 
         let mut dropped = Vec::new();
-        for annotation in file.annotations {
+        let records = file.annotations.into_records();
+        let unnumbered =
+            (records.iter().filter_map(|it| it.id).max()).map_or(1, |id| id.saturating_add(1));
+        for (index, annotation) in records.into_iter().enumerate() {
+            // An id that is missing is told by the place in the list, after all ids that are there.
+            let id = (annotation.id).unwrap_or_else(|| unnumbered.saturating_add(index as u64));
+            let image = annotation.image.unwrap_or_default();
             let position: usize =
-                *positions
-                    .get(&ImageId(annotation.image_id.0))
-                    .ok_or_else(|| DataError::UnknownImage {
-                        path: annotations.into(),
-                        annotation: annotation.id.0,
-                        image: annotation.image_id.0,
-                    })?;
+                *(positions.get(&ImageId(image))).ok_or_else(|| DataError::UnknownImage {
+                    path: annotations.into(),
+                    annotation: id,
+                    image,
+                })?;
+            let category = annotation.category.unwrap_or_default();
             let class = classes
-                .class(CategoryId(annotation.category_id.0))
+                .class(CategoryId(category))
                 .filter(|&class| !classes.is_unused(class))
                 .ok_or_else(|| DataError::UnknownCategory {
                     path: annotations.into(),
-                    annotation: annotation.id.0,
-                    category: annotation.category_id.0,
+                    annotation: id,
+                    category,
                 })?;
             let image = &mut images[position];
-            match usable_box(annotations, &annotation, image)? {
-                Ok(bbox) => image.objects.push(GroundTruth {
+            match usable_box(&annotation, image) {
+                Ok(Ok(bbox)) => image.objects.push(GroundTruth {
                     bbox,
                     class,
-                    crowd: annotation.iscrowd.0,
+                    crowd: annotation.crowd,
                 }),
-                Err(reason) => dropped.push(Dropped {
-                    annotation: annotation.id.0,
+                Ok(Err(reason)) => dropped.push(Dropped {
+                    annotation: id,
                     image: image.id,
                     reason,
                 }),
+                Err(found) => {
+                    return Err(DataError::MalformedBox {
+                        path: annotations.into(),
+                        annotation: id,
+                        found: found.clone(),
+                    });
+                }
             }
         }
         if !options.keep_empty {
@@ -253,7 +314,74 @@ impl CocoDataset {
             classes,
             images,
             dropped,
+            max_pixels: options.max_pixels,
+            is_annotated,
         })
+    }
+
+    /// Numbers the objects' classes as another list does, as that of a model. The data set may lack some
+    /// of them.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if an object's category is not in that list, or one that is in both has another
+    /// name there.
+    pub fn with_classes(mut self, classes: &ClassList) -> Result<Self, DataError> {
+        let counts = self.objects_by_class();
+        let mut differences = Vec::new();
+        let mut places = Vec::with_capacity(self.classes.len());
+        for (class, own) in self
+            .classes
+            .iter()
+            .filter(|(class, _)| !self.classes.is_unused(*class))
+        {
+            let known = classes
+                .class(own.category)
+                .filter(|&it| !classes.is_unused(it));
+            let id = own.category.0;
+            match known.map(|known| (known, classes.name(known))) {
+                Some((known, name)) if name == own.name => places.push((class, known)),
+                Some((_, name)) => {
+                    differences.push(format!("category {id} is `{}` and not `{name}`", own.name))
+                }
+                None if counts[class.index()] > 0 => {
+                    differences.push(format!("category {id} `{}` is unknown", own.name))
+                }
+                None => {}
+            }
+        }
+        if !differences.is_empty() {
+            return Err(DataError::OtherCategories {
+                path: self.annotations,
+                differences,
+            });
+        }
+        let places: HashMap<_, _> = places.into_iter().collect();
+        for object in self.images.iter_mut().flat_map(|image| &mut image.objects) {
+            // Only crowds can be of a category that is not counted above.
+            object.class = places.get(&object.class).copied().unwrap_or(object.class);
+        }
+        self.classes = classes.clone();
+        Ok(self)
+    }
+
+    /// Looks at every image file, on all threads and without decoding; `tick` is called after each.
+    pub fn look_over(&self, depth: LookOver, mut tick: impl FnMut()) -> FileFaults {
+        const AT_ONCE: usize = 64;
+        let mut found = FileFaults::default();
+        for images in self.images.chunks(AT_ONCE) {
+            let looks: Vec<_> = (images.par_iter())
+                .map(|image| image.check_file(depth))
+                .collect();
+            for (image, look) in images.iter().zip(looks) {
+                match look {
+                    Ok(header) => found.turned += usize::from(header.is_turned_unseen()),
+                    Err(error) => found.unusable.push((image.id, error)),
+                }
+                tick();
+            }
+        }
+        found
     }
 
     /// Checks that every image file exists, without opening any. Call it before a long run.
@@ -276,39 +404,62 @@ impl CocoDataset {
     }
 }
 
+fn class_list(
+    path: &Path,
+    categories: Vec<Category>,
+    labels: LabelIds,
+) -> Result<ClassList, DataError> {
+    let classes = (categories.into_iter())
+        .map(|category| Class::new(CategoryId(category.id.unwrap_or_default()), category.name))
+        .collect();
+    let classes = match labels {
+        LabelIds::Contiguous => ClassList::new(classes),
+        LabelIds::CategoryId => ClassList::by_category_id(classes),
+    };
+    classes.map_err(|error| match error {
+        ClassListError::Duplicate(category) => DataError::DuplicateCategory {
+            path: path.into(),
+            category,
+        },
+        source => DataError::Classes {
+            path: path.into(),
+            source,
+        },
+    })
+}
+
 /// The images without their objects, sorted by id.
 fn image_records(
     annotations: &Path,
     images_root: &Path,
-    raw: Vec<RawImage>,
+    raw: Vec<Image>,
 ) -> Result<Vec<ImageRecord>, DataError> {
     let mut seen = HashSet::with_capacity(raw.len());
     let mut images = Vec::with_capacity(raw.len());
     for image in raw {
-        let RawImage {
-            id,
-            file_name,
-            width,
-            height,
-        } = image;
-        if !seen.insert(id.0) {
+        let path = || annotations.to_owned();
+        let id = image.id.unwrap_or_default();
+        if !seen.insert(id) {
             return Err(DataError::DuplicateImage {
-                path: annotations.into(),
-                image: id.0,
+                path: path(),
+                image: id,
             });
         }
-        if width == 0 || height == 0 {
-            return Err(DataError::ImageSize {
-                path: annotations.into(),
-                image: id.0,
-                width,
-                height,
+        let (width, height) = image.size.map_err(|found| DataError::ImageSize {
+            path: path(),
+            image: id,
+            found,
+        })?;
+        if image.file_name.trim().is_empty() {
+            return Err(DataError::NoFileName {
+                path: path(),
+                image: id,
             });
         }
         images.push(ImageRecord {
-            id: ImageId(id.0),
-            path: images_root.join(&file_name),
-            file_name,
+            id: ImageId(id),
+            path: locate(images_root, &image.file_name),
+            file_name: image.file_name,
             width,
             height,
             objects: Vec::new(),
@@ -318,25 +469,16 @@ fn image_records(
     Ok(images)
 }
 
-/// The annotation's box, or why there is none to learn from.
-fn usable_box(
-    path: &Path,
-    annotation: &RawAnnotation,
+/// The annotation's box, or why there is none to learn from; an error says what stands in its place.
+fn usable_box<'a>(
+    annotation: &'a Annotation,
     image: &ImageRecord,
-) -> Result<Result<BoundingBox, DropReason>, DataError> {
-    let numbers = annotation.bbox.as_deref().unwrap_or_default();
-    if numbers.is_empty() {
-        return Ok(Err(DropReason::NoBox));
-    }
-    let &[x, y, width, height] = numbers else {
-        return Err(DataError::BoxLength {
-            path: path.into(),
-            annotation: annotation.id.0,
-            found: numbers.len(),
-        });
+) -> Result<Result<BoundingBox, DropReason>, &'a String> {
+    let [x, y, width, height] = match &annotation.bbox {
+        RawBox::Missing => return Ok(Err(DropReason::NoBox)),
+        RawBox::Malformed(found) => return Err(found),
+        RawBox::Numbers(numbers) => *numbers,
     };
-    // JSON has no NaN; JavaScript writes `null` for it.
-    let [x, y, width, height] = [x, y, width, height].map(|number| number.unwrap_or(f64::NAN));
     let bbox = BoundingBox::from_xywh([x, y, width, height]);
     let reason = if !bbox.to_array().iter().all(|edge| edge.is_finite()) {
         DropReason::NotFinite

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use hotcoco::Dataset;
 use hotcoco::convert::{coco_to_voc, coco_to_yolo, voc_to_coco, yolo_to_coco};
-use hotcoco::{COCO, Dataset};
-use retinanet_images::upright_size;
+use retinanet_annotations::{CocoFile, Masks, read_json};
+use retinanet_images::read_header;
+use serde_json::Value;
 
 use crate::DataError;
 
@@ -62,10 +64,15 @@ pub fn convert(
         path: path.into(),
         reason: reason.to_string(),
     };
+    if let (DatasetFormat::Coco, DatasetFormat::Coco) = (from, to) {
+        return copy(source, destination);
+    }
     let dataset = match from {
-        DatasetFormat::Coco => COCO::new(source)
-            .map(|coco| coco.dataset.clone())
-            .map_err(|error| failed(source, &error))?,
+        DatasetFormat::Coco => {
+            let file = CocoFile::read(source, Masks::Areas)?;
+            file.require_sound(source)?;
+            file.into_dataset()
+        }
         DatasetFormat::Csv => csv::read(source, images)?,
         DatasetFormat::Voc => voc_to_coco(source).map_err(|error| failed(source, &error))?,
         DatasetFormat::Yolo => {
@@ -87,6 +94,46 @@ pub fn convert(
     })
 }
 
+/// Writes a COCO file as it is read, with all that is unknown here.
+fn copy(source: &Path, destination: &Path) -> Result<Converted, DataError> {
+    let file: Value = read_json(source)?;
+    let known = CocoFile::of_value(&file, source)?;
+    known.require_sound(source)?;
+    write_json(destination, &file)?;
+    Ok(Converted {
+        images: known.images.records().len(),
+        annotations: known.annotations.records().len(),
+        left_out: 0,
+    })
+}
+
+fn write_json(path: &Path, file: &Value) -> Result<(), DataError> {
+    retinanet_files::write(path, file.to_string()).map_err(|error| DataError::Convert {
+        path: path.into(),
+        reason: error.to_string(),
+    })
+}
+
+/// A data set as COCO writes it: what is not known is left out, not `null`.
+fn coco_json(dataset: &Dataset) -> serde_json::Result<Value> {
+    const LISTS: [&str; 3] = ["images", "annotations", "categories"];
+    let mut file = serde_json::to_value(dataset)?;
+    if let Some(file) = file.as_object_mut() {
+        file.retain(|key, _| LISTS.contains(&key.as_str()));
+    }
+    for list in LISTS {
+        let records = file.get_mut(list).and_then(Value::as_array_mut);
+        for record in records
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+        {
+            record.retain(|_, value| !value.is_null() && *value != Value::Array(Vec::new()));
+        }
+    }
+    Ok(file)
+}
+
 /// Writes a data set; tells how many annotations were taken over.
 fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, DataError> {
     let failed = |reason: String| DataError::Convert {
@@ -95,13 +142,13 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
     };
     match to {
         DatasetFormat::Coco => {
-            let text = serde_json::to_string(dataset).map_err(|error| failed(error.to_string()))?;
-            retinanet_output::write(path, text).map_err(|error| failed(error.to_string()))?;
+            let file = coco_json(dataset).map_err(|error| failed(error.to_string()))?;
+            write_json(path, &file)?;
             Ok(dataset.annotations.len())
         }
         DatasetFormat::Csv => {
             let (text, annotations) = csv::write(dataset).map_err(failed)?;
-            retinanet_output::write(path, text).map_err(|error| failed(error.to_string()))?;
+            retinanet_files::write(path, text).map_err(|error| failed(error.to_string()))?;
             Ok(annotations)
         }
         DatasetFormat::Voc => coco_to_voc(dataset, path)
@@ -133,9 +180,9 @@ impl Pictures {
             };
             let stem = stem.to_string_lossy().into_owned();
             // What is no picture is not asked for.
-            if let Ok(size) = upright_size(&path) {
+            if let Ok(header) = read_header(&path) {
                 names.insert(stem.clone(), name.to_string_lossy().into_owned());
-                sizes.insert(stem, size);
+                sizes.insert(stem, header.upright);
             }
         }
         Ok(Self { names, sizes })

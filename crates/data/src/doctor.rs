@@ -23,7 +23,6 @@ mod boxes;
 mod files;
 mod fix;
 mod kind;
-mod lenient;
 mod records;
 mod report;
 
@@ -32,7 +31,9 @@ pub use self::fix::{Fixed, fix};
 pub use self::kind::{Kind, Severity};
 pub use self::report::{Example, Finding, Report};
 
-use self::lenient::Coco;
+use retinanet_annotations::{CocoFile, Masks};
+use retinanet_images::MAX_PIXELS;
+
 use self::report::Findings;
 use crate::DataError;
 
@@ -41,11 +42,15 @@ use crate::DataError;
 pub struct CheckRequest {
     /// The split to look over.
     pub split: Split,
-    /// The split that it is held against: an image that is in both is a fault. Of this split
-    /// nothing else is checked.
+    /// What it is for. Default: training.
+    pub role: Role,
+    /// The validation that it is held against: an image that is in both is a fault, and a category that
+    /// training does not have. Of this split nothing else is checked.
     pub other: Option<Split>,
     /// Whether to read and decode the image files. Default: `true`.
     pub open_images: bool,
+    /// Most pixels that an image may have. Default: [`MAX_PIXELS`].
+    pub max_pixels: u64,
     /// What training will match the boxes with; without it no box is called unreachable.
     pub anchors: Option<Anchors>,
 }
@@ -55,11 +60,22 @@ impl CheckRequest {
     pub fn new(split: Split) -> Self {
         Self {
             split,
+            role: Role::Training,
             other: None,
             open_images: true,
+            max_pixels: MAX_PIXELS,
             anchors: None,
         }
     }
+}
+
+/// What a split is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// To learn from.
+    Training,
+    /// To measure with.
+    Validation,
 }
 
 /// A COCO instances file and its images.
@@ -97,34 +113,41 @@ pub fn check(
 ) -> Result<Report, DataError> {
     let CheckRequest {
         split,
+        role,
         other,
         open_images,
+        max_pixels,
         anchors,
     } = request;
-    let coco = Coco::read(&split.annotations)?;
+    let read = |split: &Split| CocoFile::read(&split.annotations, Masks::Bounds);
+    let coco = read(split)?;
     let other = match other {
-        Some(split) => Some((split, Coco::read(&split.annotations)?)),
+        Some(split) => Some((split, read(split)?)),
         None => None,
     };
 
-    let mut findings = Findings::default();
-    records::check(&coco, &mut findings);
-    boxes::check(&coco, &mut findings);
+    let mut findings = check_annotations(&coco, *role);
+    if let Some((split, other)) = &other {
+        records::other_categories(&coco, (split, other), &mut findings);
+    }
     if let Some(anchors) = anchors {
         anchors.check(&coco, &mut findings)?;
     }
     if *open_images {
         let other = other.as_ref().map(|(split, coco)| (*split, coco));
-        files::check((split, &coco), other, progress, &mut findings);
+        files::check((split, &coco), other, *max_pixels, progress, &mut findings);
     }
-    Ok(Report {
-        file: split.annotations.display().to_string(),
-        images: coco.images.records().len(),
-        annotations: coco.annotations.records().len(),
-        categories: coco.categories.records().len(),
-        files_opened: *open_images,
-        findings: findings.into_sorted(),
-    })
+    let mut report = findings.into_report(&split.annotations, &coco);
+    report.files_opened = *open_images;
+    Ok(report)
+}
+
+/// Looks over what one annotations file says.
+fn check_annotations(coco: &CocoFile, role: Role) -> Findings {
+    let mut findings = Findings::default();
+    records::check(coco, &mut findings);
+    boxes::check(coco, role, &mut findings);
+    findings
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use retinanet_annotations::AnnotationsError;
+use retinanet_boxes::ClassListError;
 use retinanet_images::ImagesError;
 
 /// What can go wrong between the annotations file and a batch.
@@ -24,35 +27,23 @@ pub enum DataError {
         #[source]
         source: io::Error,
     },
-    /// The annotations file is not JSON.
-    #[error("`{}` is not JSON", .path.display())]
-    NotJson {
+    /// The annotations file is not one that training can read.
+    #[error(transparent)]
+    Annotations(#[from] AnnotationsError),
+    /// The annotations file changed between two looks at it.
+    #[error("`{}` changed while it was read", .path.display())]
+    Changed {
         /// The annotations file.
         path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: serde_json::Error,
     },
-    /// The annotations file is JSON, but not COCO's instances.
-    #[error(
-        "`{}` is no COCO instances file: {found}; expected an object with the lists `images`, \
-         `annotations` and `categories`",
-        .path.display()
-    )]
-    NotCoco {
+    /// The categories cannot become classes.
+    #[error("the categories of `{}` are unusable", .path.display())]
+    Classes {
         /// The annotations file.
         path: PathBuf,
-        /// What stands there instead.
-        found: String,
-    },
-    /// A record of the annotations file lacks a field or holds a value of another type.
-    #[error("`{}` has a record that is not as COCO writes it", .path.display())]
-    Record {
-        /// The annotations file.
-        path: PathBuf,
-        /// Where and why.
+        /// Why.
         #[source]
-        source: serde_json::Error,
+        source: ClassListError,
     },
     /// An image id stands twice.
     #[error("image id {image} stands twice in `{}`; give each image an id of its own", .path.display())]
@@ -73,10 +64,25 @@ pub enum DataError {
         /// The id.
         category: u64,
     },
+    /// An image without a file name.
+    #[error("image {image} of `{}` has no `file_name`", .path.display())]
+    NoFileName {
+        /// The annotations file.
+        path: PathBuf,
+        /// The image's id.
+        image: u64,
+    },
+    /// Boxes that are not what they should be.
+    #[error("the boxes of `{}` seem to be {found}", .path.display())]
+    OtherBoxes {
+        /// The annotations file.
+        path: PathBuf,
+        /// What they are instead.
+        found: &'static str,
+    },
     /// An image without a size.
     #[error(
-        "image {image} of `{}` has the size {width}×{height}; `width` and `height` must be at \
-         least 1",
+        "image {image} of `{}` has no size: {found}; write those of the upright image, in pixels",
         .path.display()
     )]
     ImageSize {
@@ -84,10 +90,8 @@ pub enum DataError {
         path: PathBuf,
         /// The image's id.
         image: u64,
-        /// Its width in pixels.
-        width: u32,
-        /// Its height in pixels.
-        height: u32,
+        /// What stands at `width` and `height`.
+        found: String,
     },
     /// An annotation of an image that the file does not list.
     #[error(
@@ -117,25 +121,60 @@ pub enum DataError {
         /// The id that it points at.
         category: u64,
     },
-    /// A box of more or fewer than four numbers.
+    /// A box that is not four numbers.
     #[error(
-        "annotation {annotation} of `{}` has a `bbox` of {found} numbers, expected the 4 of \
+        "annotation {annotation} of `{}`: {found}; expected the 4 numbers of \
          `[x, y, width, height]`",
         .path.display()
     )]
-    BoxLength {
+    MalformedBox {
         /// The annotations file.
         path: PathBuf,
         /// The annotation's id.
         annotation: u64,
-        /// How many numbers there are.
-        found: usize,
+        /// What stands there instead.
+        found: String,
     },
     /// The data set has no images.
     #[error("`{}` lists no images to load", .path.display())]
     NoImages {
         /// The annotations file.
         path: PathBuf,
+    },
+    /// Categories that a model, or the training data, does not have or calls otherwise.
+    #[error(
+        "`{}` has other categories: {}; give both files the same ids and names, or drop what is not \
+         to be found",
+        .path.display(),
+        listed(.differences)
+    )]
+    OtherCategories {
+        /// The annotations file.
+        path: PathBuf,
+        /// What is other, category by category.
+        differences: Vec<String>,
+    },
+    /// A file without annotations where they are needed.
+    #[error("`{}` has no `annotations`, so there is nothing to measure with", .path.display())]
+    NotAnnotated {
+        /// The annotations file.
+        path: PathBuf,
+    },
+    /// Images that cannot be evaluated on.
+    #[error(
+        "{count} of the {total} images of `{}` cannot be used; the first",
+        .path.display()
+    )]
+    FaultyImages {
+        /// The annotations file.
+        path: PathBuf,
+        /// How many cannot be used.
+        count: usize,
+        /// How many there are.
+        total: usize,
+        /// What is wrong with the first.
+        #[source]
+        first: Box<DataError>,
     },
     /// Image files that the annotations name do not exist.
     #[error(
@@ -165,7 +204,7 @@ pub enum DataError {
         .found.1,
         .expected.0,
         .expected.1,
-        orientation_hint(*.expected, *.found)
+        size_hint(*.expected, *.found, *.stored)
     )]
     SizeMismatch {
         /// The image file.
@@ -174,6 +213,8 @@ pub enum DataError {
         expected: (u32, u32),
         /// Width and height of the upright image.
         found: (u32, u32),
+        /// Width and height of the pixels as they are stored.
+        stored: (u32, u32),
     },
     /// A setting out of its range.
     #[error("`{key}` must be {expected}, got {found}")]
@@ -208,11 +249,34 @@ impl DataError {
     }
 }
 
-/// Explains the commonest mismatch: boxes drawn on the stored pixels of a turned photograph.
-fn orientation_hint(expected: (u32, u32), found: (u32, u32)) -> &'static str {
-    if expected == (found.1, found.0) {
+/// Explains the commonest mismatches: boxes drawn on the stored pixels of a turned photograph, and sides
+/// written in the wrong order.
+fn size_hint(expected: (u32, u32), found: (u32, u32), stored: (u32, u32)) -> &'static str {
+    if expected != (found.1, found.0) {
+        ""
+    } else if expected == stored {
         "; were the boxes drawn without regard to the EXIF orientation?"
     } else {
-        ""
+        "; are width and height swapped?"
     }
+}
+
+/// The first few of many.
+fn listed(items: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match items.len().saturating_sub(SHOWN) {
+        0 => items.join(", "),
+        more => format!("{} and {more} more", items[..SHOWN].join(", ")),
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -73,10 +73,12 @@ pub use augment::{
     AugmentConfig, CropConfig, JitterConfig, MixupConfig, MosaicConfig, PhotometricConfig,
 };
 pub use batch::{Batch, BatchItem};
-pub use coco::{CocoDataset, DropReason, Dropped, ImageRecord, LabelIds, ReadOptions};
+pub use coco::{
+    CocoDataset, DropReason, Dropped, FileFaults, ImageRecord, LabelIds, LookOver, ReadOptions,
+};
 pub use convert::{Converted, DatasetFormat, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
-pub use error::DataError;
+pub use error::{DataError, in_full};
 pub use loader::{BatchIter, EvalLoader, LoaderConfig, OnBadImage, TrainLoader};
 pub use parallel::ParallelMap;
 pub use resize::ResizeConfig;

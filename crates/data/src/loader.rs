@@ -13,7 +13,7 @@ use crate::cache::ImageCache;
 use crate::parallel::ParallelMap;
 use crate::plan::{Job, SampleKey, Share, TrainingPlan, evaluation_jobs};
 use crate::random::sample_rng;
-use crate::{Batch, CocoDataset, DataError, ImageRecord, Transform};
+use crate::{Batch, CocoDataset, DataError, ImageRecord, Transform, in_full};
 
 /// Settings of the loaders.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -220,12 +220,16 @@ impl EvalLoader {
         Self { share, ..self }
     }
 
-    /// The batches from the first; the last one may be smaller than the others.
+    /// The batches from the first; the last one may be smaller than the others. After an error the others
+    /// follow.
     pub fn start(&self) -> BatchIter {
         let jobs = evaluation_jobs(self.source.dataset.images.len(), self.config.batch_size);
         let Share { rank, of } = self.share;
         let jobs = jobs.skip(rank).step_by(of);
-        BatchIter::start(Box::new(jobs), self.config, &self.source)
+        BatchIter {
+            ends_at_error: false,
+            ..BatchIter::start(Box::new(jobs), self.config, &self.source)
+        }
     }
 
     /// This image of the data set, alone in a batch.
@@ -252,10 +256,11 @@ impl EvalLoader {
     }
 }
 
-/// Batches in their order. An error comes in the place of the batch that it spoilt, and is the
+/// Batches in their order. An error comes in the place of the batch that it spoilt; in training it is the
 /// last item. Dropping the iterator stops its threads.
 pub struct BatchIter {
     state: State,
+    ends_at_error: bool,
 }
 
 enum State {
@@ -281,6 +286,7 @@ impl BatchIter {
                 Ok(batches) => State::Running(batches),
                 Err(error) => State::Failed(DataError::Workers(error)),
             },
+            ends_at_error: true,
         }
     }
 }
@@ -297,7 +303,7 @@ impl Iterator for BatchIter {
                         message,
                     })
                 });
-                if result.is_ok() {
+                if result.is_ok() || !self.ends_at_error {
                     self.state = State::Running(batches);
                 }
                 result
@@ -313,17 +319,6 @@ impl fmt::Debug for BatchIter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BatchIter").finish_non_exhaustive()
     }
-}
-
-/// An error with its causes, on one line.
-fn describe(error: &DataError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The images that may stand in a batch together: those of one orientation where batches are
@@ -431,7 +426,7 @@ impl Source {
                 Ok(sample) => samples.push(sample),
                 // The last one of a batch that is bad throughout is not skipped.
                 Err(error) if self.skips && skipped.len() + 1 < job.samples.len() => {
-                    skipped.push(describe(&error));
+                    skipped.push(in_full(&error));
                 }
                 Err(error) => return Err(error),
             }
@@ -469,7 +464,11 @@ impl Source {
     }
 
     fn decoded(&self, index: usize) -> Result<Arc<RgbImage>, DataError> {
-        let decode = || self.naming(index, || self.dataset.images[index].decode());
+        let decode = || {
+            self.naming(index, || {
+                self.dataset.images[index].decode(self.dataset.max_pixels)
+            })
+        };
         self.cache.get(index, decode)
     }
 

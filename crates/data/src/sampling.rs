@@ -119,6 +119,8 @@ mod tests {
             })
             .collect();
         CocoDataset {
+            max_pixels: 0,
+            is_annotated: true,
             annotations: PathBuf::new(),
             images_root: PathBuf::new(),
             classes: ClassList::new(Vec::new()).expect("no class stands twice"),

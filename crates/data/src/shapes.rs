@@ -87,10 +87,7 @@ impl ShapesConfig {
     pub fn classes() -> ClassList {
         let classes = Shape::ALL
             .into_iter()
-            .map(|shape| Class {
-                category: shape.category(),
-                name: shape.name().to_owned(),
-            })
+            .map(|shape| Class::new(shape.category(), shape.name()))
             .collect();
         ClassList::new(classes).expect("no category id stands twice")
     }
@@ -138,8 +135,8 @@ impl ShapesConfig {
         fs_err::create_dir_all(root.join(IMAGES_FOLDER))?;
         let train = self.write_images(root, Split::Train, &on_image)?;
         let val = self.write_images(root, Split::Val, &on_image)?;
-        retinanet_output::write_cached(&train_file, annotations_json(self, Split::Train, &train)?)?;
-        retinanet_output::write_cached(&val_file, annotations_json(self, Split::Val, &val)?)?;
+        retinanet_files::write_cached(&train_file, annotations_json(self, Split::Train, &train)?)?;
+        retinanet_files::write_cached(&val_file, annotations_json(self, Split::Val, &val)?)?;
         Ok(ShapesSummary {
             train: SplitSummary::new(&train),
             val: SplitSummary::new(&val),
@@ -349,7 +346,7 @@ fn write_png(path: &Path, image: &RgbImage) -> Result<(), ShapesError> {
             path: path.to_owned(),
             source,
         })?;
-    Ok(retinanet_output::write_cached(path, bytes)?)
+    Ok(retinanet_files::write_cached(path, bytes)?)
 }
 
 /// Folder of the images, under the root.

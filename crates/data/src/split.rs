@@ -7,6 +7,7 @@ use std::path::Path;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use retinanet_annotations::read_json;
 use serde_json::Value;
 
 use crate::{CocoDataset, DataError, ImageRecord};
@@ -55,9 +56,9 @@ pub fn split(annotations: &Path, shares: &[f64], seed: u64) -> Result<Vec<Value>
     let parts = stratify(&boxes, dataset.classes.len(), shares, seed);
     let ids = dataset.images.iter().map(|image| image.id.0);
     let part_of = ids.zip(parts).collect();
-    divide(read_value(annotations)?, &part_of, shares.len()).ok_or_else(|| DataError::NotCoco {
+    let file = read_json(annotations)?;
+    divide(file, &part_of, shares.len()).ok_or_else(|| DataError::Changed {
         path: annotations.into(),
-        found: "it changed while it was read".into(),
     })
 }
 
@@ -173,19 +174,6 @@ fn sizes(images: usize, shares: &[f64]) -> Vec<usize> {
         sizes[part] += 1;
     }
     sizes
-}
-
-fn read_value(path: &Path) -> Result<Value, DataError> {
-    let bytes = fs_err::read(path).map_err(|source| DataError::Read {
-        path: path.into(),
-        source,
-    })?;
-    // Some Windows tools begin with a byte order mark, which JSON does not know.
-    let json = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    serde_json::from_slice(json).map_err(|source| DataError::NotJson {
-        path: path.into(),
-        source,
-    })
 }
 
 /// The file's parts; nothing where it has images or annotations that `part_of` does not know.

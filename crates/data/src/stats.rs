@@ -313,12 +313,11 @@ mod tests {
     use crate::{DropReason, Dropped};
 
     fn dataset(images: Vec<ImageRecord>) -> CocoDataset {
-        let class = |(category, name): (u64, &str)| Class {
-            category: CategoryId(category),
-            name: name.into(),
-        };
+        let class = |(category, name): (u64, &str)| Class::new(CategoryId(category), name);
         let classes = [(1, "cat"), (2, "Wärmflasche"), (3, "yak")].map(class);
         CocoDataset {
+            max_pixels: 0,
+            is_annotated: true,
             annotations: "train.json".into(),
             images_root: "images".into(),
             classes: ClassList::new(classes.to_vec()).expect("no id stands twice"),

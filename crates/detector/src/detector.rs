@@ -9,7 +9,7 @@ use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_convolution::set_winograd;
 use retinanet_images::{
-    ImagesError, LookConfig, Preparation, PreparationConfig, Prepared, decode_image,
+    ImagesError, LookConfig, MAX_PIXELS, Preparation, PreparationConfig, Prepared, decode_image,
 };
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +132,7 @@ impl Detector {
     ///
     /// Returns an error where the file cannot be read.
     pub fn detect_file(&self, path: &Path) -> Result<Vec<Detection>, ImagesError> {
-        let found = self.find(&[Arc::new(decode_image(path)?)]);
+        let found = self.find(&[Arc::new(decode_image(path, MAX_PIXELS)?)]);
         Ok(found
             .into_iter()
             .flat_map(|found| found.detections)

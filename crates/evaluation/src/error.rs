@@ -1,43 +1,27 @@
-use std::io;
-use std::path::PathBuf;
-
+use retinanet_annotations::AnnotationsError;
 use retinanet_boxes::{CategoryId, ImageId};
 
 /// Detections cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvaluationError {
-    /// A file cannot be read; the message names it.
+    /// The annotations file cannot be used.
     #[error(transparent)]
-    Read(#[from] io::Error),
-    /// A file holds something else than COCO annotations.
+    Annotations(#[from] AnnotationsError),
+    /// A detection names a file that is no image's, or that of several.
     #[error(
-        "`{}` is not a COCO annotation file (an object with `images`, `annotations` and \
-         `categories`)",
-        path.display()
+        "`{annotations}` has {count} images with the file `{file_name}`, of which something was found"
     )]
-    NotCoco {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A file holds something else than COCO results.
-    #[error(
-        "`{}` is not a list of detections (objects with `image_id`, `category_id`, `bbox` and \
-         `score`)",
-        path.display()
-    )]
-    NotDetections {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: serde_json::Error,
+    FileName {
+        /// What the annotations are called.
+        annotations: String,
+        /// The file's name.
+        file_name: String,
+        /// How many images have it.
+        count: usize,
     },
     /// An annotation has no box to compare with.
-    #[error("annotation {annotation} of `{annotations}` has no `bbox`")]
+    #[error("annotation {annotation} of `{annotations}` has no finite `bbox`")]
     NoBox {
         /// What the annotations are called.
         annotations: String,

@@ -1,11 +1,11 @@
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use hotcoco::params::IouType;
-use hotcoco::{Annotation, COCO, COCOeval, Category, Dataset, Image};
-use retinanet_boxes::{CategoryId, ImageId};
-use serde::Deserialize;
+use hotcoco::{Annotation, COCO, COCOeval, Category, Dataset};
+use retinanet_annotations::{CocoFile, Masks, read_results};
+use retinanet_boxes::{CategoryId, Class, ClassId, ClassList, ImageId};
 
 use crate::{CocoDetection, EvaluationError, Metrics};
 
@@ -17,39 +17,47 @@ pub struct Evaluator {
     truth: Arc<COCO>,
     /// What to call the annotations in messages.
     annotations: String,
+    /// How many detections of an image and class count.
+    max_detections: usize,
 }
 
-/// The keys of a COCO annotation file that count. [`Dataset`] would take any JSON object for an
-/// empty data set.
-#[derive(Deserialize)]
-#[serde(expecting = "an object with `images`, `annotations` and `categories`")]
-struct CocoFile {
-    images: Vec<Image>,
-    annotations: Vec<Annotation>,
-    categories: Vec<Category>,
-}
+/// COCO's number of detections that count.
+const MAX_DETECTIONS: usize = 100;
 
 impl Evaluator {
     /// Reads a COCO annotation file.
     ///
     /// # Errors
     ///
-    /// Returns an error where the file cannot be read or is not a COCO annotation file, an
-    /// annotation has no box, or a category id stands twice.
+    /// Returns an error if the file cannot be read or is no COCO instances file, an annotation has no box,
+    /// or a category id stands twice.
     pub fn from_file(annotations: &Path) -> Result<Self, EvaluationError> {
-        let bytes = fs_err::read(annotations)?;
-        let file: CocoFile =
-            serde_json::from_slice(&bytes).map_err(|source| EvaluationError::NotCoco {
-                path: annotations.into(),
-                source,
-            })?;
-        let dataset = Dataset {
-            images: file.images,
-            annotations: file.annotations,
-            categories: file.categories,
-            ..Dataset::default()
+        let file = CocoFile::read(annotations, Masks::Areas)?;
+        file.require_sound(annotations)?;
+        Self::from_dataset(file.into_dataset(), annotations.display().to_string())
+    }
+
+    /// Adds the classes of a model that the annotations lack: nothing of them is to be found, so they count
+    /// in no mean, and detections of them are none of another data set's.
+    #[must_use]
+    pub fn with_classes(mut self, classes: &ClassList) -> Self {
+        let listed = |(class, it): &(ClassId, &Class)| {
+            classes.is_unused(*class) || self.truth.get_cat(it.category.0).is_some()
         };
-        Self::from_dataset(dataset, annotations.display().to_string())
+        let missing: Vec<_> = (classes.iter().filter(|it| !listed(it)))
+            .map(|(_, class)| Category {
+                id: class.category.0,
+                name: class.name.clone(),
+                ..Category::default()
+            })
+            .collect();
+        if !missing.is_empty() {
+            let mut dataset = self.truth.dataset.clone();
+            dataset.categories.extend(missing);
+            silence(&mut dataset);
+            self.truth = Arc::new(COCO::from_dataset(dataset));
+        }
+        self
     }
 
     /// Takes annotations that are already in memory; `annotations` is what to call them in
@@ -63,7 +71,7 @@ impl Evaluator {
         annotations: impl Into<String>,
     ) -> Result<Self, EvaluationError> {
         let annotations = annotations.into();
-        if let Some(annotation) = dataset.annotations.iter().find(|it| it.bbox.is_none()) {
+        if let Some(annotation) = dataset.annotations.iter().find(|it| !has_finite_box(it)) {
             return Err(EvaluationError::NoBox {
                 annotation: annotation.id,
                 annotations,
@@ -85,7 +93,99 @@ impl Evaluator {
         Ok(Self {
             truth: Arc::new(truth),
             annotations,
+            max_detections: MAX_DETECTIONS,
         })
+    }
+
+    /// Reads a file in COCO's results format. Of detections that name their image's file in place of its id,
+    /// as `predict --json` writes them, the ids are looked up: by the whole name, else by its last part.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be read or is no such list, or if a file's name is not that of
+    /// one image.
+    pub fn read_detections(&self, path: &Path) -> Result<Vec<CocoDetection>, EvaluationError> {
+        let records = read_results(path)?;
+        let names = records.iter().any(|record| record.image.is_none());
+        let files = names
+            .then(|| Files::of(&self.truth.dataset))
+            .unwrap_or_default();
+        let detections = records.into_iter().map(|record| {
+            let image_id = match (record.image, record.file_name) {
+                (Some(image), _) => image,
+                (None, file_name) => {
+                    let file_name = file_name.unwrap_or_default();
+                    files
+                        .image(&file_name)
+                        .map_err(|count| EvaluationError::FileName {
+                            annotations: self.annotations.clone(),
+                            file_name,
+                            count,
+                        })?
+                }
+            };
+            Ok(CocoDetection {
+                image_id: ImageId(image_id),
+                category_id: CategoryId(record.category),
+                bbox: record.bbox,
+                score: record.score,
+            })
+        });
+        detections.collect()
+    }
+
+    /// Leaves images out, with what is on them.
+    #[must_use]
+    pub fn without_images(mut self, images: &HashSet<ImageId>) -> Self {
+        if !images.is_empty() {
+            let mut dataset = self.truth.dataset.clone();
+            dataset
+                .images
+                .retain(|it| !images.contains(&ImageId(it.id)));
+            (dataset.annotations).retain(|it| !images.contains(&ImageId(it.image_id)));
+            self.truth = Arc::new(COCO::from_dataset(dataset));
+        }
+        self
+    }
+
+    /// Lets so many detections of an image and class count, where COCO counts 100.
+    #[must_use]
+    pub fn with_max_detections(self, max_detections: usize) -> Self {
+        Self {
+            max_detections,
+            ..self
+        }
+    }
+
+    /// How many detections of an image and class count.
+    pub const fn max_detections(&self) -> usize {
+        self.max_detections
+    }
+
+    /// The images with more objects of a class than detections count, each with how many: no detector can
+    /// reach an AP of 1 there.
+    pub fn crowded_images(&self) -> Vec<(ImageId, usize)> {
+        let mut counts = BTreeMap::new();
+        for annotation in self
+            .truth
+            .dataset
+            .annotations
+            .iter()
+            .filter(|it| !it.iscrowd)
+        {
+            *counts
+                .entry((annotation.image_id, annotation.category_id))
+                .or_insert(0) += 1;
+        }
+        let mut crowded = BTreeMap::new();
+        for ((image, _), count) in counts
+            .into_iter()
+            .filter(|(_, count)| *count > self.max_detections)
+        {
+            let most = crowded.entry(ImageId(image)).or_insert(0);
+            *most = count.max(*most);
+        }
+        crowded.into_iter().collect()
     }
 
     /// The metrics of these detections over all images.
@@ -135,13 +235,16 @@ impl Evaluator {
         images.dedup();
         // It takes no image ids at all for every image.
         let (truth, detections) = if images.is_empty() {
-            (Arc::new(self.without_images()), [].as_slice())
+            (Arc::new(self.categories_alone()), [].as_slice())
         } else {
             (Arc::clone(&self.truth), detections)
         };
         let found = truth.load_res_anns(detections.iter().map(Annotation::from).collect())?;
         let mut evaluation = COCOeval::new(truth, found, IouType::Bbox);
         evaluation.params.img_ids = images;
+        if self.max_detections != MAX_DETECTIONS {
+            evaluation.params.max_dets = vec![1, 10, self.max_detections];
+        }
         evaluation.evaluate()?;
         evaluation.accumulate();
         // Sets the statistics; `summarize` would print them.
@@ -150,7 +253,7 @@ impl Evaluator {
     }
 
     /// The categories alone.
-    fn without_images(&self) -> COCO {
+    fn categories_alone(&self) -> COCO {
         COCO::from_dataset(Dataset {
             categories: self.truth.dataset.categories.clone(),
             ..Dataset::default()
@@ -194,6 +297,48 @@ impl Evaluator {
     }
 }
 
+fn has_finite_box(annotation: &Annotation) -> bool {
+    annotation
+        .bbox
+        .is_some_and(|bbox| bbox.iter().all(|number| number.is_finite()))
+}
+
+/// The images by their files' names.
+#[derive(Default)]
+struct Files<'a> {
+    by_name: HashMap<&'a str, Vec<u64>>,
+    by_last_part: HashMap<&'a str, Vec<u64>>,
+}
+
+impl<'a> Files<'a> {
+    fn of(truth: &'a Dataset) -> Self {
+        let mut files = Self::default();
+        for image in &truth.images {
+            let name = image.file_name.as_str();
+            files.by_name.entry(name).or_default().push(image.id);
+            files
+                .by_last_part
+                .entry(last_part(name))
+                .or_default()
+                .push(image.id);
+        }
+        files
+    }
+
+    /// The image with this file; how many there are if there is not one.
+    fn image(&self, name: &str) -> Result<u64, usize> {
+        let found = (self.by_name.get(name)).or_else(|| self.by_last_part.get(last_part(name)));
+        match found.map(Vec::as_slice) {
+            Some(&[image]) => Ok(image),
+            found => Err(found.map_or(0, <[u64]>::len)),
+        }
+    }
+}
+
+fn last_part(name: &str) -> &str {
+    name.rsplit(['/', '\\']).next().unwrap_or(name)
+}
+
 /// Repairs what hotcoco would print a warning about: categories without a name, and annotations
 /// that share an id, which are numbered anew.
 fn silence(dataset: &mut Dataset) {
@@ -217,7 +362,7 @@ fn repeated(ids: impl Iterator<Item = u64>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error;
+    use hotcoco::Image;
 
     use super::*;
 
@@ -452,7 +597,7 @@ mod tests {
         let error = Evaluator::from_dataset(dataset, "val.json").err().unwrap();
         assert_eq!(
             error.to_string(),
-            "annotation 11 of `val.json` has no `bbox`"
+            "annotation 11 of `val.json` has no finite `bbox`"
         );
     }
 
@@ -472,23 +617,90 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("val.json");
         for (text, reason) in [
-            ("[]", "expected an object with `images`"),
-            ("{}", "missing field `images`"),
+            ("[]", "is no COCO instances file: it is a list"),
+            (
+                "{}",
+                "it has no `images`, no `annotations`, no `categories`",
+            ),
             (
                 r#"{"images": [], "categories": []}"#,
-                "missing field `annotations`",
+                "it has no `annotations`",
             ),
-            ("{\"images\": [", "EOF while parsing"),
+            ("{\"images\": [", "is not JSON"),
         ] {
             fs_err::write(&path, text).unwrap();
-            let error = Evaluator::from_file(&path).err().unwrap();
-            let message = error.to_string();
-            assert!(
-                message.contains("val.json` is not a COCO annotation file"),
-                "{message}"
-            );
-            let source = error.source().unwrap().to_string();
-            assert!(source.contains(reason), "{source}");
+            let message = Evaluator::from_file(&path).err().unwrap().to_string();
+            assert!(message.contains("val.json`"), "{message}");
+            assert!(message.contains(reason), "{message}");
         }
+    }
+
+    #[test]
+    fn files_names_stand_for_ids() {
+        let mut dataset = dataset();
+        for (image, name) in dataset.images.iter_mut().zip(["a/1.png", "2.png"]) {
+            image.file_name = name.into();
+        }
+        let evaluator = evaluator(dataset);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("found.json");
+        let read = |name: &str| {
+            let record =
+                r#"{"file_name": "NAME", "category_id": 3, "bbox": [0, 0, 1, 1], "score": 1}"#;
+            fs_err::write(&path, format!("[{}]", record.replace("NAME", name))).unwrap();
+            evaluator.read_detections(&path)
+        };
+        for (name, image) in [
+            ("a/1.png", 1),
+            ("2.png", 2),
+            ("photos/2.png", 2),
+            ("1.png", 1),
+        ] {
+            assert_eq!(read(name).unwrap()[0].image_id, ImageId(image), "{name}");
+        }
+        let message = read("3.png").unwrap_err().to_string();
+        assert!(
+            message.contains("has 0 images with the file `3.png`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn classes_that_the_annotations_lack_change_no_number() {
+        let known = Class::new(CategoryId(3), "cell");
+        let new = Class::new(CategoryId(4), "vial");
+        let classes = ClassList::new(vec![known, new]).unwrap();
+        let mut detections = perfect();
+        let expected = evaluator(dataset()).evaluate(&detections).unwrap();
+        detections.push(CocoDetection {
+            category_id: CategoryId(4),
+            ..detections[0]
+        });
+        let evaluator = evaluator(dataset()).with_classes(&classes);
+        let metrics = evaluator.evaluate(&detections).unwrap();
+        assert_close(metrics.ap, expected.ap);
+        assert_close(metrics.ar100, expected.ar100);
+        let classes: Vec<_> = (metrics.per_class.iter())
+            .map(|it| (it.category_id.0, it.ap))
+            .collect();
+        assert_eq!(classes, [(3, 1.0), (4, -1.0), (5, -1.0)]);
+    }
+
+    #[test]
+    fn more_objects_than_count_are_told() {
+        let mut dataset = dataset();
+        let objects = (0..150).map(|id| annotation(100 + id, 1, [10.0 * id as f64, 0.0, 9.0, 9.0]));
+        dataset.annotations = objects.collect();
+        let detections: Vec<_> = (0..150)
+            .map(|id| detection(1, [10.0 * f64::from(id), 0.0, 9.0, 9.0], 0.5))
+            .collect();
+        let evaluator = evaluator(dataset);
+        assert_eq!(evaluator.crowded_images(), [(ImageId(1), 150)]);
+        assert!(evaluator.evaluate(&detections).unwrap().ap < 0.7);
+        let evaluator = evaluator.with_max_detections(150);
+        assert_eq!(evaluator.crowded_images(), []);
+        let metrics = evaluator.evaluate(&detections).unwrap();
+        assert_close(metrics.ap, 1.0);
+        assert_eq!(metrics.max_detections, 150);
     }
 }

@@ -57,7 +57,7 @@ pub use analysis::{
     Analysis, Calibration, CalibrationBin, ClassAnalysis, Comparison, Confusion, Difference,
     ErrorPart, ErrorParts, ImageAnalysis, JudgedDetection, JudgedObject, OperatingPoint,
 };
-pub use detection::{CocoDetection, read_detections};
+pub use detection::CocoDetection;
 pub use error::EvaluationError;
 pub use evaluator::Evaluator;
 pub use metrics::{ClassMetrics, Metrics};

@@ -10,8 +10,8 @@ use crate::table::{shown, table};
 /// The metrics of the COCO challenge, each in `[0, 1]`, or −1 where there is no object to find.
 ///
 /// AP is the average precision over `IoU` thresholds 0.50 to 0.95, recalls and classes, AR the
-/// recall averaged likewise, and each takes at most 100 detections an image and class where no
-/// other number is named. Serialised, the fields have COCO's short names.
+/// recall averaged likewise, and each takes at most [`max_detections`](Self::max_detections) of an image and
+/// class where no other number is named. Serialised, the fields have COCO's short names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Average precision.
@@ -38,7 +38,7 @@ pub struct Metrics {
     /// AR with 10 detections.
     #[serde(rename = "AR10")]
     pub ar10: f64,
-    /// AR with 100 detections.
+    /// AR with [`max_detections`](Self::max_detections).
     #[serde(rename = "AR100")]
     pub ar100: f64,
     /// AR of objects up to 32² square pixels.
@@ -50,6 +50,10 @@ pub struct Metrics {
     /// AR of objects from 96² square pixels.
     #[serde(rename = "ARl")]
     pub ar_large: f64,
+    /// How many detections of an image and class count: 100, as COCO has it, unless someone asked for
+    /// another number.
+    #[serde(default = "coco_max_detections")]
+    pub max_detections: usize,
     /// Every category of the annotations, by category id.
     pub per_class: Vec<ClassMetrics>,
 }
@@ -90,7 +94,11 @@ impl Metrics {
                 .and_then(|place| values.get(place).copied())
                 .unwrap_or(-1.0)
         };
-        Self::new(value, ClassMetrics::of(evaluation))
+        let most = evaluation.params.max_dets.iter().copied().max();
+        Self {
+            max_detections: most.unwrap_or_else(coco_max_detections),
+            ..Self::new(value, ClassMetrics::of(evaluation))
+        }
     }
 
     fn new(value: impl Fn(&str) -> f64, per_class: Vec<ClassMetrics>) -> Self {
@@ -107,13 +115,20 @@ impl Metrics {
             ar_small: value("ARs"),
             ar_medium: value("ARm"),
             ar_large: value("ARl"),
+            max_detections: coco_max_detections(),
             per_class,
         }
     }
 }
 
+const fn coco_max_detections() -> usize {
+    100
+}
+
 impl fmt::Display for Metrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = self.max_detections;
+        let (recall, detections) = (format!("AR{most}"), format!("{most} detections"));
         let rows = [
             ("AP", self.ap, "average precision, IoU 0.50 to 0.95"),
             ("AP50", self.ap50, "at IoU 0.50"),
@@ -123,7 +138,7 @@ impl fmt::Display for Metrics {
             ("APl", self.ap_large, "objects from 96² pixels"),
             ("AR1", self.ar1, "average recall, 1 detection an image"),
             ("AR10", self.ar10, "10 detections"),
-            ("AR100", self.ar100, "100 detections"),
+            (recall.as_str(), self.ar100, detections.as_str()),
             ("ARs", self.ar_small, "objects up to 32² pixels"),
             ("ARm", self.ar_medium, "objects from 32² to 96² pixels"),
             ("ARl", self.ar_large, "objects from 96² pixels"),
@@ -216,6 +231,7 @@ mod tests {
                 "ARl",
                 "ARm",
                 "ARs",
+                "max_detections",
                 "per_class",
             ]
         );

@@ -1,10 +1,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::error::{
-    ImageFormatHint, LimitError, LimitErrorKind, ParameterError, ParameterErrorKind,
-    UnsupportedError,
-};
+use image::error::{ImageFormatHint, ParameterError, ParameterErrorKind, UnsupportedError};
 use image::metadata::Orientation;
 use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage,
@@ -12,7 +9,11 @@ use image::{
 
 use crate::{ImagesError, catch_panic};
 
-/// Decodes an image file to upright RGB.
+/// Most pixels that an image has unless someone says otherwise: Pillow's bound against decompression bombs,
+/// above the largest cameras. Decoding takes up to 7 bytes a pixel, of 16-bit images up to 11.
+pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// Decodes an image file of at most `max_pixels` pixels to upright RGB.
 ///
 /// The format is told by the file's content, not by its name. The EXIF orientation is applied, so
 /// that the pixels stand as a viewer shows them; an orientation that stands only in XMP or in a
@@ -22,10 +23,11 @@ use crate::{ImagesError, catch_panic};
 ///
 /// # Errors
 ///
-/// Returns [`ImagesError::Read`], [`ImagesError::Decode`] or [`ImagesError::Truncated`], each with the
-/// file's name, and [`ImagesError::Panic`] where a decoder panics, as some have on broken files.
-pub fn decode_image(path: &Path) -> Result<RgbImage, ImagesError> {
-    catch_panic(|| decode_file(path)).unwrap_or_else(|message| {
+/// Returns [`ImagesError::Read`], [`ImagesError::Decode`], [`ImagesError::Truncated`] or, before a pixel
+/// is decoded, [`ImagesError::TooManyPixels`], each with the file's name, and [`ImagesError::Panic`] where
+/// a decoder panics, as some have on broken files.
+pub fn decode_image(path: &Path, max_pixels: u64) -> Result<RgbImage, ImagesError> {
+    catch_panic(|| decode_file(path, max_pixels)).unwrap_or_else(|message| {
         Err(ImagesError::Panic {
             what: format!("image `{}`", path.display()),
             message,
@@ -33,23 +35,28 @@ pub fn decode_image(path: &Path) -> Result<RgbImage, ImagesError> {
     })
 }
 
-fn decode_file(path: &Path) -> Result<RgbImage, ImagesError> {
-    let bytes = fs_err::read(path).map_err(|source| ImagesError::Read {
+fn decode_file(path: &Path, max_pixels: u64) -> Result<RgbImage, ImagesError> {
+    let bytes = retinanet_files::read(path).map_err(|source| ImagesError::Read {
         path: path.into(),
         source,
     })?;
-    decode_bytes(&bytes, u64::MAX).map_err(|error| {
+    decode_bytes(&bytes, max_pixels).map_err(|error| {
         let path = path.into();
         match error {
             BytesError::Truncated => ImagesError::Truncated { path },
             BytesError::UnknownFormat(source) | BytesError::Decode(source) => {
                 ImagesError::Decode { path, source }
             }
-            BytesError::TooManyPixels { .. } => {
-                let limit = LimitError::from_kind(LimitErrorKind::DimensionError);
-                let source = ImageError::Limits(limit);
-                ImagesError::Decode { path, source }
-            }
+            BytesError::TooManyPixels {
+                width,
+                height,
+                max_pixels,
+            } => ImagesError::TooManyPixels {
+                path,
+                width,
+                height,
+                max_pixels,
+            },
         }
     })
 }
@@ -68,14 +75,7 @@ pub fn decode_bytes(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, BytesErro
         let hint = UnsupportedError::from(ImageFormatHint::Unknown);
         return Err(BytesError::UnknownFormat(ImageError::Unsupported(hint)));
     };
-    // The decoders of JPEG and PNG take what they get: they fill the rest of a file that was cut
-    // short with grey, or stop at the last pixel. A model must not learn from grey.
-    let complete = match format {
-        ImageFormat::Jpeg => jpeg_is_complete(bytes),
-        ImageFormat::Png => png_is_complete(bytes),
-        _ => true,
-    };
-
+    let complete = is_complete(bytes, format);
     let mut decoder = reader.into_decoder().map_err(BytesError::Decode)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > max_pixels {
@@ -124,28 +124,59 @@ pub enum BytesError {
     },
 }
 
-/// Width and height of an image file as [`decode_image`] gives it, without decoding the pixels.
+/// What stands at the beginning of an image file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Width and height of the pixels as they are stored.
+    pub stored: (u32, u32),
+    /// Width and height of the image as [`decode_image`] gives it.
+    pub upright: (u32, u32),
+    /// Whether the EXIF orientation turns or mirrors the stored pixels.
+    pub is_turned: bool,
+    /// Whether a value has more than 8 bits.
+    pub is_deep: bool,
+}
+
+impl Header {
+    /// Whether the EXIF orientation turns or mirrors the image, and the size does not show it.
+    pub fn is_turned_unseen(&self) -> bool {
+        self.is_turned && self.stored == self.upright
+    }
+}
+
+/// Reads an image file's header, without decoding the pixels.
 ///
 /// # Errors
 ///
-/// Returns an error that names the file where it cannot be read or does not begin as an image.
-pub fn upright_size(path: &Path) -> Result<(u32, u32), ImagesError> {
-    read_upright_size(path).map_err(|source| ImagesError::Decode {
+/// Returns an error that names the file if it cannot be read or does not begin as an image.
+pub fn read_header(path: &Path) -> Result<Header, ImagesError> {
+    retinanet_files::require_file(path).map_err(|source| ImagesError::Read {
+        path: path.into(),
+        source,
+    })?;
+    header(path).map_err(|source| ImagesError::Decode {
         path: path.to_owned(),
         source,
     })
 }
 
-fn read_upright_size(path: &Path) -> ImageResult<(u32, u32)> {
+fn header(path: &Path) -> ImageResult<Header> {
     let reader = ImageReader::open(path)?.with_guessed_format()?;
     let mut decoder = reader.into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    Ok(match orientation(&mut decoder)? {
-        Orientation::Rotate90
-        | Orientation::Rotate270
-        | Orientation::Rotate90FlipH
-        | Orientation::Rotate270FlipH => (height, width),
-        _ => (width, height),
+    let stored @ (width, height) = decoder.dimensions();
+    let is_deep = decoder.color_type().bytes_per_pixel() > decoder.color_type().channel_count();
+    let orientation = orientation(&mut decoder)?;
+    Ok(Header {
+        stored,
+        upright: match orientation {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => (height, width),
+            _ => stored,
+        },
+        is_turned: orientation != Orientation::NoTransforms,
+        is_deep,
     })
 }
 
@@ -159,6 +190,36 @@ fn orientation(decoder: &mut impl ImageDecoder) -> ImageResult<Orientation> {
         return Ok(orientation);
     }
     decoder.orientation()
+}
+
+/// Reads a whole file, to see that it is an image and not cut short, without decoding the pixels: a
+/// hundredth of the work.
+///
+/// # Errors
+///
+/// As [`read_header`], and [`ImagesError::Truncated`].
+pub fn check_image(path: &Path) -> Result<Header, ImagesError> {
+    let header = read_header(path)?;
+    let bytes = retinanet_files::read(path).map_err(|source| ImagesError::Read {
+        path: path.into(),
+        source,
+    })?;
+    match image::guess_format(&bytes) {
+        Ok(format) if !is_complete(&bytes, format) => {
+            Err(ImagesError::Truncated { path: path.into() })
+        }
+        _ => Ok(header),
+    }
+}
+
+/// Whether a file has its end. The decoders of JPEG and PNG take what they get: they fill the rest of a file
+/// that was cut short with grey, or stop at the last pixel. A model must not learn from grey.
+fn is_complete(bytes: &[u8], format: ImageFormat) -> bool {
+    match format {
+        ImageFormat::Jpeg => jpeg_is_complete(bytes),
+        ImageFormat::Png => png_is_complete(bytes),
+        _ => true,
+    }
 }
 
 /// Whether the chunks of a PNG follow one another up to `IEND`.
@@ -282,7 +343,7 @@ mod tests {
     /// What is wrong with the way that we decode a file.
     fn fault(folder: &Path, expectation: &Expectation) -> Option<String> {
         let name = &expectation.file_name;
-        let decoded = decode_image(&folder.join("images").join(name));
+        let decoded = decode_image(&folder.join("images").join(name), MAX_PIXELS);
         if NOT_SUPPORTED.contains(&name.as_str()) || expectation.pil_error.is_some() {
             return match decoded {
                 Ok(_) => Some(format!("{name}: decoded, which must be an error")),
@@ -297,7 +358,9 @@ mod tests {
         if image.dimensions() != expectation.upright_size {
             return Some(format!("{name}: size {:?}", image.dimensions()));
         }
-        let told = upright_size(&folder.join("images").join(name)).ok();
+        let told = read_header(&folder.join("images").join(name))
+            .ok()
+            .map(|it| it.upright);
         if told != Some(expectation.upright_size) {
             return Some(format!("{name}: told to be {told:?}"));
         }
@@ -325,11 +388,11 @@ mod tests {
             return Ok(());
         };
         let images = folder.join("images");
-        let upright = decode_image(&images.join("hopper.jpg"))?;
+        let upright = decode_image(&images.join("hopper.jpg"), MAX_PIXELS)?;
         for extension in ["jpg", "webp"] {
             for orientation in 2..=8 {
                 let name = format!("hopper_orientation_{orientation}.{extension}");
-                let image = decode_image(&images.join(&name))?;
+                let image = decode_image(&images.join(&name), MAX_PIXELS)?;
                 let differences = image.as_raw().iter().zip(upright.as_raw());
                 let sum: u64 = differences.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
                 let difference = sum as f64 / upright.as_raw().len() as f64;
@@ -355,7 +418,7 @@ mod tests {
         let folder = TempDir::new().expect("a temporary folder");
         let path = folder.path().join("picture");
         fs_err::write(&path, bytes).expect("the folder is ours");
-        decode_image(&path)
+        decode_image(&path, MAX_PIXELS)
     }
 
     /// Pillow cuts 16 bits off at 255, which leaves white.
@@ -457,7 +520,8 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = decode_image(Path::new("nowhere/to-be-found.png")).expect_err("no such file");
+        let error = decode_image(Path::new("nowhere/to-be-found.png"), MAX_PIXELS)
+            .expect_err("no such file");
         assert!(error.to_string().contains("to-be-found.png"), "{error}");
     }
 }

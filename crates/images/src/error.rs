@@ -34,6 +34,23 @@ pub enum ImagesError {
         /// The image file.
         path: PathBuf,
     },
+    /// An image with more pixels than are taken, such as a small file that unpacks to gigabytes.
+    #[error(
+        "image `{}` has {width}×{height} pixels, more than the {} megapixels that are taken; raise \
+         `data.max_megapixels` in a config, or `--max-megapixels`",
+        .path.display(),
+        .max_pixels / 1_000_000
+    )]
+    TooManyPixels {
+        /// The image file.
+        path: PathBuf,
+        /// Its width, before it is turned upright.
+        width: u32,
+        /// Its height, before it is turned upright.
+        height: u32,
+        /// The most that are taken.
+        max_pixels: u64,
+    },
     /// A setting out of its range.
     #[error("`{key}` must be {expected}, got {found}")]
     Setting {

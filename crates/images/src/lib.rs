@@ -22,13 +22,13 @@
 //! use std::sync::Arc;
 //!
 //! use retinanet_boxes::BoundingBox;
-//! use retinanet_images::{Look, Preparation, PreparationConfig, decode_image, prepare_looks};
+//! use retinanet_images::{Look, MAX_PIXELS, Preparation, PreparationConfig, decode_image, prepare_looks};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("photo.png");
 //! # image::RgbImage::new(600, 400).save(&path)?;
-//! let image = Arc::new(decode_image(&path)?);
+//! let image = Arc::new(decode_image(&path, MAX_PIXELS)?);
 //! let preparation = Preparation::new(&PreparationConfig::default())?;
 //! let look = Look::plain(&preparation, image.dimensions());
 //! let prepared = prepare_looks(&[(image, look)], &preparation);
@@ -57,7 +57,9 @@ mod resize;
 mod view;
 
 pub use colors::ColorShift;
-pub use decode::{BytesError, decode_bytes, decode_image, upright_size};
+pub use decode::{
+    BytesError, Header, MAX_PIXELS, check_image, decode_bytes, decode_image, read_header,
+};
 pub use error::ImagesError;
 pub use look::{Look, LookConfig, prepare_looks};
 pub use normalization::{ChannelOrder, Normalization};

@@ -54,6 +54,6 @@ impl Report {
     ///
     /// Returns an error where the page cannot be made or written.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
-        Ok(retinanet_output::write(path, self.to_html()?)?)
+        Ok(retinanet_files::write(path, self.to_html()?)?)
     }
 }

@@ -56,7 +56,7 @@
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let class = Class { category: CategoryId(1), name: "picture".into() };
+//! let class = Class::new(CategoryId(1), "picture");
 //! let info = ModelInfo {
 //!     name: "everything".into(),
 //!     classes: ClassList::new(vec![class])?,

@@ -9,7 +9,7 @@ use retinanet_data::shapes::ShapesConfig;
 use retinanet_data::{LabelIds, OnBadImage, ResizeConfig};
 use retinanet_detector::{DecodeConfig, ModelConfig};
 use retinanet_evaluation::Metrics;
-use retinanet_images::{Interpolation, Normalization, SizeRounding};
+use retinanet_images::{Interpolation, MAX_PIXELS, Normalization, SizeRounding};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -87,8 +87,10 @@ pub struct DataConfig {
     /// Where given, batches are padded to one of these widths and heights, in pixels, so that a
     /// GPU's kernels are tuned once for each.
     pub batch_shapes: Vec<[u32; 2]>,
-    /// What training does about an image that cannot be read.
+    /// What training and evaluation do about an image that cannot be read.
     pub on_bad_image: OnBadImage,
+    /// The most megapixels that an image may have: a small file can unpack to gigabytes.
+    pub max_megapixels: u64,
     /// Threads that prepare images; 0 prepares them between the steps.
     pub workers: usize,
     /// Batches that are under way or ready at once, at most; twice `workers` where not given.
@@ -128,6 +130,7 @@ impl Default for DataConfig {
             size_divisor: 32,
             batch_shapes: Vec::new(),
             on_bad_image: OnBadImage::Stop,
+            max_megapixels: MAX_PIXELS.div_ceil(1_000_000),
             workers: 2,
             prefetch: None,
             cache_mib: 0,

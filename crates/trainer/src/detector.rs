@@ -53,19 +53,6 @@ impl Checkpoint {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvaluateError {
-    /// The data has other classes than the model.
-    #[error(
-        "`{annotations}` has {data} categories, the weights are for {model} others; is it the \
-         right data set?"
-    )]
-    Classes {
-        /// The annotations.
-        annotations: String,
-        /// Their classes.
-        data: usize,
-        /// The model's classes.
-        model: usize,
-    },
     /// The checkpoint does not fit.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -1,23 +1,28 @@
 //! A trained detector on a split of a data set: what it finds, and how long that takes.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use retinanet_boxes::{ClassList, Detection, ImageId};
-use retinanet_data::{CocoDataset, DataError, ImageRecord, ParallelMap};
+use retinanet_data::{DataError, ImageRecord, OnBadImage, ParallelMap, in_full};
 use retinanet_detector::{Detector, Found, Times};
 use retinanet_evaluation::{CocoDetection, Evaluator};
 
 use crate::config::{DataConfig, SplitConfig};
 use crate::detector::EvaluateError;
+use crate::image_files::EvaluationData;
 use crate::observer::{Observer, Progress};
 use crate::plan::draw_shapes_if_absent;
 
 /// What a detector says of the images of a split.
 pub struct Examination {
-    /// Measures detections against the split's annotations.
-    pub evaluator: Evaluator,
+    /// Measures detections against the split's annotations; nothing if it has none.
+    pub evaluator: Option<Evaluator>,
+    /// The annotations file.
+    pub annotations: PathBuf,
     /// What was found, image by image.
     pub detections: Vec<CocoDetection>,
     /// What each image took.
@@ -37,7 +42,7 @@ pub struct ImageTimes {
 ///
 /// # Errors
 ///
-/// Returns an error where the split cannot be read or has other classes.
+/// Returns an error if the split cannot be read or has other classes.
 pub fn examine(
     detector: &Detector,
     data: &DataConfig,
@@ -45,28 +50,35 @@ pub fn examine(
     observer: &mut dyn Observer,
 ) -> Result<Examination, EvaluateError> {
     draw_shapes_if_absent(data, observer)?;
-    let dataset = data.read_to_evaluate(split)?;
-    require_same_classes(detector.classes(), &dataset)?;
-    if dataset.images.is_empty() {
-        let path = dataset.annotations;
-        return Err(DataError::NoImages { path }.into());
-    }
-    let evaluator = Evaluator::from_file(&dataset.annotations)?;
+    let EvaluationData { dataset, evaluator } =
+        data.to_evaluate(split, detector.classes(), observer)?;
     let mut examination = Examination {
         evaluator,
+        annotations: dataset.annotations,
         detections: Vec::new(),
         times: Vec::new(),
     };
+    let mut unreadable = HashSet::new();
     observer.progress(Progress::Start {
         what: "evaluating",
         total: dataset.images.len() as u64,
     });
-    let mut images = read_ahead(dataset.images, data.workers, detector.batch())?.peekable();
+    let ahead = detector.batch() + data.workers;
+    let mut images =
+        read_ahead(dataset.images, data.workers, ahead, dataset.max_pixels)?.peekable();
     while images.peek().is_some() {
-        let read: Vec<ReadImage> = images
-            .by_ref()
-            .take(detector.batch())
-            .collect::<Result<_, _>>()?;
+        let mut read = Vec::new();
+        for (id, image) in images.by_ref().take(detector.batch()) {
+            match image {
+                Ok(image) => read.push(image),
+                Err(error) if data.on_bad_image == OnBadImage::Skip => {
+                    observer.message(&format!("left out: {}", in_full(&error)));
+                    observer.progress(Progress::Tick);
+                    unreadable.insert(id);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         let pixels: Vec<_> = read.iter().map(|it| Arc::clone(&it.pixels)).collect();
         for (image, found) in read.iter().zip(detector.find(&pixels)) {
             let Found { detections, times } = found;
@@ -80,6 +92,7 @@ pub fn examine(
         }
     }
     observer.progress(Progress::Finish);
+    examination.evaluator = (examination.evaluator).map(|it| it.without_images(&unreadable));
     Ok(examination)
 }
 
@@ -102,17 +115,6 @@ pub(crate) fn coco_detections(
     })
 }
 
-fn require_same_classes(classes: &ClassList, dataset: &CocoDataset) -> Result<(), EvaluateError> {
-    if dataset.classes == *classes {
-        return Ok(());
-    }
-    Err(EvaluateError::Classes {
-        annotations: dataset.annotations.display().to_string(),
-        data: dataset.classes.len(),
-        model: classes.len(),
-    })
-}
-
 /// An image of a data set, decoded.
 struct ReadImage {
     id: ImageId,
@@ -120,29 +122,32 @@ struct ReadImage {
     took: Duration,
 }
 
-/// Decodes images on worker threads, a few ahead of what is asked for.
+/// Decodes images on worker threads, so many ahead of what is asked for.
 fn read_ahead(
     images: Vec<ImageRecord>,
     workers: usize,
-    batch: usize,
-) -> Result<impl Iterator<Item = Result<ReadImage, DataError>>, DataError> {
-    let read = |record: ImageRecord| {
+    ahead: usize,
+    max_pixels: u64,
+) -> Result<impl Iterator<Item = (ImageId, Result<ReadImage, DataError>)>, DataError> {
+    let ids: Vec<_> = images.iter().map(|image| image.id).collect();
+    let read = move |record: ImageRecord| {
         let started = Instant::now();
-        let pixels = record.decode()?;
+        let pixels = record.decode(max_pixels)?;
         Ok(ReadImage {
             id: record.id,
             pixels: Arc::new(pixels),
             took: started.elapsed(),
         })
     };
-    let images = ParallelMap::start(images.into_iter(), workers, batch + workers, read);
+    let images = ParallelMap::start(images.into_iter(), workers, ahead, read);
     let images = images.map_err(DataError::Workers)?;
-    Ok(images.map(|read| {
+    let images = images.map(|read| {
         read.unwrap_or_else(|message| {
             Err(DataError::Panic {
                 what: "an image".into(),
                 message,
             })
         })
-    }))
+    });
+    Ok(ids.into_iter().zip(images))
 }

@@ -19,6 +19,7 @@ mod device_check;
 mod examination;
 mod fingerprint;
 mod follow;
+mod image_files;
 mod layers;
 mod levels;
 mod lr_find;

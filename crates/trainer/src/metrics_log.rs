@@ -44,7 +44,7 @@ impl MetricsLog {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
-        retinanet_output::write(path, kept)?;
+        retinanet_files::write(path, kept)?;
         let file = fs_err::OpenOptions::new().append(true).open(path)?;
         Ok(Self {
             file,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use retinanet_anchors::{AnchorError, AnchorGenerator, Matcher, TargetAssigner};
-use retinanet_boxes::ClassList;
 use retinanet_criterion::{ClassLossConfig, Criterion, CriterionConfig, CriterionError, Sampler};
 use retinanet_data::shapes::ShapesError;
 use retinanet_data::{
@@ -20,7 +19,7 @@ use retinanet_evaluation::{EvaluationError, Evaluator};
 
 use crate::checks::check_settings;
 use crate::config::{DataConfig, ExperimentConfig, OptimizerConfig, ScheduleName, SplitConfig};
-use crate::data_changes::class_differences;
+use crate::image_files::{EvaluationData, check_training_files};
 use crate::observer::Observer;
 use crate::schedule::{Schedule, Shape};
 
@@ -79,9 +78,14 @@ impl Plan {
 
         draw_shapes_if_absent(&config.data, observer)?;
         let train = Arc::new(config.data.read_train()?);
-        let val = config.data.read_to_evaluate(&config.data.val)?;
-        let evaluator = Evaluator::from_file(&val.annotations)?;
-        same_classes(&train.classes, &val.classes, &val.annotations)?;
+        check_training_files(&train, config.data.on_bad_image, observer)?;
+        let EvaluationData {
+            dataset: val,
+            evaluator,
+        } = (config.data).to_evaluate(&config.data.val, &train.classes, observer)?;
+        let evaluator = evaluator.ok_or_else(|| DataError::NotAnnotated {
+            path: val.annotations.clone(),
+        })?;
         transform.check_evaluation_shapes(&val.images, 1)?;
         tell_dropped(&train, observer);
 
@@ -322,15 +326,28 @@ impl DataConfig {
     }
 
     fn read(&self, split: &SplitConfig, keep_empty: bool) -> Result<CocoDataset, DataError> {
-        let annotations = self.root.join(&split.annotations);
-        let images = self.root.join(&split.images);
-        let options = ReadOptions {
-            keep_empty,
-            labels: self.labels,
-        };
-        let dataset = CocoDataset::read_with(&annotations, &images, options)?;
+        let dataset = self.read_with(split, self.read_options(keep_empty))?;
         dataset.check_files()?;
         Ok(dataset)
+    }
+
+    pub(crate) fn read_with(
+        &self,
+        split: &SplitConfig,
+        options: ReadOptions,
+    ) -> Result<CocoDataset, DataError> {
+        let annotations = self.root.join(&split.annotations);
+        let images = self.root.join(&split.images);
+        CocoDataset::read_with(&annotations, &images, options)
+    }
+
+    pub(crate) fn read_options(&self, keep_empty: bool) -> ReadOptions {
+        ReadOptions {
+            keep_empty,
+            labels: self.labels,
+            max_pixels: self.max_megapixels.saturating_mul(1_000_000),
+            ..ReadOptions::default()
+        }
     }
 }
 
@@ -351,16 +368,6 @@ pub(crate) fn draw_shapes_if_absent(
     ));
     shapes.write(&data.root)?;
     Ok(())
-}
-
-fn same_classes(train: &ClassList, val: &ClassList, path: &Path) -> Result<(), PlanError> {
-    if train == val {
-        return Ok(());
-    }
-    Err(PlanError::Classes {
-        path: path.to_owned(),
-        differences: class_differences(train, val),
-    })
 }
 
 fn tell_dropped(dataset: &CocoDataset, observer: &mut dyn Observer) {
@@ -399,17 +406,6 @@ pub enum PlanError {
     /// Both lengths are given.
     #[error("`train.iterations` and `train.epochs` are both given, which one holds?")]
     TwoLengths,
-    /// Training and validation have other classes.
-    #[error(
-        "`{}` has other categories than the training annotations: {differences}",
-        path.display()
-    )]
-    Classes {
-        /// The validation annotations.
-        path: std::path::PathBuf,
-        /// In what they differ, from the training annotations on.
-        differences: String,
-    },
     /// The data's root is no path.
     #[error("`data.root` is no path")]
     Root(#[source] std::io::Error),
@@ -453,9 +449,7 @@ impl PlanError {
     pub fn is_about_config(&self) -> bool {
         match self {
             Self::Data(error) => error.is_about_config(),
-            Self::Weights(_) | Self::Shapes(_) | Self::Evaluation(_) | Self::Classes { .. } => {
-                false
-            }
+            Self::Weights(_) | Self::Shapes(_) | Self::Evaluation(_) => false,
             _ => true,
         }
     }

@@ -1,10 +1,8 @@
 //! Fills a run's `report.html` from what training and evaluation know.
 
-use std::error::Error;
-
 use retinanet_boxes::ImageId;
 use retinanet_criterion::{LossCurves, LossShares};
-use retinanet_data::{CocoDataset, CoverageReport};
+use retinanet_data::{CocoDataset, CoverageReport, in_full};
 use retinanet_evaluation::{Analysis, CocoDetection};
 use retinanet_report::{CumulativeLoss, FactGroup, GalleryImage, Report, TrainingLog};
 
@@ -58,11 +56,11 @@ impl Reporter {
             .write_compact("eval/detections.json", &findings.detections)
             .and_then(|()| run.write_compact("eval/analysis.json", &findings.analysis))
             .and_then(|()| run.write_compact("eval/loss_shares.json", &findings.shares));
-        written.map_err(|error| words(&error))?;
+        written.map_err(|error| in_full(&error))?;
         let log = TrainingLog::read(&run.root().join("metrics.jsonl"));
-        let log = log.map_err(|error| words(&error))?;
+        let log = log.map_err(|error| in_full(&error))?;
         let gallery = gallery(&findings.analysis, &plan.val)?;
-        let config = config_to_toml(&plan.config).map_err(|error| words(&error))?;
+        let config = config_to_toml(&plan.config).map_err(|error| in_full(&error))?;
         let name = run.root().file_name().unwrap_or_default();
         let report = Report {
             title: name.to_string_lossy().into_owned(),
@@ -76,19 +74,8 @@ impl Reporter {
             gallery,
         };
         let path = run.root().join("report.html");
-        report.write(&path).map_err(|error| words(&error))
+        report.write(&path).map_err(|error| in_full(&error))
     }
-}
-
-/// An error with its causes.
-fn words(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn facts(plan: &Plan, run: &RunDirectory, iteration: u64, seconds: f64) -> Vec<FactGroup> {
@@ -139,8 +126,10 @@ fn gallery(analysis: &Analysis, dataset: &CocoDataset) -> Result<Vec<GalleryImag
     let shown = worst.filter_map(|image| Some((image, record(image.image_id)?)));
     shown
         .map(|(image, record)| {
-            let pixels = record.decode().map_err(|error| words(&error))?;
-            GalleryImage::new(&pixels, image.clone()).map_err(|error| words(&error))
+            let pixels = record
+                .decode(dataset.max_pixels)
+                .map_err(|error| in_full(&error))?;
+            GalleryImage::new(&pixels, image.clone()).map_err(|error| in_full(&error))
         })
         .collect()
 }

@@ -120,7 +120,7 @@ impl RunDirectory {
     /// Whether a path is one of the files that the run in a folder keeps: not what a person has put
     /// there besides.
     pub fn keeps(root: &Path, path: &Path) -> bool {
-        let (Ok(root), Some(file)) = (root.canonicalize(), retinanet_output::file_of(path)) else {
+        let (Ok(root), Some(file)) = (root.canonicalize(), retinanet_files::file_of(path)) else {
             return false;
         };
         let Ok(inside) = file.strip_prefix(root) else {
@@ -530,7 +530,7 @@ fn new_id() -> String {
 }
 
 fn write_over(path: &Path, content: &[u8]) -> Result<(), RunDirectoryError> {
-    retinanet_output::write(path, content).map_err(RunDirectoryError::Io)
+    retinanet_files::write(path, content).map_err(RunDirectoryError::Io)
 }
 
 /// The run directory cannot be used.

@@ -425,6 +425,7 @@ impl<'a> Session<'a> {
         let model = self.trainee.to_evaluate()?;
         let Validation {
             detections,
+            unreadable,
             loss,
             shares,
         } = validate(
@@ -434,7 +435,8 @@ impl<'a> Session<'a> {
             (&learner.team, device),
             observer,
         )?;
-        let analysis = (self.plan.evaluator)
+        let analysis = (self.plan.evaluator.clone())
+            .without_images(&unreadable)
             .analyse(&detections, COUNTED_SCORE)
             .map_err(EvaluateError::from)?;
         let metrics = analysis.metrics.clone();

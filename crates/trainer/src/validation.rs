@@ -1,6 +1,7 @@
 //! What a model in training says of the validation images: its detections, its loss there, and which
 //! anchors carry it.
 
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_boxes::{CategoryId, ImageId};
 use retinanet_criterion::{BatchTargets, Criterion, LossShares, LossSpread};
-use retinanet_data::{Batch, EvalLoader, LoaderConfig};
+use retinanet_data::{Batch, EvalLoader, LoaderConfig, OnBadImage, in_full};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_evaluation::CocoDetection;
 
@@ -24,6 +25,8 @@ const SPREAD_IMAGES: usize = 64;
 /// What looking at the validation images gave.
 pub(crate) struct Validation {
     pub(crate) detections: Vec<CocoDetection>,
+    /// The images that could not be read, where they are left out.
+    pub(crate) unreadable: HashSet<ImageId>,
     /// The mean over images of each image's loss divided by its own positive anchors, whatever the
     /// normaliser of training.
     pub(crate) loss: f64,
@@ -46,18 +49,30 @@ pub(crate) fn validate(
     observer: &mut dyn Observer,
 ) -> Result<Validation, EvaluateError> {
     let (model, device) = (model.valid(), device.clone().inner());
+    let skips = plan.config.data.on_bad_image == OnBadImage::Skip;
     let loader = validation_loader(plan)?.share(team.rank(), team.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
     let mut spread = LossSpread::new(criterion.class().clone());
     let (mut detections, mut loss) = (Vec::new(), 0.0);
+    let mut unreadable = vec![0.0; plan.val.images.len()];
 
     observer.progress(Progress::Start {
         what: "evaluating",
         total: images as u64,
     });
     for (place, batch) in loader.start().enumerate() {
-        let mut batch = batch?;
+        let mut batch = match batch {
+            Ok(batch) => batch,
+            Err(error) if skips => {
+                observer.message(&format!("left out: {}", in_full(&error)));
+                observer.progress(Progress::Tick);
+                // One image a batch, dealt out in turn.
+                unreadable[place * team.size() + team.rank()] = 1.0;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let shape = [batch.items.len(), 3, batch.height, batch.width];
         let pixels = TensorData::new(mem::take(&mut batch.images), shape);
         let predictions = model.forward(Tensor::from_data(pixels, &device));
@@ -81,10 +96,16 @@ pub(crate) fn validate(
         observer.progress(Progress::Tick);
     }
     observer.progress(Progress::Finish);
-    let mut sums = [loss, images as f64];
+    let read = images as f64 - unreadable.iter().sum::<f64>();
+    let mut sums = [loss, read];
     team.sum(&mut sums);
+    team.sum(&mut unreadable);
+    let flagged = plan.val.images.iter().zip(&unreadable);
     Ok(Validation {
         detections: together(team, detections),
+        unreadable: (flagged.filter(|(_, flag)| **flag > 0.0))
+            .map(|(image, _)| image.id)
+            .collect(),
         loss: sums[0] / sums[1].max(1.0),
         shares: spread.shares(),
     })

@@ -169,7 +169,7 @@ fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failur
 }
 
 fn network_input(scene: &Scene, record: &ImageRecord) -> Result<RgbImage, Failure> {
-    let image = decode_image(&record.path)?;
+    let image = decode_image(&record.path, scene.dataset.max_pixels)?;
     let (width, height) = (scene.transform.preparation()).resized_size(image.dimensions());
     Ok(resize(&image, width, height, FilterType::Triangle))
 }

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use anyhow::{anyhow, Context};
-use retinanet_data::doctor::{check, fix, Anchors, CheckRequest, Report, Split};
+use retinanet_data::doctor::{check, fix, Anchors, CheckRequest, Report, Role, Severity, Split};
 use retinanet_data::ResizeConfig;
 use retinanet_trainer::{load_config, ExperimentConfig, SplitConfig};
 
@@ -26,8 +26,8 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
             .map_err(Failure::work)?;
         super::write_over(path, text.as_bytes())?;
     }
-    if let (Some(annotations), Some(out)) = (&arguments.annotations, &arguments.fix) {
-        return mend(annotations, out);
+    if let (Some(request), Some(out)) = (requests.first(), &arguments.fix) {
+        return mend(&request.split, out);
     }
     let bad: Vec<&str> = (reports.iter())
         .filter(|report| report.fails())
@@ -63,21 +63,69 @@ fn requests(arguments: &CheckArguments) -> Result<Vec<CheckRequest>, Failure> {
     let Some(config) = &arguments.config else {
         return Err(Failure::usage(anyhow!("which data? give a config")));
     };
-    let config = load_config(config, &arguments.settings.set)?;
-    let anchors = anchors(&config)?;
+    of_config(&load_config(config, &arguments.settings.set)?)
+}
+
+/// Both splits of a config.
+fn of_config(config: &ExperimentConfig) -> Result<Vec<CheckRequest>, Failure> {
+    let anchors = anchors(config)?;
     let split = |split: &SplitConfig| {
         let root = &config.data.root;
         Split::new(root.join(&split.annotations), root.join(&split.images))
     };
+    let max_pixels = config.data.max_megapixels.saturating_mul(1_000_000);
     let (train, val) = (split(&config.data.train), split(&config.data.val));
     Ok(vec![
         CheckRequest {
             other: Some(val.clone()),
             anchors: Some(anchors),
+            max_pixels,
             ..CheckRequest::new(train)
         },
-        CheckRequest::new(val),
+        CheckRequest {
+            role: Role::Validation,
+            max_pixels,
+            ..CheckRequest::new(val)
+        },
     ])
+}
+
+/// Looks a config's annotations over before it is trained on; its images have their own checks.
+pub(crate) fn before_training(config: &ExperimentConfig) -> Result<(), Failure> {
+    let (mut warnings, mut errors) = (0, Vec::new());
+    for request in of_config(config)? {
+        // The built-in data set may be yet to be drawn; what else is missing is told by name soon.
+        let files = [Some(&request.split), request.other.as_ref()];
+        if (files.into_iter().flatten()).any(|split| !split.annotations.exists()) {
+            continue;
+        }
+        let request = CheckRequest {
+            open_images: false,
+            ..request
+        };
+        let report = check(&request, &|_, _| {}).map_err(Failure::work)?;
+        let findings = report.findings.iter();
+        warnings += findings
+            .filter(|it| it.severity == Severity::Warning)
+            .count();
+        for finding in report.errors() {
+            console::note(format!("{}: {finding}", report.file).trim_end());
+            errors.push(format!("`{}`: {}", report.file, finding.kind.title()));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Failure::work(anyhow!(
+            "training would fail or lie: {}; `retinanet dataset check` shows all, `--no-check` trains \
+             nevertheless",
+            errors.join(", ")
+        )));
+    }
+    if warnings > 0 {
+        console::note(&format!(
+            "the annotations have {warnings} kinds of warnings; `retinanet dataset check` shows them"
+        ));
+    }
+    Ok(())
 }
 
 fn anchors(config: &ExperimentConfig) -> Result<Anchors, Failure> {
@@ -102,8 +150,8 @@ fn look_over(request: &CheckRequest) -> Result<Report, Failure> {
     report.map_err(Failure::work)
 }
 
-fn mend(annotations: &Path, out: &Path) -> Result<(), Failure> {
-    let fixed = fix(annotations).map_err(Failure::work)?;
+fn mend(split: &Split, out: &Path) -> Result<(), Failure> {
+    let fixed = fix(split).map_err(Failure::work)?;
     let text = serde_json::to_string(&fixed.json)
         .context("cannot write the mended annotations")
         .map_err(Failure::work)?;
@@ -116,5 +164,14 @@ fn mend(annotations: &Path, out: &Path) -> Result<(), Failure> {
         out.display(),
         fixed.changes.len()
     ));
-    Ok(())
+    let left = fixed.check(out).map_err(Failure::work)?;
+    let titles: Vec<_> = left.errors().map(|it| it.kind.title()).collect();
+    if titles.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::work(anyhow!(
+        "`{}` still has what only a person can mend: {}",
+        out.display(),
+        titles.join("; ")
+    )))
 }

@@ -1,8 +1,9 @@
 use std::path::Path;
 
 use anyhow::Context;
+use retinanet_data::DataError;
 use retinanet_detector::Detector;
-use retinanet_evaluation::{read_detections, Analysis, CocoDetection, Evaluator};
+use retinanet_evaluation::{Analysis, CocoDetection, Evaluator};
 use retinanet_trainer::{Examination, ExperimentConfig, Observer};
 use serde::Serialize;
 
@@ -21,11 +22,16 @@ pub(crate) fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     }
     let analysis = match (&arguments.annotations, &arguments.detections) {
         (Some(annotations), Some(detections)) => {
-            let detections = read_detections(detections).map_err(Failure::work)?;
             let evaluator = Evaluator::from_file(annotations).map_err(Failure::work)?;
+            let detections = evaluator
+                .read_detections(detections)
+                .map_err(Failure::work)?;
             analyse(arguments, &evaluator, &detections)?
         }
-        _ => evaluate_model(arguments)?,
+        _ => match evaluate_model(arguments)? {
+            Some(analysis) => analysis,
+            None => return Ok(()),
+        },
     };
     tell(&analysis);
     write_json(arguments.json.as_deref(), &analysis)
@@ -45,7 +51,8 @@ fn refuse_to_write_over_inputs(arguments: &EvalArguments) -> Result<(), Failure>
     refuse_overlaps(read.into_iter().flatten(), written.into_iter().flatten())
 }
 
-fn evaluate_model(arguments: &EvalArguments) -> Result<Analysis, Failure> {
+/// What a model is worth; nothing if its detections were written and there is nothing to measure them with.
+fn evaluate_model(arguments: &EvalArguments) -> Result<Option<Analysis>, Failure> {
     let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
     let examination = examine(arguments, detector, &config)?;
     if let Some(times) = timing::describe(&examination.times) {
@@ -55,7 +62,19 @@ fn evaluate_model(arguments: &EvalArguments) -> Result<Analysis, Failure> {
         arguments.write_detections.as_deref(),
         &examination.detections,
     )?;
-    analyse(arguments, &examination.evaluator, &examination.detections)
+    match &examination.evaluator {
+        Some(evaluator) => analyse(arguments, evaluator, &examination.detections).map(Some),
+        None => {
+            console::note(&not_annotated(&examination).to_string());
+            Ok(None)
+        }
+    }
+}
+
+fn not_annotated(examination: &Examination) -> DataError {
+    DataError::NotAnnotated {
+        path: examination.annotations.clone(),
+    }
 }
 
 /// What a model finds on a config's split.
@@ -71,6 +90,11 @@ fn examine(
     let detector = super::with_looks(detector, &arguments.look)?;
     let mut console = Console::new(config.train.log_every);
     let examination = retinanet_trainer::examine(&detector, &config.data, split, &mut console)?;
+    if examination.evaluator.is_none() && arguments.write_detections.is_none() {
+        let error = anyhow::Error::new(not_annotated(&examination));
+        let advice = "only `--write-detections FILE` can be had of it";
+        return Err(Failure::Work(error.context(advice)));
+    }
     Ok(examination)
 }
 
@@ -80,6 +104,18 @@ fn analyse(
     detections: &[CocoDetection],
 ) -> Result<Analysis, Failure> {
     let score = f64::from(arguments.score);
+    let evaluator = match arguments.max_detections {
+        Some(most) => evaluator.clone().with_max_detections(most),
+        None => evaluator.clone(),
+    };
+    if let Some((image, objects)) = evaluator.crowded_images().into_iter().max_by_key(|it| it.1) {
+        console::note(&format!(
+            "image {} has {objects} objects of a class, and only the best {} detections of an image and class \
+             count: AP cannot reach 1; see `--max-detections` (and `eval.detections` of the config)",
+            image.0,
+            evaluator.max_detections()
+        ));
+    }
     (evaluator.analyse(detections, score)).map_err(Failure::work)
 }
 
@@ -100,7 +136,11 @@ fn compare(arguments: &EvalArguments, a: &Path, b: &Path) -> Result<(), Failure>
         arguments.samples,
         a.times.len()
     ));
-    let comparison = (a.evaluator)
+    let evaluator = a
+        .evaluator
+        .as_ref()
+        .ok_or_else(|| Failure::work(not_annotated(&a)))?;
+    let comparison = evaluator
         .compare(&a.detections, &b.detections, arguments.samples, 0)
         .map_err(Failure::work)?;
     let (metrics, classes) = (comparison.table(), comparison.class_table());

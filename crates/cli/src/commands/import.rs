@@ -104,10 +104,7 @@ fn known_classes(count: usize) -> Result<ClassList, Failure> {
         COCO_WITH_GAPS => ClassList::by_category_id(coco_classes()),
         _ => ClassList::new(
             (0..count)
-                .map(|index| Class {
-                    category: CategoryId(index as u64),
-                    name: format!("class {index}"),
-                })
+                .map(|index| Class::new(CategoryId(index as u64), format!("class {index}")))
                 .collect(),
         ),
     };

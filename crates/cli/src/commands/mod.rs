@@ -131,7 +131,7 @@ pub(crate) fn below(file_name: impl AsRef<Path>) -> PathBuf {
 
 /// Writes a file whole, or leaves what is there.
 fn write_over(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    retinanet_output::write(path, content)
+    retinanet_files::write(path, content)
         .with_context(|| format!("cannot write `{}`", path.display()))
         .map_err(Failure::Work)
 }
@@ -142,7 +142,7 @@ fn write_png(path: &Path, image: &RgbImage) -> Result<(), Failure> {
     let written = image
         .write_to(&mut png, ImageFormat::Png)
         .map_err(anyhow::Error::new)
-        .and_then(|()| Ok(retinanet_output::write_cached(path, png.into_inner())?));
+        .and_then(|()| Ok(retinanet_files::write_cached(path, png.into_inner())?));
     written
         .with_context(|| format!("cannot write `{}`", path.display()))
         .map_err(Failure::Work)

@@ -123,7 +123,8 @@ fn predict(
         total: inputs.len() as u64,
     });
     let batch = arguments.look.batch.unwrap_or(1);
-    let read = |input: Input| (read_image(&input.path), input);
+    let max_pixels = (arguments.max_megapixels as u64).saturating_mul(1_000_000);
+    let read = move |input: Input| (read_image(&input.path, max_pixels), input);
     let mut images = ParallelMap::start(inputs.into_iter(), READERS, batch + READERS, read)
         .context("cannot start threads")
         .map_err(Failure::Work)?
@@ -180,9 +181,9 @@ fn predict(
     })
 }
 
-fn read_image(path: &Path) -> Result<(Arc<RgbImage>, Duration), ImagesError> {
+fn read_image(path: &Path, max_pixels: u64) -> Result<(Arc<RgbImage>, Duration), ImagesError> {
     let started = Instant::now();
-    let image = decode_image(path)?;
+    let image = decode_image(path, max_pixels)?;
     Ok((Arc::new(image), started.elapsed()))
 }
 

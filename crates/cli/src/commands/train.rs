@@ -80,6 +80,9 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         }
     }
     super::set_threads(joined.threads(config.compute.threads));
+    if !arguments.no_check {
+        super::check::before_training(&config)?;
+    }
     let device =
         device::open(&joined.device_name(&config.compute.device)).map_err(Failure::usage)?;
 

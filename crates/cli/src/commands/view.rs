@@ -100,7 +100,7 @@ impl Scene {
 
     fn draw(&self, index: usize, arguments: &ViewArguments) -> Result<Row, Failure> {
         let record = &self.dataset.images[index];
-        let mut image = decode_image(&record.path)?;
+        let mut image = decode_image(&record.path, self.dataset.max_pixels)?;
         self.mark(&mut image, &record.objects);
         let name = super::below(&record.file_name);
         let before = format!("before/{}.png", name.display());

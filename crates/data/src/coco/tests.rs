@@ -159,14 +159,24 @@ fn files_of_another_kind_are_named_with_what_is_missing() {
 }
 
 #[test]
-fn records_of_the_wrong_shape_are_named_by_line() {
-    let text = "{\"annotations\": [\n{\"id\": 1, \"image_id\": \"4\"}]}";
-    let error = message(text);
-    assert!(error.contains("expected an id"), "{error}");
-    assert!(error.contains("line 2"), "{error}");
-    for id in ["-1", "1.5", "1e300"] {
-        let error = message(&format!("{{\"images\": [{{\"id\": {id}}}]}}"));
-        assert!(error.contains("whole number of at least 0"), "{error}");
+fn records_of_the_wrong_shape_are_counted_and_the_first_is_shown() {
+    let mut broken = file(&json!([
+        {"id": 1, "image_id": "4", "category_id": 3, "bbox": [0, 0, 1, 1]},
+        {"id": 2, "image_id": 4, "category_id": 3, "bbox": [0, 0, 1, 1], "iscrowd": 2},
+    ]));
+    let error = message(&broken.to_string());
+    assert!(error.contains("has 2 records that are not"), "{error}");
+    assert!(
+        error.contains("`annotations[0]`: `image_id` is \"4\";"),
+        "{error}"
+    );
+    for id in [json!(-1), json!(1.5), json!(1e300), json!(null)] {
+        broken["images"][1]["id"] = id.clone();
+        let error = message(&broken.to_string());
+        assert!(
+            error.contains(&format!("`images[1]`: `id` is {id}")),
+            "{error}"
+        );
     }
 }
 
@@ -193,7 +203,7 @@ fn contradictions_are_named_by_id() {
         (file(&orphan), "points at image 1,"),
         (file(&unknown), "annotation 5 of "),
         (file(&unknown), "points at category 1,"),
-        (file(&rotated), "`bbox` of 5 numbers"),
+        (file(&rotated), "`bbox` has 5 numbers"),
         (twin_image, "image id 4 stands twice"),
         (twin_category, "category id 3 stands twice"),
         (flat, "image 9 of "),
@@ -302,7 +312,7 @@ proptest! {
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
-        let _ = read_bytes(&bytes, ReadOptions { keep_empty, labels });
+        let _ = read_bytes(&bytes, ReadOptions { keep_empty, labels, ..ReadOptions::default() });
     }
 
     #[test]
@@ -321,7 +331,8 @@ proptest! {
             place => file["annotations"][0]["bbox"][place - 4] = number,
         }
         for labels in [LabelIds::Contiguous, LabelIds::CategoryId] {
-            let _ = read_bytes(file.to_string().as_bytes(), ReadOptions { keep_empty: true, labels });
+            let options = ReadOptions { labels, ..ReadOptions::default() };
+            let _ = read_bytes(file.to_string().as_bytes(), options);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Trim, Writer};
 use hotcoco::{Annotation, Category, Dataset, Image};
-use retinanet_images::upright_size;
+use retinanet_images::read_header;
 
 use crate::DataError;
 
@@ -44,7 +44,7 @@ type Object<'a> = (&'a str, [f64; 4]);
 /// Returns an error where the file cannot be read, a line is malformed (with its number), or a
 /// picture that is needed cannot be read.
 pub(super) fn read(path: &Path, images: &Path) -> Result<Dataset, DataError> {
-    let bytes = fs_err::read(path).map_err(|source| DataError::Read {
+    let bytes = retinanet_files::read(path).map_err(|source| DataError::Read {
         path: path.into(),
         source,
     })?;
@@ -391,15 +391,17 @@ impl Table {
         for image in self.images.iter_mut().filter(|image| image.width == 0) {
             let path = folder.join(&image.file_name);
             (image.width, image.height) =
-                upright_size(&path).map_err(|error| DataError::Convert {
-                    path,
-                    reason: format!(
-                        "its size, which the CSV file does not tell, could not be read: {}",
-                        error
-                            .source()
-                            .map_or_else(|| error.to_string(), ToString::to_string)
-                    ),
-                })?;
+                read_header(&path)
+                    .map(|header| header.upright)
+                    .map_err(|error| DataError::Convert {
+                        path,
+                        reason: format!(
+                            "its size, which the CSV file does not tell, could not be read: {}",
+                            error
+                                .source()
+                                .map_or_else(|| error.to_string(), ToString::to_string)
+                        ),
+                    })?;
         }
         Ok(())
     }

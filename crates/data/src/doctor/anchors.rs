@@ -1,11 +1,11 @@
 //! Which boxes the anchors can reach.
 
 use retinanet_anchors::AnchorGenerator;
+use retinanet_annotations::{CocoFile, RawBox};
 use retinanet_boxes::BoundingBox;
 
 use crate::doctor::Kind;
-use crate::doctor::boxes::{Verdict, judge, size};
-use crate::doctor::lenient::{Coco, RawBox};
+use crate::doctor::boxes::{judge, size};
 use crate::doctor::report::Findings;
 use crate::{DataError, ResizeConfig, Transform, TransformConfig};
 
@@ -24,7 +24,7 @@ pub struct Anchors {
 impl Anchors {
     /// Finds the boxes that no anchor overlaps enough even where their centres fall together,
     /// crowds apart.
-    pub(super) fn check(&self, coco: &Coco, findings: &mut Findings) -> Result<(), DataError> {
+    pub(super) fn check(&self, coco: &CocoFile, findings: &mut Findings) -> Result<(), DataError> {
         let transform = Transform::new(&TransformConfig {
             resize: self.resize.clone(),
             ..TransformConfig::default()
@@ -39,8 +39,7 @@ impl Anchors {
             else {
                 continue;
             };
-            let verdict = judge(&annotation.bbox, Some(size));
-            if annotation.crowd || !matches!(verdict, Verdict::Sound | Verdict::PartlyOutside(_)) {
+            if annotation.crowd || !judge(&annotation.bbox, Some(size)).is_usable() {
                 continue;
             }
             let reach = reach(BoundingBox::from_xywh(*numbers), size, &shapes, &transform);

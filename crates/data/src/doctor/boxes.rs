@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use retinanet_annotations::{Annotation, CocoFile, Image, RawBox};
 use retinanet_boxes::BoundingBox;
 
-use crate::doctor::Kind;
-use crate::doctor::lenient::{Annotation, Coco, Image, RawBox};
 use crate::doctor::report::Findings;
+use crate::doctor::{Kind, Role};
 
 /// How far over the border rounding may carry a box, in pixels: COCO writes two decimals.
 const BORDER: f64 = 0.1;
@@ -17,14 +17,20 @@ const POLYGON_SLACK: f64 = 2.0;
 /// From how many boxes on a habit can be told from an accident.
 const FEWEST_CORNERS: usize = 4;
 
-pub(super) fn check(coco: &Coco, findings: &mut Findings) {
+pub(super) fn check(coco: &CocoFile, role: Role, findings: &mut Findings) {
     let images = coco.images_by_id();
     let mut seen = HashMap::new();
+    let mut objects = 0;
     for (index, annotation) in coco.annotations.records().iter().enumerate() {
         let id = annotation.id;
         let image = annotation.image.and_then(|image| images.get(&image));
         let file = image.map(|image| image.file_name.as_str());
-        if let Some((kind, detail)) = judge(&annotation.bbox, size(image)).fault() {
+        let verdict = judge(&annotation.bbox, size(image));
+        objects += usize::from(verdict.is_usable() && !annotation.crowd);
+        if let Some(detail) = area_contradiction(annotation, &verdict) {
+            findings.add(Kind::AreaMismatch, id, file, || detail);
+        }
+        if let Some((kind, detail)) = verdict.fault() {
             findings.add(kind, id, file, || detail);
         }
         if let Some(key) = key(annotation)
@@ -39,6 +45,28 @@ pub(super) fn check(coco: &Coco, findings: &mut Findings) {
                 format!("the polygons end {distance:.1} px from the box")
             });
         }
+    }
+    if objects == 0 && coco.annotations.is_list() {
+        let kind = match role {
+            Role::Training => Kind::NothingToLearn,
+            Role::Validation => Kind::NothingToMeasure,
+        };
+        let annotations = coco.annotations.records();
+        let crowds = annotations.iter().filter(|it| it.crowd).count();
+        findings.add(kind, None, None, || {
+            format!("of {} annotations {crowds} are crowds", annotations.len())
+        });
+    }
+    for annotation in normalised_boxes(coco) {
+        findings.add(
+            Kind::NormalisedBox,
+            annotation.id,
+            None,
+            || match &annotation.bbox {
+                RawBox::Numbers(numbers) => format!("{numbers:?}"),
+                RawBox::Missing | RawBox::Malformed(_) => String::new(),
+            },
+        );
     }
     for annotation in corner_boxes(coco) {
         let image = annotation.image.and_then(|image| images.get(&image));
@@ -67,6 +95,11 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
+    /// Whether training learns the box.
+    pub(super) const fn is_usable(&self) -> bool {
+        matches!(self, Self::Sound | Self::PartlyOutside(_))
+    }
+
     /// What to report.
     pub(super) fn fault(self) -> Option<(Kind, String)> {
         Some(match self {
@@ -156,9 +189,49 @@ fn polygon_distance(annotation: &Annotation) -> Option<f64> {
     (distance > POLYGON_SLACK && distance.is_finite()).then_some(distance)
 }
 
+/// How the area contradicts the box: it is larger than the box, or, where no mask is drawn, much
+/// smaller.
+pub(super) fn area_contradiction(annotation: &Annotation, verdict: &Verdict) -> Option<String> {
+    // Some count the pixels at both edges; masks are rounded.
+    const SLACK: f64 = 1.1;
+    let (Some(area), RawBox::Numbers([.., width, height])) = (annotation.area, &annotation.bbox)
+    else {
+        return None;
+    };
+    let largest = SLACK * (width + 1.0) * (height + 1.0);
+    let smallest = if annotation.has_mask {
+        0.0
+    } else {
+        width * height / 2.0
+    };
+    (verdict.is_usable() && !(smallest..=largest).contains(&area))
+        .then(|| format!("`area` is {area}, its box {width} × {height}"))
+}
+
+/// The boxes whose numbers all lie between 0 and 1, if nearly all do.
+pub(super) fn normalised_boxes(coco: &CocoFile) -> Vec<&Annotation> {
+    let (mut boxes, mut suspects) = (0, Vec::new());
+    for annotation in coco.annotations.records() {
+        let RawBox::Numbers(numbers) = annotation.bbox else {
+            continue;
+        };
+        boxes += 1;
+        let [.., width, height] = numbers;
+        if numbers.iter().all(|number| (0.0..=1.0).contains(number)) && width > 0.0 && height > 0.0
+        {
+            suspects.push(annotation);
+        }
+    }
+    if 10 * suspects.len() >= 9 * boxes {
+        suspects
+    } else {
+        Vec::new()
+    }
+}
+
 /// The boxes that lie outside their image as `[x, y, width, height]` and inside as `[x1, y1, x2,
 /// y2]`; nothing unless most boxes do, and nearly all would fit the second way.
-pub(super) fn corner_boxes(coco: &Coco) -> Vec<&Annotation> {
+pub(super) fn corner_boxes(coco: &CocoFile) -> Vec<&Annotation> {
     let images = coco.images_by_id();
     let (mut boxes, mut fitting) = (0, 0);
     let mut suspects = Vec::new();

@@ -3,22 +3,23 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
-use std::panic;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use image::{ImageError, ImageReader};
+use image::{ImageError, RgbImage};
 use rayon::prelude::*;
-use retinanet_images::{ImagesError, decode_image};
+use retinanet_annotations::{CocoFile, Image};
+use retinanet_images::{Header, ImagesError, decode_image, read_header};
 
-use crate::doctor::lenient::{Coco, Image};
+use crate::coco::locate;
 use crate::doctor::report::Findings;
 use crate::doctor::{Kind, Split};
 
 /// Decodes the files of a split, and reads those of the other to tell which are the same.
 pub(super) fn check(
-    (split, coco): (&Split, &Coco),
-    other: Option<(&Split, &Coco)>,
+    (split, coco): (&Split, &CocoFile),
+    other: Option<(&Split, &CocoFile)>,
+    max_pixels: u64,
     progress: &(dyn Fn(usize, usize) + Sync),
     findings: &mut Findings,
 ) {
@@ -30,7 +31,7 @@ pub(super) fn check(
 
     let looks: Vec<_> = (images.par_iter())
         .map(|image| {
-            let look = Look::at(split, image);
+            let look = Look::at(split, image, max_pixels);
             step();
             look
         })
@@ -44,7 +45,7 @@ pub(super) fn check(
         .collect();
 
     for (image, look) in images.iter().zip(&looks) {
-        if let Some((kind, detail)) = &look.fault {
+        for (kind, detail) in &look.faults {
             findings.add(*kind, image.id, Some(&image.file_name), || detail.clone());
         }
     }
@@ -93,22 +94,22 @@ fn shared(
 /// What can be told from a file.
 struct Look {
     fingerprint: Option<Fingerprint>,
-    fault: Option<(Kind, String)>,
+    faults: Vec<(Kind, String)>,
 }
 
 impl Look {
-    fn at(split: &Split, image: &Image) -> Self {
+    fn at(split: &Split, image: &Image, max_pixels: u64) -> Self {
         // What has no name is reported as that.
         if image.file_name.trim().is_empty() {
             return Self {
                 fingerprint: None,
-                fault: None,
+                faults: Vec::new(),
             };
         }
-        let path = split.images_root.join(&image.file_name);
+        let path = locate(&split.images_root, &image.file_name);
         Self {
             fingerprint: fingerprint(split, image),
-            fault: fault(&path, image.size.as_ref().ok().copied()),
+            faults: faults(&path, image.size.as_ref().ok().copied(), max_pixels),
         }
     }
 }
@@ -117,42 +118,75 @@ impl Look {
 type Fingerprint = (usize, u64);
 
 fn fingerprint(split: &Split, image: &Image) -> Option<Fingerprint> {
-    let bytes = fs_err::read(split.images_root.join(&image.file_name)).ok()?;
+    let bytes = fs_err::read(locate(&split.images_root, &image.file_name)).ok()?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
     Some((bytes.len(), hasher.finish()))
 }
 
 /// What is wrong with a file that should hold an image of this size, if that is known.
-fn fault(path: &Path, expected: Option<(u32, u32)>) -> Option<(Kind, String)> {
+fn faults(path: &Path, expected: Option<(u32, u32)>, max_pixels: u64) -> Vec<(Kind, String)> {
     if !path.is_file() {
-        return Some((Kind::MissingFile, format!("no file `{}`", path.display())));
+        return vec![(Kind::MissingFile, format!("no file `{}`", path.display()))];
     }
-    // A decoder that panics is as bad as one that fails, and there are more images to look at.
-    let found = match panic::catch_unwind(|| decode_image(path)) {
-        Ok(Ok(image)) => image.dimensions(),
-        Ok(Err(error)) => return Some(decode_fault(&error)),
-        Err(_) => return Some((Kind::UndecodableFile, "the decoder panicked".into())),
+    let image = match decode_image(path, max_pixels) {
+        Ok(image) => image,
+        Err(error) => return vec![decode_fault(&error)],
     };
-    let expected = expected.filter(|&expected| expected != found)?;
+    let Ok(header) = read_header(path) else {
+        return Vec::new();
+    };
+    let dark = header.is_deep.then(|| dark_fault(&image)).flatten();
+    let size = expected.and_then(|expected| size_fault(expected, header));
+    size.into_iter().chain(dark).collect()
+}
+
+/// What the annotations' size says of the file's.
+fn size_fault(expected: (u32, u32), header: Header) -> Option<(Kind, String)> {
+    let Header {
+        stored, upright, ..
+    } = header;
+    if expected == upright {
+        return header.is_turned_unseen().then(|| {
+            let detail = "the EXIF orientation turns or mirrors it, and its size stays";
+            (Kind::TurnedImage, detail.into())
+        });
+    }
     let sizes = format!(
         "{}×{} in the file, {}×{} in the annotations",
-        found.0, found.1, expected.0, expected.1
+        upright.0, upright.1, expected.0, expected.1
     );
     // Before the orientation is applied it is what the annotations say.
-    let rotated = expected == (found.1, found.0) && stored_size(path) == Some(expected);
-    Some(if rotated {
+    Some(if expected == stored {
         (
             Kind::RotatedSize,
             format!("{sizes}: the EXIF orientation swaps the sides"),
         )
+    } else if expected == (upright.1, upright.0) {
+        let detail = format!("{sizes}: width and height are swapped");
+        (Kind::SizeMismatch, detail)
     } else {
         (Kind::SizeMismatch, sizes)
     })
 }
 
+/// An image of more than 8 bits that comes out nearly black.
+fn dark_fault(image: &RgbImage) -> Option<(Kind, String)> {
+    // A tenth of the range; sensors of 10 and 12 bits fill 2 and 6 hundredths.
+    const DARK: u8 = 25;
+    let brightest = image.as_raw().iter().copied().max().unwrap_or_default();
+    (brightest <= DARK).then(|| {
+        let detail = format!(
+            "its 16-bit values reach about {} of 65535",
+            257 * u32::from(brightest)
+        );
+        (Kind::DarkImage, detail)
+    })
+}
+
 fn decode_fault(error: &ImagesError) -> (Kind, String) {
     match error {
+        ImagesError::Panic { .. } => (Kind::UndecodableFile, "the decoder panicked".into()),
         ImagesError::Truncated { .. } => (Kind::TruncatedFile, "its end marker is missing".into()),
         ImagesError::Decode {
             source: ImageError::IoError(error),
@@ -164,10 +198,4 @@ fn decode_fault(error: &ImagesError) -> (Kind, String) {
         ImagesError::Read { source, .. } => (Kind::UndecodableFile, source.to_string()),
         other => (Kind::UndecodableFile, other.to_string()),
     }
-}
-
-/// Width and height of the pixels as stored, before any orientation.
-fn stored_size(path: &Path) -> Option<(u32, u32)> {
-    let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
-    reader.into_dimensions().ok()
 }

@@ -2,12 +2,15 @@ use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Value;
+use retinanet_annotations::{Annotation, CocoFile, Image, RawBox, read_json, shown, whole_number};
+use serde_json::{Map, Value};
 
 use crate::DataError;
-use crate::doctor::boxes::{Repetitions, Verdict, corner_boxes, judge, size};
-use crate::doctor::lenient::{Annotation, Coco, Image, RawBox, Record, not_an_object, read_json};
+use crate::coco::locate;
+use crate::doctor::boxes::{
+    Repetitions, Verdict, area_contradiction, corner_boxes, judge, normalised_boxes, size,
+};
+use crate::doctor::{Report, Role, Split, check_annotations};
 
 /// A mended file.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,28 +21,48 @@ pub struct Fixed {
     pub changes: Vec<String>,
 }
 
+impl Fixed {
+    /// What is still wrong with the annotations: what only a person can mend.
+    ///
+    /// # Errors
+    ///
+    /// Never for what [`fix()`] returned.
+    pub fn check(&self, name: &Path) -> Result<Report, DataError> {
+        let coco = CocoFile::of_value(&self.json, name)?;
+        Ok(check_annotations(&coco, Role::Training).into_report(name, &coco))
+    }
+}
+
 /// Mends what can be mended without guessing, in memory.
 ///
-/// Annotations are dropped whose box is missing, not finite, without area, wholly outside the
-/// image or an exact repetition, and those of images or categories that are not listed. Boxes are
-/// clipped to the image; `area` stays. Annotations with the id 0 or that of an earlier one get the
-/// lowest ids that the file has not used. All else stays as it is.
+/// Numbers that are written as text, and whole ones written as floats, become whole numbers. File names
+/// as other systems write them (`\\`, `%20`) become those of the files that are there. Annotations are
+/// dropped whose box is missing, not finite, without area, wholly outside the image or an exact repetition,
+/// and those of images or categories that are not listed. Boxes are clipped to the image, and an `area`
+/// that contradicts the box becomes the box's. Annotations without an id, or with 0 or that of an earlier
+/// one, get the lowest ids that the file has not used. All else stays as it is.
 ///
 /// # Errors
 ///
-/// Returns an error where the file cannot be read or is no JSON object, and
-/// [`DataError::NotCoco`] where its boxes seem to be `[x1, y1, x2, y2]`: clipping would spoil
-/// them.
-pub fn fix(annotations: &Path) -> Result<Fixed, DataError> {
+/// Returns an error if the file cannot be read or is no JSON object, and [`DataError::OtherBoxes`] if its
+/// boxes seem to be `[x1, y1, x2, y2]` or normalised: clipping would spoil them.
+pub fn fix(split: &Split) -> Result<Fixed, DataError> {
+    let annotations = &split.annotations;
     let mut json: Value = read_json(annotations)?;
-    let coco = Coco::deserialize(&json).map_err(|_| not_an_object(annotations, json.is_array()))?;
-    if !corner_boxes(&coco).is_empty() {
-        return Err(DataError::NotCoco {
-            path: annotations.into(),
-            found: "its boxes seem to be `[x1, y1, x2, y2]`, not `[x, y, width, height]`".into(),
-        });
-    }
     let mut changes = Vec::new();
+    mend_numbers(&mut json, &mut changes);
+    mend_names(&mut json, &split.images_root, &mut changes);
+    let coco = CocoFile::of_value(&json, annotations)?;
+    let refuse = |found| DataError::OtherBoxes {
+        path: annotations.into(),
+        found,
+    };
+    if !corner_boxes(&coco).is_empty() {
+        return Err(refuse("`[x1, y1, x2, y2]`, not `[x, y, width, height]`"));
+    }
+    if !normalised_boxes(&coco).is_empty() {
+        return Err(refuse("fractions of the image's sides, not pixels"));
+    }
     if let Some(list) = json.get_mut("annotations").and_then(Value::as_array_mut) {
         let mut mender = Mender::new(&coco);
         for (index, mut value) in mem::take(list).into_iter().enumerate() {
@@ -53,9 +76,64 @@ pub fn fix(annotations: &Path) -> Result<Fixed, DataError> {
     Ok(Fixed { json, changes })
 }
 
+/// Each object of a list, with its name for messages.
+fn records<'a>(
+    json: &'a mut Value,
+    list: &'static str,
+) -> impl Iterator<Item = (String, &'a mut Map<String, Value>)> {
+    let records = json.get_mut(list).and_then(Value::as_array_mut);
+    (records.into_iter().flatten().enumerate()).filter_map(move |(index, record)| {
+        Some((format!("`{list}[{index}]`"), record.as_object_mut()?))
+    })
+}
+
+/// Writes ids and sizes as whole numbers.
+fn mend_numbers(json: &mut Value, changes: &mut Vec<String>) {
+    for (list, keys) in [
+        ("images", &["id", "width", "height"][..]),
+        ("annotations", &["id", "image_id", "category_id"]),
+        ("categories", &["id"]),
+    ] {
+        for (name, record) in records(json, list) {
+            for key in keys {
+                let Some(value) = record.get_mut(*key) else {
+                    continue;
+                };
+                let whole = match value {
+                    Value::String(digits) => digits.trim().parse().ok(),
+                    Value::Number(number) if number.is_f64() => whole_number(value),
+                    _ => None,
+                };
+                if let Some(whole) = whole {
+                    changes.push(format!(
+                        "{name}: `{key}` {} is now {whole}",
+                        shown(Some(value))
+                    ));
+                    *value = whole.into();
+                }
+            }
+        }
+    }
+}
+
+/// Writes the names of files as they are found below the folder.
+fn mend_names(json: &mut Value, root: &Path, changes: &mut Vec<String>) {
+    for (name, record) in records(json, "images") {
+        let Some(Value::String(file)) = record.get_mut("file_name") else {
+            continue;
+        };
+        let found = locate(root, file);
+        let found = found.strip_prefix(root).ok().and_then(Path::to_str);
+        if let Some(found) = found.filter(|found| found != file) {
+            changes.push(format!("{name}: the file `{file}` is now `{found}`"));
+            *file = found.into();
+        }
+    }
+}
+
 /// What mending one annotation needs to know of the file.
 struct Mender<'a> {
-    coco: &'a Coco,
+    coco: &'a CocoFile,
     images: HashMap<u64, &'a Image>,
     categories: HashSet<u64>,
     repetitions: Repetitions,
@@ -68,7 +146,7 @@ struct Mender<'a> {
 }
 
 impl<'a> Mender<'a> {
-    fn new(coco: &'a Coco) -> Self {
+    fn new(coco: &'a CocoFile) -> Self {
         let annotations = coco.annotations.records().iter();
         let categories = coco.categories.records().iter();
         Self {
@@ -98,7 +176,7 @@ impl<'a> Mender<'a> {
         name: &str,
         changes: &mut Vec<String>,
     ) -> Result<(), String> {
-        let annotation = Annotation::read(value);
+        let annotation = Annotation::of_value(value);
         self.require_listed(&annotation)?;
         let image = annotation.image.and_then(|image| self.images.get(&image));
         let size = size(image);
@@ -110,11 +188,15 @@ impl<'a> Mender<'a> {
             ));
         }
         // Clipping may make two boxes one.
-        if self.repetitions.repeats(&Annotation::read(value)) {
+        if self.repetitions.repeats(&Annotation::of_value(value)) {
             return Err("it repeats an earlier one".into());
         }
-        if let Some(id) = annotation.id
-            && (id == 0 || !self.kept.insert(id))
+        mend_area(value, &annotation.bbox, size, name, changes);
+        let is_missing = annotation.id.is_none() && annotation.faults.is_empty();
+        if is_missing
+            || annotation
+                .id
+                .is_some_and(|id| id == 0 || !self.kept.insert(id))
         {
             let id = self.free_id();
             value["id"] = id.into();
@@ -152,6 +234,32 @@ impl<'a> Mender<'a> {
             self.next += 1;
         }
         self.next
+    }
+}
+
+/// Gives an annotation the box's area, if its own contradicts the box or was that of the box before it was
+/// clipped.
+fn mend_area(
+    value: &mut Value,
+    before: &RawBox,
+    size: Option<(u32, u32)>,
+    name: &str,
+    changes: &mut Vec<String>,
+) {
+    let annotation = Annotation::of_value(value);
+    let (Some(area), RawBox::Numbers(now)) = (annotation.area, &annotation.bbox) else {
+        return;
+    };
+    let of = |numbers: &[f64; 4]| numbers[2] * numbers[3];
+    let was_the_box = match before {
+        RawBox::Numbers(before) => before != now && (area - of(before)).abs() <= of(before) / 100.0,
+        RawBox::Missing | RawBox::Malformed(_) => false,
+    };
+    let contradicts = area_contradiction(&annotation, &judge(&annotation.bbox, size)).is_some();
+    if was_the_box || contradicts {
+        let area = of(now);
+        value["area"] = number(area);
+        changes.push(format!("{name} has the area {area} of its box now"));
     }
 }
 

@@ -29,8 +29,14 @@ impl fmt::Display for Severity {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Kind {
-    /// `images`, `annotations` or `categories` is missing, empty or no list.
+    /// `images`, `annotations` or `categories` is missing or no list, or lists no image or category.
     MissingList,
+    /// Training data without a box to learn.
+    NothingToLearn,
+    /// Validation data without a box to find.
+    NothingToMeasure,
+    /// A category that is another in the other split.
+    OtherCategory,
     /// A record that is no object, or a field that is missing or of the wrong type.
     MalformedRecord,
     /// An image's id is another's too.
@@ -59,6 +65,10 @@ pub enum Kind {
     SizeMismatch,
     /// The same, where the annotations have the size before the EXIF orientation is applied.
     RotatedSize,
+    /// An image of 16 bits whose values lie at the dark end.
+    DarkImage,
+    /// An image that its EXIF orientation turns, whose size fits the boxes either way.
+    TurnedImage,
     /// An image whose file is, byte for byte, in the other split too.
     SharedImage,
     /// An image whose file is, byte for byte, that of another image of the split.
@@ -77,8 +87,12 @@ pub enum Kind {
     PartlyOutsideBox,
     /// Boxes that seem to be `[x1, y1, x2, y2]` in place of `[x, y, width, height]`.
     CornerBox,
+    /// Boxes of numbers between 0 and 1, as fractions of the image's sides.
+    NormalisedBox,
     /// A box of the same image, category and numbers as an earlier one.
     RepeatedBox,
+    /// An `area` that the box contradicts.
+    AreaMismatch,
     /// Polygons whose bounds are more than 2 pixels off the box.
     PolygonMismatch,
     /// A box that no anchor overlaps enough, wherever the anchor lies.
@@ -87,6 +101,8 @@ pub enum Kind {
     LargeId,
     /// An annotation with the id 0.
     ZeroId,
+    /// An annotation without an id.
+    MissingId,
     /// A category whose name is missing or blank.
     UnnamedCategory,
     /// A category with the name of another.
@@ -131,14 +147,35 @@ impl Kind {
             Self::MissingList => error(
                 "list",
                 "lists that are missing, empty or no lists",
-                "Training refuses the file, or has nothing to learn.",
+                "Training refuses the file.",
                 "Check that this is a COCO instances file, and of the right split.",
+            ),
+            Self::NothingToLearn => error(
+                "list",
+                "training data without a box to learn",
+                "There is nothing to learn from: the model would only learn to find nothing.",
+                "Check that this is the right split, and that its boxes are not all crowds \
+                 (`iscrowd`) or left out for a reason that stands below.",
+            ),
+            Self::NothingToMeasure => warning(
+                "list",
+                "validation data without a box to find",
+                "AP is undefined: no checkpoint is the best, and the last is used.",
+                "Check that this is the right split, and that its boxes are not all crowds \
+                 (`iscrowd`).",
+            ),
+            Self::OtherCategory => error(
+                "category",
+                "categories that the training annotations do not have, or call otherwise",
+                "Training refuses the pair of files: what is found could not be measured.",
+                "Give both files the same ids and names; validation may lack some.",
             ),
             Self::MalformedRecord => error(
                 "id",
                 "records that are not as COCO writes them",
                 "Training refuses the file.",
-                "Correct the records; ids are whole numbers from 0, `iscrowd` is 0 or 1.",
+                "Correct the records; ids are whole numbers from 0, `iscrowd` is 0 or 1. The fix \
+                 mends numbers that are written as text.",
             ),
             Self::DuplicateImageId => error(
                 "image",
@@ -220,6 +257,19 @@ impl Kind {
                 "Turn the boxes and swap width and height, or remove the orientation from the \
                  files.",
             ),
+            Self::DarkImage => note(
+                "image",
+                "images of 16 bits that come out nearly black",
+                "Training sees 16 bits as 8, 65535 as 255: few grey values are left of these.",
+                "Stretch the files' values to the full range, all by the same factor.",
+            ),
+            Self::TurnedImage => warning(
+                "image",
+                "images that EXIF turns, whose size does not tell how the boxes were drawn",
+                "Training takes the boxes as drawn on the upright image, as viewers show it.",
+                "Look at some of them (`retinanet dataset view`); if the boxes are off, they were \
+                 drawn on the stored image: remove the orientation from the files.",
+            ),
             Self::SharedImage => error(
                 "image",
                 "images that are in both splits",
@@ -274,6 +324,20 @@ impl Kind {
                 "Training learns boxes that are too large, and the score is worthless.",
                 "Write `[x, y, width, height]`; the fix refuses such a file.",
             ),
+            Self::NormalisedBox => error(
+                "annotation",
+                "boxes of numbers between 0 and 1: normalised?",
+                "Training would learn boxes smaller than a pixel.",
+                "Multiply x and width by the image's width, y and height by its height.",
+            ),
+            Self::AreaMismatch => warning(
+                "annotation",
+                "areas that the box contradicts",
+                "Training does not mind; evaluation sorts objects into small, medium and large by \
+                 `area`.",
+                "Write the area of the mask, or of the box where there is none; the fix writes \
+                 the box's.",
+            ),
             Self::RepeatedBox => warning(
                 "annotation",
                 "boxes that repeat an earlier one",
@@ -306,6 +370,12 @@ impl Kind {
                 "annotations with the id 0",
                 "Training does not mind; pycocotools takes a detection of them for a false one.",
                 "Number the annotations from 1; the fix does.",
+            ),
+            Self::MissingId => note(
+                "annotation",
+                "annotations without an id",
+                "Training and evaluation do not mind; other tools do.",
+                "Number the annotations; the fix does.",
             ),
             Self::UnnamedCategory => warning(
                 "category",

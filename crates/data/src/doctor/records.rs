@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::doctor::Kind;
-use crate::doctor::lenient::{Coco, List};
+use retinanet_annotations::{Category, CocoFile, List};
+
 use crate::doctor::report::Findings;
+use crate::doctor::{Kind, Split};
 
 /// Up to here every whole number is a float of 64 bits.
 const LARGEST_ID: u64 = 1 << 53;
 
-pub(super) fn check(coco: &Coco, findings: &mut Findings) {
+pub(super) fn check(coco: &CocoFile, findings: &mut Findings) {
     lists(coco, findings);
     malformed(coco, findings);
     images(coco, findings);
@@ -17,7 +18,7 @@ pub(super) fn check(coco: &Coco, findings: &mut Findings) {
     categories(coco, findings);
 }
 
-fn lists(coco: &Coco, findings: &mut Findings) {
+fn lists(coco: &CocoFile, findings: &mut Findings) {
     let mut judge = |name, state: Option<&str>| {
         if let Some(state) = state {
             findings.add(Kind::MissingList, None, None, || {
@@ -26,8 +27,13 @@ fn lists(coco: &Coco, findings: &mut Findings) {
         }
     };
     judge("images", list_fault(&coco.images));
-    judge("annotations", list_fault(&coco.annotations));
+    // Without any there is nothing to learn, or to measure, which is a finding of its own.
+    let annotations = list_fault(&coco.annotations).filter(|_| !coco.annotations.is_list());
+    judge("annotations", annotations);
     judge("categories", list_fault(&coco.categories));
+    for list in &coco.repeated {
+        judge(list, Some("there twice"));
+    }
 }
 
 fn list_fault<T>(list: &List<T>) -> Option<&'static str> {
@@ -39,26 +45,59 @@ fn list_fault<T>(list: &List<T>) -> Option<&'static str> {
     }
 }
 
-fn malformed(coco: &Coco, findings: &mut Findings) {
-    let mut add = |list: &str, index: usize, id: Option<u64>, faults: &[String]| {
-        if !faults.is_empty() {
-            findings.add(Kind::MalformedRecord, id, None, || {
-                format!("`{list}[{index}]`: {}", faults.join(", "))
-            });
-        }
-    };
-    for (index, image) in coco.images.records().iter().enumerate() {
-        add("images", index, image.id, &image.faults);
-    }
-    for (index, annotation) in coco.annotations.records().iter().enumerate() {
-        add("annotations", index, annotation.id, &annotation.faults);
-    }
-    for (index, category) in coco.categories.records().iter().enumerate() {
-        add("categories", index, category.id, &category.faults);
+fn malformed(coco: &CocoFile, findings: &mut Findings) {
+    for fault in coco.faults() {
+        findings.add(Kind::MalformedRecord, fault.id, None, || {
+            format!(
+                "`{}[{}]`: {}",
+                fault.list,
+                fault.index,
+                fault.faults.join(", ")
+            )
+        });
     }
 }
 
-fn images(coco: &Coco, findings: &mut Findings) {
+/// Finds the categories of validation that training does not have: those of boxes, and those whose id
+/// has another name there.
+pub(super) fn other_categories(
+    train: &CocoFile,
+    (split, val): (&Split, &CocoFile),
+    findings: &mut Findings,
+) {
+    // What has no categories at all is reported as that.
+    if !train.categories.is_list() {
+        return;
+    }
+    let by_id = |file: &CocoFile| -> HashMap<u64, Category> {
+        let categories = file.categories.records().iter();
+        (categories.filter_map(|it| Some((it.id?, it.clone())))).collect()
+    };
+    let (known, listed) = (by_id(train), by_id(val));
+    let used: HashSet<u64> = (val.annotations.records().iter())
+        .filter_map(|it| it.category)
+        .collect();
+    let mut ids: Vec<_> = listed.keys().copied().collect();
+    ids.sort_unstable();
+    for id in ids {
+        let name = &listed[&id].name;
+        let detail = match known.get(&id) {
+            Some(category) if category.name == *name => continue,
+            Some(category) => format!(
+                "`{}` here, `{name}` in `{}`",
+                category.name,
+                split.annotations.display()
+            ),
+            None if used.contains(&id) => {
+                format!("`{name}` of `{}` is not here", split.annotations.display())
+            }
+            None => continue,
+        };
+        findings.add(Kind::OtherCategory, Some(id), None, || detail);
+    }
+}
+
+fn images(coco: &CocoFile, findings: &mut Findings) {
     let annotated: HashSet<u64> = (coco.annotations.records().iter())
         .filter_map(|annotation| annotation.image)
         .collect();
@@ -86,7 +125,7 @@ fn images(coco: &Coco, findings: &mut Findings) {
     }
 }
 
-fn annotations(coco: &Coco, findings: &mut Findings) {
+fn annotations(coco: &CocoFile, findings: &mut Findings) {
     let images = coco.images_by_id();
     let categories: HashSet<u64> = (coco.categories.records().iter())
         .filter_map(|category| category.id)
@@ -97,6 +136,11 @@ fn annotations(coco: &Coco, findings: &mut Findings) {
         let image = annotation.image.and_then(|image| images.get(&image));
         let file = image.map(|image| image.file_name.as_str());
         ids.check(index, id, file, findings);
+        if id.is_none() && annotation.faults.is_empty() {
+            findings.add(Kind::MissingId, None, file, || {
+                format!("`annotations[{index}]`")
+            });
+        }
         if id == Some(0) {
             findings.add(Kind::ZeroId, id, file, || "numbered from 0".into());
         }
@@ -120,7 +164,7 @@ fn annotations(coco: &Coco, findings: &mut Findings) {
     }
 }
 
-fn categories(coco: &Coco, findings: &mut Findings) {
+fn categories(coco: &CocoFile, findings: &mut Findings) {
     let used: HashSet<u64> = (coco.annotations.records().iter())
         .filter_map(|annotation| annotation.category)
         .collect();

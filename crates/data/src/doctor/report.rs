@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
+use retinanet_annotations::CocoFile;
 use serde::Serialize;
 
 use crate::doctor::{Kind, Severity};
@@ -36,6 +38,11 @@ impl Report {
     /// What was found of a kind.
     pub fn find(&self, kind: Kind) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.kind == kind)
+    }
+
+    /// The errors alone, as they are shown before training.
+    pub fn errors(&self) -> impl Iterator<Item = &Finding> {
+        self.of(Severity::Error)
     }
 
     fn of(&self, severity: Severity) -> impl Iterator<Item = &Finding> {
@@ -168,8 +175,20 @@ impl Findings {
         }
     }
 
+    /// The report on a file whose images were not opened.
+    pub(super) fn into_report(self, path: &Path, coco: &CocoFile) -> Report {
+        Report {
+            file: path.display().to_string(),
+            images: coco.images.records().len(),
+            annotations: coco.annotations.records().len(),
+            categories: coco.categories.records().len(),
+            files_opened: false,
+            findings: self.into_sorted(),
+        }
+    }
+
     /// Errors first, then in the order of [`Kind`].
-    pub(super) fn into_sorted(self) -> Vec<Finding> {
+    fn into_sorted(self) -> Vec<Finding> {
         let mut findings: Vec<_> = self.0.into_values().collect();
         findings.sort_by_key(|finding| finding.severity);
         findings

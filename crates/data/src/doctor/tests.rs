@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use image::RgbImage;
 use proptest::prelude::*;
 use retinanet_anchors::AnchorConfig;
+use retinanet_annotations::AnnotationsError;
+use retinanet_evaluation::Evaluator;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -40,7 +42,11 @@ fn fix_bytes(bytes: &[u8]) -> Result<Fixed, DataError> {
     let folder = folder();
     let path = folder.path().join("train.json");
     fs_err::write(&path, bytes).expect("the folder is ours");
-    fix(&path)
+    fix(&Split::new(path, folder.path()))
+}
+
+fn fix_file(path: &Path) -> Result<Fixed, DataError> {
+    fix(&Split::new(path, "nowhere"))
 }
 
 fn check_images(split: Split) -> Result<Report, DataError> {
@@ -102,7 +108,7 @@ fn push(file: &mut Value, list: &str, record: Value) {
 }
 
 /// What can be planted by adding records to [`clean`], each without giving rise to another.
-const FAULTS: [Kind; 25] = [
+const FAULTS: [Kind; 26] = [
     Kind::MalformedRecord,
     Kind::DuplicateImageId,
     Kind::DuplicateAnnotationId,
@@ -119,6 +125,7 @@ const FAULTS: [Kind; 25] = [
     Kind::OutsideBox,
     Kind::PartlyOutsideBox,
     Kind::RepeatedBox,
+    Kind::AreaMismatch,
     Kind::PolygonMismatch,
     Kind::LargeId,
     Kind::ZeroId,
@@ -131,7 +138,7 @@ const FAULTS: [Kind; 25] = [
 ];
 
 /// What [`fix`] removes.
-const FIXED: [Kind; 10] = [
+const FIXED: [Kind; 11] = [
     Kind::DuplicateAnnotationId,
     Kind::UnknownImage,
     Kind::UnknownCategory,
@@ -141,6 +148,7 @@ const FIXED: [Kind; 10] = [
     Kind::OutsideBox,
     Kind::PartlyOutsideBox,
     Kind::RepeatedBox,
+    Kind::AreaMismatch,
     Kind::ZeroId,
 ];
 
@@ -183,7 +191,7 @@ fn plant_annotation(file: &mut Value, kind: Kind, Seed { pick, way, x }: Seed) -
     let mut set = |key: &str, value: Value| new[key] = value;
     match kind {
         Kind::MalformedRecord => match way {
-            0 => set("image_id", json!("4")),
+            0 => set("image_id", json!("four")),
             1 => set("category_id", Value::Null),
             2 => set("iscrowd", json!(7)),
             _ => set("image_id", json!(1.5)),
@@ -231,6 +239,7 @@ fn plant_annotation(file: &mut Value, kind: Kind, Seed { pick, way, x }: Seed) -
                 set(key, file["annotations"][pick as usize][key].clone());
             }
         }
+        Kind::AreaMismatch => set("area", json!([900.0, 1.0, 0.5, 1e6][way])),
         Kind::PolygonMismatch => set("segmentation", json!([[x, y, x + 20.25, y, x, y + 27.5]])),
         Kind::LargeId => set("id", json!((1_u64 << 53) + 1 + pick)),
         Kind::ZeroId => set("id", json!(0)),
@@ -380,7 +389,7 @@ proptest! {
         let report = check_json(&corners);
         prop_assert_eq!(report.find(Kind::CornerBox).map(|found| found.count), Some(20));
         let refused = fix_bytes(corners.to_string().as_bytes());
-        let refused = matches!(refused, Err(DataError::NotCoco { .. }));
+        let refused = matches!(refused, Err(DataError::OtherBoxes { .. }));
         prop_assert!(refused);
     }
 
@@ -394,7 +403,10 @@ proptest! {
     fn a_file_cut_anywhere_is_refused(cut in 0_usize..2000) {
         let text = clean().to_string();
         let cut = &text.as_bytes()[..cut.min(text.len() - 1)];
-        let refused = matches!(check_bytes(cut), Err(DataError::NotJson { .. }));
+        let refused = matches!(
+            check_bytes(cut),
+            Err(DataError::Annotations(AnnotationsError::NotJson { .. }))
+        );
         prop_assert!(refused);
         prop_assert!(fix_bytes(cut).is_err());
     }
@@ -402,26 +414,11 @@ proptest! {
     /// Whatever stands wherever: any object is looked over, and mended.
     #[test]
     fn junk_in_any_place_is_a_finding(
-        places in prop::collection::vec((any::<prop::sample::Index>(), junk()), 1..8),
+        places in prop::collection::vec((any::<[prop::sample::Index; 4]>(), junk()), 1..8),
     ) {
         let mut file = clean();
         for (place, junk) in places {
-            let list = ["images", "annotations", "categories"][place.index(3)];
-            let keys = [
-                "id", "file_name", "width", "height", "image_id", "category_id", "bbox",
-                "segmentation", "iscrowd", "name",
-            ];
-            match place.index(40) {
-                0 => file[list] = junk,
-                1 => file["annotations"][place.index(20)] = junk,
-                _ => {
-                    let record = file[list].get_mut(place.index(20));
-                    if let Some(record @ Value::Object(_)) = record {
-                        record[keys[place.index(keys.len())]] = junk;
-                    }
-                }
-            }
-            if !file[list].is_array() {
+            if !spoil(&mut file, place, junk) {
                 break;
             }
         }
@@ -435,6 +432,44 @@ proptest! {
             prop_assert!(FIXED.iter().all(|kind| !left.contains(kind)), "{left:?}");
         }
     }
+}
+
+/// Puts junk in the place of a list, a record or a value; tells whether the list is still one.
+fn spoil(
+    file: &mut Value,
+    [list, what, record, key]: [prop::sample::Index; 4],
+    junk: Value,
+) -> bool {
+    let list = ["images", "annotations", "categories"][list.index(3)];
+    let keys = [
+        "id",
+        "file_name",
+        "width",
+        "height",
+        "image_id",
+        "category_id",
+        "bbox",
+        "segmentation",
+        "area",
+        "iscrowd",
+        "name",
+    ];
+    let records = file[list].as_array().map_or(1, Vec::len).max(1);
+    match what.index(40) {
+        0 => file[list] = junk,
+        1 => {
+            if let Some(place) = file[list].get_mut(record.index(records)) {
+                *place = junk;
+            }
+        }
+        _ => {
+            let record = file[list].get_mut(record.index(records));
+            if let Some(record @ Value::Object(_)) = record {
+                record[keys[key.index(keys.len())]] = junk;
+            }
+        }
+    }
+    file[list].is_array()
 }
 
 fn junk() -> impl Strategy<Value = Value> {
@@ -540,6 +575,201 @@ fn a_report_is_for_people_and_for_programs() -> Result<(), serde_json::Error> {
     assert_eq!(first["examples"][0]["id"], 10);
     assert_eq!(value["findings"][1]["count"], 7);
     Ok(())
+}
+
+#[test]
+fn numbers_and_names_of_other_systems_are_mended() -> Result<(), DataError> {
+    let folder = painted();
+    fs_err::create_dir(folder.path().join("a b")).expect("the folder is ours");
+    fs_err::rename(folder.path().join("3.png"), folder.path().join("a b/3.png"))
+        .expect("the folder is ours");
+    let mut file = clean();
+    file["images"][2]["file_name"] = json!("a%20b\\3.png");
+    file["images"][4]["id"] = json!("5");
+    file["images"][5]["width"] = json!(100.0);
+    file["annotations"][0]["category_id"] = json!(" 2 ");
+    file["annotations"][1]
+        .as_object_mut()
+        .expect("an object")
+        .remove("id");
+    let path = folder.path().join("train.json");
+    fs_err::write(&path, file.to_string()).expect("the folder is ours");
+    assert!(check_images(split(&folder))?.fails());
+
+    let fixed = fix(&split(&folder))?;
+    assert_eq!(fixed.changes.len(), 5, "{:#?}", fixed.changes);
+    let mended = &fixed.json;
+    assert_eq!(mended["images"][2]["file_name"], "a b/3.png");
+    assert_eq!(mended["images"][4]["id"], 5);
+    assert_eq!(mended["images"][5]["width"].as_u64(), Some(100));
+    assert_eq!(mended["annotations"][1]["id"], 2);
+    fs_err::write(&path, mended.to_string()).expect("the folder is ours");
+    assert_eq!(check_images(split(&folder))?.findings, []);
+    assert_eq!(fixed.check(&path)?.findings, []);
+    Ok(())
+}
+
+#[test]
+fn a_clipped_box_takes_its_area_along() -> Result<(), DataError> {
+    let mut file = clean();
+    file["annotations"][0]["bbox"] = json!([80, 5, 60, 70]);
+    file["annotations"][0]["area"] = json!(4200);
+    file["annotations"][0]["segmentation"] = json!([]);
+    let fixed = fix_bytes(file.to_string().as_bytes())?;
+    assert_eq!(fixed.json["annotations"][0]["bbox"], json!([80, 5, 20, 70]));
+    assert_eq!(fixed.json["annotations"][0]["area"], 1400);
+    Ok(())
+}
+
+#[test]
+fn what_is_left_after_the_fix_is_told() -> Result<(), DataError> {
+    let mut file = clean();
+    file["images"][0]["width"] = json!("wide");
+    let fixed = fix_bytes(file.to_string().as_bytes())?;
+    assert_eq!(fixed.changes, [""; 0]);
+    assert!(fixed.check(Path::new("mended.json"))?.fails());
+    Ok(())
+}
+
+#[test]
+fn boxes_of_fractions_are_told() {
+    let mut file = clean();
+    for annotation in file["annotations"].as_array_mut().expect("a list") {
+        annotation["bbox"] = json!([0.25, 0.5, 0.125, 0.25]);
+        annotation["segmentation"] = json!([]);
+    }
+    let report = check_json(&file);
+    assert_eq!(
+        report.find(Kind::NormalisedBox).map(|it| it.count),
+        Some(20)
+    );
+    assert!(
+        report
+            .to_string()
+            .contains("boxes of numbers between 0 and 1: normalised?")
+    );
+    let refused = fix_bytes(file.to_string().as_bytes());
+    assert!(matches!(refused, Err(DataError::OtherBoxes { .. })));
+    // A few specks are no habit.
+    let mut file = clean();
+    file["annotations"][0]["bbox"] = json!([0.25, 0.5, 0.125, 0.25]);
+    assert_eq!(check_json(&file).find(Kind::NormalisedBox), None);
+}
+
+#[test]
+fn without_an_object_there_is_nothing_to_learn_or_measure() -> Result<(), DataError> {
+    let mut crowds = clean();
+    for annotation in crowds["annotations"].as_array_mut().expect("a list") {
+        annotation["iscrowd"] = json!(1);
+    }
+    let mut none = clean();
+    none["annotations"] = json!([]);
+    for file in [crowds, none] {
+        let folder = folder();
+        let path = folder.path().join("train.json");
+        fs_err::write(&path, file.to_string()).expect("the folder is ours");
+        for (role, expected) in [
+            (Role::Training, Kind::NothingToLearn),
+            (Role::Validation, Kind::NothingToMeasure),
+        ] {
+            let request = CheckRequest {
+                role,
+                open_images: false,
+                ..CheckRequest::new(Split::new(&path, "nowhere"))
+            };
+            let report = check(&request, &|_, _| {})?;
+            assert!(report.find(expected).is_some(), "{report}");
+            assert_eq!(report.fails(), role == Role::Training, "{report}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn categories_of_validation_are_held_against_training() -> Result<(), DataError> {
+    let folder = folder();
+    let [train, val] = ["train.json", "val.json"].map(|name| folder.path().join(name));
+    fs_err::write(&train, clean().to_string()).expect("the folder is ours");
+    let found = |file: &Value| {
+        fs_err::write(&val, file.to_string()).expect("the folder is ours");
+        let request = CheckRequest {
+            open_images: false,
+            other: Some(Split::new(&val, "nowhere")),
+            ..CheckRequest::new(Split::new(&train, "nowhere"))
+        };
+        let report = check(&request, &|_, _| {})?;
+        let examples = report
+            .find(Kind::OtherCategory)
+            .map(|it| it.examples.clone());
+        let examples = examples.unwrap_or_default().into_iter();
+        Ok::<_, DataError>(examples.map(|it| it.detail).collect::<Vec<_>>())
+    };
+    let mut val_file = clean();
+    push(
+        &mut val_file,
+        "categories",
+        json!({"id": 9, "name": "not used"}),
+    );
+    assert_eq!(found(&val_file)?, [""; 0]);
+    val_file["annotations"][0]["category_id"] = json!(9);
+    val_file["categories"][1]["name"] = json!("cat");
+    let details = found(&val_file)?;
+    assert!(
+        details[0].starts_with("`class 2` here, `cat` in"),
+        "{details:?}"
+    );
+    assert!(details[1].starts_with("`not used` of"), "{details:?}");
+    // What training lacks is a fault, what validation lacks is not.
+    val_file = clean();
+    val_file["categories"].as_array_mut().expect("a list").pop();
+    for annotation in val_file["annotations"].as_array_mut().expect("a list") {
+        annotation["category_id"] = json!(1);
+    }
+    assert_eq!(found(&val_file)?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn keys_that_stand_twice_are_a_fault_if_they_contradict() -> Result<(), DataError> {
+    let text = clean().to_string();
+    let twice = |second: &str| text.replacen("\"iscrowd\":0", second, 1);
+    let same = twice("\"iscrowd\":0,\"iscrowd\":0");
+    assert_eq!(check_bytes(same.as_bytes())?.findings, []);
+    let other = check_bytes(twice("\"iscrowd\":0,\"iscrowd\":1").as_bytes())?;
+    assert!(other.find(Kind::MalformedRecord).is_some(), "{other}");
+    let lists = text.replacen("\"info\"", "\"images\":[],\"info\"", 1);
+    assert!(
+        check_bytes(lists.as_bytes())?
+            .find(Kind::MissingList)
+            .is_some()
+    );
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    /// What check passes, training and evaluation read; what they refuse, it calls an error.
+    #[test]
+    fn what_is_clean_is_read_and_what_is_refused_is_an_error(
+        places in prop::collection::vec((any::<[prop::sample::Index; 4]>(), junk()), 0..3),
+    ) {
+        let mut file = clean();
+        for (place, junk) in places {
+            spoil(&mut file, place, junk);
+        }
+        let folder = folder();
+        let path = folder.path().join("train.json");
+        fs_err::write(&path, file.to_string()).expect("the folder is ours");
+        let report = check_file(&path)?;
+        let learns = |it: &crate::CocoDataset| it.objects_by_class().iter().any(|count| *count > 0);
+        let read = crate::CocoDataset::read(&path, folder.path()).is_ok_and(|it| learns(&it));
+        let measured = Evaluator::from_file(&path).is_ok();
+        // Boxes that only look like corners, or like fractions, are read.
+        let suspicions = [Kind::CornerBox, Kind::NormalisedBox];
+        let fails = report.errors().any(|finding| !suspicions.contains(&finding.kind));
+        prop_assert_eq!(fails, !(read && measured), "{} {} {}", read, measured, report);
+    }
 }
 
 #[test]
@@ -729,7 +959,7 @@ fn the_boxes_without_area_of_bccd_are_found_and_fixed() -> Result<(), DataError>
             BTreeMap::from([(Kind::DegenerateBox, vec![id])])
         );
         assert!(!report.fails());
-        let fixed = fix(&folder.join(file))?;
+        let fixed = fix_file(&folder.join(file))?;
         assert_eq!(fixed.changes.len(), 1);
         assert!(
             fixed.changes[0].contains(&id.to_string()),
@@ -765,7 +995,13 @@ fn planted_faults_of_others_are_found() -> Result<(), DataError> {
         (Kind::Crowd, vec![1]),
     ];
     let zero = [(Kind::ZeroId, vec![0])];
-    let info = |image| [(Kind::MissingList, vec![]), (Kind::EmptyImage, vec![image])];
+    let info = |image| {
+        [
+            (Kind::MissingList, vec![]),
+            (Kind::NothingToLearn, vec![]),
+            (Kind::EmptyImage, vec![image]),
+        ]
+    };
     let train = [(Kind::UnusedCategory, vec![1, 4])];
     let val = [(Kind::UnusedCategory, vec![4]), (Kind::Crowd, vec![2])];
     let info_name =
@@ -801,7 +1037,7 @@ fn planted_faults_of_others_are_found() -> Result<(), DataError> {
         let report = check_file(&folder.join(name))?;
         let expected: BTreeMap<_, _> = expected.iter().cloned().collect();
         assert_eq!(found(&report), expected, "{name}\n{report}");
-        let fixed = kinds(&check_json(&fix(&folder.join(name))?.json));
+        let fixed = kinds(&check_json(&fix_file(&folder.join(name))?.json));
         assert!(
             FIXED.iter().all(|kind| !fixed.contains(kind)),
             "{name}: {fixed:?}"
@@ -813,7 +1049,8 @@ fn planted_faults_of_others_are_found() -> Result<(), DataError> {
         "hotcoco_zero_dt.json",
     ] {
         let refused = check_file(&folder.join(name));
-        assert!(matches!(refused, Err(DataError::NotCoco { .. })), "{name}");
+        let refused = refused.expect_err(name).to_string();
+        assert!(refused.contains("it is a list"), "{refused}");
     }
     Ok(())
 }

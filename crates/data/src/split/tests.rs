@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use retinanet_annotations::AnnotationsError;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -124,10 +125,13 @@ fn what_cannot_be_read_is_refused() {
         refused(&stray),
         DataError::UnknownImage { image: 99, .. }
     ));
-    assert!(matches!(refused(&json!([])), DataError::NotCoco { .. }));
+    assert!(matches!(
+        refused(&json!([])),
+        DataError::Annotations(AnnotationsError::NotCoco { .. })
+    ));
     assert!(matches!(
         split(Path::new("/nowhere.json"), &[1.0], 0),
-        Err(DataError::Read { .. })
+        Err(DataError::Annotations(AnnotationsError::Read { .. }))
     ));
     // It may change between the two times that it is read.
     let known = HashMap::from([(0, 0)]);
@@ -158,7 +162,7 @@ fn each_class_of_bccd_is_shared_out_as_asked() {
     };
     let shares = [0.8, 0.2];
     let path = folder.join("train_raw.json");
-    let whole = read_value(&path).expect("JSON");
+    let whole: Value = read_json(&path).expect("JSON");
     let split_of = |seed| split(&path, &shares, seed).expect("BCCD is COCO");
     for seed in 0..5 {
         let parts = split_of(seed);

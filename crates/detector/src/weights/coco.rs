@@ -2,10 +2,7 @@ use retinanet_boxes::{CategoryId, Class};
 
 /// The 80 categories of COCO 2017, which published detectors tell apart.
 pub fn coco_classes() -> Vec<Class> {
-    let class = |&(category, name): &(u64, &str)| Class {
-        category: CategoryId(category),
-        name: name.to_owned(),
-    };
+    let class = |&(category, name): &(u64, &str)| Class::new(CategoryId(category), name);
     CATEGORIES.iter().map(class).collect()
 }
 

@@ -111,7 +111,7 @@ impl WeightFile {
             WeightFormat::Burnpack => self.to_burnpack(),
         };
         let reason = match bytes {
-            Ok(bytes) => match retinanet_output::write(path, bytes) {
+            Ok(bytes) => match retinanet_files::write(path, bytes) {
                 Ok(()) => return Ok(()),
                 Err(error) => error.to_string(),
             },

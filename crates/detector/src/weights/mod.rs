@@ -252,10 +252,10 @@ mod tests {
     }
 
     fn classes(names: &[&str]) -> ClassList {
-        let classes = names.iter().zip(3..).map(|(name, id)| Class {
-            category: CategoryId(id),
-            name: (*name).to_owned(),
-        });
+        let classes = names
+            .iter()
+            .zip(3..)
+            .map(|(name, id)| Class::new(CategoryId(id), *name));
         ClassList::new(classes.collect()).unwrap()
     }
 

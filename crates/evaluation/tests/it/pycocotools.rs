@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use retinanet_boxes::CategoryId;
-use retinanet_evaluation::{CocoDetection, EvaluationError, Evaluator, read_detections};
+use retinanet_evaluation::{CocoDetection, EvaluationError, Evaluator};
 use serde::Deserialize;
 
 const TOLERANCE: f64 = 1e-6;
@@ -51,7 +51,7 @@ fn evaluator(folder: &Path, pair: &Expected) -> Result<Evaluator, EvaluationErro
 }
 
 fn detections(folder: &Path, pair: &Expected) -> Result<Vec<CocoDetection>, EvaluationError> {
-    read_detections(&folder.join(&pair.dt))
+    evaluator(folder, pair)?.read_detections(&folder.join(&pair.dt))
 }
 
 #[test]

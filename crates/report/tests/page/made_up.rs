@@ -103,6 +103,7 @@ fn metrics(step: u32) -> Metrics {
     let with_objects = CLASSES - 1;
     let ap = (0..with_objects).map(|it| class_ap(it, step)).sum::<f64>() / with_objects as f64;
     Metrics {
+        max_detections: 100,
         ap,
         ap50: 1.3 * ap,
         ap75: 0.9 * ap,

@@ -401,6 +401,7 @@ fn bare_report() -> Report {
 
 const fn undefined() -> Metrics {
     Metrics {
+        max_detections: 100,
         ap: -1.0,
         ap50: -1.0,
         ap75: -1.0,

@@ -82,10 +82,7 @@ pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
 
 /// A model with these categories.
 pub(crate) fn info(categories: &[(u64, &str)]) -> ModelInfo {
-    let class = |&(category, name): &(u64, &str)| Class {
-        category: CategoryId(category),
-        name: name.into(),
-    };
+    let class = |&(category, name): &(u64, &str)| Class::new(CategoryId(category), name);
     ModelInfo {
         name: "shapes".into(),
         classes: ClassList::new(categories.iter().map(class).collect()).unwrap(),

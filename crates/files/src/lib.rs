@@ -1,5 +1,6 @@
-//! Files written whole or not at all, to wherever a person points an output: a path, a link, a device,
-//! a pipe, or `-` for stdout.
+//! Files that a person points the program at. An output is written whole or not at all, to wherever it
+//! leads: a path, a link, a device, a pipe, or `-` for stdout. An input is a regular file, or refused
+//! before it is opened: a pipe or a device would be waited for, or never end.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,66 @@ pub fn file_of(target: impl AsRef<Path>) -> Option<PathBuf> {
         }
         Place::Stdout | Place::Open(_) => None,
     }
+}
+
+/// The content of a regular file.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read, as [`require_file`] if there is none.
+pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let path = path.as_ref();
+    require_file(path)?;
+    fs_err::read(path)
+}
+
+/// The text of a regular file, without a byte-order mark; UTF-16 with one, as some editors and shells
+/// on Windows write, is taken too.
+///
+/// # Errors
+///
+/// As [`read`], and if the file is neither UTF-8 nor UTF-16.
+pub fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
+    let path = path.as_ref();
+    decode_text(read(path)?).ok_or_else(|| {
+        let message = format!("`{}` is no text in UTF-8", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+fn decode_text(bytes: Vec<u8>) -> Option<String> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = (bytes.chunks(2))
+            .map(|pair| Some(unit(pair.try_into().ok()?)))
+            .collect::<Option<_>>()?;
+        String::from_utf16(&units).ok()
+    };
+    match bytes.as_slice() {
+        [0xEF, 0xBB, 0xBF, text @ ..] => String::from_utf8(text.into()).ok(),
+        [0xFF, 0xFE, text @ ..] => utf16(text, u16::from_le_bytes),
+        [0xFE, 0xFF, text @ ..] => utf16(text, u16::from_be_bytes),
+        _ => String::from_utf8(bytes).ok(),
+    }
+}
+
+/// Refuses what is no regular file, with a message that names the path and says what it is.
+///
+/// # Errors
+///
+/// Returns an error if nothing is there, or a folder, a pipe, a socket or a device.
+pub fn require_file(path: impl AsRef<Path>) -> io::Result<()> {
+    let path = path.as_ref();
+    let metadata = fs_err::metadata(path)?;
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let (kind, found) = if metadata.is_dir() {
+        (io::ErrorKind::IsADirectory, "a folder")
+    } else {
+        (io::ErrorKind::InvalidInput, "a pipe or a device")
+    };
+    let message = format!("`{}` is {found}, not a file", path.display());
+    Err(io::Error::new(kind, message))
 }
 
 /// What a path leads to.
@@ -171,6 +232,35 @@ mod tests {
     }
 
     #[test]
+    fn text_is_read_whatever_marks_its_encoding() {
+        let text = "{\"名\": \"é\"}";
+        let units: Vec<u16> = text.encode_utf16().collect();
+        let little = (units.iter()).flat_map(|unit| unit.to_le_bytes());
+        let big = (units.iter()).flat_map(|unit| unit.to_be_bytes());
+        for bytes in [
+            text.as_bytes().to_vec(),
+            [b"\xEF\xBB\xBF", text.as_bytes()].concat(),
+            [0xFF, 0xFE].into_iter().chain(little).collect(),
+            [0xFE, 0xFF].into_iter().chain(big).collect(),
+        ] {
+            assert_eq!(decode_text(bytes).as_deref(), Some(text));
+        }
+        for bytes in [&b"\xE9"[..], b"\xFF\xFEa", b"\xFF\xFE\x00\xD8"] {
+            assert_eq!(decode_text(bytes.into()), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_before_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = read(folder.path()).unwrap_err().to_string();
+        assert!(message.ends_with("is a folder, not a file"), "{message}");
+        let absent = read(folder.path().join("absent")).unwrap_err();
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+        assert!(absent.to_string().contains("absent"), "{absent}");
+    }
+
+    #[test]
     fn a_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = write(folder.path(), "text").unwrap_err();
@@ -197,6 +287,23 @@ mod tests {
         use std::process::Command;
 
         use super::*;
+
+        #[test]
+        fn a_pipe_is_not_waited_for() {
+            let folder = tempfile::tempdir().unwrap();
+            let pipe = folder.path().join("pipe");
+            assert!(
+                Command::new("mkfifo")
+                    .arg(&pipe)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            for path in [&pipe, Path::new("/dev/zero")] {
+                let message = read(path).unwrap_err().to_string();
+                assert!(message.contains("is a pipe or a device"), "{message}");
+            }
+        }
 
         #[test]
         fn permissions_stay() {
