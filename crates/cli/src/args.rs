@@ -375,6 +375,9 @@ pub(crate) struct ConvertArguments {
     /// folder that it lies in, where not given
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
+    /// One of the splits that YOLO's data.yaml lists: train, val, test; all images where not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -383,7 +386,7 @@ pub(crate) enum AnnotationFormat {
     Coco,
     /// A folder of XML files
     Voc,
-    /// A folder of text files with a data.yaml
+    /// A folder of text files with a data.yaml or a classes.txt, or the data.yaml
     Yolo,
     /// A file with a line a box: `filename,width,height,class,xmin,ymin,xmax,ymax` with a header,
     /// or `path,x1,y1,x2,y2,class` without

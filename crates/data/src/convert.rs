@@ -1,17 +1,19 @@
 //! Data sets of other formats to and from COCO: CSV here, the others by hotcoco.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use hotcoco::Dataset;
-use hotcoco::convert::{coco_to_voc, coco_to_yolo, voc_to_coco, yolo_to_coco};
+use hotcoco::convert::{coco_to_voc, voc_to_coco};
 use retinanet_annotations::{CocoFile, Masks, read_json};
-use retinanet_images::read_header;
 use serde_json::Value;
 
 use crate::DataError;
 
 mod csv;
+mod pictures;
+mod voc;
+mod yaml;
+mod yolo;
 
 /// The formats that data sets are converted between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,8 @@ pub enum DatasetFormat {
     Csv,
     /// A folder of Pascal VOC's XML files, perhaps in `Annotations`.
     Voc,
-    /// A folder of YOLO's text files, with a `data.yaml` that names the classes.
+    /// A folder of YOLO's text files, with a `data.yaml` or a `classes.txt` that names the classes, in the
+    /// layouts of Ultralytics, Roboflow and darknet.
     Yolo,
 }
 
@@ -44,8 +47,21 @@ pub struct Converted {
     pub left_out: usize,
 }
 
-/// Converts a data set. `images` is the folder where its pictures lie; YOLO's files do not tell
-/// their sizes, and CSV's need not, so they are read from there.
+/// What to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its format.
+    pub format: DatasetFormat,
+    /// Its file or folder.
+    pub path: &'a Path,
+    /// The folder of the pictures, for formats that do not tell their sizes, as YOLO's; the source, or
+    /// the folder that it lies in, where not given.
+    pub images: Option<&'a Path>,
+    /// One of the splits that YOLO's `data.yaml` lists; all pictures where not given.
+    pub split: Option<&'a str>,
+}
+
+/// Converts a data set.
 ///
 /// VOC counts pixels from 1 and includes the last, which is converted; its crowds are "difficult"
 /// objects. Ids are numbered anew where the source has none. CSV has no classes without boxes, and
@@ -56,10 +72,19 @@ pub struct Converted {
 /// Returns an error where the source cannot be read, the destination cannot be written, a picture
 /// that is needed is not there, or CSV would not tell two images apart.
 pub fn convert(
-    (from, source): (DatasetFormat, &Path),
+    source: Source<'_>,
     (to, destination): (DatasetFormat, &Path),
-    images: &Path,
 ) -> Result<Converted, DataError> {
+    let Source {
+        format: from,
+        path: source,
+        images,
+        split,
+    } = source;
+    let beside = match source.parent() {
+        Some(folder) if source.is_file() => folder,
+        _ => source,
+    };
     let failed = |path: &Path, reason: &dyn ToString| DataError::Convert {
         path: path.into(),
         reason: reason.to_string(),
@@ -73,15 +98,13 @@ pub fn convert(
             file.require_sound(source)?;
             file.into_dataset()
         }
-        DatasetFormat::Csv => csv::read(source, images)?,
-        DatasetFormat::Voc => voc_to_coco(source).map_err(|error| failed(source, &error))?,
-        DatasetFormat::Yolo => {
-            let pictures = Pictures::find(images)?;
-            let mut dataset =
-                yolo_to_coco(source, &pictures.sizes).map_err(|error| failed(source, &error))?;
-            pictures.name(&mut dataset);
+        DatasetFormat::Csv => csv::read(source, images.unwrap_or(beside))?,
+        DatasetFormat::Voc => {
+            let mut dataset = voc_to_coco(source).map_err(|error| failed(source, &error))?;
+            voc::complete(&mut dataset, images.unwrap_or(beside))?;
             dataset
         }
+        DatasetFormat::Yolo => yolo::read(source, images, split)?,
     };
     if dataset.images.is_empty() {
         return Err(failed(source, &"it has no images; is it the right format?"));
@@ -154,46 +177,16 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
         DatasetFormat::Voc => coco_to_voc(dataset, path)
             .map(|stats| stats.annotations)
             .map_err(|error| failed(error.to_string())),
-        DatasetFormat::Yolo => coco_to_yolo(dataset, path)
-            .map(|stats| stats.annotations)
-            .map_err(|error| failed(error.to_string())),
-    }
-}
-
-/// The pictures of a folder, by their names without extension.
-struct Pictures {
-    names: HashMap<String, String>,
-    sizes: HashMap<String, (u32, u32)>,
-}
-
-impl Pictures {
-    fn find(folder: &Path) -> Result<Self, DataError> {
-        let unreadable = |source| DataError::Read {
-            path: folder.into(),
-            source,
-        };
-        let (mut names, mut sizes) = (HashMap::new(), HashMap::new());
-        for entry in fs_err::read_dir(folder).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            let (Some(stem), Some(name)) = (path.file_stem(), path.file_name()) else {
-                continue;
-            };
-            let stem = stem.to_string_lossy().into_owned();
-            // What is no picture is not asked for.
-            if let Ok(header) = read_header(&path) {
-                names.insert(stem.clone(), name.to_string_lossy().into_owned());
-                sizes.insert(stem, header.upright);
+        DatasetFormat::Yolo => {
+            let (files, annotations) = yolo::write(dataset).map_err(failed)?;
+            for (name, text) in files {
+                let path = path.join(name);
+                retinanet_files::write_cached(&path, text).map_err(|error| DataError::Convert {
+                    reason: error.to_string(),
+                    path,
+                })?;
             }
-        }
-        Ok(Self { names, sizes })
-    }
-
-    /// Gives the images their files' names, which YOLO leaves out.
-    fn name(&self, dataset: &mut Dataset) {
-        for image in &mut dataset.images {
-            if let Some(name) = self.names.get(&image.file_name) {
-                image.file_name.clone_from(name);
-            }
+            Ok(annotations)
         }
     }
 }

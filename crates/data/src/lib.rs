@@ -76,7 +76,7 @@ pub use batch::{Batch, BatchItem};
 pub use coco::{
     CocoDataset, DropReason, Dropped, FileFaults, ImageRecord, LabelIds, LookOver, ReadOptions,
 };
-pub use convert::{Converted, DatasetFormat, convert};
+pub use convert::{Converted, DatasetFormat, Source, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use error::{DataError, in_full};
 pub use loader::{BatchIter, EvalLoader, LoaderConfig, OnBadImage, TrainLoader};

@@ -1,4 +1,4 @@
-use retinanet_data::{convert, DatasetFormat};
+use retinanet_data::{convert, DatasetFormat, Source};
 
 use crate::args::{AnnotationFormat, ConvertArguments};
 use crate::console;
@@ -17,14 +17,14 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
         [("the source", source)],
         [("--out", arguments.out.as_path())],
     )?;
-    let folder = match source.parent() {
-        Some(parent) if source.is_file() => parent,
-        _ => source,
-    };
     let converted = convert(
-        (format(arguments.from), &arguments.source),
+        Source {
+            format: format(arguments.from),
+            path: source,
+            images: arguments.images.as_deref(),
+            split: arguments.split.as_deref(),
+        },
         (format(arguments.to), &arguments.out),
-        arguments.images.as_deref().unwrap_or(folder),
     )
     .map_err(Failure::work)?;
     let left_out = match converted.left_out {

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::convert::{Converted, DatasetFormat, convert};
+use crate::convert::{Converted, DatasetFormat, Source, convert};
 
 const TITLES: &str = "filename,width,height,class,xmin,ymin,xmax,ymax\n";
 
@@ -74,6 +74,15 @@ fn coco() -> Value {
     })
 }
 
+fn source<'a>(format: DatasetFormat, path: &'a Path, folder: &'a TempDir) -> Source<'a> {
+    Source {
+        format,
+        path,
+        images: Some(folder.path()),
+        split: None,
+    }
+}
+
 #[test]
 fn coco_becomes_csv_and_comes_back() -> Result<(), DataError> {
     let folder = TempDir::new().expect("a temporary folder");
@@ -81,7 +90,7 @@ fn coco_becomes_csv_and_comes_back() -> Result<(), DataError> {
     fs_err::write(&there, coco().to_string()).expect("the folder is ours");
 
     let coco = DatasetFormat::Coco;
-    let converted = convert((coco, &there), (DatasetFormat::Csv, &csv), folder.path())?;
+    let converted = convert(source(coco, &there, &folder), (DatasetFormat::Csv, &csv))?;
     let expected = Converted {
         images: 2,
         annotations: 2,
@@ -96,7 +105,7 @@ fn coco_becomes_csv_and_comes_back() -> Result<(), DataError> {
     let files = fs_err::read_dir(folder.path()).expect("the folder is ours");
     assert_eq!(files.count(), 2, "nothing is left beside the file");
 
-    let converted = convert((DatasetFormat::Csv, &csv), (coco, &back), folder.path())?;
+    let converted = convert(source(DatasetFormat::Csv, &csv, &folder), (coco, &back))?;
     assert_eq!((converted.images, converted.left_out), (2, 0));
     let back = fs_err::read(&back).expect("it was written");
     let back: Dataset = serde_json::from_slice(&back).expect("COCO");
