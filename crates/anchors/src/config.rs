@@ -93,8 +93,10 @@ impl AnchorConfig {
                 .map(|(index, level)| level.shapes(&format!("anchors.levels[{index}]")))
                 .collect();
         }
-        if self.scales_per_octave == 0 {
-            return Err(AnchorError::ScalesPerOctave);
+        if !(1..=MOST_SHAPES).contains(&self.scales_per_octave) {
+            return Err(AnchorError::ScalesPerOctave {
+                got: self.scales_per_octave,
+            });
         }
         let aspect_ratios = positive("anchors.aspect_ratios", &self.aspect_ratios)?;
         let shapes = positive("anchors.sizes", &self.sizes)?
@@ -214,14 +216,26 @@ impl CellShapes {
     }
 }
 
+/// More scales, sizes or aspect ratios than anyone means.
+pub(crate) const MOST_SHAPES: usize = 64;
+
+/// Sizes in pixels, and aspect ratios, that anchors can have.
+const LENGTHS: std::ops::RangeInclusive<f32> = 1e-3..=1e6;
+
 fn positive(key: &str, values: &[f32]) -> Result<Vec<f64>, AnchorError> {
     if values.is_empty() {
         return Err(AnchorError::Empty { key: key.into() });
     }
+    if values.len() > MOST_SHAPES {
+        return Err(AnchorError::TooMany {
+            key: key.into(),
+            got: values.len(),
+        });
+    }
     values
         .iter()
         .map(|&value| {
-            if value.is_finite() && value > 0.0 {
+            if LENGTHS.contains(&value) {
                 Ok(f64::from(value))
             } else {
                 Err(AnchorError::NotPositive {
@@ -310,7 +324,7 @@ mod tests {
         };
         assert_eq!(
             refusal(&config),
-            "`anchors.sizes` must be finite and above 0, got -1"
+            "`anchors.sizes` must be in [0.001, 1e6], got -1"
         );
     }
 
@@ -322,7 +336,7 @@ mod tests {
         };
         assert_eq!(
             refusal(&config),
-            "`anchors.aspect_ratios` must be finite and above 0, got NaN"
+            "`anchors.aspect_ratios` must be in [0.001, 1e6], got NaN"
         );
     }
 
@@ -334,7 +348,7 @@ mod tests {
         };
         assert_eq!(
             refusal(&config),
-            "`anchors.scales_per_octave` must be at least 1, got 0"
+            "`anchors.scales_per_octave` must be in [1, 64], got 0"
         );
     }
 

@@ -1,3 +1,5 @@
+use crate::config::MOST_SHAPES;
+
 /// A setting of this crate is out of range.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -9,16 +11,27 @@ pub enum AnchorError {
         key: String,
     },
     /// A size or an aspect ratio is no length.
-    #[error("`{key}` must be finite and above 0, got {got}")]
+    #[error("`{key}` must be in [0.001, 1e6], got {got}")]
     NotPositive {
         /// The setting.
         key: String,
         /// What it holds.
         got: f32,
     },
-    /// An octave has no scale.
-    #[error("`anchors.scales_per_octave` must be at least 1, got 0")]
-    ScalesPerOctave,
+    /// A list has more entries than anyone means.
+    #[error("`{key}` must have at most {MOST_SHAPES} entries, got {got}")]
+    TooMany {
+        /// The setting.
+        key: String,
+        /// How many there are.
+        got: usize,
+    },
+    /// An octave has no scale, or more than anyone means.
+    #[error("`anchors.scales_per_octave` must be in [1, {MOST_SHAPES}], got {got}")]
+    ScalesPerOctave {
+        /// What it holds.
+        got: usize,
+    },
     /// The anchors are not described for the levels that the pyramid has.
     #[error("`{key}` must have one entry for each of the {expected} pyramid levels, got {got}")]
     LevelCount {

@@ -74,6 +74,9 @@ pub(crate) struct TrainArguments {
     /// Goes on with a run that was stopped
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Trains though it takes more days or more memory than seems meant
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// Trains though `dataset check` finds errors in the annotations
     #[arg(long)]
     pub(crate) no_check: bool,
@@ -121,7 +124,7 @@ pub(crate) struct LookArguments {
     pub(crate) tile_overlap: f64,
     /// How many images, or looks at them, go through the network at once; 1 where not given, and 4
     /// for `serve`
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = from_1_to::<1_024>)]
     pub(crate) batch: Option<usize>,
 }
 
@@ -158,7 +161,7 @@ pub(crate) struct StudyArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// How many runs train at once
-    #[arg(long, value_parser = at_least_one, default_value_t = 1)]
+    #[arg(long, value_parser = from_1_to::<64>, default_value_t = 1)]
     pub(crate) jobs: usize,
 }
 
@@ -247,7 +250,7 @@ pub(crate) struct PredictArguments {
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     pub(crate) out: PathBuf,
     /// The largest image that is looked at, in millions of pixels
-    #[arg(long, value_name = "MEGAPIXELS", default_value_t = 179, value_parser = at_least_one)]
+    #[arg(long, value_name = "MEGAPIXELS", default_value_t = 179, value_parser = from_1_to::<65_536>)]
     pub(crate) max_megapixels: usize,
     /// Draws nothing
     #[arg(long, conflicts_with = "out")]
@@ -276,13 +279,13 @@ pub(crate) struct ServeArguments {
     #[arg(long, default_value_t = 0.3, value_parser = share)]
     pub(crate) score: f32,
     /// The largest image file that is taken, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = at_least_one)]
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = from_1_to::<65_536>)]
     pub(crate) max_mebibytes: usize,
     /// The largest image that is taken, in millions of pixels
-    #[arg(long, value_name = "MEGAPIXELS", default_value_t = 50, value_parser = at_least_one)]
+    #[arg(long, value_name = "MEGAPIXELS", default_value_t = 50, value_parser = from_1_to::<65_536>)]
     pub(crate) max_megapixels: usize,
     /// The most images that wait at once; others are told to come again
-    #[arg(long, value_name = "IMAGES", default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, value_name = "IMAGES", default_value_t = 64, value_parser = from_1_to::<65_536>)]
     pub(crate) max_waiting: usize,
     /// How long a client may take to send an image, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -415,10 +418,10 @@ pub(crate) struct ViewArguments {
     #[arg(long, value_name = "DIR", default_value = "view")]
     pub(crate) out: PathBuf,
     /// How many images, spread over the data set
-    #[arg(long, value_parser = at_least_one, default_value_t = 16)]
+    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 16)]
     pub(crate) images: usize,
     /// Of how many epochs each image is shown
-    #[arg(long, value_parser = at_least_one, default_value_t = 3)]
+    #[arg(long, value_parser = from_1_to::<1_000>, default_value_t = 3)]
     pub(crate) epochs: usize,
 }
 
@@ -528,7 +531,7 @@ pub(crate) struct AnchorsViewArguments {
     #[arg(long, value_name = "DIR", default_value = "anchors")]
     pub(crate) out: PathBuf,
     /// How many images, spread over the data set
-    #[arg(long, value_parser = at_least_one, default_value_t = 16)]
+    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 16)]
     pub(crate) images: usize,
 }
 
@@ -550,13 +553,13 @@ pub(crate) struct BenchArguments {
     #[arg(long, default_value = "512")]
     pub(crate) size: ImageSize,
     /// Images at once
-    #[arg(long, value_parser = at_least_one, default_value_t = 1)]
+    #[arg(long, value_parser = from_1_to::<1_024>, default_value_t = 1)]
     pub(crate) batch: usize,
     /// Classes that the model tells apart
-    #[arg(long, value_parser = at_least_one, default_value_t = 91)]
+    #[arg(long, value_parser = from_1_to::<10_000>, default_value_t = 91)]
     pub(crate) classes: usize,
     /// How often each thing is measured
-    #[arg(long, value_parser = at_least_one, default_value_t = 10)]
+    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 10)]
     pub(crate) repeats: usize,
     /// How often each thing is done before it is measured
     #[arg(long, default_value_t = 2)]
@@ -565,7 +568,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
     /// Threads of the CPU; all cores where not given
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = from_1_to::<1_024>)]
     pub(crate) threads: Option<usize>,
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long, default_value = "flex")]
@@ -636,8 +639,8 @@ impl FromStr for ImageSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let (height, width) = text.split_once('x').unwrap_or((text, text));
         Ok(Self {
-            height: at_least_one(height)?,
-            width: at_least_one(width)?,
+            height: from_1_to::<65_536>(height)?,
+            width: from_1_to::<65_536>(width)?,
         })
     }
 }
@@ -665,13 +668,13 @@ pub(crate) struct DeviceCheckArguments {
     #[arg(long, default_value = "wgpu")]
     pub(crate) device: String,
     /// How many classes the model tells apart
-    #[arg(long, default_value_t = 80, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 80, value_parser = from_1_to::<10_000>)]
     pub(crate) classes: usize,
     /// How many images go through a layer at once
-    #[arg(long, default_value_t = 2, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 2, value_parser = from_1_to::<1_024>)]
     pub(crate) batch: usize,
     /// How often each layer is computed
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 3, value_parser = from_1_to::<65_536>)]
     pub(crate) runs: usize,
 }
 
@@ -726,9 +729,10 @@ fn max_detections(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("`{text}` is no whole number from 11 to {MOST_DETECTIONS}"))
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|&number| number >= 1);
-    number.ok_or_else(|| format!("`{text}` is no whole number of at least 1"))
+/// A count of at least 1 and no more than anyone means.
+fn from_1_to<const MOST: usize>(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|it| (1..=MOST).contains(it));
+    number.ok_or_else(|| format!("`{text}` is no whole number from 1 to {MOST}"))
 }
 
 #[cfg(test)]

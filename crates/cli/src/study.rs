@@ -85,7 +85,7 @@ impl Study {
     /// Reads a study; its runs go below `out`, and start from another config where there is one.
     pub(crate) fn read(path: &Path, out: &Path, base: Option<&Path>) -> Result<Self, Failure> {
         let read = || -> anyhow::Result<Self> {
-            let file: StudyFile = toml::from_str(&fs_err::read_to_string(path)?)?;
+            let file: StudyFile = toml::from_str(&retinanet_files::read_text(path)?)?;
             let mut study = Self::new(file, path, out)?;
             if let Some(base) = base {
                 base.clone_into(&mut study.base);

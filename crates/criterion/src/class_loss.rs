@@ -153,15 +153,15 @@ impl ClassLossConfig {
         if let Some(&alpha) = alphas.iter().find(|alpha| !(0.0..=1.0).contains(*alpha)) {
             return out_of_range("criterion.class.alpha", alpha, "in [0, 1]");
         }
-        if !(gamma.is_finite() && gamma >= 0.0) {
+        if !(0.0..=20.0).contains(&gamma) {
             let key = "criterion.class.gamma";
-            return out_of_range(key, gamma, "finite and at least 0");
+            return out_of_range(key, gamma, "in [0, 20]");
         }
         if self.loss == ClassLossKind::FocalStar && gamma == 0.0 {
             return out_of_range("criterion.class.gamma", gamma, "above 0 for `focal_star`");
         }
-        if !beta.is_finite() {
-            return out_of_range("criterion.class.beta", beta, "finite");
+        if !(-1000.0..=1000.0).contains(&beta) {
+            return out_of_range("criterion.class.beta", beta, "in [-1000, 1000]");
         }
         if !(0.0..1.0).contains(&label_smoothing) {
             let key = "criterion.class.label_smoothing";

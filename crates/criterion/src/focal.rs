@@ -488,7 +488,7 @@ mod tests {
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`criterion.class.gamma` must be finite and at least 0, got NaN"
+            "`criterion.class.gamma` must be in [0, 20], got NaN"
         );
     }
 }

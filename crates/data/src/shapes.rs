@@ -75,6 +75,9 @@ impl Default for ShapesConfig {
     }
 }
 
+/// The most images that a split has.
+const MOST_IMAGES: usize = 100_000;
+
 impl ShapesConfig {
     /// The classes, the same for every config.
     ///
@@ -166,8 +169,8 @@ impl ShapesConfig {
             ("train_images", self.train_images),
             ("val_images", self.val_images),
         ] {
-            if count == 0 {
-                return Err(ShapesError::NoImages { field });
+            if !(1..=MOST_IMAGES).contains(&count) {
+                return Err(ShapesError::ImageCount { field, got: count });
             }
         }
         Ok(())
@@ -265,11 +268,13 @@ pub enum ShapesError {
     /// `max_objects` is out of range.
     #[error("`max_objects` must be in 1..=50, got {0}")]
     MaxObjects(usize),
-    /// A split would be empty.
-    #[error("`{field}` must be at least 1, got 0")]
-    NoImages {
+    /// A split would be empty, or larger than anyone means.
+    #[error("`{field}` must be in [1, {MOST_IMAGES}], got {got}")]
+    ImageCount {
         /// The setting.
         field: &'static str,
+        /// What it holds.
+        got: usize,
     },
     /// The folder belongs to another data set.
     #[error(

@@ -77,17 +77,22 @@ impl ModelConfig {
     ///
     /// Returns an error that names the key at fault.
     pub fn check(&self) -> Result<(), ModelError> {
-        let at_least_one = |key, got: usize| {
-            (got >= 1)
-                .then_some(())
-                .ok_or_else(|| ModelError::out_of_range(key, got, "at least 1"))
-        };
-        at_least_one("model.width", self.width)?;
-        at_least_one("model.fpn_channels", self.fpn_channels)?;
-        at_least_one(
-            "model.head.channels",
-            self.head.channels.unwrap_or(self.fpn_channels),
-        )?;
+        let channels = self.head.channels.unwrap_or(self.fpn_channels);
+        for (key, got, range, allowed) in [
+            ("model.width", self.width, 1..=256, "in [1, 256]"),
+            (
+                "model.fpn_channels",
+                self.fpn_channels,
+                1..=4096,
+                "in [1, 4096]",
+            ),
+            ("model.head.channels", channels, 1..=4096, "in [1, 4096]"),
+            ("model.head.depth", self.head.depth, 0..=32, "in [0, 32]"),
+        ] {
+            if !range.contains(&got) {
+                return Err(ModelError::out_of_range(key, got, allowed));
+            }
+        }
         if self.freeze_at > 5 {
             return Err(ModelError::out_of_range(
                 "model.freeze_at",
@@ -96,11 +101,11 @@ impl ModelConfig {
             ));
         }
         let prior = self.head.prior;
-        if !(prior > 0.0 && prior < 1.0) {
+        if !(1e-9..1.0).contains(&prior) {
             return Err(ModelError::out_of_range(
                 "model.head.prior",
                 prior,
-                "between 0 and 1",
+                "in [1e-9, 1)",
             ));
         }
         let epsilon = self.norm_epsilon;

@@ -57,12 +57,13 @@ impl LookConfig {
             let (key, found) = ("short_sides", side.to_string());
             return Err(setting(key, "lengths in [1, 65535]", found));
         }
-        if let Some(tile) = self.tile.filter(|&tile| tile < 16) {
-            return Err(setting("tile", "at least 16 pixels", tile.to_string()));
+        if let Some(tile) = self.tile.filter(|tile| !(64..=65_535).contains(tile)) {
+            return Err(setting("tile", "in [64, 65535]", tile.to_string()));
         }
-        if !(0.0..1.0).contains(&self.tile_overlap) {
+        // With 0.9 every pixel is looked at a hundred times.
+        if !(0.0..=0.9).contains(&self.tile_overlap) {
             let found = self.tile_overlap.to_string();
-            return Err(setting("tile_overlap", "in [0, 1)", found));
+            return Err(setting("tile_overlap", "in [0, 0.9]", found));
         }
         Ok(())
     }
@@ -345,7 +346,7 @@ mod tests {
         #[test]
         fn tiles_cover_an_image_and_overlap_enough(
             side in 1_u32..5000,
-            tile in 16_u32..1000,
+            tile in 64_u32..1000,
             overlap in 0.0..0.9_f64,
         ) {
             let starts = tile_starts(side, tile, overlap);
@@ -362,7 +363,7 @@ mod tests {
         #[test]
         fn boxes_find_their_way_back(
             (width, height) in (20_u32..400, 20_u32..400),
-            tile in 16_u32..300,
+            tile in 64_u32..300,
             flip: bool,
             unit in [0.0..1.0_f32, 0.0..1.0, 0.0..1.0, 0.0..1.0],
         ) {

@@ -64,17 +64,17 @@ impl Normalizer {
             mean,
             std,
         } = normalization;
-        if !mean.iter().all(|mean| mean.is_finite()) {
+        if !mean.iter().all(|mean| (-1e6..=1e6).contains(mean)) {
             return Err(ImagesError::Setting {
                 key: "data.normalization.mean",
-                expected: "three finite numbers",
+                expected: "three numbers in [-1e6, 1e6]",
                 found: format!("{mean:?}"),
             });
         }
-        if !std.iter().all(|std| std.is_finite() && *std > 0.0) {
+        if !std.iter().all(|std| (1e-3..=1e6).contains(std)) {
             return Err(ImagesError::Setting {
                 key: "data.normalization.std",
-                expected: "three finite numbers above 0",
+                expected: "three numbers in [1e-3, 1e6]",
                 found: format!("{std:?}"),
             });
         }

@@ -42,7 +42,8 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, PlanErr
     let mut images = 1;
     loop {
         reset_peak_memory().ok_or_else(unmeasured)?;
-        step(plan, &mut learner, images, &device);
+        let size = plan.loader.largest_input();
+        grey_step(plan, &mut learner, images, size, &device);
         measured.push((images as u64, peak_memory().ok_or_else(unmeasured)?));
         if is_enough(&measured, may_take as u64) {
             break;
@@ -60,9 +61,14 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, PlanErr
     Ok(images as usize * plan.config.train.accumulate)
 }
 
-/// A step on grey images of the largest size that training has.
-fn step(plan: &Plan, learner: &mut Learner, images: usize, device: &Device) {
-    let (height, width) = plan.loader.largest_input();
+/// A step on grey images of a size, height and width in pixels. What it learns is to be forgotten.
+pub(crate) fn grey_step(
+    plan: &Plan,
+    learner: &mut Learner,
+    images: usize,
+    (height, width): (usize, usize),
+    device: &Device,
+) {
     let anchors = plan.generator.generate(height, width).len();
     let targets = vec![
         AnchorTargets {
@@ -73,7 +79,7 @@ fn step(plan: &Plan, learner: &mut Learner, images: usize, device: &Device) {
     ];
     let targets = BatchTargets::new(&targets, device);
     let images = Tensor::<4>::zeros([images, 3, height, width], device);
-    // What it learns is forgotten; a loss that is not finite took the memory all the same.
+    // A loss that is not finite took the memory all the same.
     let _ = learner.step(&images, &targets, 0.0);
 }
 

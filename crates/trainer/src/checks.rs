@@ -15,10 +15,13 @@ pub(crate) fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError>
         ));
     }
     check_train(&config.train)?;
-    at_least_one(
-        "compute.threads",
-        config.compute.threads.map_or(1, |threads| threads as u64),
-    )?;
+    for (key, got, most) in [
+        ("compute.threads", config.compute.threads, 1024),
+        ("data.workers", Some(config.data.workers.max(1)), 256),
+        ("data.prefetch", config.data.prefetch, 4096),
+    ] {
+        within(key, got.unwrap_or(1) as u64, most)?;
+    }
     check_optimizer(&config.optimizer)?;
     check_schedule(&config.schedule)
 }
@@ -27,6 +30,30 @@ fn at_least_one(key: &'static str, got: u64) -> Result<(), PlanError> {
     (got >= 1)
         .then_some(())
         .ok_or_else(|| PlanError::out_of_range(key, got, "at least 1"))
+}
+
+/// Refuses what is below 1, or more than anyone means.
+fn within(key: &'static str, got: u64, most: u64) -> Result<(), PlanError> {
+    let allowed = match most {
+        256 => "in [1, 256]",
+        1024 => "in [1, 1024]",
+        4096 => "in [1, 4096]",
+        _ => "in [1, 65536]",
+    };
+    if (1..=most).contains(&got) {
+        Ok(())
+    } else {
+        Err(PlanError::out_of_range(key, got, allowed))
+    }
+}
+
+/// Refuses what is no number from 0 to a bound that nobody means to pass.
+fn from_0_to_100(key: &'static str, got: f64) -> Result<(), PlanError> {
+    if (0.0..=100.0).contains(&got) {
+        Ok(())
+    } else {
+        Err(PlanError::out_of_range(key, got, "in [0, 100]"))
+    }
 }
 
 fn finite_and_at_least_0(key: &'static str, got: f64) -> Result<(), PlanError> {
@@ -38,7 +65,6 @@ fn finite_and_at_least_0(key: &'static str, got: f64) -> Result<(), PlanError> {
 fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
     let (batch_size, parts) = (train.batch_size.images(), train.accumulate);
     for (key, got) in [
-        ("train.batch_size", Some(batch_size as u64)),
         ("train.accumulate", Some(parts as u64)),
         ("train.log_every", Some(train.log_every)),
         ("train.max_skipped", Some(train.max_skipped)),
@@ -51,6 +77,7 @@ fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
     ] {
         at_least_one(key, got.unwrap_or(1))?;
     }
+    within("train.batch_size", batch_size as u64, 65_536)?;
     if train.iterations.is_some() && train.epochs.is_some() {
         return Err(PlanError::TwoLengths);
     }
@@ -99,7 +126,7 @@ fn check_optimizer(optimizer: &OptimizerConfig) -> Result<(), PlanError> {
         ("optimizer.bias_lr_factor", optimizer.bias_lr_factor),
         ("optimizer.backbone_lr_factor", optimizer.backbone_lr_factor),
     ] {
-        finite_and_at_least_0(key, got)?;
+        from_0_to_100(key, got)?;
     }
     let momentum = optimizer.momentum;
     if !(0.0..1.0).contains(&momentum) {
@@ -123,8 +150,8 @@ fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
             "ascending",
         ));
     }
-    finite_and_at_least_0("schedule.warmup_start", schedule.warmup_start)?;
-    finite_and_at_least_0("schedule.factor", schedule.factor)?;
+    from_0_to_100("schedule.warmup_start", schedule.warmup_start)?;
+    from_0_to_100("schedule.factor", schedule.factor)?;
     let end_factor = schedule.end_factor.unwrap_or_default();
     let (power, peak_at) = (schedule.power, schedule.peak_at);
     let start_factor = schedule.start_factor;
@@ -138,8 +165,8 @@ fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
         (
             "schedule.power",
             power,
-            power.is_finite() && power > 0.0,
-            "finite and above 0",
+            power > 0.0 && power <= 100.0,
+            "in (0, 100]",
         ),
         (
             "schedule.start_factor",

@@ -11,15 +11,20 @@ use crate::presets::Preset;
 /// The key that names the files that a file builds on, relative to itself.
 const EXTENDS: &str = "extends";
 
+/// How many files may build on one another in a row, and how many there may be in all, one that several
+/// build on counted each time.
+const MOST_FILES: [usize; 2] = [16, 256];
+
 /// Keys of `[train]` that say the same in two ways: the later layer's choice replaces the
 /// earlier's.
 const LENGTHS: [&str; 2] = ["iterations", "epochs"];
 
 /// What is counted in the unit of [`LENGTHS`], and so means nothing in the other.
-const IN_UNITS_OF_LENGTH: [(&str, &str); 3] = [
+const IN_UNITS_OF_LENGTH: [(&str, &str); 4] = [
     ("schedule", "milestones"),
     ("train", "eval_every"),
     ("train", "checkpoint_every"),
+    ("train", "unfreeze_at"),
 ];
 
 /// Reads an experiment: the preset that it names, the files that `extends` names, in order, then
@@ -33,7 +38,7 @@ pub fn load_config(
     path: &Path,
     overrides: &[(String, String)],
 ) -> Result<ExperimentConfig, ConfigError> {
-    let mut merged = read_layers(path, &mut Vec::new())?;
+    let mut merged = read_layers(path, &mut Vec::new(), &mut 0)?;
     for (key, value) in overrides {
         let layer = override_table(key, value)?;
         let origin = format!("--set {key}={value}");
@@ -69,13 +74,23 @@ pub fn config_to_toml(config: &ExperimentConfig) -> Result<String, ConfigError> 
     })
 }
 
-fn read_layers(path: &Path, ancestors: &mut Vec<PathBuf>) -> Result<Table, ConfigError> {
+fn read_layers(
+    path: &Path,
+    ancestors: &mut Vec<PathBuf>,
+    files: &mut usize,
+) -> Result<Table, ConfigError> {
     if ancestors.iter().any(|ancestor| ancestor == path) {
         return Err(ConfigError::Circle {
             path: path.to_owned(),
         });
     }
-    let text = fs_err::read_to_string(path).map_err(ConfigError::Read)?;
+    *files += 1;
+    if ancestors.len() >= MOST_FILES[0] || *files > MOST_FILES[1] {
+        return Err(ConfigError::TooManyFiles {
+            path: path.to_owned(),
+        });
+    }
+    let text = retinanet_files::read_text(path).map_err(ConfigError::Read)?;
     let origin = path.display().to_string();
     let mut own: Table = text
         .parse()
@@ -90,7 +105,7 @@ fn read_layers(path: &Path, ancestors: &mut Vec<PathBuf>) -> Result<Table, Confi
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut merged = Table::new();
     for base in bases {
-        let base = read_layers(&normalize(&folder.join(base)), ancestors)?;
+        let base = read_layers(&normalize(&folder.join(base)), ancestors, files)?;
         merge(&mut merged, base);
     }
     ancestors.pop();
@@ -256,6 +271,16 @@ pub enum ConfigError {
         /// What is wrong with it.
         message: String,
     },
+    /// More files build on one another than anyone means.
+    #[error(
+        "too many files build on one another by `extends`, {} in a row or {} in all at most; the one too \
+         many is `{}`",
+        MOST_FILES[0], MOST_FILES[1], path.display()
+    )]
+    TooManyFiles {
+        /// The file that is one too many.
+        path: PathBuf,
+    },
     /// Files extend each other in a circle.
     #[error("`{}` extends itself", path.display())]
     Circle {
@@ -289,6 +314,36 @@ mod tests {
         let path = write(&folder, "run.toml", text);
         let error = load_config(&path, &set(overrides)).unwrap_err().to_string();
         error.replace(&path.display().to_string(), "run.toml")
+    }
+
+    #[test]
+    fn chains_and_doublings_of_files_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let bases = |index: usize, times: usize| {
+            let base = format!("\"{}.toml\"", index + 1);
+            format!("extends = [{}]", vec![base; times].join(", "))
+        };
+        for times in [1, 2] {
+            for index in 0..30 {
+                write(&folder, &format!("{index}.toml"), &bases(index, times));
+            }
+            write(&folder, "30.toml", "seed = 1");
+            let error = load_config(&folder.path().join("0.toml"), &[]).unwrap_err();
+            assert!(error.to_string().contains("too many files"), "{error}");
+            let near = load_config(&folder.path().join("28.toml"), &[]).unwrap();
+            assert_eq!(near.seed, 1);
+        }
+    }
+
+    #[test]
+    fn what_counts_in_the_other_unit_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "[train]\nepochs = 20\nunfreeze_at = 5\neval_every = 2";
+        write(&folder, "base.toml", text);
+        let set = [("train.iterations".to_owned(), "40".to_owned())];
+        let config = load_config(&folder.path().join("base.toml"), &set).unwrap();
+        assert_eq!(config.train.unfreeze_at, None);
+        assert_eq!(config.train.eval_every, None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod config;
 mod data_changes;
 mod detector;
 mod device_check;
+mod estimate;
 mod examination;
 mod fingerprint;
 mod follow;
@@ -53,6 +54,7 @@ pub use config::{
 pub use data_changes::DataMark;
 pub use detector::EvaluateError;
 pub use device_check::{Checked, DeviceCheck, TOLERANCE};
+pub use estimate::{Estimate, estimate};
 pub use examination::{Examination, ImageTimes, examine};
 pub use fingerprint::fingerprint;
 pub use follow::follow;

@@ -470,11 +470,11 @@ mod tests {
     fn each_setting_out_of_range_is_refused_by_name() {
         assert_eq!(
             refusal(|config| config.train.batch_size = BatchSize::Images(0)),
-            "`train.batch_size` must be at least 1, got 0"
+            "`train.batch_size` must be in [1, 65536], got 0"
         );
         assert_eq!(
             refusal(|config| config.optimizer.lr = f64::NAN),
-            "`optimizer.lr` must be finite and at least 0, got NaN"
+            "`optimizer.lr` must be in [0, 100], got NaN"
         );
         assert_eq!(
             refusal(|config| config.optimizer.momentum = 1.0),
@@ -524,7 +524,7 @@ mod tests {
         );
         assert_eq!(
             refusal(|config| config.schedule.power = 0.0),
-            "`schedule.power` must be finite and above 0, got 0"
+            "`schedule.power` must be in (0, 100], got 0"
         );
         assert_eq!(
             refusal(|config| config.schedule.start_factor = 0.0),

@@ -435,6 +435,13 @@ impl<'a> Session<'a> {
             (&learner.team, device),
             observer,
         )?;
+        if !loss.is_finite() {
+            let iteration = self.iteration();
+            self.run.log(&format!(
+                "step {iteration}: the loss on the validation images is {loss}"
+            ))?;
+            return Err(TrainError::Diverged { iteration, loss });
+        }
         let analysis = (self.plan.evaluator.clone())
             .without_images(&unreadable)
             .analyse(&detections, COUNTED_SCORE)
@@ -569,6 +576,17 @@ impl<'a> Session<'a> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
+    /// The loss on the validation images is no number any more.
+    #[error(
+        "the loss on the validation images is {loss} at step {iteration}: the weights have diverged, and are \
+         not kept; a lower `optimizer.lr`, `optimizer.clip_norm` or a longer `schedule.warmup` helps"
+    )]
+    Diverged {
+        /// After so many steps.
+        iteration: u64,
+        /// The loss.
+        loss: f64,
+    },
     /// The loss or its gradients are not finite.
     #[error("step {iteration}: {error}; {cause}; see {}", folder.display())]
     NotFinite {

@@ -107,7 +107,9 @@ fn with_looks(detector: Detector, arguments: &LookArguments) -> Result<Detector,
 
 /// Limits the CPU's threads; nothing where not given.
 fn set_threads(threads: Option<usize>) {
-    if let Some(threads) = threads {
+    /// The most that `compute.threads` may be; more is refused when the config is checked.
+    const MOST_THREADS: usize = 1024;
+    if let Some(threads) = threads.filter(|threads| *threads <= MOST_THREADS) {
         // Fails only where the pool is running already, and then it has a size.
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

@@ -1,9 +1,11 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use anyhow::anyhow;
 use retinanet_trainer::{
-    config_to_toml, load_config, measure_batch_size, train, BatchSize, ExperimentConfig,
-    MetricName, Observer, Plan, RunDirectory, RunDirectoryError, Stopped, TrainOutcome,
+    config_to_toml, estimate, load_config, measure_batch_size, train, BatchSize, Estimate,
+    ExperimentConfig, MetricName, Observer, Plan, RunDirectory, RunDirectoryError, Stopped,
+    TrainOutcome,
 };
 
 use crate::args::TrainArguments;
@@ -13,6 +15,7 @@ use crate::failure::Failure;
 use crate::fitness;
 use crate::hub;
 use crate::signals;
+use crate::timing;
 use crate::world::{self, Joined};
 
 /// What a process says that has its device and its data.
@@ -111,6 +114,9 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         fitness::require(&plan.device_check(), device, &mut console)?;
     }
     plan.check_processes(joined.world.size())?;
+    if let Some(estimate) = estimate(&plan, &device, joined.world.size())? {
+        tell_estimate(&estimate, arguments.yes)?;
+    }
     let resolved = config_to_toml(&plan.config).map_err(RunDirectoryError::Config)?;
     joined.world.broadcast(resolved.into_bytes());
     // A run that they cannot train along with is none.
@@ -133,6 +139,42 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         (Some(Stopped::Asked), Some(signal)) => Err(Failure::Signal(signal)),
         _ => Ok(()),
     }
+}
+
+/// Longer than this nobody means to wait without having been asked.
+const MOST_DAYS: f64 = 7.0;
+
+/// Tells what training will take, and refuses what is surely not meant unless the user says so.
+fn tell_estimate(estimate: &Estimate, is_meant: bool) -> Result<(), Failure> {
+    const GIB: f64 = (1_u64 << 30) as f64;
+    const DAY: f64 = 86_400.0;
+    let in_gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / GIB);
+    let memory = estimate
+        .memory
+        .map(|bytes| format!(" and {}", in_gib(bytes)));
+    let told = format!(
+        "a step takes about {}{} on this CPU; {} steps ≈ {}",
+        timing::roughly(estimate.step.as_secs_f64()),
+        memory.unwrap_or_default(),
+        estimate.steps,
+        timing::roughly(estimate.seconds())
+    );
+    let too_long = estimate.seconds() > MOST_DAYS * DAY;
+    let too_large = match (estimate.memory, estimate.available) {
+        (Some(memory), Some(available)) if memory > available => {
+            Some(format!("this machine has {} to take", in_gib(available)))
+        }
+        _ => None,
+    };
+    if is_meant || (!too_long && too_large.is_none()) {
+        console::note(&told);
+        return Ok(());
+    }
+    let why = too_large.unwrap_or_else(|| format!("more than {MOST_DAYS} days"));
+    Err(Failure::usage(anyhow!(
+        "{told}: {why}. A GPU (`--device wgpu`), smaller images (`data.short_side`), a smaller `model.backbone`, \
+         `train.batch_size` or fewer `train.iterations` take less; `--yes` trains nevertheless"
+    )))
 }
 
 /// The folder that the user names; else `runs/NAME` after the config, the first that is free for

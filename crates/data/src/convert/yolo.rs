@@ -401,7 +401,7 @@ fn refuse_orphans(used: &HashSet<PathBuf>) -> Result<(), DataError> {
         for entry in fs_err::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let is_label = path.extension().is_some_and(|it| it == "txt")
-                && fs_err::read_to_string(&path).is_ok_and(|text| {
+                && retinanet_files::read_text(&path).is_ok_and(|text| {
                     let mut lines = text
                         .lines()
                         .filter(|line| !line.trim().is_empty())

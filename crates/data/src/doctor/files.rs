@@ -118,7 +118,7 @@ impl Look {
 type Fingerprint = (usize, u64);
 
 fn fingerprint(split: &Split, image: &Image) -> Option<Fingerprint> {
-    let bytes = fs_err::read(locate(&split.images_root, &image.file_name)).ok()?;
+    let bytes = retinanet_files::read(locate(&split.images_root, &image.file_name)).ok()?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
     Some((bytes.len(), hasher.finish()))

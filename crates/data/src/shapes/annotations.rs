@@ -19,7 +19,7 @@ pub(super) enum FileKind {
 
 /// Looks at the `info` of an annotation file.
 pub(super) fn file_kind(path: &Path) -> io::Result<FileKind> {
-    let bytes = match fs_err::read(path) {
+    let bytes = match retinanet_files::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileKind::Missing),
         Err(error) => return Err(error),

@@ -33,7 +33,7 @@ pub enum WeightFormat {
 impl WeightFile {
     /// Reads a file of safetensors, burnpack or PyTorch, whichever its content says it is.
     pub(crate) fn read(path: &Path) -> Result<Self, WeightsError> {
-        let bytes = fs_err::read(path).map_err(|error| failed(path, &error))?;
+        let bytes = retinanet_files::read(path).map_err(|error| failed(path, &error))?;
         if bytes.starts_with(&burn_pack::MAGIC_NUMBER.to_le_bytes()) {
             return Self::from_burnpack(bytes).map_err(|error| failed(path, &error));
         }
@@ -41,8 +41,9 @@ impl WeightFile {
         if bytes.get(8) == Some(&b'{') {
             return Self::from_safetensors(&bytes).map_err(|error| failed(path, &error));
         }
+        let length = bytes.len();
         drop(bytes);
-        Self::from_pytorch(path)
+        Self::from_pytorch(path, length)
     }
 
     fn from_safetensors(bytes: &[u8]) -> Result<Self, safetensors::SafeTensorError> {
@@ -84,8 +85,25 @@ impl WeightFile {
         Ok(Self { tensors, metadata })
     }
 
-    fn from_pytorch(path: &Path) -> Result<Self, WeightsError> {
+    /// Reads a file of so many bytes.
+    fn from_pytorch(path: &Path, length: usize) -> Result<Self, WeightsError> {
         let reader = PytorchReader::new(path).map_err(|error| failed(path, &error))?;
+        let claimed = (reader.tensors().values()).map(|tensor| {
+            let elements = tensor
+                .shape()
+                .iter()
+                .try_fold(1_usize, |product, side| product.checked_mul(*side));
+            elements.map_or(usize::MAX, |elements| {
+                elements.saturating_mul(tensor.dtype().size())
+            })
+        });
+        let claimed = claimed.fold(0, usize::saturating_add);
+        if claimed > MOST_UNPACKED * (length + SMALL_FILE) {
+            let reason = format!(
+                "it claims tensors of {claimed} bytes and has {length}: views that repeat values, or packed ones"
+            );
+            return Err(failed(path, &reason));
+        }
         let mut tensors = BTreeMap::new();
         for (name, tensor) in reader.into_tensors() {
             let dtype = match tensor.dtype() {
@@ -167,6 +185,13 @@ fn unwrapped(tensors: BTreeMap<String, TensorData>) -> BTreeMap<String, TensorDa
     });
     unwrapped(inner.collect())
 }
+
+/// How many times larger a PyTorch file's tensors may be than the file. `torch.save` packs nothing; only
+/// views that share values make a file smaller than its tensors.
+const MOST_UNPACKED: usize = 4;
+
+/// What counts to the size of a file that is hardly more than its names.
+const SMALL_FILE: usize = 1 << 20;
 
 fn numbers(bytes: Vec<u8>, shape: &[usize], dtype: DType) -> TensorData {
     TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype).convert::<f32>()

@@ -174,10 +174,12 @@ impl Fit {
                 let taken = bridge::from_data(data, parameter.name, None);
                 self.taken.push(taken);
             } else if parameter.name.starts_with("class_subnet.output.")
-                && found[1..] == wanted[1..]
-                && (found[0] * classes).is_multiple_of(wanted[0])
+                && let (Some((found, rest)), Some((wanted, wanted_rest))) =
+                    (found.split_first(), wanted.split_first())
+                && rest == wanted_rest
+                && found.saturating_mul(classes).is_multiple_of(*wanted)
             {
-                self.other_classes = Some(found[0] * classes / wanted[0]);
+                self.other_classes = Some(found.saturating_mul(classes) / wanted);
             } else {
                 self.faults
                     .push(format!("`{name}` is {found:?} and the model's {wanted:?}"));

@@ -195,9 +195,8 @@ pub enum WeightsError {
     },
     /// The file holds no tensor.
     #[error(
-        "`{}` holds no tensors; the pickled NumPy arrays of detectron2's zoo become a file that can \
-         be read with: python -c \"import pickle, torch; m = pickle.load(open('model.pkl', 'rb')); \
-         torch.save({{k: torch.tensor(v) for k, v in m.get('model', m).items()}}, 'model.pth')\"",
+        "`{}` holds no tensors; the pickled NumPy arrays of detectron2's zoo become a file that can be read \
+         with `scripts/unpickle.py model.pkl model.safetensors`, which runs nothing that a pickle may hold",
         path.display()
     )]
     Empty {
