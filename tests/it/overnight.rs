@@ -271,7 +271,7 @@ fn autopsy(experiment: &Experiment, run: &str, step: u64) -> Value {
 fn an_infinite_pixel_stops_training_by_the_images_name_before_the_weights_are_touched() {
     let experiment = Experiment::new();
     // Whatever is no exact mean becomes infinite.
-    let poison = ["data.normalization.std=[1e-38, 1.0, 1.0]"];
+    let poison = ["data.normalization.std=[2e-38, 1.0, 1.0]"];
     let stopped = experiment.train("run", &set(&poison));
     stopped.expect_refusal(1, &["step 1", "train_0000", "not finite", "autopsy"]);
     let autopsy = autopsy(&experiment, "run", 1);
@@ -337,7 +337,7 @@ fn a_learning_rate_that_is_far_too_high_is_caught_and_the_last_checkpoint_is_wha
 #[test]
 fn steps_that_are_not_finite_can_be_skipped_so_many_in_a_row() {
     let experiment = Experiment::new();
-    let poison = "data.normalization.std=[1e-38, 1.0, 1.0]";
+    let poison = "data.normalization.std=[2e-38, 1.0, 1.0]";
     let settings = [poison, "train.on_nonfinite=skip", "train.max_skipped=3"];
     let stopped = experiment.train("run", &set(&settings));
     stopped.expect_refusal(1, &["step 4"]);

@@ -21,7 +21,7 @@ fn an_override_with_an_unknown_key_or_value() {
         .expect_refusal(2, &["model.backbone", "`resnet19`", "`resnet18`"]);
     experiment
         .train("run", &["--set", "train.batch_size=0"])
-        .expect_refusal(2, &["`train.batch_size` must be at least 1, got 0"]);
+        .expect_refusal(2, &["`train.batch_size` must be in [1, 65536], got 0"]);
 }
 
 #[test]

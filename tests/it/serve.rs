@@ -41,7 +41,7 @@ impl Serving {
         let length = body.len();
         write!(
             stream,
-            "{head} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+            "{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
         )
         .unwrap();
         stream.write_all(body).unwrap();

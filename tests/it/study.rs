@@ -83,7 +83,7 @@ fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
         base = "tiny.toml"
         set = { "train.iterations" = 3, "optimizer.clip_norm" = 1e30 }
         [grid]
-        "optimizer.lr" = [0.01, 1e15]
+        "optimizer.lr" = [0.01, 1e6]
         "#;
     let finished = study(&experiment, diverges, &[]).expect_success();
     assert!(

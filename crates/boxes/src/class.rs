@@ -196,6 +196,20 @@ impl From<ClassList> for Vec<Class> {
     }
 }
 
+/// A name as it stands in a line of text: line breaks and other control characters are written out, as
+/// files may name a class anything.
+pub fn one_line(name: &str) -> String {
+    let mut line = String::with_capacity(name.len());
+    for character in name.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 /// The classes make no [`ClassList`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -229,6 +243,11 @@ mod tests {
         assert!(ClassList::by_category_id(Vec::new()).unwrap().is_empty());
         let error = ClassList::by_category_id(vec![class(1 << 53, "far")]).unwrap_err();
         assert_eq!(error, ClassListError::HighCategory(1 << 53));
+    }
+
+    #[test]
+    fn a_name_stays_on_its_line() {
+        assert_eq!(one_line("it's \"ü\"\n\u{1b}[1m"), "it's \"ü\"\\n\\u{1b}[1m");
     }
 
     #[test]

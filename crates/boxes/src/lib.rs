@@ -19,6 +19,6 @@ mod object;
 mod target;
 
 pub use bounding_box::BoundingBox;
-pub use class::{CategoryId, Class, ClassId, ClassList, ClassListError};
+pub use class::{CategoryId, Class, ClassId, ClassList, ClassListError, one_line};
 pub use object::{Detection, GroundTruth, ImageId};
 pub use target::{AnchorLabel, AnchorTargets, PositiveAnchor};

@@ -275,6 +275,9 @@ pub(crate) struct ServeArguments {
     /// Where to listen; port 0 takes a free one, and 0.0.0.0 is open to other machines
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) address: SocketAddr,
+    /// A name that leads to the service, besides localhost and addresses; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_host: Vec<String>,
     /// The lowest score of an answer where a request does not ask for another
     #[arg(long, default_value_t = 0.3, value_parser = share)]
     pub(crate) score: f32,

@@ -1,5 +1,6 @@
 //! What a person sees on stderr: bars where it is a terminal, plain lines where it is not.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,41 @@ pub(crate) fn error_of_rank(rank: usize, failure: &Failure) {
 /// Nothing of another process, such as mpirun's own words, comes between the parts of a line.
 fn write_at_once(line: &str) {
     // Where stderr is closed or full, there is nobody to tell, and the work goes on.
-    let _ = io::stderr().write_all(line.as_bytes());
+    let _ = io::stderr().write_all(cut(&harmless(line)).as_bytes());
+}
+
+/// A text without what a terminal would obey: names of files and classes may hold anything.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |it: char| it.is_control() && it != '\n' && it != '\t';
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut harmless = String::with_capacity(text.len());
+    for character in text.chars() {
+        if obeyed(character) {
+            harmless.extend(character.escape_default());
+        } else {
+            harmless.push(character);
+        }
+    }
+    Cow::Owned(harmless)
+}
+
+/// A text whose lines end where nobody reads on: a name may have megabytes.
+fn cut(text: &str) -> Cow<'_, str> {
+    const LONGEST: usize = 4000;
+    if text.lines().all(|line| line.len() <= LONGEST) {
+        return Cow::Borrowed(text);
+    }
+    let line = |line: &str| {
+        let end = line
+            .char_indices()
+            .nth(LONGEST)
+            .map_or(line.len(), |(end, _)| end);
+        let more = if end < line.len() { "…" } else { "" };
+        format!("{}{more}\n", &line[..end])
+    };
+    Cow::Owned(text.lines().map(line).collect())
 }
 
 /// Whether stdout is an output file's, so that results are told on stderr.
@@ -55,7 +90,7 @@ pub(crate) fn result(text: &str) {
         return write_at_once(&format!("{text}\n"));
     }
     let mut stdout = io::stdout().lock();
-    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    let written = writeln!(stdout, "{}", harmless(text)).and_then(|()| stdout.flush());
     if let Err(error) = written {
         // A closed pipe, as of `| head`, is nothing to complain about.
         if error.kind() != io::ErrorKind::BrokenPipe {
@@ -222,4 +257,23 @@ fn bar(total: u64, style: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_nothing_to_obey() {
+        assert_eq!(harmless("plain\n\tline"), "plain\n\tline");
+        assert_eq!(harmless("\u{1b}[2Jé\r\u{9b}"), "\\u{1b}[2Jé\\r\\u{9b}");
+    }
+
+    #[test]
+    fn a_line_ends_where_nobody_reads_on() {
+        let long = format!("a\n{}\n", "é".repeat(5000));
+        let cut = cut(&long);
+        assert!(cut.starts_with("a\né") && cut.ends_with("é…\n"));
+        assert_eq!(cut.chars().count(), 2 + 4000 + 2);
+    }
 }

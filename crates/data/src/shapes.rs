@@ -568,11 +568,11 @@ mod tests {
         );
         assert_eq!(
             error(|c| c.train_images = 0),
-            "`train_images` must be at least 1, got 0"
+            "`train_images` must be in [1, 100000], got 0"
         );
         assert_eq!(
             error(|c| c.val_images = 0),
-            "`val_images` must be at least 1, got 0"
+            "`val_images` must be in [1, 100000], got 0"
         );
     }
 

@@ -246,7 +246,7 @@ mod tests {
         };
         assert_eq!(
             change(|config| config.width = 0),
-            "`model.width` must be at least 1, got 0"
+            "`model.width` must be in [1, 256], got 0"
         );
         assert_eq!(
             change(|config| config.freeze_at = 6),
@@ -254,7 +254,7 @@ mod tests {
         );
         assert_eq!(
             change(|config| config.head.prior = 1.0),
-            "`model.head.prior` must be between 0 and 1, got 1"
+            "`model.head.prior` must be in [1e-9, 1), got 1"
         );
         assert!(change(|config| config.anchors.aspect_ratios.clear()).contains("aspect_ratios"));
     }

@@ -36,6 +36,27 @@ pub enum EvaluationError {
         /// The category id.
         category: CategoryId,
     },
+    /// More categories than curves can be kept of.
+    #[error("`{annotations}` has {count} categories, more than can be evaluated")]
+    TooManyCategories {
+        /// What the annotations are called.
+        annotations: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// More objects and detections on an image than can be held against each other.
+    #[error(
+        "image {} has {objects} objects and {detections} detections, more than can be held against each \
+         other; keep the detections of higher scores", image.0
+    )]
+    TooManyPairs {
+        /// The image.
+        image: ImageId,
+        /// How many objects it has.
+        objects: usize,
+        /// How many detections.
+        detections: usize,
+    },
     /// Images that the annotations do not have.
     #[error(
         "`{annotations}` has no image with the id {}; is it another data set's?",

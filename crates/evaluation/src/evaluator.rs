@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hotcoco::params::IouType;
 use hotcoco::{Annotation, COCO, COCOeval, Category, Dataset};
 use retinanet_annotations::{CocoFile, Masks, read_results};
-use retinanet_boxes::{CategoryId, Class, ClassId, ClassList, ImageId};
+use retinanet_boxes::{BoundingBox, CategoryId, Class, ClassId, ClassList, ImageId};
 
 use crate::{CocoDetection, EvaluationError, Metrics};
 
@@ -20,6 +20,12 @@ pub struct Evaluator {
     /// How many detections of an image and class count.
     max_detections: usize,
 }
+
+/// More categories than the largest data sets have; each takes 0.2 MB of curves.
+const MOST_CATEGORIES: usize = 20_000;
+
+/// The most pairs of an object and a detection of an image, which each take 8 bytes.
+const MOST_PAIRS: usize = 50_000_000;
 
 /// COCO's number of detections that count.
 const MAX_DETECTIONS: usize = 100;
@@ -81,6 +87,12 @@ impl Evaluator {
             return Err(EvaluationError::DuplicateCategory {
                 category: CategoryId(category),
                 annotations,
+            });
+        }
+        if dataset.categories.len() > MOST_CATEGORIES {
+            return Err(EvaluationError::TooManyCategories {
+                annotations,
+                count: dataset.categories.len(),
             });
         }
         silence(&mut dataset);
@@ -269,6 +281,7 @@ impl Evaluator {
             });
         }
         self.require_images(detections.iter().map(|it| it.image_id))?;
+        self.require_few_pairs(detections)?;
         let categories: BTreeSet<CategoryId> = detections
             .iter()
             .map(|it| it.category_id)
@@ -281,6 +294,29 @@ impl Evaluator {
             annotations: self.annotations.clone(),
             categories: categories.into_iter().collect(),
         })
+    }
+
+    /// Refuses images whose objects and detections would take gigabytes to hold against each other.
+    fn require_few_pairs(&self, detections: &[CocoDetection]) -> Result<(), EvaluationError> {
+        let mut found: HashMap<u64, usize> = HashMap::new();
+        for detection in detections {
+            *found.entry(detection.image_id.0).or_default() += 1;
+        }
+        let mut objects: HashMap<u64, usize> = HashMap::new();
+        for annotation in &self.truth.dataset.annotations {
+            *objects.entry(annotation.image_id).or_default() += 1;
+        }
+        for (image, detections) in found {
+            let objects = objects.get(&image).copied().unwrap_or_default();
+            if objects.saturating_mul(detections) > MOST_PAIRS {
+                return Err(EvaluationError::TooManyPairs {
+                    image: ImageId(image),
+                    objects,
+                    detections,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn require_images(&self, images: impl Iterator<Item = ImageId>) -> Result<(), EvaluationError> {
@@ -297,10 +333,12 @@ impl Evaluator {
     }
 }
 
+/// Whether all edges are numbers in single precision, as everywhere else.
 fn has_finite_box(annotation: &Annotation) -> bool {
-    annotation
+    let edges = annotation
         .bbox
-        .is_some_and(|bbox| bbox.iter().all(|number| number.is_finite()))
+        .map(|bbox| BoundingBox::from_xywh(bbox).to_array());
+    edges.is_some_and(|edges| edges.iter().all(|edge| edge.is_finite()))
 }
 
 /// The images by their files' names.
@@ -599,6 +637,31 @@ mod tests {
             error.to_string(),
             "annotation 11 of `val.json` has no finite `bbox`"
         );
+    }
+
+    #[test]
+    fn what_would_take_gigabytes_is_refused() {
+        let mut crowded = dataset();
+        crowded.annotations = (0..8_000)
+            .map(|id| annotation(id, 1, [0.0, 0.0, 9.0, 9.0]))
+            .collect();
+        let detections = vec![detection(1, [0.0, 0.0, 9.0, 9.0], 0.5); 8_000];
+        let message = evaluator(crowded)
+            .evaluate(&detections)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("image 1 has 8000 objects and 8000 detections"),
+            "{message}"
+        );
+
+        let mut classes = dataset();
+        classes.categories = (0..20_001).map(|id| category(id, "x")).collect();
+        let message = Evaluator::from_dataset(classes, "val.json")
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(message.contains("20001 categories"), "{message}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use hotcoco::metrics::is_computed;
+use retinanet_boxes::one_line;
 
 use crate::{
     Analysis, Calibration, ClassAnalysis, Comparison, Confusion, Difference, ErrorParts,
@@ -220,6 +221,7 @@ fn signed(value: f64) -> String {
 pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let header: Vec<String> = header.iter().map(ToString::to_string).collect();
     let columns = header.len();
+    let rows = rows.map(|row| row.iter().map(|cell| one_line(cell)).collect());
     let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     let widths: Vec<usize> = (0..columns)
         .map(|column| {

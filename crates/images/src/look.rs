@@ -57,8 +57,8 @@ impl LookConfig {
             let (key, found) = ("short_sides", side.to_string());
             return Err(setting(key, "lengths in [1, 65535]", found));
         }
-        if let Some(tile) = self.tile.filter(|tile| !(64..=65_535).contains(tile)) {
-            return Err(setting("tile", "in [64, 65535]", tile.to_string()));
+        if let Some(tile) = self.tile.filter(|tile| !(32..=65_535).contains(tile)) {
+            return Err(setting("tile", "in [32, 65535]", tile.to_string()));
         }
         // With 0.9 every pixel is looked at a hundred times.
         if !(0.0..=0.9).contains(&self.tile_overlap) {

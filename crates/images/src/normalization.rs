@@ -71,10 +71,13 @@ impl Normalizer {
                 found: format!("{mean:?}"),
             });
         }
-        if !std.iter().all(|std| (1e-3..=1e6).contains(std)) {
+        if !std
+            .iter()
+            .all(|std| (f32::MIN_POSITIVE..=1e6).contains(std))
+        {
             return Err(ImagesError::Setting {
                 key: "data.normalization.std",
-                expected: "three numbers in [1e-3, 1e6]",
+                expected: "three numbers in [1.2e-38, 1e6]",
                 found: format!("{std:?}"),
             });
         }

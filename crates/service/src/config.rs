@@ -17,6 +17,8 @@ use crate::ServiceError;
 pub struct ServiceConfig {
     /// Where to listen; port 0 takes a free one. Only this machine by default.
     pub address: SocketAddr,
+    /// Names that lead to the service, besides `localhost` and addresses; requests to others are refused.
+    pub allow_hosts: Vec<String>,
     /// The lowest score of an answer where a request does not ask for another, in `[0, 1]`.
     pub score: f32,
     /// The most pictures that go through the detector at once, at least 1.
@@ -43,6 +45,7 @@ impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            allow_hosts: Vec::new(),
             score: 0.3,
             batch: at_least_1(4),
             max_wait_ms: 2,

@@ -74,6 +74,7 @@ mod batcher;
 mod config;
 mod detect;
 mod error;
+mod host;
 mod metrics;
 mod refusal;
 mod routes;

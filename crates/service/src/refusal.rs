@@ -10,8 +10,23 @@ use serde_json::json;
 /// Why a request gets no detections.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the request has no body; send an image file as it is, as curl's --data-binary does")]
+    #[error(
+        "the request has no body; send an image file as it is, as curl's --data-binary does, or as the \
+         file of a form, as curl's -F does"
+    )]
     Empty,
+    #[error("the form cannot be read: {0}")]
+    Form(multer::Error),
+    #[error("the form has no file; send one as `curl -F image=@photo.jpg` does")]
+    NoFile,
+    #[error("the form has several files; send one a request")]
+    Files,
+    #[error(
+        "the service does not answer to the name `{0}`; `retinanet serve --allow-host {0}` lets it"
+    )]
+    Host(String),
+    #[error("the request names no host")]
+    NoHost,
     #[error("the body ended early")]
     Cut,
     #[error("{0}")]
@@ -20,8 +35,12 @@ pub(crate) enum Refusal {
     TooLarge { max_bytes: usize },
     #[error("the body took longer than {seconds} s")]
     Slow { seconds: f64 },
-    #[error("{}", with_causes(.0))]
-    Picture(BytesError),
+    #[error("{}{}", named(name.as_deref()), with_causes(error))]
+    Picture {
+        /// The file's name, if it was told.
+        name: Option<String>,
+        error: BytesError,
+    },
     #[error("the image cannot be decoded")]
     DecoderPanicked,
     #[error("too many pictures are waiting; come again")]
@@ -41,13 +60,25 @@ pub(crate) enum Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Empty | Self::Cut | Self::Query(_) => StatusCode::BAD_REQUEST,
-            Self::TooLarge { .. } | Self::Picture(BytesError::TooManyPixels { .. }) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            Self::Empty
+            | Self::Cut
+            | Self::Query(_)
+            | Self::Form(_)
+            | Self::NoFile
+            | Self::Files
+            | Self::NoHost => StatusCode::BAD_REQUEST,
+            Self::Host(_) => StatusCode::FORBIDDEN,
+            Self::TooLarge { .. }
+            | Self::Picture {
+                error: BytesError::TooManyPixels { .. },
+                ..
+            } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::Picture(BytesError::UnknownFormat(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Picture(_) | Self::DecoderPanicked => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Picture {
+                error: BytesError::UnknownFormat(_),
+                ..
+            } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Picture { .. } | Self::DecoderPanicked => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Busy | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Detector(_) | Self::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UnknownPath => StatusCode::NOT_FOUND,
@@ -66,6 +97,15 @@ impl IntoResponse for Refusal {
         }
         response
     }
+}
+
+/// The beginning of a message on a file of this name.
+fn named(name: Option<&str>) -> String {
+    const LONGEST: usize = 100;
+    name.map_or_else(String::new, |name| {
+        let shown: String = name.chars().take(LONGEST).collect();
+        format!("`{shown}`: ")
+    })
 }
 
 /// The error with its causes, where they say more.

@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::batcher::{Detected, Job};
+use crate::host;
 use crate::metrics::{Counted, Metrics, Phases, count};
 use crate::refusal::Refusal;
-use crate::upload::{self, Limits};
+use crate::upload::{self, Limits, Upload};
 use crate::{ModelInfo, ServiceConfig};
 
 /// The page has no resources but itself and the photos that it shows.
@@ -60,6 +61,7 @@ impl Service {
 
 pub(crate) fn router(service: Service) -> Router {
     let metrics = Arc::clone(&service.metrics);
+    let hosts: Arc<[String]> = service.config.allow_hosts.clone().into();
     Router::new()
         .route("/", get(page))
         .route("/detect", post(detect))
@@ -67,6 +69,7 @@ pub(crate) fn router(service: Service) -> Router {
         .route("/metrics", get(render_metrics))
         .fallback(async || Refusal::UnknownPath)
         .method_not_allowed_fallback(async || Refusal::Method)
+        .layer(middleware::from_fn_with_state(hosts, host::require))
         .layer(middleware::from_fn_with_state(metrics, count))
         .with_state(Arc::new(service))
 }
@@ -139,16 +142,21 @@ async fn detect(
         return Err(Refusal::Busy);
     };
     let max_bytes = service.config.max_body_bytes.get();
+    let form = upload::boundary(&request);
     let bytes = upload::read(request, Limits { max_bytes, time }).await?;
     // Only now, because the client sees no answer before it has sent the body.
     let min_score = service.min_score(options)?;
+    let Upload { bytes, name } = match form {
+        Some(boundary) => upload::file_of(bytes, boundary).await?,
+        None => Upload { bytes, name: None },
+    };
     if bytes.is_empty() {
         return Err(Refusal::Empty);
     }
     let received = Instant::now();
 
     let queued = Counted::new(&service.metrics.queue);
-    let decoded = service.decode(bytes).await?;
+    let decoded = service.decode(bytes, name).await?;
     let (width, height) = decoded.picture.dimensions();
     let decode = decoded.time;
     let detected = service.submit(decoded, queued).await?;
@@ -190,7 +198,7 @@ impl Service {
 
     /// Decodes as soon as there is a place, which a client that leaves gives back only after the
     /// decoder is done: memory is bounded by the places.
-    async fn decode(&self, bytes: Vec<u8>) -> Result<Decoded, Refusal> {
+    async fn decode(&self, bytes: Vec<u8>, name: Option<String>) -> Result<Decoded, Refusal> {
         let place = Arc::clone(&self.decoded).acquire_owned().await;
         let place = place.map_err(|_| Refusal::Stopping)?;
         let max_pixels = self.config.max_pixels;
@@ -204,7 +212,7 @@ impl Service {
             })
         });
         match decoding.await {
-            Ok(decoded) => decoded.map_err(Refusal::Picture),
+            Ok(decoded) => decoded.map_err(|error| Refusal::Picture { name, error }),
             Err(error) if error.is_panic() => Err(Refusal::DecoderPanicked),
             Err(_) => Err(Refusal::Stopping),
         }

@@ -4,6 +4,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header;
 use http_body_util::BodyExt;
+use multer::Multipart;
 use tokio::time::timeout;
 
 use crate::refusal::Refusal;
@@ -36,6 +37,39 @@ pub(crate) async fn read(request: Request, limits: Limits) -> Result<Vec<u8>, Re
             seconds: time.as_secs_f64(),
         }),
     }
+}
+
+/// What was sent.
+pub(crate) struct Upload {
+    /// The file.
+    pub(crate) bytes: Vec<u8>,
+    /// Its name, if a form gives one.
+    pub(crate) name: Option<String>,
+}
+
+/// What separates the parts of a request that is a form, as `curl -F` sends it.
+pub(crate) fn boundary(request: &Request) -> Option<String> {
+    let kind = request.headers().get(header::CONTENT_TYPE)?;
+    multer::parse_boundary(kind.to_str().ok()?).ok()
+}
+
+/// The one file of a form.
+pub(crate) async fn file_of(form: Vec<u8>, boundary: String) -> Result<Upload, Refusal> {
+    let mut form = Multipart::new(Body::from(form).into_data_stream(), boundary);
+    let mut file = None;
+    while let Some(field) = form.next_field().await.map_err(Refusal::Form)? {
+        let Some(name) = field.file_name().map(str::to_owned) else {
+            continue;
+        };
+        if file.is_some() {
+            return Err(Refusal::Files);
+        }
+        file = Some(Upload {
+            bytes: field.bytes().await.map_err(Refusal::Form)?.to_vec(),
+            name: Some(name),
+        });
+    }
+    file.ok_or(Refusal::NoFile)
 }
 
 /// Reads a body and throws it away, for as long as the time allows.

@@ -1,5 +1,6 @@
 //! What a run says when it begins.
 
+use retinanet_boxes::one_line;
 use retinanet_data::{CoverageReport, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
 
@@ -21,7 +22,7 @@ pub(crate) fn tell_start(
         .train
         .classes
         .iter()
-        .map(|(_, class)| &*class.name)
+        .map(|(_, class)| one_line(&class.name))
         .collect();
     let lines = [
         format!("run        {}", run.root().display()),

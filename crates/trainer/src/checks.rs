@@ -18,7 +18,11 @@ pub(crate) fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError>
     for (key, got, most) in [
         ("compute.threads", config.compute.threads, 1024),
         ("data.workers", Some(config.data.workers.max(1)), 256),
-        ("data.prefetch", config.data.prefetch, 4096),
+        (
+            "data.prefetch",
+            config.data.prefetch.map(|it| it.max(1)),
+            4096,
+        ),
     ] {
         within(key, got.unwrap_or(1) as u64, most)?;
     }
@@ -115,8 +119,14 @@ fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
 fn check_optimizer(optimizer: &OptimizerConfig) -> Result<(), PlanError> {
     let reference_batch = optimizer.reference_batch as u64;
     at_least_one("optimizer.reference_batch", reference_batch)?;
+    if !(0.0..=1e6).contains(&optimizer.lr) {
+        return Err(PlanError::out_of_range(
+            "optimizer.lr",
+            optimizer.lr,
+            "in [0, 1e6]",
+        ));
+    }
     for (key, got) in [
-        ("optimizer.lr", optimizer.lr),
         ("optimizer.weight_decay", optimizer.weight_decay),
         ("optimizer.norm_weight_decay", optimizer.norm_weight_decay),
         (

@@ -474,7 +474,7 @@ mod tests {
         );
         assert_eq!(
             refusal(|config| config.optimizer.lr = f64::NAN),
-            "`optimizer.lr` must be in [0, 100], got NaN"
+            "`optimizer.lr` must be in [0, 1e6], got NaN"
         );
         assert_eq!(
             refusal(|config| config.optimizer.momentum = 1.0),

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
@@ -250,8 +251,8 @@ fn csv(predictions: &[Prediction], classes: &ClassList) -> anyhow::Result<Vec<u8
     for (file_name, category, detection) in named(predictions, classes) {
         let [x, y, width, height] = detection.bbox.to_xywh();
         writer.serialize(CsvLine {
-            file_name,
-            class: classes.name(detection.class),
+            file_name: &as_text(file_name),
+            class: &as_text(classes.name(detection.class)),
             category_id: category.0,
             score: detection.score,
             x,
@@ -263,6 +264,15 @@ fn csv(predictions: &[Prediction], classes: &ClassList) -> anyhow::Result<Vec<u8
     Ok(writer
         .into_inner()
         .map_err(csv::IntoInnerError::into_error)?)
+}
+
+/// A cell that a spreadsheet takes for text: it would run `=1+1` as a formula.
+fn as_text(cell: &str) -> Cow<'_, str> {
+    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        Cow::Owned(format!("'{cell}"))
+    } else {
+        Cow::Borrowed(cell)
+    }
 }
 
 /// Every detection with its file's name and its category.

@@ -55,6 +55,7 @@ fn config(arguments: &ServeArguments) -> Result<ServiceConfig, Failure> {
         score: arguments.score,
         batch: at_least_1(arguments.look.batch.unwrap_or(4)),
         max_body_bytes: at_least_1(arguments.max_mebibytes.saturating_mul(1 << 20)),
+        allow_hosts: arguments.allow_host.clone(),
         max_pixels: (arguments.max_megapixels as u64).saturating_mul(1_000_000),
         max_waiting: at_least_1(arguments.max_waiting),
         timeout_seconds: f64::from(arguments.timeout),

@@ -160,7 +160,7 @@ impl Answer {
 }
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
-    let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     exchange(address, head.as_bytes()).expect("an answer")
 }
 
@@ -178,7 +178,7 @@ pub(crate) fn post_bytes(path: &str, body: &[u8]) -> Vec<u8> {
 /// A request without its body.
 pub(crate) fn post_head(path: &str, length: usize) -> Vec<u8> {
     format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
     )
     .into_bytes()
 }

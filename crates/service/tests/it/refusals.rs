@@ -42,6 +42,83 @@ fn what_is_not_a_whole_image_is_refused() {
     service.stop().unwrap();
 }
 
+/// A form as `curl -F` sends it, with these files.
+fn form(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body =
+        b"--x\r\nContent-Disposition: form-data; name=\"note\"\r\n\r\nhello\r\n".to_vec();
+    for (name, content) in files {
+        let head = format!(
+            "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\
+             Content-Type: image/png\r\n\r\n"
+        );
+        body.extend(head.as_bytes());
+        body.extend(*content);
+        body.extend(b"\r\n");
+    }
+    body.extend(b"--x--\r\n");
+    let mut request = format!(
+        "POST /detect HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend(body);
+    request
+}
+
+#[test]
+fn the_file_of_a_form_is_looked_at_and_named_if_it_is_refused() {
+    let service = Running::start(&ServiceConfig::default(), ByColor);
+    let address = service.address;
+    let send = |files: &[(&str, &[u8])]| exchange(address, &form(files)).unwrap();
+    let picture = numbered(1);
+    let answer = send(&[("a.png", &picture)]);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let plain = post(address, "/detect", &picture).json();
+    assert_eq!(answer.json()["detections"], plain["detections"]);
+    refused(
+        &send(&[("notes.txt", b"hello")]),
+        415,
+        "`notes.txt`: not an image",
+    );
+    refused(&send(&[("a.png", &picture[..40])]), 422, "`a.png`: ");
+    refused(&send(&[]), 400, "no file");
+    refused(
+        &send(&[("a.png", &picture), ("b.png", &picture)]),
+        400,
+        "several files",
+    );
+    refused(&send(&[("a.png", b"")]), 400, "no body");
+    still_answers(address);
+    service.stop().unwrap();
+}
+
+#[test]
+fn only_the_services_own_names_are_answered() {
+    let config = ServiceConfig {
+        allow_hosts: vec!["photos.example".to_owned()],
+        ..ServiceConfig::default()
+    };
+    let service = Running::start(&config, ByColor);
+    let ask = |host: &str| {
+        let request = format!("GET /health HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+        exchange(service.address, request.as_bytes()).unwrap()
+    };
+    for host in [
+        "Host: photos.example:80\r\n",
+        "Host: 127.0.0.1:1\r\n",
+        "Host: [::1]\r\n",
+    ] {
+        assert_eq!(ask(host).status, 200, "{host}");
+    }
+    refused(
+        &ask("Host: evil.example\r\n"),
+        403,
+        "--allow-host evil.example",
+    );
+    service.stop().unwrap();
+}
+
 #[test]
 fn too_many_bytes_are_refused_and_the_answer_arrives() {
     let config = ServiceConfig {
@@ -54,7 +131,7 @@ fn too_many_bytes_are_refused_and_the_answer_arrives() {
     refused(&post(address, "/detect", &huge), 413, "1000 bytes");
 
     // The length is not told ahead.
-    let mut chunked = b"POST /detect HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
+    let mut chunked = b"POST /detect HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
         Transfer-Encoding: chunked\r\n\r\n"
         .to_vec();
     for _ in 0..64 {
@@ -67,7 +144,7 @@ fn too_many_bytes_are_refused_and_the_answer_arrives() {
     refused(&answer, 413, "1000 bytes");
 
     // A client that asks first is told before it sends.
-    let asking = b"POST /detect HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
+    let asking = b"POST /detect HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
         Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n";
     refused(&exchange(address, asking).unwrap(), 413, "1000 bytes");
 
@@ -155,7 +232,7 @@ fn clients_that_do_not_read_are_let_go() {
     let service = Running::start(&config, ByColor);
     let mut stream = TcpStream::connect(service.address).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    let request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(1000);
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
     let refused = (0..1000).any(|_| stream.write_all(&request).is_err());
     assert!(refused, "the service takes every request");
     service.wait_for_metric("retinanet_connections", 1.0);

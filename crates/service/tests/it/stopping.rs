@@ -36,7 +36,7 @@ fn idle_connections_do_not_hold_it() {
     let service = Running::start(&config, ByColor);
     let mut silent = TcpStream::connect(service.address).unwrap();
     let mut kept = TcpStream::connect(service.address).unwrap();
-    kept.write_all(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+    kept.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     kept.read_exact(&mut [0; 12]).unwrap();
     service.wait_for_metric("retinanet_connections", 3.0);
