@@ -686,3 +686,30 @@ fn coco_to_coco_keeps_what_it_does_not_know() {
     let source = experiment.path("in.json");
     assert_eq!(converted(&experiment, &["--from", "coco", &source]), file);
 }
+
+#[test]
+fn names_of_classes_in_any_script_are_drawn() {
+    let Some(reported) = shared("reported") else {
+        return;
+    };
+    let experiment = Experiment::new();
+    let (config, out) = (reported.join("tiny.toml"), experiment.path("view"));
+    // The same boxes, named by what the font has to draw and by what it would draw for all it lacks.
+    let drawn = |name: &str| {
+        let train = fs_err::read_to_string(reported.join("94-unicode-classes/train.json")).unwrap();
+        let mut train: serde_json::Value = serde_json::from_str(&train).unwrap();
+        for category in train["categories"].as_array_mut().unwrap() {
+            category["name"] = name.into();
+        }
+        experiment.write("train.json", &train.to_string());
+        let root = format!("data.root={}", reported.join("94-unicode-classes").display());
+        let file = format!("data.train.annotations={}", experiment.path("train.json"));
+        let arguments = ["dataset", "view", config.to_str().unwrap(), "--out", &out, "--set", &root, "--set", &file];
+        run(&arguments).expect_success();
+        experiment.bytes("view/before/001.png.png")
+    };
+    let names = ["红色", "蓝色", "أحمر", "красный", "\u{fffd}\u{fffd}"].map(drawn);
+    for (place, picture) in names.iter().enumerate() {
+        assert!(names[..place].iter().all(|other| other != picture), "{place}");
+    }
+}

@@ -1,18 +1,10 @@
 //! Boxes with labels, drawn onto images.
 
-use std::convert::Infallible;
 use std::ops::Range;
 
-use embedded_graphics::draw_target::DrawTarget;
-use embedded_graphics::geometry::{OriginDimensions, Point, Size};
-use embedded_graphics::mono_font::iso_8859_1::{FONT_10X20, FONT_6X10, FONT_7X13};
-use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
-use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
-use embedded_graphics::text::{Baseline, Text};
-use embedded_graphics::Drawable;
-use embedded_graphics::Pixel;
 use image::{Rgb, RgbImage};
-use retinanet_boxes::{BoundingBox, ClassId, ClassList, Detection, GroundTruth};
+use retinanet_boxes::{one_line, BoundingBox, ClassId, ClassList, Detection, GroundTruth};
+use unifont::{get_glyph, Glyph};
 
 /// Draws each detection as a box with a tag that gives its class and score; the surer lies on top.
 ///
@@ -168,10 +160,11 @@ impl Tag {
     /// into its bottom, and a tag's height further up or down. It is shifted into the image; what a
     /// small image cannot hold is cut off.
     fn place(image: &RgbImage, pixels: &PixelBox, mark: &Mark, others: &[Self]) -> Self {
-        let font = font(image);
-        let label: String = mark.label.chars().map(printable).collect();
-        let width = label.chars().count() as u32 * font.character_size.width + 2 * TAG_MARGIN;
-        let height = font.character_size.height;
+        let scale = text_scale(image);
+        let label = one_line(&mark.label);
+        let width = label.chars().map(glyph_width).sum::<u32>();
+        let width = scale * (width + 2 * TAG_MARGIN);
+        let height = scale * GLYPH_HEIGHT;
         let (image_width, image_height) = image.dimensions();
 
         let x = pixels.columns.start.min(image_width.saturating_sub(width));
@@ -212,39 +205,63 @@ impl Tag {
 
     fn draw(&self, image: &mut RgbImage, color: [u8; 3]) {
         fill(image, self.columns.clone(), self.rows.clone(), color);
-        let style = MonoTextStyle::new(font(image), text_color(color));
-        let (x, y) = (self.columns.start + TAG_MARGIN, self.rows.start);
-        let position = Point::new(x as i32, y as i32);
-        let text = Text::with_baseline(&self.label, position, style, Baseline::Top);
-        let Ok(_) = text.draw(&mut Canvas(image));
+        let (scale, ink) = (text_scale(image), text_color(color));
+        let (mut x, y) = (self.columns.start + scale * TAG_MARGIN, self.rows.start);
+        for character in self.label.chars() {
+            if let Some(glyph) = glyph(character) {
+                draw_glyph(image, glyph, [x, y], scale, ink);
+            }
+            x += scale * glyph_width(character);
+        }
+    }
+}
+
+/// The glyph of a character, or the one that stands for those which the font does not have.
+fn glyph(character: char) -> Option<&'static Glyph> {
+    get_glyph(character).or_else(|| get_glyph(char::REPLACEMENT_CHARACTER))
+}
+
+/// Width of a character, before it is scaled.
+fn glyph_width(character: char) -> u32 {
+    glyph(character).map_or(0, |glyph| glyph.get_width() as u32)
+}
+
+/// Draws what of a glyph lies in the image, its upper left corner at `[x, y]`.
+fn draw_glyph(image: &mut RgbImage, glyph: &Glyph, [x, y]: [u32; 2], scale: u32, ink: [u8; 3]) {
+    let (image_width, image_height) = image.dimensions();
+    for row in 0..GLYPH_HEIGHT {
+        for column in 0..glyph.get_width() as u32 {
+            if glyph.get_pixel(column as usize, row as usize) {
+                let (x, y) = (x + scale * column, y + scale * row);
+                let columns = x.min(image_width)..(x + scale).min(image_width);
+                fill(
+                    image,
+                    columns,
+                    y.min(image_height)..(y + scale).min(image_height),
+                    ink,
+                );
+            }
+        }
     }
 }
 
 /// Black or white, whichever the eye reads more easily on a colour.
-fn text_color([red, green, blue]: [u8; 3]) -> Rgb888 {
+fn text_color([red, green, blue]: [u8; 3]) -> [u8; 3] {
     // Luma by ITU-R BT.601, in 0..=255.
     let luma = 0.299 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue);
     if luma > 128.0 {
-        Rgb888::BLACK
+        [0; 3]
     } else {
-        Rgb888::WHITE
+        [255; 3]
     }
 }
 
-/// The character, or `?` where ISO 8859-1, and so the font, does not have it.
-const fn printable(character: char) -> char {
-    match character {
-        ' '..='~' | '\u{a0}'..='\u{ff}' => character,
-        _ => '?',
-    }
-}
-
-fn font(image: &RgbImage) -> &'static MonoFont<'static> {
-    match image.width().max(image.height()) {
-        0..400 => &FONT_6X10,
-        400..1000 => &FONT_7X13,
-        1000.. => &FONT_10X20,
-    }
+/// How many times larger than the font's 16 pixels text is, so that it can be read where the whole image
+/// is looked at: twice from a longer side of 1050 pixels, three times from 1750, and so on.
+fn text_scale(image: &RgbImage) -> u32 {
+    const READABLE: u32 = 700;
+    let longer = image.width().max(image.height());
+    ((longer + READABLE / 2) / READABLE).max(1)
 }
 
 /// 2 pixels, and beyond a longer side of 1000 one for each 500.
@@ -261,40 +278,11 @@ fn fill(image: &mut RgbImage, columns: Range<u32>, rows: Range<u32>, color: [u8;
     }
 }
 
-/// Lets `embedded_graphics` draw onto an image.
-struct Canvas<'a>(&'a mut RgbImage);
-
-impl DrawTarget for Canvas<'_> {
-    type Color = Rgb888;
-    type Error = Infallible;
-
-    fn draw_iter<I>(&mut self, pixels: I) -> Result<(), Infallible>
-    where
-        I: IntoIterator<Item = Pixel<Rgb888>>,
-    {
-        for Pixel(point, color) in pixels {
-            let x = u32::try_from(point.x).ok();
-            let y = u32::try_from(point.y).ok();
-            let pixel = x
-                .zip(y)
-                .and_then(|(x, y)| self.0.get_pixel_mut_checked(x, y));
-            if let Some(pixel) = pixel {
-                *pixel = Rgb([color.r(), color.g(), color.b()]);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl OriginDimensions for Canvas<'_> {
-    fn size(&self) -> Size {
-        Size::new(self.0.width(), self.0.height())
-    }
-}
-
 /// The colour of regions to ignore.
 const IGNORED: [u8; 3] = [150; 3];
-/// Pixels left and right of the text in a tag.
+/// Height of the font's glyphs in pixels, before they are scaled.
+const GLYPH_HEIGHT: u32 = 16;
+/// Pixels left and right of the text in a tag, before they are scaled.
 const TAG_MARGIN: u32 = 2;
 
 #[cfg(test)]
@@ -358,34 +346,34 @@ mod tests {
 
     #[test]
     fn lines_are_thicker_on_large_images() {
-        let image = drawn(2000, 100, &[detection([500.0, 40.0, 900.0, 90.0], 0, 0.5)]);
+        let image = drawn(2000, 300, &[detection([500.0, 140.0, 900.0, 190.0], 0, 0.5)]);
         let color = Rgb(class_color(ClassId(0)));
-        assert_eq!(*image.get_pixel(503, 70), color);
-        assert_eq!(*image.get_pixel(504, 70), BLACK);
+        assert_eq!(*image.get_pixel(503, 170), color);
+        assert_eq!(*image.get_pixel(504, 170), BLACK);
     }
 
     #[test]
     fn the_tag_stands_above_the_box_or_within_its_top() {
         let color = Rgb(class_color(ClassId(0)));
         let image = drawn(200, 200, &[detection([40.0, 60.0, 160.0, 150.0], 0, 0.5)]);
-        // "circle 0.50" takes 11 · 6 + 4 = 70 columns and 10 rows.
-        assert_eq!(*image.get_pixel(40, 50), color);
-        assert_eq!(*image.get_pixel(109, 50), color);
-        assert_eq!(*image.get_pixel(110, 50), BLACK);
-        assert_eq!(*image.get_pixel(40, 49), BLACK);
+        // "circle 0.50" takes 11 · 8 + 4 = 92 columns and 16 rows.
+        assert_eq!(*image.get_pixel(40, 44), color);
+        assert_eq!(*image.get_pixel(131, 44), color);
+        assert_eq!(*image.get_pixel(132, 44), BLACK);
+        assert_eq!(*image.get_pixel(40, 43), BLACK);
 
         let image = drawn(200, 200, &[detection([40.0, 5.0, 160.0, 150.0], 0, 0.5)]);
         assert_eq!(*image.get_pixel(40, 4), BLACK);
-        assert_eq!(*image.get_pixel(109, 14), color);
+        assert_eq!(*image.get_pixel(131, 20), color);
     }
 
     #[test]
     fn the_tag_is_shifted_into_the_image() {
         let image = drawn(200, 200, &[detection([190.0, 60.0, 199.0, 150.0], 0, 0.5)]);
         let color = Rgb(class_color(ClassId(0)));
-        assert_eq!(*image.get_pixel(130, 50), color);
-        assert_eq!(*image.get_pixel(199, 50), color);
-        assert_eq!(*image.get_pixel(129, 50), BLACK);
+        assert_eq!(*image.get_pixel(108, 44), color);
+        assert_eq!(*image.get_pixel(199, 44), color);
+        assert_eq!(*image.get_pixel(107, 44), BLACK);
     }
 
     #[test]
@@ -404,10 +392,10 @@ mod tests {
         let detections = [detection(bbox, 0, 0.9), detection(bbox, 1, 0.8)];
         let image = drawn(200, 200, &detections);
         // The surer one's above the box, the other's in its top.
-        for (class, y) in [(0, 50), (1, 60)] {
+        for (class, y) in [(0, 44), (1, 60)] {
             let color = Rgb(class_color(ClassId(class)));
             assert_eq!(*image.get_pixel(41, y), color, "class {class}");
-            assert_eq!(*image.get_pixel(41, y + 9), color, "class {class}");
+            assert_eq!(*image.get_pixel(41, y + 15), color, "class {class}");
         }
     }
 
@@ -444,9 +432,55 @@ mod tests {
     }
 
     #[test]
-    fn characters_beyond_the_font_become_question_marks() {
-        let shown: String = "d\u{e9}j\u{e0}\n\u{661f}".chars().map(printable).collect();
-        assert_eq!(shown, "d\u{e9}j\u{e0}??");
+    fn names_are_drawn_in_any_script() {
+        for name in [
+            "déjà",
+            "红色",
+            "Größe",
+            "красный",
+            "أحمر",
+            "赤い",
+            "빨강",
+            "สีแดง",
+        ] {
+            for character in name.chars() {
+                let glyph = get_glyph(character).expect(name);
+                let pixels = (0..16).flat_map(|y| (0..glyph.get_width()).map(move |x| (x, y)));
+                assert!(
+                    pixels.into_iter().any(|(x, y)| glyph.get_pixel(x, y)),
+                    "{character}"
+                );
+            }
+        }
+        // Wide glyphs take twice the place: 2 · 16 + 5 · 8 + 4 = 76 columns.
+        let class = Class::new(CategoryId(1), "红色");
+        let mut image = RgbImage::new(200, 200);
+        let found = [detection([40.0, 60.0, 160.0, 150.0], 0, 0.5)];
+        draw_detections(&mut image, &found, &ClassList::new(vec![class]).unwrap());
+        let color = Rgb(class_color(ClassId(0)));
+        assert_eq!(*image.get_pixel(115, 44), color);
+        assert_eq!(*image.get_pixel(116, 44), BLACK);
+        let ink = image
+            .pixels()
+            .filter(|it| it.0 == text_color(color.0))
+            .count();
+        assert!(ink > 100, "{ink}");
+        assert!(glyph('\u{1f34e}').is_some());
+    }
+
+    #[test]
+    fn text_grows_with_the_image() {
+        let image = drawn(
+            2048,
+            1536,
+            &[detection([400.0, 600.0, 900.0, 900.0], 0, 0.5)],
+        );
+        let color = Rgb(class_color(ClassId(0)));
+        // 48 rows, and 3 · (11 · 8 + 4) columns.
+        assert_eq!(*image.get_pixel(400, 552), color);
+        assert_eq!(*image.get_pixel(675, 552), color);
+        assert_eq!(*image.get_pixel(676, 552), BLACK);
+        assert_eq!(*image.get_pixel(400, 551), BLACK);
     }
 
     #[test]
