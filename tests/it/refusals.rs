@@ -208,3 +208,50 @@ fn weights_on_the_hub_that_cannot_be_fetched() {
     finished.expect_refusal(code, &["timm/resnet18.tv_in1k", "model.safetensors"]);
     refused("hf:nowhere").expect_refusal(2, &["hf:nowhere", "hf:OWNER/NAME/FILE"]);
 }
+
+#[test]
+fn what_is_no_config_is_answered_with_what_to_do() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let (data, run_dir) = (experiment.path("data"), experiment.path("run"));
+    let begun = "already holds a run of 6 of 6 steps";
+    for (path, code, parts) in [
+        (
+            &data,
+            2,
+            &["is a folder", "takes a config", "train.json"][..],
+        ),
+        (
+            &experiment.path("data/train.json"),
+            2,
+            &["holds annotations", "`data.train.annotations`"],
+        ),
+        (&run_dir, 2, &[begun, "retinanet train --resume"]),
+    ] {
+        run(&["train", path]).expect_refusal(code, parts);
+    }
+    let config = format!(
+        "[data]\nroot = {:?}\ntrain = {{ annotations = \"gone.json\", images = \"images\" }}",
+        data
+    );
+    experiment.write("plain.toml", &config);
+    let plain = experiment.path("plain.toml");
+    run(&["train", &plain]).expect_refusal(
+        1,
+        &["gone.json", "there is no such file", "train.json, val.json"],
+    );
+    run(&["train", &plain, "--set", "data.root=nowhere"])
+        .expect_refusal(1, &["`nowhere`, which is no folder"]);
+}
+
+#[test]
+fn a_run_goes_on_without_its_config() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.iterations=2"])
+        .expect_success();
+    let run_dir = experiment.path("run");
+    let resumed =
+        run(&["train", "--resume", &run_dir, "--set", "train.iterations=4"]).expect_success();
+    assert!(resumed.stderr.contains("step 4/4"), "{resumed:#?}");
+}

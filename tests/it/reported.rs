@@ -702,14 +702,30 @@ fn names_of_classes_in_any_script_are_drawn() {
             category["name"] = name.into();
         }
         experiment.write("train.json", &train.to_string());
-        let root = format!("data.root={}", reported.join("94-unicode-classes").display());
+        let root = format!(
+            "data.root={}",
+            reported.join("94-unicode-classes").display()
+        );
         let file = format!("data.train.annotations={}", experiment.path("train.json"));
-        let arguments = ["dataset", "view", config.to_str().unwrap(), "--out", &out, "--set", &root, "--set", &file];
+        let arguments = [
+            "dataset",
+            "view",
+            config.to_str().unwrap(),
+            "--out",
+            &out,
+            "--set",
+            &root,
+            "--set",
+            &file,
+        ];
         run(&arguments).expect_success();
         experiment.bytes("view/before/001.png.png")
     };
     let names = ["红色", "蓝色", "أحمر", "красный", "\u{fffd}\u{fffd}"].map(drawn);
     for (place, picture) in names.iter().enumerate() {
-        assert!(names[..place].iter().all(|other| other != picture), "{place}");
+        assert!(
+            names[..place].iter().all(|other| other != picture),
+            "{place}"
+        );
     }
 }

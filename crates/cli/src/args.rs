@@ -61,7 +61,7 @@ pub(crate) struct Settings {
 
 #[derive(Args)]
 pub(crate) struct TrainArguments {
-    /// The experiment, a TOML file
+    /// The experiment, a TOML file; with --resume also the directory of a run alone
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) settings: Settings,

@@ -1,18 +1,20 @@
 //! What a person sees on stderr: bars where it is a terminal, plain lines where it is not.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use retinanet_trainer::{Evaluated, Observer, Progress, StepReport};
 
 use crate::failure::Failure;
 use crate::signals;
+use crate::timing;
 
 /// Prints a failure, once and on one line.
 pub(crate) fn error(failure: &Failure) {
@@ -116,6 +118,24 @@ pub(crate) struct Console {
     work: ProgressBar,
     /// Rate of the last steps, in images a second.
     images_per_second: f64,
+    /// The last evaluation's, if it is defined.
+    ap: Option<f64>,
+}
+
+/// How long the last step took.
+static STEP_MILLISECONDS: AtomicUsize = AtomicUsize::new(0);
+
+/// Answers a signal that asks training to end.
+pub(crate) fn tell_stopping() {
+    let seconds = STEP_MILLISECONDS.load(Ordering::Relaxed) as f64 / 1000.0;
+    let takes = if seconds > 0.0 {
+        format!(" (a step takes about {})", timing::roughly(seconds))
+    } else {
+        String::new()
+    };
+    note(&format!(
+        "finishing this step{takes}, then a checkpoint; again stops now"
+    ));
 }
 
 impl Console {
@@ -128,6 +148,7 @@ impl Console {
             training: ProgressBar::hidden(),
             work: ProgressBar::hidden(),
             images_per_second: 0.0,
+            ap: None,
         }
     }
 
@@ -149,8 +170,8 @@ impl Observer for Console {
 
     fn training_starts(&mut self, first: u64, total: u64) {
         if self.terminal {
-            // The last of it is cut where the terminal ends, however it is resized.
-            let style = "{bar:24} {pos}/{len} {eta_precise} left {wide_msg}";
+            // The most useful first: the rest is cut where the terminal ends, however it is resized.
+            let style = "{bar:12} {pos}/{len} {left} {wide_msg}";
             self.training = self.bars.add(bar(total, style));
             self.training.set_position(first);
             self.training.reset_eta();
@@ -172,11 +193,10 @@ impl Observer for Console {
                 100.0 * report.talked_share()
             ),
         };
-        let message = format!(
-            "epoch {:.2} loss {:.4} (class {:.4} box {:.4}) lr {:.2e} gradient {:.2} positives {:.0} \
-             {:.1} images/s{together}, waited {:.0} %{}",
-            report.epoch,
-            report.loss(),
+        STEP_MILLISECONDS.store(report.duration.as_millis() as usize, Ordering::Relaxed);
+        let rest = format!(
+            "(class {:.4} box {:.4}) lr {:.2e} gradient {:.2} positives {:.0} {:.1} images/s{together}, waited \
+             {:.0} %{}",
             report.class_loss,
             report.box_loss,
             report.learning_rate,
@@ -188,8 +208,13 @@ impl Observer for Console {
                 format!(", {:.1} GiB", bytes as f64 / f64::from(1 << 30))
             }),
         );
+        let (epoch, loss) = (report.epoch, report.loss());
         if self.terminal {
-            self.training.set_message(message);
+            let ap = self
+                .ap
+                .map_or_else(String::new, |ap| format!(" AP {ap:.3}"));
+            self.training
+                .set_message(format!("loss {loss:.4}{ap} epoch {epoch:.2} {rest}"));
             self.training.set_position(report.iteration);
         } else if report.iteration.is_multiple_of(self.log_every)
             || report.iteration == report.total
@@ -199,7 +224,7 @@ impl Observer for Console {
             let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
             let left = indicatif::HumanDuration(left);
             self.line(&format!(
-                "step {}/{} {message} {left} left",
+                "step {}/{} epoch {epoch:.2} loss {loss:.4} {rest} {left} left",
                 report.iteration, report.total
             ));
         }
@@ -223,6 +248,7 @@ impl Observer for Console {
             loss,
             is_best,
         } = evaluated;
+        self.ap = Some(metrics.ap).filter(|ap| *ap >= 0.0);
         self.line(&format!(
             "step {iteration}: AP {:.4} AP50 {:.4} AP75 {:.4} loss {loss:.4}{}",
             metrics.ap,
@@ -245,10 +271,7 @@ impl Observer for Console {
 
 /// A bar for work with this many parts; nothing where stderr is no terminal.
 pub(crate) fn work_bar(what: &str, total: usize) -> ProgressBar {
-    let bar = bar(
-        total as u64,
-        "{msg} {bar:24} {pos}/{len} {per_sec} {eta_precise} left",
-    );
+    let bar = bar(total as u64, "{msg} {bar:12} {pos}/{len} {rate} {left}");
     bar.set_message(what.to_owned());
     bar
 }
@@ -256,12 +279,42 @@ pub(crate) fn work_bar(what: &str, total: usize) -> ProgressBar {
 fn bar(total: u64, style: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style)
+    let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        // A bar that cannot be written is none.
+        let _ = write!(text, "{:.1}/s", state.per_sec());
+    };
+    let left = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        let is_under_way = state.len().is_some_and(|length| state.pos() < length);
+        let _ = text.write_str(&time_left(state.eta(), is_under_way));
+    };
+    ProgressBar::new(total).with_style(style.with_key("rate", rate).with_key("left", left))
+}
+
+/// The time left in words; a time of 0 before the end is one that is not known yet.
+fn time_left(left: Duration, is_under_way: bool) -> String {
+    let seconds = left.as_secs();
+    if seconds == 0 && is_under_way {
+        return "time left unknown".to_owned();
+    }
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours / 24 {
+        0 => format!("{hours:02}:{minutes:02}:{seconds:02} left"),
+        days => format!("{days} days {:02}:{minutes:02} left", hours % 24),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_time_is_called_that() {
+        let left = |seconds| time_left(Duration::from_secs(seconds), true);
+        assert_eq!(left(0), "time left unknown");
+        assert_eq!(time_left(Duration::ZERO, false), "00:00:00 left");
+        assert_eq!(left(3_725), "01:02:05 left");
+        assert_eq!(left(200_000), "2 days 07:33 left");
+    }
 
     #[test]
     fn a_terminal_gets_nothing_to_obey() {

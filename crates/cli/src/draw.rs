@@ -346,7 +346,11 @@ mod tests {
 
     #[test]
     fn lines_are_thicker_on_large_images() {
-        let image = drawn(2000, 300, &[detection([500.0, 140.0, 900.0, 190.0], 0, 0.5)]);
+        let image = drawn(
+            2000,
+            300,
+            &[detection([500.0, 140.0, 900.0, 190.0], 0, 0.5)],
+        );
         let color = Rgb(class_color(ClassId(0)));
         assert_eq!(*image.get_pixel(503, 170), color);
         assert_eq!(*image.get_pixel(504, 170), BLACK);

@@ -72,9 +72,7 @@ impl RunDirectory {
     /// Returns an error where the folder holds a run already, or cannot be written.
     pub fn create(root: &Path, config: &ExperimentConfig) -> Result<Self, RunDirectoryError> {
         if Self::is_run(root) {
-            return Err(RunDirectoryError::HoldsRun {
-                root: root.to_owned(),
-            });
+            return Err(Self::holds_run(root));
         }
         let directory = Self {
             root: root.to_owned(),
@@ -281,6 +279,30 @@ impl RunDirectory {
             }),
             Err(TryLockError::Error(error)) => Err(RunDirectoryError::Io(error)),
         }
+    }
+
+    /// The refusal to begin a run where there is one.
+    pub fn holds_run(root: &Path) -> RunDirectoryError {
+        let newest = Self::open(root).and_then(|run| run.newest());
+        let done = match newest {
+            Ok((Some(checkpoint), _)) => {
+                let state = checkpoint.state;
+                format!(" of {} of {} steps", state.iteration, state.total)
+            }
+            _ => String::new(),
+        };
+        RunDirectoryError::HoldsRun {
+            root: root.to_owned(),
+            done,
+        }
+    }
+
+    /// Whether a program trains in the directory now.
+    pub fn is_running(&self) -> bool {
+        let Ok(lock) = fs_err::File::open(self.root.join("lock")) else {
+            return false;
+        };
+        matches!(lock.file().try_lock_shared(), Err(TryLockError::WouldBlock))
     }
 
     /// The newest checkpoint that is whole, and the newer ones that are not, with what is wrong
@@ -549,12 +571,16 @@ pub enum RunDirectoryError {
     },
     /// The folder holds a run already.
     #[error(
-        "`{}` already holds a run; go on with it by --resume, or name another folder with --run-dir",
+        "`{}` already holds a run{done}; go on with it by `retinanet train --resume {}`, or name another \
+         folder with --run-dir",
+        root.display(),
         root.display()
     )]
     HoldsRun {
         /// Which folder.
         root: PathBuf,
+        /// How far the run is, in words.
+        done: String,
     },
     /// Another program trains there.
     #[error("another program trains in `{}` right now", root.display())]

@@ -85,10 +85,16 @@ pub fn train(
     let mut batches = loader.start(session.iteration(), plan.iterations);
     let mut last = None;
     if session.awaits_evaluation {
-        last = Some(session.evaluate(observer)?);
+        last = session.evaluate(observer)?;
     }
     let mut stopped = session.out_of_patience();
     while session.iteration() < plan.iterations && stopped.is_none() {
+        if observer.stop_requested() {
+            // What is to be evaluated is so when the run goes on.
+            session.write_checkpoint(observer)?;
+            stopped = Some(Stopped::Asked);
+            break;
+        }
         let started = Instant::now();
         let parts = batches.by_ref().take(plan.config.train.accumulate);
         let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
@@ -100,19 +106,22 @@ pub fn train(
 
         session.awaits_evaluation = session.is_due(plan.eval_every);
         if observer.stop_requested() {
-            // What is to be evaluated is so when the run goes on.
-            session.write_checkpoint(observer)?;
-            stopped = Some(Stopped::Asked);
-            break;
+            continue;
         }
         // Before the evaluation, which takes time and may fail.
         if session.checkpoint_is_due() {
             session.write_checkpoint(observer)?;
         }
         if session.awaits_evaluation {
-            last = Some(session.evaluate(observer)?);
+            last = session.evaluate(observer)?;
             stopped = session.out_of_patience();
         }
+    }
+    let is_kept = !session.awaits_evaluation && session.checkpoint_is_there();
+    if stopped.is_none() && observer.stop_requested() && !is_kept {
+        // The last evaluation was interrupted, or never begun.
+        session.write_checkpoint(observer)?;
+        stopped = Some(Stopped::Asked);
     }
     team.command(Command::End);
     Ok(TrainOutcome {
@@ -416,26 +425,32 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Evaluates the model as it stands, and writes down what that gave; keeps the run's best.
-    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Metrics, TrainError> {
+    /// Evaluates the model as it stands, and writes down what that gave; keeps the run's best. Nothing if it
+    /// is asked to stop meanwhile: then the evaluation is still to come.
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Option<Metrics>, TrainError> {
         let Trainee {
             learner, device, ..
         } = &self.trainee;
         learner.team.command(Command::Evaluate);
         let model = self.trainee.to_evaluate()?;
-        let Validation {
-            detections,
-            unreadable,
-            loss,
-            shares,
-        } = validate(
+        let validation = validate(
             &model,
             self.plan,
             &learner.criterion,
             (&learner.team, device),
             observer,
         )?;
-        if !loss.is_finite() {
+        let Some(validation) = validation else {
+            return Ok(None);
+        };
+        let Validation {
+            detections,
+            unreadable,
+            loss,
+            shares,
+        } = validation;
+        let stops = self.plan.config.train.on_nonfinite == OnNonFinite::Stop;
+        if stops && !loss.is_finite() {
             let iteration = self.iteration();
             self.run.log(&format!(
                 "step {iteration}: the loss on the validation images is {loss}"
@@ -481,7 +496,7 @@ impl<'a> Session<'a> {
             shares,
         };
         self.write_report(&findings, observer)?;
-        Ok(metrics)
+        Ok(Some(metrics))
     }
 
     /// Whether an evaluation is the best so far: the latest of those that are equal, none that is

@@ -36,7 +36,7 @@ pub(crate) struct Validation {
 }
 
 /// Lets a model look at a plan's validation images; of several processes each looks at its share,
-/// and all get what all found.
+/// and all get what all found. Nothing if a process that is alone is asked to stop meanwhile.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub(crate) fn validate(
     criterion: &Criterion,
     (team, device): (&Team, &Device),
     observer: &mut dyn Observer,
-) -> Result<Validation, EvaluateError> {
+) -> Result<Option<Validation>, EvaluateError> {
     let (model, device) = (model.valid(), device.clone().inner());
     let skips = plan.config.data.on_bad_image == OnBadImage::Skip;
     let loader = validation_loader(plan)?.share(team.rank(), team.size());
@@ -62,6 +62,10 @@ pub(crate) fn validate(
         total: images as u64,
     });
     for (place, batch) in loader.start().enumerate() {
+        if team.is_alone() && observer.stop_requested() {
+            observer.progress(Progress::Finish);
+            return Ok(None);
+        }
         let mut batch = match batch {
             Ok(batch) => batch,
             Err(error) if skips => {
@@ -101,14 +105,14 @@ pub(crate) fn validate(
     team.sum(&mut sums);
     team.sum(&mut unreadable);
     let flagged = plan.val.images.iter().zip(&unreadable);
-    Ok(Validation {
+    Ok(Some(Validation {
         detections: together(team, detections),
         unreadable: (flagged.filter(|(_, flag)| **flag > 0.0))
             .map(|(image, _)| image.id)
             .collect(),
         loss: sums[0] / sums[1].max(1.0),
         shares: spread.shares(),
-    })
+    }))
 }
 
 /// What all processes found, in the order of the data set.

@@ -59,8 +59,10 @@ fn name(folder: &Path) -> String {
 fn describe(folder: &Path, with_hash: bool) -> Result<String, Failure> {
     let run = RunDirectory::open(folder)?;
     let config = run.config()?;
+    let is_running = run.is_running();
     let checkpoint = match run.newest() {
         Ok((Some(checkpoint), _)) => checkpoint,
+        Ok((None, _)) if is_running => return Ok("running, no checkpoint yet".to_owned()),
         Ok((None, _)) => return Ok("no checkpoint yet".to_owned()),
         Err(error) => return Err(error.into()),
     };
@@ -70,7 +72,9 @@ fn describe(folder: &Path, with_hash: bool) -> Result<String, Failure> {
         || "-".to_owned(),
         |best| format!("{} {best:.4}", config.train.best_metric),
     );
-    let ended = if state.iteration >= state.total {
+    let ended = if is_running {
+        "running"
+    } else if state.iteration >= state.total {
         "finished"
     } else {
         "stopped"

@@ -140,6 +140,15 @@ fn start(arguments: &StudyArguments, study: &Study, run: &StudyRun) -> Result<Ch
             .append(true)
             .open(log(&run.directory))?;
         let (said, _) = said.into_parts();
+        // The run keeps the lock with the file that it writes to. One that goes on though its study was killed
+        // is waited for, and then gone on with.
+        if said.try_lock().is_err() {
+            console::note(&format!(
+                "waiting for `{}`, which still trains from before",
+                run.directory.display()
+            ));
+            said.lock()?;
+        }
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("train").arg(&study.base);
         command.arg("--run-dir").arg(&run.directory);

@@ -64,13 +64,14 @@ fn follow(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
 
 /// Trains, alone or as the first of several processes.
 fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
-    let mut config = load_config(&arguments.config, &arguments.settings.set)?;
+    let named = named(arguments)?;
+    let mut config = load_config(&named.config, &arguments.settings.set)?;
     if let Some(device) = &arguments.device {
         config.compute.device.clone_from(device);
     }
-    let root = run_directory(arguments);
+    let root = named.run;
     if !arguments.resume && RunDirectory::is_run(&root) {
-        return Err(RunDirectoryError::HoldsRun { root }.into());
+        return Err(RunDirectory::holds_run(&root).into());
     }
     if arguments.resume && !RunDirectory::is_run(&root) {
         return Err(RunDirectoryError::NoRun { root }.into());
@@ -83,6 +84,7 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         }
     }
     super::set_threads(joined.threads(config.compute.threads));
+    require_data(&config)?;
     if !arguments.no_check {
         super::check::before_training(&config)?;
     }
@@ -132,9 +134,9 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         RunDirectory::create(&root, &plan.config)?
     };
     // Without it a signal ends the program at once, which loses no checkpoint either.
-    let _ = signals::catch();
+    let _ = signals::on_first(console::tell_stopping);
     let outcome = train(&plan, &run, &device, Rc::clone(&joined.world), &mut console)?;
-    tell_outcome(&outcome, plan.config.train.best_metric, arguments);
+    tell_outcome(&outcome, plan.config.train.best_metric);
     match (outcome.stopped, signals::received()) {
         (Some(Stopped::Asked), Some(signal)) => Err(Failure::Signal(signal)),
         _ => Ok(()),
@@ -177,6 +179,98 @@ fn tell_estimate(estimate: &Estimate, is_meant: bool) -> Result<(), Failure> {
     )))
 }
 
+/// A config and the folder of its run.
+struct Named {
+    config: PathBuf,
+    run: PathBuf,
+}
+
+/// What the arguments name: a config; or, to go on with, a run alone, whose own config it then is.
+fn named(arguments: &TrainArguments) -> Result<Named, Failure> {
+    let path = &arguments.config;
+    if RunDirectory::is_run(path) {
+        if !arguments.resume {
+            return Err(RunDirectory::holds_run(path).into());
+        }
+        return Ok(Named {
+            config: path.join("config.toml"),
+            run: path.clone(),
+        });
+    }
+    let is_annotations = path
+        .extension()
+        .is_some_and(|it| it.eq_ignore_ascii_case("json"));
+    if path.is_dir() {
+        return Err(Failure::usage(anyhow!(
+            "`{}` is a folder, and `train` takes a config: a TOML file that says where the data lies \
+             (`data.root`, `data.train`, `data.val`); there lie {}",
+            path.display(),
+            what_lies_in(path)
+        )));
+    }
+    if is_annotations {
+        return Err(Failure::usage(anyhow!(
+            "`{}` holds annotations, and `train` takes a config: a TOML file that names them \
+             (`data.train.annotations`) and the folder of the images (`data.train.images`)",
+            path.display()
+        )));
+    }
+    Ok(Named {
+        config: path.clone(),
+        run: run_directory(arguments),
+    })
+}
+
+/// A folder's first files and folders by name.
+fn what_lies_in(folder: &Path) -> String {
+    const SHOWN: usize = 8;
+    let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = (entries.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    names.truncate(SHOWN);
+    if names.is_empty() {
+        "no files".to_owned()
+    } else {
+        format!("{}{more}", names.join(", "))
+    }
+}
+
+/// Refuses data that is not where the config says, with what is there instead.
+fn require_data(config: &ExperimentConfig) -> Result<(), Failure> {
+    let data = &config.data;
+    if data.synth.is_some() {
+        return Ok(());
+    }
+    if !data.root.is_dir() {
+        let here = std::path::absolute(".").unwrap_or_default();
+        return Err(Failure::work(anyhow!(
+            "`data.root` is `{}`, which is no folder; it starts from where the program is started, {}, where \
+             there lie {}",
+            data.root.display(),
+            here.display(),
+            what_lies_in(&here)
+        )));
+    }
+    for (key, split) in [("train", &data.train), ("val", &data.val)] {
+        let path = data.root.join(&split.annotations);
+        if !path.exists() {
+            return Err(Failure::work(anyhow!(
+                "`data.{key}.annotations` is `{}`, and there is no such file; in `{}` lie {}",
+                split.annotations.display(),
+                data.root.display(),
+                what_lies_in(path.parent().filter(|it| it.is_dir()).unwrap_or(&data.root))
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The folder that the user names; else `runs/NAME` after the config, the first that is free for
 /// a new run and the newest to resume.
 fn run_directory(arguments: &TrainArguments) -> PathBuf {
@@ -200,7 +294,7 @@ fn run_directory(arguments: &TrainArguments) -> PathBuf {
     })
 }
 
-fn tell_outcome(outcome: &TrainOutcome, metric: MetricName, arguments: &TrainArguments) {
+fn tell_outcome(outcome: &TrainOutcome, metric: MetricName) {
     let run = outcome.run.display();
     if outcome.skipped > 0 {
         console::result(&format!(
@@ -209,19 +303,9 @@ fn tell_outcome(outcome: &TrainOutcome, metric: MetricName, arguments: &TrainArg
         ));
     }
     if outcome.stopped == Some(Stopped::Asked) {
-        let settings: String = (arguments.settings.set.iter())
-            .map(|(key, value)| format!(" --set '{key}={value}'"))
-            .chain(
-                arguments
-                    .device
-                    .iter()
-                    .map(|device| format!(" --device {device}")),
-            )
-            .collect();
         console::result(&format!(
-            "stopped at step {}; go on with\n  retinanet train {} --run-dir {run}{settings} --resume",
-            outcome.iteration,
-            arguments.config.display(),
+            "stopped at step {}; go on with\n  retinanet train --resume {run}",
+            outcome.iteration
         ));
         return;
     }
@@ -244,6 +328,7 @@ fn tell_outcome(outcome: &TrainOutcome, metric: MetricName, arguments: &TrainArg
     }
     console::result(&format!(
         "the run lies in {run}\nnext:\n  retinanet eval --run {run}\n  \
-         retinanet predict --run {run} IMAGE_OR_FOLDER"
+         retinanet predict --run {run} IMAGE_OR_FOLDER\n  \
+         retinanet serve --run {run}\nwhat came of it, with pictures: {run}/report.html"
     ));
 }
