@@ -8,6 +8,7 @@ mod configs;
 mod data_checks;
 mod devices;
 mod evaluation;
+mod hostile;
 mod library;
 mod losses;
 mod outputs;

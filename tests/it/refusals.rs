@@ -231,8 +231,7 @@ fn what_is_no_config_is_answered_with_what_to_do() {
         run(&["train", path]).expect_refusal(code, parts);
     }
     let config = format!(
-        "[data]\nroot = {:?}\ntrain = {{ annotations = \"gone.json\", images = \"images\" }}",
-        data
+        "[data]\nroot = {data:?}\ntrain = {{ annotations = \"gone.json\", images = \"images\" }}"
     );
     experiment.write("plain.toml", &config);
     let plain = experiment.path("plain.toml");

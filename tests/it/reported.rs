@@ -261,7 +261,7 @@ fn boxes_that_may_be_of_the_stored_image_are_told() {
         let checked = run(&[&["dataset", "check"], &arguments[..]].concat());
         assert!(checked.stdout.contains(said), "{case}: {checked:#?}");
         assert!(
-            case.starts_with("2") || !checked.stdout.contains("EXIF"),
+            case.starts_with('2') || !checked.stdout.contains("EXIF"),
             "{checked:#?}"
         );
     }
@@ -327,7 +327,7 @@ fn results_are_measured_or_refused_with_one_message() {
         capped.stderr.contains("image 1 has 150 objects of a class"),
         "{capped:#?}"
     );
-    assert!(ap(&capped) < "0.700".to_owned(), "{capped:#?}");
+    assert!(ap(&capped).as_str() < "0.700", "{capped:#?}");
     let all = measure("gt-150", "dt-150", &["--max-detections", "150"]).expect_success();
     assert_eq!(ap(&all), "1.000");
     assert!(

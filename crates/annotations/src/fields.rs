@@ -60,11 +60,11 @@ impl<'de> DeserializeSeed<'de> for FieldsSeed {
 }
 
 impl FieldsSeed {
-    fn other<E>(self, value: Value) -> Result<Fields, E> {
-        Ok(Fields {
+    fn other(self, value: Value) -> Fields {
+        Fields {
             other: Some(value),
             ..Fields::none(self.keys.len())
-        })
+        }
     }
 }
 
@@ -97,31 +97,31 @@ impl<'de> Visitor<'de> for FieldsSeed {
         while let Some(value) = list.next_element()? {
             values.push(value);
         }
-        self.other(Value::Array(values))
+        Ok(self.other(Value::Array(values)))
     }
 
     fn visit_unit<E: Error>(self) -> Result<Fields, E> {
-        self.other(Value::Null)
+        Ok(self.other(Value::Null))
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Fields, E> {
-        self.other(value.into())
+        Ok(self.other(value.into()))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Fields, E> {
-        self.other(value.into())
+        Ok(self.other(value.into()))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Fields, E> {
-        self.other(value.into())
+        Ok(self.other(value.into()))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Fields, E> {
-        self.other(Number::from_f64(value).map_or(Value::Null, Value::Number))
+        Ok(self.other(Number::from_f64(value).map_or(Value::Null, Value::Number)))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Fields, E> {
-        self.other(value.into())
+        Ok(self.other(value.into()))
     }
 }
 

@@ -124,7 +124,7 @@ mod tests {
     fn read(text: &str) -> Result<Vec<ResultRecord>, AnnotationsError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("results.json");
-        std::fs::write(&path, text).expect("the folder is ours");
+        fs_err::write(&path, text).expect("the folder is ours");
         read_results(&path)
     }
 
@@ -158,7 +158,7 @@ mod tests {
         for (text, expected) in [
             ("3", "it holds no list"),
             (r#"{"images": []}"#, "it holds no list"),
-            (r#"[7]"#, "of detection 0, it is 7, not an object"),
+            ("[7]", "of detection 0, it is 7, not an object"),
             (
                 r#"[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]"#,
                 "`score` is missing",

@@ -60,6 +60,10 @@ pub(crate) struct Settings {
 }
 
 #[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each flag is there or not, whatever the others are"
+)]
 pub(crate) struct TrainArguments {
     /// The experiment, a TOML file; with --resume also the directory of a run alone
     pub(crate) config: PathBuf,

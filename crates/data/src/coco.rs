@@ -342,10 +342,10 @@ impl CocoDataset {
             match known.map(|known| (known, classes.name(known))) {
                 Some((known, name)) if name == own.name => places.push((class, known)),
                 Some((_, name)) => {
-                    differences.push(format!("category {id} is `{}` and not `{name}`", own.name))
+                    differences.push(format!("category {id} is `{}` and not `{name}`", own.name));
                 }
                 None if counts[class.index()] > 0 => {
-                    differences.push(format!("category {id} `{}` is unknown", own.name))
+                    differences.push(format!("category {id} `{}` is unknown", own.name));
                 }
                 None => {}
             }

@@ -174,7 +174,7 @@ pub enum DataError {
         total: usize,
         /// What is wrong with the first.
         #[source]
-        first: Box<DataError>,
+        first: Box<Self>,
     },
     /// Image files that the annotations name do not exist.
     #[error(

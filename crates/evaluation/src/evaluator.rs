@@ -119,9 +119,11 @@ impl Evaluator {
     pub fn read_detections(&self, path: &Path) -> Result<Vec<CocoDetection>, EvaluationError> {
         let records = read_results(path)?;
         let names = records.iter().any(|record| record.image.is_none());
-        let files = names
-            .then(|| Files::of(&self.truth.dataset))
-            .unwrap_or_default();
+        let files = if names {
+            Files::of(&self.truth.dataset)
+        } else {
+            Files::default()
+        };
         let detections = records.into_iter().map(|record| {
             let image_id = match (record.image, record.file_name) {
                 (Some(image), _) => image,

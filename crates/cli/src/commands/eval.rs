@@ -62,12 +62,11 @@ fn evaluate_model(arguments: &EvalArguments) -> Result<Option<Analysis>, Failure
         arguments.write_detections.as_deref(),
         &examination.detections,
     )?;
-    match &examination.evaluator {
-        Some(evaluator) => analyse(arguments, evaluator, &examination.detections).map(Some),
-        None => {
-            console::note(&not_annotated(&examination).to_string());
-            Ok(None)
-        }
+    if let Some(evaluator) = &examination.evaluator {
+        analyse(arguments, evaluator, &examination.detections).map(Some)
+    } else {
+        console::note(&not_annotated(&examination).to_string());
+        Ok(None)
     }
 }
 

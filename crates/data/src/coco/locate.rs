@@ -38,17 +38,15 @@ fn percent_decoded(name: &str) -> Option<String> {
         let byte = part
             .get(..2)
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match byte {
-            Some(byte) => {
-                decoded = true;
-                bytes.push(byte);
-                bytes.extend_from_slice(&part.as_bytes()[2..]);
-            }
-            None => {
-                bytes.push(b'%');
-                bytes.extend_from_slice(part.as_bytes());
-            }
-        }
+        let rest = if let Some(byte) = byte {
+            decoded = true;
+            bytes.push(byte);
+            &part[2..]
+        } else {
+            bytes.push(b'%');
+            part
+        };
+        bytes.extend_from_slice(rest.as_bytes());
     }
     if decoded {
         String::from_utf8(bytes).ok()

@@ -9,9 +9,9 @@ const DEEPEST: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Yaml {
     Text(String),
-    List(Vec<Yaml>),
+    List(Vec<Self>),
     /// In the order of the document; a key that is no text is empty.
-    Table(Vec<(String, Yaml)>),
+    Table(Vec<(String, Self)>),
 }
 
 impl Yaml {

@@ -139,8 +139,8 @@ fn shares(annotation: &Annotation, image: &Image) -> Option<[f64; 4]> {
         (y + height).clamp(0.0, bottom),
     );
     let shares = [
-        (x1 + x2) / 2.0 / right,
-        (y1 + y2) / 2.0 / bottom,
+        x1.midpoint(x2) / right,
+        y1.midpoint(y2) / bottom,
         (x2 - x1) / right,
         (y2 - y1) / bottom,
     ];
