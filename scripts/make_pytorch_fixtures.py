@@ -33,6 +33,8 @@ THINNER = 32
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     weights = {name: thin(tensor) for name, tensor in resnet18(weights=None).state_dict().items()}
+    # No variance is negative.
+    weights = {name: tensor.abs() if name.endswith("running_var") else tensor for name, tensor in weights.items()}
     torch.save({"model": weights, "epoch": 3}, OUT / "resnet18_thin.pth")
     torch.save(weights, OUT / "resnet18_thin_legacy.pt", _use_new_zipfile_serialization=False)
     arrays = {name: tensor.numpy() for name, tensor in weights.items()}

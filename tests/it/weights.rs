@@ -235,3 +235,42 @@ fn weights_that_are_no_numbers_are_refused_wherever_they_are_read() {
         refused.expect_refusal(1, &parts);
     }
 }
+
+#[test]
+fn a_class_output_of_other_classes_is_told() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let weights = experiment.path("w.safetensors");
+    run(&[
+        "export",
+        "--run",
+        &experiment.path("run"),
+        "--out",
+        &weights,
+    ])
+    .expect_success();
+    let pretrained = format!("model.pretrained={weights}");
+    let same = experiment.train("same", &["--set", &pretrained]);
+    let same = same.expect_success();
+    assert!(!same.stderr.contains("other classes"), "{same:#?}");
+    for split in ["train", "val"] {
+        let path = format!("data/{split}.json");
+        let mut file = experiment.json(&path);
+        file["categories"][1]["name"] = "cake".into();
+        experiment.write(&format!("data/{split}2.json"), &file.to_string());
+    }
+    let others = [
+        "--set",
+        &pretrained,
+        "--set",
+        "data.train.annotations=train2.json",
+        "--set",
+        "data.val.annotations=val2.json",
+    ];
+    let others = experiment.train("others", &others).expect_success();
+    assert!(
+        others.stderr.contains("was learnt for other classes"),
+        "{others:#?}"
+    );
+    assert!(others.stderr.contains("is `cake`"), "{others:#?}");
+}

@@ -1,11 +1,11 @@
-//! Non-finite weights and statistics.
+//! Non-finite weights and statistics, and variances that are none.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
 use crate::RetinaNet;
 
-/// The first non-finite weight or running statistic, in words.
+/// The first non-finite weight or running statistic, or negative variance, in words.
 /// One of them makes every output NaN, where all losses and scores may still look like numbers.
 pub fn faulty_number(model: &RetinaNet) -> Option<String> {
     let mut search = Search::default();
@@ -35,7 +35,9 @@ impl ModuleVisitor for Search {
         let data = param.val().into_data();
         // What is not `f32` has no such numbers.
         let values = data.as_slice::<f32>().unwrap_or_default();
-        let faulty = values.iter().find(|value| !value.is_finite());
+        let is_variance = self.path.last().is_some_and(|name| name == "running_var");
+        let faulty =
+            (values.iter()).find(|value| !value.is_finite() || (is_variance && **value < 0.0));
         self.found = faulty.map(|value| format!("a value of `{}` is {value}", self.path.join(".")));
     }
 }
@@ -82,6 +84,7 @@ mod tests {
             (f32::INFINITY, "gamma"),
             (f32::NEG_INFINITY, "running_mean"),
             (f32::NAN, "running_var"),
+            (-0.25, "running_var"),
         ] {
             let spoiled = model().map(&mut Spoiler(value, name, Vec::new()));
             let found = faulty_number(&spoiled).unwrap();

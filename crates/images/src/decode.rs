@@ -68,12 +68,19 @@ fn decode_file(path: &Path, max_pixels: u64) -> Result<RgbImage, ImagesError> {
 /// Returns an error where the bytes are no image, not a whole one, or one with too many pixels;
 /// that is told before a pixel is decoded.
 pub fn decode_bytes(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, BytesError> {
+    let unknown = |hint: ImageFormatHint| {
+        let error = UnsupportedError::from(hint);
+        Err(BytesError::UnknownFormat(ImageError::Unsupported(error)))
+    };
+    if let Some(name) = phone_format(bytes) {
+        let advice = format!("{name} (convert it to JPEG or PNG)");
+        return unknown(ImageFormatHint::Name(advice));
+    }
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|source| BytesError::Decode(ImageError::IoError(source)))?;
     let Some(format) = reader.format() else {
-        let hint = UnsupportedError::from(ImageFormatHint::Unknown);
-        return Err(BytesError::UnknownFormat(ImageError::Unsupported(hint)));
+        return unknown(ImageFormatHint::Unknown);
     };
     let complete = is_complete(bytes, format);
     let mut decoder = reader.into_decoder().map_err(BytesError::Decode)?;
@@ -97,6 +104,19 @@ pub fn decode_bytes(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, BytesErro
         return Err(BytesError::Truncated);
     }
     Ok(image.into_rgb8())
+}
+
+/// The name of a format that phones write and no decoder here reads: the brand of an ISO media file.
+fn phone_format(bytes: &[u8]) -> Option<&'static str> {
+    let brand = bytes
+        .strip_prefix(bytes.get(..4)?)?
+        .strip_prefix(b"ftyp")?
+        .get(..4)?;
+    match brand {
+        b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1" => Some("HEIC"),
+        b"avif" | b"avis" => Some("AVIF"),
+        _ => None,
+    }
 }
 
 /// Why [`decode_bytes`] gives no picture.
@@ -379,6 +399,18 @@ mod tests {
         }
         let pixels = f64::from(image.width()) * f64::from(image.height());
         sums.map(|sum| sum as f64 / pixels)
+    }
+
+    #[test]
+    fn formats_of_phones_are_refused_by_name() {
+        for (brand, name) in [(b"heic", "HEIC"), (b"mif1", "HEIC"), (b"avif", "AVIF")] {
+            let bytes = [&[0, 0, 0, 24], &b"ftyp"[..], brand, &[0; 12]].concat();
+            let Err(BytesError::UnknownFormat(error)) = decode_bytes(&bytes, MAX_PIXELS) else {
+                panic!("{name} is not read");
+            };
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        assert!(decode_bytes(b"ftyp", MAX_PIXELS).is_err());
     }
 
     /// A mean colour cannot tell a picture from its mirror image.

@@ -1,10 +1,11 @@
 //! What a run says when it begins.
 
-use retinanet_boxes::one_line;
+use retinanet_boxes::{ClassList, one_line};
 use retinanet_data::{CoverageReport, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
 
 use crate::config::ExperimentConfig;
+use crate::data_changes::class_differences;
 use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
@@ -45,6 +46,16 @@ pub(crate) fn tell_start(
     let coverage = tell_coverage(plan, run, observer)?;
     if let (Some(loaded), Some(file)) = (pretrained, &config.pretrained) {
         tell(run, observer, &format!("weights    {file}: {loaded}"))?;
+        if let Some(differences) = other_classes(loaded, &plan.train.classes) {
+            tell(
+                run,
+                observer,
+                &format!(
+                    "warning: the class output of {file} is taken over, and was learnt for other classes: \
+                     {differences}"
+                ),
+            )?;
+        }
     } else if config.norm.is_fixed() || config.freeze_at > 0 {
         tell(
             run,
@@ -55,6 +66,12 @@ pub(crate) fn tell_start(
         )?;
     }
     Ok(coverage)
+}
+
+/// In what the classes of the weights to start from differ from the data's, if they do.
+fn other_classes(loaded: &LoadedWeights, classes: &ClassList) -> Option<String> {
+    let learnt = loaded.classes.as_ref()?;
+    Some(class_differences(learnt, classes)).filter(|differences| !differences.is_empty())
 }
 
 /// Tells how many steps there are and how the learning rate goes.

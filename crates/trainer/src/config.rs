@@ -140,13 +140,22 @@ impl Default for DataConfig {
 }
 
 /// `[data.train]`, `[data.val]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
     /// The COCO instances JSON file, relative to `data.root`.
     pub annotations: PathBuf,
-    /// The folder of the images, relative to `data.root`.
+    /// The folder of the images, relative to `data.root`. Default: `images`.
     pub images: PathBuf,
+}
+
+impl Default for SplitConfig {
+    fn default() -> Self {
+        Self {
+            annotations: PathBuf::new(),
+            images: "images".into(),
+        }
+    }
 }
 
 /// `[criterion]`

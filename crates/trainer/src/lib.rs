@@ -64,7 +64,9 @@ pub use memory::{memory, peak_memory};
 pub use observer::{Evaluated, Observer, Progress, StepReport};
 pub use plan::{Plan, PlanError};
 pub use presets::Preset;
-pub use run_directory::{Change, Changes, DamagedCheckpoint, RunDirectory, RunDirectoryError};
+pub use run_directory::{
+    Change, Changes, DamagedCheckpoint, NewestCheckpoint, RunDirectory, RunDirectoryError,
+};
 pub use step::{Learner, StepError, StepLoss};
 pub use training::{Stopped, TrainError, TrainOutcome, train};
 pub use world::World;

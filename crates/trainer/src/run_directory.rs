@@ -311,16 +311,33 @@ impl RunDirectory {
     /// # Errors
     ///
     /// Returns an error where there are checkpoints and none is whole.
-    pub fn newest(
-        &self,
-    ) -> Result<(Option<Checkpoint>, Vec<DamagedCheckpoint>), RunDirectoryError> {
+    pub fn newest(&self) -> Result<NewestCheckpoint, RunDirectoryError> {
+        self.retrying(
+            || self.newest_now(),
+            |found| matches!(found, Ok((Some(_), _))),
+        )
+    }
+
+    /// Looks again where a program that trains there may have replaced a checkpoint between two of its files.
+    fn retrying<T>(&self, look: impl Fn() -> T, is_sure: impl Fn(&T) -> bool) -> T {
+        const TRIES: usize = 20;
+        for _ in 1..TRIES {
+            let found = look();
+            if is_sure(&found) || !self.is_running() {
+                return found;
+            }
+        }
+        look()
+    }
+
+    fn newest_now(&self) -> Result<NewestCheckpoint, RunDirectoryError> {
         let mut damaged = Vec::new();
         let steps = self.steps()?.into_iter().map(|(_, folder)| folder);
         for folder in std::iter::once(self.last()).chain(steps) {
             if !folder.exists() {
                 continue;
             }
-            match self.read_own(&folder) {
+            match self.read_own_now(&folder) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 // It may be whole all the same.
                 Err(CheckpointError::Io(error)) if error.kind() != ErrorKind::NotFound => {
@@ -364,6 +381,10 @@ impl RunDirectory {
 
     /// Reads a checkpoint that this run must have written.
     fn read_own(&self, folder: &Path) -> Result<Checkpoint, CheckpointError> {
+        self.retrying(|| self.read_own_now(folder), Result::is_ok)
+    }
+
+    fn read_own_now(&self, folder: &Path) -> Result<Checkpoint, CheckpointError> {
         let checkpoint = Checkpoint::read(folder)?;
         let id = fs_err::read_to_string(self.root.join(ID_FILE)).map_err(CheckpointError::Io)?;
         if checkpoint.state.run == id {
@@ -516,6 +537,9 @@ impl fmt::Display for Changes {
         f.write_str(&texts.join(", "))
     }
 }
+
+/// The newest checkpoint that is whole, if there is one, and the newer ones that are not.
+pub type NewestCheckpoint = (Option<Checkpoint>, Vec<DamagedCheckpoint>);
 
 /// A checkpoint that cannot be used.
 #[derive(Debug)]

@@ -158,7 +158,7 @@ fn predict(
                 } = found;
                 detections.retain(|detection| detection.score >= arguments.score);
                 outcome.times.push(ImageTimes { read, find });
-                let name = input.name.to_string_lossy().into_owned();
+                let name = text_of(&input.name);
                 if !arguments.no_drawings
                     && sender
                         .send((name.clone(), pixels, detections.clone()))
@@ -264,6 +264,17 @@ fn csv(predictions: &[Prediction], classes: &ClassList) -> anyhow::Result<Vec<u8
     Ok(writer
         .into_inner()
         .map_err(csv::IntoInnerError::into_error)?)
+}
+
+/// A name as text. Bytes that are no UTF-8 are written out, so that two names stay two.
+fn text_of(name: &Path) -> String {
+    let plain = name.to_str().map(str::to_owned);
+    plain.unwrap_or_else(|| {
+        name.as_os_str()
+            .as_encoded_bytes()
+            .escape_ascii()
+            .to_string()
+    })
 }
 
 /// A cell that a spreadsheet takes for text: it would run `=1+1` as a formula.

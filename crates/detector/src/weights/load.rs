@@ -7,12 +7,13 @@ use std::path::Path;
 use burn::store::burn_pack::Tensor as PackTensor;
 use burn::store::{ModuleSnapshot, bridge};
 use burn::tensor::TensorData;
+use retinanet_boxes::ClassList;
 
 use crate::model::RetinaNet;
 use crate::numbers::faulty_number;
-use crate::weights::WeightsError;
 use crate::weights::file::WeightFile;
 use crate::weights::names::{Layout, Names, modern_torchvision};
+use crate::weights::{CLASSES_KEY, WeightsError};
 
 /// Parts of the model that a file may leave out as a whole.
 const PARTS: [&str; 3] = ["pyramid", "class_subnet", "box_subnet"];
@@ -36,6 +37,8 @@ pub struct LoadedWeights {
     pub tensors: usize,
     /// What starts afresh, in words.
     pub fresh: Vec<String>,
+    /// The classes that the file's class output tells apart, if that was taken and the file says so.
+    pub classes: Option<ClassList>,
     /// Tensors of the file that nothing needs.
     pub left_over: Vec<String>,
 }
@@ -83,6 +86,8 @@ pub(crate) fn load(
     partly: bool,
 ) -> Result<LoadedWeights, WeightsError> {
     let names = file.names(path)?;
+    let classes = file.metadata.get(CLASSES_KEY);
+    let classes = classes.and_then(|text| serde_json::from_str(text).ok());
     let mut tensors = file.tensors;
     if names == Names::Torchvision {
         let renamed = tensors.into_iter();
@@ -92,7 +97,9 @@ pub(crate) fn load(
     }
     let mut fit = Fit::new(model, names, tensors);
     fit.take_all(model.classes());
-    let loaded = fit.outcome(path, partly, model.classes())?;
+    let mut loaded = fit.outcome(path, partly, model.classes())?;
+    let takes_output = |tensor: &PackTensor| tensor.name.starts_with("class_subnet.output.");
+    loaded.classes = classes.filter(|_| fit.taken.iter().any(takes_output));
     let result = model.apply(fit.taken, None, None, true);
     // Names and shapes fit, so nothing is left that could fail but a broken invariant.
     let mut faults: Vec<String> = result.errors.iter().map(ToString::to_string).collect();
@@ -235,6 +242,7 @@ impl Fit {
             names: self.names,
             tensors: self.taken.len(),
             fresh,
+            classes: None,
             left_over,
         })
     }
