@@ -449,6 +449,13 @@ impl<'a> Session<'a> {
             loss,
             shares,
         } = validation;
+        if !unreadable.is_empty() {
+            let text = format!(
+                "{} images could not be read and are left out of the evaluation",
+                unreadable.len()
+            );
+            tell(self.run, observer, &text)?;
+        }
         let stops = self.plan.config.train.on_nonfinite == OnNonFinite::Stop;
         if stops && !loss.is_finite() {
             let iteration = self.iteration();
