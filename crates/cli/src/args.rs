@@ -265,9 +265,10 @@ pub(crate) struct PredictArguments {
     /// Writes the detections as CSV too
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
-    /// Only detections with at least this score
-    #[arg(long, default_value_t = 0.3, value_parser = share)]
-    pub(crate) score: f32,
+    /// Only detections with at least this score; that of the largest F1 on the validation images where not
+    /// given, or 0.3 where that is not known
+    #[arg(long, value_parser = share)]
+    pub(crate) score: Option<f32>,
 }
 
 #[derive(Args)]
@@ -282,9 +283,10 @@ pub(crate) struct ServeArguments {
     /// A name that leads to the service, besides localhost and addresses; may be given several times
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,
-    /// The lowest score of an answer where a request does not ask for another
-    #[arg(long, default_value_t = 0.3, value_parser = share)]
-    pub(crate) score: f32,
+    /// The lowest score of an answer where a request does not ask for another; as for `predict` where not
+    /// given
+    #[arg(long, value_parser = share)]
+    pub(crate) score: Option<f32>,
     /// The largest image file that is taken, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = from_1_to::<65_536>)]
     pub(crate) max_mebibytes: usize,

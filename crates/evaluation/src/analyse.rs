@@ -6,7 +6,7 @@ use retinanet_boxes::ImageId;
 
 use crate::{
     Analysis, Calibration, CalibrationBin, ClassAnalysis, CocoDetection, Confusion, ErrorPart,
-    ErrorParts, EvaluationError, Evaluator, ImageAnalysis, Metrics,
+    ErrorParts, EvaluationError, Evaluator, ImageAnalysis, Metrics, OperatingPoint,
 };
 
 /// The `IoU` from which on a detection is right.
@@ -58,6 +58,7 @@ impl Evaluator {
             confusion: Confusion::of(&evaluation, &images, score)?,
             errors: ErrorParts::of(&evaluation)?,
             calibration: Calibration::of(&evaluation, &images)?,
+            best: OperatingPoint::over_all_classes(&images),
             images,
             score,
         })

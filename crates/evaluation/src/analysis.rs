@@ -24,6 +24,8 @@ pub struct Analysis {
     pub images: Vec<ImageAnalysis>,
     /// The score from which on a detection counts in `confusion` and `images`.
     pub score: f64,
+    /// Where F1 over all classes is largest, at the highest such score; `None` where no detection is right.
+    pub best: Option<OperatingPoint>,
 }
 
 /// A class, seen more closely. AP and AR are −1 where there is no object to find.

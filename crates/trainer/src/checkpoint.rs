@@ -42,6 +42,9 @@ pub struct CheckpointState {
     pub best: Option<f64>,
     /// The step of that evaluation; of equal ones the latest.
     pub best_iteration: Option<u64>,
+    /// The score at which the last evaluation's F1 over all classes is largest, if a detection was right.
+    #[serde(default)]
+    pub best_score: Option<f64>,
     /// Evaluations since one was better than all before it; those where the metric is undefined do
     /// not count.
     pub evaluations_since_best: u64,

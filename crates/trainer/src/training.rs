@@ -156,6 +156,8 @@ struct Session<'a> {
     best: Option<f64>,
     /// The step that it was made at.
     best_iteration: Option<u64>,
+    /// The score of the last evaluation's largest F1.
+    best_score: Option<f64>,
     evaluations_since_best: u64,
     /// Whether the model as it stands is to be evaluated.
     awaits_evaluation: bool,
@@ -245,6 +247,7 @@ impl<'a> Session<'a> {
             data: marks(plan),
             best: None,
             best_iteration: None,
+            best_score: None,
             evaluations_since_best: 0,
             awaits_evaluation: false,
             last_checkpoint: Instant::now(),
@@ -302,6 +305,7 @@ impl<'a> Session<'a> {
             data,
             best: state.best,
             best_iteration: state.best_iteration,
+            best_score: state.best_score,
             evaluations_since_best: state.evaluations_since_best,
             awaits_evaluation: state.awaits_evaluation,
             last_checkpoint: Instant::now(),
@@ -470,6 +474,7 @@ impl<'a> Session<'a> {
             .map_err(EvaluateError::from)?;
         let metrics = analysis.metrics.clone();
         let reached = self.plan.config.train.best_metric.of(&metrics);
+        self.best_score = analysis.best.map(|best| best.score);
         let is_best = self.judge(reached);
         self.log
             .evaluation(self.iteration(), &metrics, loss)
@@ -548,6 +553,7 @@ impl<'a> Session<'a> {
             normalizer: *self.trainee.learner.criterion.normalizer(),
             best: self.best,
             best_iteration: self.best_iteration,
+            best_score: self.best_score,
             evaluations_since_best: self.evaluations_since_best,
             awaits_evaluation: self.awaits_evaluation,
             not_finite: self.not_finite,

@@ -53,7 +53,9 @@ fn refuse_to_write_over_inputs(arguments: &EvalArguments) -> Result<(), Failure>
 
 /// What a model is worth; nothing if its detections were written and there is nothing to measure them with.
 fn evaluate_model(arguments: &EvalArguments) -> Result<Option<Analysis>, Failure> {
-    let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
+    let LoadedModel {
+        detector, config, ..
+    } = super::load_model(&arguments.model)?;
     let examination = examine(arguments, detector, &config)?;
     if let Some(times) = timing::describe(&examination.times) {
         Console::new(1).message(&times);
@@ -126,7 +128,9 @@ fn compare(arguments: &EvalArguments, a: &Path, b: &Path) -> Result<(), Failure>
             ..arguments.model.clone()
         })
     };
-    let LoadedModel { detector, config } = load(a)?;
+    let LoadedModel {
+        detector, config, ..
+    } = load(a)?;
     let a = examine(arguments, detector, &config)?;
     // Both look at the same images, whatever the second was trained on.
     let b = examine(arguments, load(b)?.detector, &config)?;

@@ -13,7 +13,9 @@ use crate::outputs::{given, refuse_overlaps};
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     refuse_to_damage(arguments)?;
     refuse_to_mislabel(arguments)?;
-    let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
+    let LoadedModel {
+        detector, config, ..
+    } = super::load_model(&arguments.model)?;
     let format = match arguments.format {
         Format::Safetensors => WeightFormat::Safetensors,
         Format::Burnpack => WeightFormat::Burnpack,

@@ -38,6 +38,29 @@ use crate::failure::Failure;
 struct LoadedModel {
     detector: Detector,
     config: ExperimentConfig,
+    /// The score of the largest F1 on the validation images, if it is known.
+    best_score: Option<f64>,
+}
+
+impl LoadedModel {
+    /// The lowest score that counts, which is told where nobody asked for one.
+    fn score(&self, asked: Option<f32>) -> f32 {
+        let score = counted_score(asked, self.best_score);
+        if asked.is_none() && self.best_score.is_some() {
+            console::note(&format!(
+                "detections from a score of {score:.2}, where F1 on the validation images is largest; \
+                 `--score` takes another"
+            ));
+        }
+        score
+    }
+}
+
+/// The score that a user asks for, else that of the largest F1, else one for whatever it may be.
+fn counted_score(asked: Option<f32>, best: Option<f64>) -> f32 {
+    const UNKNOWN: f32 = 0.3;
+    // Scores are of single precision; so the detection with the best one still counts.
+    asked.or(best.map(|best| best as f32)).unwrap_or(UNKNOWN)
 }
 
 fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
@@ -57,6 +80,7 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
     set_threads(config.compute.threads);
     let device = arguments.device.as_ref().unwrap_or(&config.compute.device);
     let device = device::open(device).map_err(Failure::usage)?;
+    let mut best_score = None;
     let detector = match (run, &arguments.weights) {
         (Some(run), _) => {
             let checkpoint = match &arguments.checkpoint {
@@ -64,12 +88,17 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
                 None => run.best_checkpoint()?,
             };
             tell_checkpoint(&checkpoint, &run, &config);
+            best_score = checkpoint.state.best_score;
             checkpoint.detector(&config, &device)?
         }
         (None, Some(weights)) => Detector::from_weights(&config.detector()?, weights, &device)?,
         (None, None) => return Err(Failure::usage(anyhow!("--config needs --weights FILE"))),
     };
-    Ok(LoadedModel { detector, config })
+    Ok(LoadedModel {
+        detector,
+        config,
+        best_score,
+    })
 }
 
 /// Which weights are looked with, and how far their run is.

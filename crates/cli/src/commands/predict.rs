@@ -70,7 +70,9 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let drawings = Some(arguments.out.as_path()).filter(|_| !arguments.no_drawings);
     let inputs::Found { inputs, left_out } = find_images(&arguments.images, drawings)?;
     refuse_overlaps(arguments, &inputs)?;
-    let LoadedModel { detector, .. } = super::load_model(&arguments.model)?;
+    let model = super::load_model(&arguments.model)?;
+    let score = model.score(arguments.score);
+    let LoadedModel { detector, .. } = model;
     let detector = super::with_looks(detector, &arguments.look)?;
     let images = inputs.len();
 
@@ -79,7 +81,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         console.message(&format!("left out: {}", left_out.join(", ")));
     }
     let started = Instant::now();
-    let outcome = predict(arguments, inputs, &detector, &mut console)?;
+    let outcome = predict(arguments, score, inputs, &detector, &mut console)?;
     let took = started.elapsed();
 
     write_results(arguments, &outcome.predictions, detector.classes())?;
@@ -115,6 +117,7 @@ fn refuse_overlaps(arguments: &PredictArguments, inputs: &[Input]) -> Result<(),
 /// more than a few are in memory.
 fn predict(
     arguments: &PredictArguments,
+    min_score: f32,
     inputs: Vec<Input>,
     detector: &Detector,
     console: &mut Console,
@@ -156,7 +159,7 @@ fn predict(
                     mut detections,
                     times: find,
                 } = found;
-                detections.retain(|detection| detection.score >= arguments.score);
+                detections.retain(|detection| detection.score >= min_score);
                 outcome.times.push(ImageTimes { read, find });
                 let name = text_of(&input.name);
                 if !arguments.no_drawings

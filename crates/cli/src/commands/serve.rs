@@ -26,8 +26,12 @@ impl Detect for Model {
 }
 
 pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
-    let service = config(arguments)?;
-    let LoadedModel { detector, config } = super::load_model(&arguments.model)?;
+    let mut service = config(arguments)?;
+    let model = super::load_model(&arguments.model)?;
+    service.score = model.score(arguments.score);
+    let LoadedModel {
+        detector, config, ..
+    } = model;
     let look = LookArguments {
         batch: Some(service.batch.get()),
         ..arguments.look.clone()
@@ -52,7 +56,6 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
 fn config(arguments: &ServeArguments) -> Result<ServiceConfig, Failure> {
     let config = ServiceConfig {
         address: arguments.address,
-        score: arguments.score,
         batch: at_least_1(arguments.look.batch.unwrap_or(4)),
         max_body_bytes: at_least_1(arguments.max_mebibytes.saturating_mul(1 << 20)),
         allow_hosts: arguments.allow_host.clone(),

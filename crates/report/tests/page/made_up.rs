@@ -174,6 +174,7 @@ fn step_line(lines: &mut String, step: u32) {
 
 fn analysis(metrics: Metrics) -> Analysis {
     Analysis {
+        best: None,
         classes: (0..CLASSES).map(class_analysis).collect(),
         confusion: confusion(),
         errors: ErrorParts {

@@ -375,6 +375,7 @@ fn bare_report() -> Report {
     Report {
         log: one_step(),
         analysis: Some(Analysis {
+            best: None,
             metrics: undefined(),
             classes: vec![class.clone()],
             confusion: Confusion {
