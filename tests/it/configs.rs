@@ -212,3 +212,15 @@ fn config_show_prints_what_reads_back_the_same() {
     expected.seed = 9;
     assert_eq!(load_config(&copy, &[]).unwrap(), expected);
 }
+
+/// As the README says to begin one's own.
+#[test]
+fn a_config_that_is_shown_works_wherever_it_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/bccd_r18_best.toml");
+    let shown = run(&["config", "show", recipe.to_str().unwrap()]).expect_success();
+    let own = folder.path().join("my.toml");
+    fs_err::write(&own, &shown.stdout).unwrap();
+    let again = run(&["config", "show", own.to_str().unwrap()]).expect_success();
+    assert_eq!(again.stdout, shown.stdout);
+}

@@ -3,23 +3,46 @@
 
 use std::fmt;
 
-use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
+
+/// The most keys that a record has which count.
+const MOST_KEYS: usize = 7;
 
 /// The values at the keys that count, in the order of the keys.
 pub(crate) struct Fields {
-    values: Vec<Option<Value>>,
+    /// On the stack, as a file has a million records.
+    values: [Option<Field>; MOST_KEYS],
     /// The keys that stand twice, with different values.
     pub(crate) contradictions: Vec<&'static str>,
     /// What stands in the record's place, if it is no object.
     pub(crate) other: Option<Value>,
 }
 
+/// What stands at a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Field {
+    /// Four numbers, NaN for `null`: a box, of which there are more than of all else.
+    Four([f64; 4]),
+    /// Anything else.
+    Value(Value),
+}
+
+impl PartialEq for Field {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Four(a), Self::Four(b)) => a.map(f64::to_bits) == b.map(f64::to_bits),
+            (Self::Value(a), Self::Value(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
 impl Fields {
-    fn none(keys: usize) -> Self {
+    const fn none() -> Self {
         Self {
-            values: vec![None; keys],
+            values: [const { None }; MOST_KEYS],
             contradictions: Vec::new(),
             other: None,
         }
@@ -27,20 +50,28 @@ impl Fields {
 
     /// The record that is this value.
     pub(crate) fn of_value(keys: &[&str], value: &Value) -> Self {
-        let found = |key| value.get(key).cloned();
-        Self {
-            values: keys.iter().map(found).collect(),
-            contradictions: Vec::new(),
-            other: (!value.is_object()).then(|| value.clone()),
+        let mut fields = Self::none();
+        for (slot, key) in fields.values.iter_mut().zip(keys) {
+            *slot = value.get(key).cloned().map(Field::Value);
         }
+        fields.other = (!value.is_object()).then(|| value.clone());
+        fields
     }
 
-    pub(crate) fn is_object(&self) -> bool {
+    pub(crate) const fn is_object(&self) -> bool {
         self.other.is_none()
     }
 
-    /// The value at the key of this place in the list of keys.
+    /// The value at the key of this place in the list of keys; nothing where a box is read as one.
     pub(crate) fn get(&self, place: usize) -> Option<&Value> {
+        match self.field(place)? {
+            Field::Value(value) => Some(value),
+            Field::Four(_) => None,
+        }
+    }
+
+    /// What stands at the key of this place in the list of keys.
+    pub(crate) fn field(&self, place: usize) -> Option<&Field> {
         self.values.get(place)?.as_ref()
     }
 }
@@ -63,7 +94,7 @@ impl FieldsSeed {
     fn other(self, value: Value) -> Fields {
         Fields {
             other: Some(value),
-            ..Fields::none(self.keys.len())
+            ..Fields::none()
         }
     }
 }
@@ -76,14 +107,20 @@ impl<'de> Visitor<'de> for FieldsSeed {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-        let mut fields = Fields::none(self.keys.len());
+        let mut fields = Fields::none();
         while let Some(place) = map.next_key_seed(KeySeed(self.keys))? {
             let Some(place) = place else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            let value: Value = map.next_value()?;
-            let slot = &mut fields.values[place];
+            let value = if self.keys[place] == "bbox" {
+                map.next_value_seed(FourSeed)?
+            } else {
+                Field::Value(map.next_value()?)
+            };
+            let Some(slot) = fields.values.get_mut(place) else {
+                continue;
+            };
             if slot.as_ref().is_some_and(|earlier| *earlier != value) {
                 fields.contradictions.push(self.keys[place]);
             }
@@ -117,12 +154,97 @@ impl<'de> Visitor<'de> for FieldsSeed {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Fields, E> {
-        Ok(self.other(Number::from_f64(value).map_or(Value::Null, Value::Number)))
+        Ok(self.other(number_or_null(value)))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Fields, E> {
         Ok(self.other(value.into()))
     }
+}
+
+/// Reads a list of four numbers without a place in memory for each, and anything else as it is.
+struct FourSeed;
+
+impl<'de> DeserializeSeed<'de> for FourSeed {
+    type Value = Field;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FourSeed {
+    type Value = Field;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Field, A::Error> {
+        let mut four = [0.0; 4];
+        let mut count = 0;
+        let mut others: Vec<Value> = Vec::new();
+        while let Some(value) = list.next_element::<Value>()? {
+            let number = match &value {
+                // JSON has no NaN; JavaScript writes `null` for it.
+                Value::Null => Some(f64::NAN),
+                value => value.as_f64(),
+            };
+            match (number, four.get_mut(count)) {
+                (Some(number), Some(slot)) if others.is_empty() => {
+                    *slot = number;
+                    count += 1;
+                }
+                _ => {
+                    if others.is_empty() {
+                        others = four[..count].iter().map(|it| number_or_null(*it)).collect();
+                    }
+                    others.push(value);
+                }
+            }
+        }
+        Ok(if others.is_empty() && count == four.len() {
+            Field::Four(four)
+        } else if others.is_empty() {
+            let few = four[..count].iter().map(|it| number_or_null(*it));
+            Field::Value(few.collect())
+        } else {
+            Field::Value(Value::Array(others))
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Field, A::Error> {
+        let value = Value::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+        Ok(Field::Value(value))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Field, E> {
+        Ok(Field::Value(Value::Null))
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Field, E> {
+        Ok(Field::Value(value.into()))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Field, E> {
+        Ok(Field::Value(value.into()))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Field, E> {
+        Ok(Field::Value(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Field, E> {
+        Ok(Field::Value(number_or_null(value)))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Field, E> {
+        Ok(Field::Value(value.into()))
+    }
+}
+
+fn number_or_null(number: f64) -> Value {
+    Number::from_f64(number).map_or(Value::Null, Value::Number)
 }
 
 /// The place of a key in a list of keys, if it stands there.

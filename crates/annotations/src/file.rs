@@ -207,20 +207,20 @@ pub(crate) fn read_list<T: Record>(
     })
 }
 
-type Json<'de> = serde_json::Deserializer<serde_json::de::StrRead<'de>>;
+type Json<'de> = serde_json::Deserializer<serde_json::de::SliceRead<'de>>;
 
 fn parse<T>(
     path: &Path,
     read: impl FnOnce(&mut Json<'_>) -> serde_json::Result<T>,
 ) -> Result<T, AnnotationsError> {
-    let text = retinanet_files::read_text(path).map_err(|source| AnnotationsError::Read {
+    let text = retinanet_files::read_utf8(path).map_err(|source| AnnotationsError::Read {
         path: path.into(),
         source,
     })?;
-    let mut json = serde_json::Deserializer::from_str(&text);
+    let mut json = serde_json::Deserializer::from_slice(&text);
     let found = read(&mut json).and_then(|found| json.end().map(|()| found));
     found.map_err(|source| match source.classify() {
-        ErrorCategory::Data => not_an_object(path, text.trim_start().starts_with('[')),
+        ErrorCategory::Data => not_an_object(path, text.trim_ascii_start().first() == Some(&b'[')),
         _ => AnnotationsError::NotJson {
             path: path.into(),
             source,

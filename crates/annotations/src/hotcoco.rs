@@ -50,7 +50,7 @@ fn annotation(annotation: record::Annotation) -> Annotation {
             RawBox::Missing | RawBox::Malformed(_) => None,
         },
         area: annotation.area,
-        segmentation: annotation.mask,
+        segmentation: annotation.mask.map(|mask| *mask),
         iscrowd: annotation.crowd,
         ..Annotation::default()
     }

@@ -4,7 +4,7 @@ use hotcoco::Segmentation;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::fields::Fields;
+use crate::fields::{Field, Fields};
 use crate::file::Masks;
 
 /// Longest side of an image that a file may claim, in pixels: what fits into any image format.
@@ -114,12 +114,12 @@ pub struct Annotation {
     /// The area in square pixels, if the file gives one.
     pub area: Option<f64>,
     /// With [`Masks::Areas`] the mask that gives the area, if the file does not.
-    pub mask: Option<Segmentation>,
+    pub mask: Option<Box<Segmentation>>,
     /// Whether anything is drawn in `segmentation`; not known with [`Masks::Ignored`].
     pub has_mask: bool,
     /// With [`Masks::Bounds`] the bounds of the polygons, if there are any: left, top, right and bottom
     /// in pixels.
-    pub polygons: Option<[f64; 4]>,
+    pub polygons: Option<Box<[f64; 4]>>,
     /// What cannot be understood, but for the box.
     pub faults: Vec<String>,
 }
@@ -157,16 +157,16 @@ impl Record for Annotation {
             id: optional_id(fields, 0, "id", &mut faults),
             image: id(fields, 1, "image_id", &mut faults),
             category: id(fields, 2, "category_id", &mut faults),
-            bbox: RawBox::read(fields.get(3)),
+            bbox: RawBox::of(fields.field(3)),
             crowd: crowd(fields.get(4), &mut faults),
             area,
             has_mask: segmentation.is_some_and(is_drawn),
             mask: match masks {
-                Masks::Areas if area.is_none() => segmentation.and_then(mask),
+                Masks::Areas if area.is_none() => segmentation.and_then(mask).map(Box::new),
                 _ => None,
             },
             polygons: match masks {
-                Masks::Bounds => segmentation.and_then(bounds),
+                Masks::Bounds => segmentation.and_then(bounds).map(Box::new),
                 Masks::Ignored | Masks::Areas => None,
             },
             faults,
@@ -186,7 +186,15 @@ pub enum RawBox {
 }
 
 impl RawBox {
-    pub(crate) fn read(value: Option<&Value>) -> Self {
+    pub(crate) fn of(field: Option<&Field>) -> Self {
+        match field {
+            Some(Field::Four(numbers)) => Self::Numbers(*numbers),
+            Some(Field::Value(value)) => Self::read(Some(value)),
+            None => Self::Missing,
+        }
+    }
+
+    fn read(value: Option<&Value>) -> Self {
         let numbers = match value {
             None | Some(Value::Null) => return Self::Missing,
             Some(Value::Array(numbers)) if numbers.is_empty() => return Self::Missing,

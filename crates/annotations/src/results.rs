@@ -81,7 +81,7 @@ impl Record for ResultRecord {
         if score.is_none() {
             fault("score", 4);
         }
-        let bbox = match RawBox::read(fields.get(3)) {
+        let bbox = match RawBox::of(fields.field(3)) {
             RawBox::Numbers(numbers) => numbers,
             RawBox::Malformed(found) => {
                 faults.push(found);

@@ -38,7 +38,12 @@ impl Evaluator {
     /// Returns an error if the file cannot be read or is no COCO instances file, an annotation has no box,
     /// or a category id stands twice.
     pub fn from_file(annotations: &Path) -> Result<Self, EvaluationError> {
-        let file = CocoFile::read(annotations, Masks::Areas)?;
+        let mut file = CocoFile::read(annotations, Masks::Ignored)?;
+        // Most files give all areas, and masks are most of a file.
+        let records = file.annotations.records();
+        if records.iter().any(|annotation| annotation.area.is_none()) {
+            file = CocoFile::read(annotations, Masks::Areas)?;
+        }
         file.require_sound(annotations)?;
         Self::from_dataset(file.into_dataset(), annotations.display().to_string())
     }

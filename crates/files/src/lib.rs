@@ -65,24 +65,40 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 /// As [`read`], and if the file is neither UTF-8 nor UTF-16.
 pub fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
     let path = path.as_ref();
-    decode_text(read(path)?).ok_or_else(|| {
-        let message = format!("`{}` is no text in UTF-8", path.display());
-        io::Error::new(io::ErrorKind::InvalidData, message)
-    })
+    String::from_utf8(read_utf8(path)?).map_err(|_| no_text(path))
 }
 
-fn decode_text(bytes: Vec<u8>) -> Option<String> {
+/// [`read_text`], where a parser follows that looks whether it is UTF-8 by itself.
+///
+/// # Errors
+///
+/// As [`read`], and if the file is marked as UTF-16 and is none.
+pub fn read_utf8(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let path = path.as_ref();
+    in_utf8(read(path)?).ok_or_else(|| no_text(path))
+}
+
+fn no_text(path: &Path) -> io::Error {
+    let message = format!("`{}` is no text in UTF-8", path.display());
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// Bytes without a mark, those of UTF-16 as UTF-8.
+fn in_utf8(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = (bytes.chunks(2))
             .map(|pair| Some(unit(pair.try_into().ok()?)))
             .collect::<Option<_>>()?;
-        String::from_utf16(&units).ok()
+        Some(String::from_utf16(&units).ok()?.into_bytes())
     };
     match bytes.as_slice() {
-        [0xEF, 0xBB, 0xBF, text @ ..] => String::from_utf8(text.into()).ok(),
         [0xFF, 0xFE, text @ ..] => utf16(text, u16::from_le_bytes),
         [0xFE, 0xFF, text @ ..] => utf16(text, u16::from_be_bytes),
-        _ => String::from_utf8(bytes).ok(),
+        [0xEF, 0xBB, 0xBF, ..] => {
+            bytes.drain(..3);
+            Some(bytes)
+        }
+        _ => Some(bytes),
     }
 }
 
@@ -243,11 +259,16 @@ mod tests {
             [0xFF, 0xFE].into_iter().chain(little).collect(),
             [0xFE, 0xFF].into_iter().chain(big).collect(),
         ] {
-            assert_eq!(decode_text(bytes).as_deref(), Some(text));
+            assert_eq!(in_utf8(bytes).as_deref(), Some(text.as_bytes()));
         }
-        for bytes in [&b"\xE9"[..], b"\xFF\xFEa", b"\xFF\xFE\x00\xD8"] {
-            assert_eq!(decode_text(bytes.into()), None);
+        for bytes in [&b"\xFF\xFEa"[..], b"\xFF\xFE\x00\xD8"] {
+            assert_eq!(in_utf8(bytes.into()), None);
         }
+        let folder = tempfile::tempdir().unwrap();
+        let latin = folder.path().join("latin");
+        fs_err::write(&latin, b"\xE9").unwrap();
+        let message = read_text(&latin).unwrap_err().to_string();
+        assert!(message.ends_with("latin` is no text in UTF-8"), "{message}");
     }
 
     #[test]

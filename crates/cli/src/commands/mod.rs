@@ -184,6 +184,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_asked_for_goes_before_what_is_best() {
+        let best = 0.416_f32;
+        let known = Some(f64::from(best));
+        for (asked, known, counted) in [
+            (None, known, best),
+            (Some(0.7), known, 0.7),
+            (Some(0.7), None, 0.7),
+            (None, None, 0.3),
+        ] {
+            assert!((counted_score(asked, known) - counted).abs() < f32::EPSILON);
+        }
+    }
+
+    #[test]
     fn as_many_are_spread_as_are_asked_for() {
         for (count, total) in [(16, 17), (9, 10), (3, 3), (5, 3), (1, 100), (4, 0)] {
             let places: Vec<usize> = spread(count, total).collect();

@@ -183,7 +183,7 @@ fn polygon_distance(annotation: &Annotation) -> Option<f64> {
         return None;
     };
     let edges = [x, y, x + width, y + height];
-    let distance = (annotation.polygons?.iter().zip(edges))
+    let distance = (annotation.polygons.as_ref()?.iter().zip(edges))
         .map(|(bound, edge)| (bound - edge).abs())
         .fold(0.0, f64::max);
     (distance > POLYGON_SLACK && distance.is_finite()).then_some(distance)
