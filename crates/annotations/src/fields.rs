@@ -91,11 +91,11 @@ impl<'de> DeserializeSeed<'de> for FieldsSeed {
 }
 
 impl FieldsSeed {
-    fn other(self, value: Value) -> Fields {
-        Fields {
-            other: Some(value),
-            ..Fields::none()
-        }
+    /// What stands in a record's place.
+    fn other(value: Value) -> Fields {
+        let mut fields = Fields::none();
+        fields.other = Some(value);
+        fields
     }
 }
 
@@ -134,31 +134,31 @@ impl<'de> Visitor<'de> for FieldsSeed {
         while let Some(value) = list.next_element()? {
             values.push(value);
         }
-        Ok(self.other(Value::Array(values)))
+        Ok(Self::other(Value::Array(values)))
     }
 
     fn visit_unit<E: Error>(self) -> Result<Fields, E> {
-        Ok(self.other(Value::Null))
+        Ok(Self::other(Value::Null))
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Fields, E> {
-        Ok(self.other(value.into()))
+        Ok(Self::other(value.into()))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Fields, E> {
-        Ok(self.other(value.into()))
+        Ok(Self::other(value.into()))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Fields, E> {
-        Ok(self.other(value.into()))
+        Ok(Self::other(value.into()))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Fields, E> {
-        Ok(self.other(number_or_null(value)))
+        Ok(Self::other(number_or_null(value)))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Fields, E> {
-        Ok(self.other(value.into()))
+        Ok(Self::other(value.into()))
     }
 }
 
