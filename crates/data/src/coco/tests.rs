@@ -139,6 +139,33 @@ fn images_without_objects_can_be_left_out() -> Result<(), DataError> {
 }
 
 #[test]
+fn objects_are_numbered_as_the_models_classes() -> Result<(), DataError> {
+    let boxes = json!([{"id": 1, "image_id": 9, "category_id": 7, "bbox": [10, 20, 30, 40]}]);
+    let class = |(id, name): (u64, &str)| Class::new(CategoryId(id), name);
+    let list = |classes: &[(u64, &str)]| {
+        ClassList::new(classes.iter().copied().map(class).collect()).expect("no id stands twice")
+    };
+    // The file lists 3 `cat` and 7 `dog`, of which no box is a cat's.
+    let model = list(&[(1, "ant"), (5, "bee"), (7, "dog")]);
+    let read = read_json(&file(&boxes))?.with_classes(&model)?;
+    assert_eq!(read.images[1].objects[0].class, ClassId(2));
+    assert_eq!(read.classes, model);
+    for (model, expected) in [
+        (
+            list(&[(3, "cat"), (7, "wolf")]),
+            "category 7 is `dog` and not `wolf`",
+        ),
+        (list(&[(3, "cat")]), "category 7 `dog` is unknown"),
+    ] {
+        let error = read_json(&file(&boxes))?
+            .with_classes(&model)
+            .expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
 fn files_of_another_kind_are_named_with_what_is_missing() {
     let list = message(r#"[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]"#);
     assert!(
