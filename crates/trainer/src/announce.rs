@@ -98,6 +98,20 @@ pub(crate) fn tell_schedule(
         plan.schedule.base,
         plan.schedule.describe()
     );
+    tell(run, observer, &line)?;
+    // Both are counted in epochs or in steps, as the length of training is, which is easily overlooked.
+    let every = |steps: u64| {
+        if steps >= plan.iterations {
+            "at the end".to_owned()
+        } else {
+            format!("every {steps} steps")
+        }
+    };
+    let line = format!(
+        "evaluation {}, checkpoint {}",
+        every(plan.eval_every),
+        every(plan.checkpoint_every)
+    );
     tell(run, observer, &line)
 }
 
