@@ -671,6 +671,21 @@ fn voc_sizes_and_names_come_from_the_pictures() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pipe_among_voc_files_is_not_waited_for() {
+    let experiment = Experiment::new();
+    fs_err::create_dir_all(experiment.path("voc")).unwrap();
+    let pipe = experiment.path("voc/a.xml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let (source, out) = (experiment.path("voc"), experiment.path("x.json"));
+    run(&[
+        "dataset", "convert", "--from", "voc", "--to", "coco", &source, "--out", &out,
+    ])
+    .expect_refusal(1, &["a.xml", "is a pipe or a device"]);
+}
+
 #[test]
 fn coco_to_coco_keeps_what_it_does_not_know() {
     let experiment = Experiment::new();

@@ -100,6 +100,7 @@ pub fn convert(
         }
         DatasetFormat::Csv => csv::read(source, images.unwrap_or(beside))?,
         DatasetFormat::Voc => {
+            voc::require_files(source)?;
             let mut dataset = voc_to_coco(source).map_err(|error| failed(source, &error))?;
             voc::complete(&mut dataset, images.unwrap_or(beside))?;
             dataset

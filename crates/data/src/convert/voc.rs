@@ -12,6 +12,23 @@ use crate::{DataError, in_full};
 /// Folders below a data set's own that pictures may lie in.
 const FOLDERS: [&str; 3] = ["", "JPEGImages", "images"];
 
+/// Refuses XML files that are none, such as a pipe, which would be waited for.
+///
+/// # Errors
+///
+/// Returns an error that names the first.
+pub(super) fn require_files(source: &Path) -> Result<(), DataError> {
+    for folder in [source.to_owned(), source.join("Annotations")] {
+        let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        for path in paths.filter(|path| path.extension().is_some_and(|it| it == "xml")) {
+            retinanet_files::require_file(&path)
+                .map_err(|source| DataError::Read { path, source })?;
+        }
+    }
+    Ok(())
+}
+
 /// Completes what was read of VOC's files: the sizes that are 0 and the names without their extension,
 /// from the pictures in this folder; and the names of classes, of which XML keeps line breaks.
 ///
