@@ -162,7 +162,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "tiny.toml").write_text(CONFIG)
-        # Draws the data, and shows that the config trains.
+        # Renders the shapes, and shows that the config trains.
         subprocess.run([program, "train", folder / "tiny.toml", "--run-dir", folder / "run"], cwd=folder,
                        capture_output=True, check=True)
         all_trials = [it for it in trials(program, folder) if it[0].startswith(arguments.only)]

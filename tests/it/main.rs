@@ -5,6 +5,7 @@
 mod backends;
 mod bench;
 mod configs;
+mod conversion;
 mod data_checks;
 mod devices;
 mod evaluation;

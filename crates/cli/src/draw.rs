@@ -226,7 +226,7 @@ fn glyph_width(character: char) -> u32 {
     glyph(character).map_or(0, |glyph| glyph.get_width() as u32)
 }
 
-/// Draws what of a glyph lies in the image, its upper left corner at `[x, y]`.
+/// Renders what of a glyph lies in the image, its upper left corner at `[x, y]`.
 fn draw_glyph(image: &mut RgbImage, glyph: &Glyph, [x, y]: [u32; 2], scale: u32, ink: [u8; 3]) {
     let (image_width, image_height) = image.dimensions();
     for row in 0..GLYPH_HEIGHT {
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_drawn_in_any_script() {
+    fn names_are_rendered_in_any_script() {
         for name in [
             "déjà",
             "红色",

@@ -7,6 +7,7 @@ use hotcoco::{Annotation, COCO, COCOeval, Category, Dataset};
 use retinanet_annotations::{CocoFile, Masks, read_results};
 use retinanet_boxes::{BoundingBox, CategoryId, Class, ClassId, ClassList, ImageId};
 
+use crate::file_names::Files;
 use crate::{CocoDetection, EvaluationError, Metrics};
 
 /// Compares detections with the annotations of a data set.
@@ -346,42 +347,6 @@ fn has_finite_box(annotation: &Annotation) -> bool {
         .bbox
         .map(|bbox| BoundingBox::from_xywh(bbox).to_array());
     edges.is_some_and(|edges| edges.iter().all(|edge| edge.is_finite()))
-}
-
-/// The images by their files' names.
-#[derive(Default)]
-struct Files<'a> {
-    by_name: HashMap<&'a str, Vec<u64>>,
-    by_last_part: HashMap<&'a str, Vec<u64>>,
-}
-
-impl<'a> Files<'a> {
-    fn of(truth: &'a Dataset) -> Self {
-        let mut files = Self::default();
-        for image in &truth.images {
-            let name = image.file_name.as_str();
-            files.by_name.entry(name).or_default().push(image.id);
-            files
-                .by_last_part
-                .entry(last_part(name))
-                .or_default()
-                .push(image.id);
-        }
-        files
-    }
-
-    /// The image with this file; how many there are if there is not one.
-    fn image(&self, name: &str) -> Result<u64, usize> {
-        let found = (self.by_name.get(name)).or_else(|| self.by_last_part.get(last_part(name)));
-        match found.map(Vec::as_slice) {
-            Some(&[image]) => Ok(image),
-            found => Err(found.map_or(0, <[u64]>::len)),
-        }
-    }
-}
-
-fn last_part(name: &str) -> &str {
-    name.rsplit(['/', '\\']).next().unwrap_or(name)
 }
 
 /// Repairs what hotcoco would print a warning about: categories without a name, and annotations

@@ -49,6 +49,7 @@ mod curves;
 mod detection;
 mod error;
 mod evaluator;
+mod file_names;
 mod images;
 mod metrics;
 mod table;

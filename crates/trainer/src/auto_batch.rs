@@ -79,7 +79,7 @@ pub(crate) fn grey_step(
     ];
     let targets = BatchTargets::new(&targets, device);
     let images = Tensor::<4>::zeros([images, 3, height, width], device);
-    // A loss that is not finite took the memory all the same.
+    // A non-finite loss took the memory all the same.
     let _ = learner.step(&images, &targets, 0.0);
 }
 

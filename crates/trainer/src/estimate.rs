@@ -34,7 +34,7 @@ impl Estimate {
     }
 }
 
-/// What a plan's steps will take on a device, for one of so many processes that share the batch. Nothing on
+/// What a plan's steps will take on a device, for one of so many ranks that shard the batch. Nothing on
 /// GPUs, where kernels are compiled at first.
 ///
 /// # Errors
@@ -69,14 +69,14 @@ pub fn estimate(
     let [small, large] = SIDES.map(&mut measure);
     let (height, width) = plan.loader.largest_input();
     let images = plan.config.train.batch_size.images().div_ceil(processes);
-    let at_once = images.div_ceil(plan.config.train.accumulate);
+    let micro_batch = images.div_ceil(plan.config.train.accumulate);
     let pixels = SIDES.map(|side| (side * side) as f64);
     let line = |[small, large]: [f64; 2], images: usize| {
         let each = ((large - small) / (pixels[1] - pixels[0])).max(0.0);
         let all = (images * height * width) as f64;
         (small + each * (all - pixels[0])).max(0.0)
     };
-    let memory = |peaks: [f64; 2]| line(peaks, at_once) as u64;
+    let memory = |peaks: [f64; 2]| line(peaks, micro_batch) as u64;
     Ok(Some(Estimate {
         step: Duration::try_from_secs_f64(line([small.0, large.0], images))
             .unwrap_or(Duration::MAX),

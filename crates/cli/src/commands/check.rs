@@ -94,7 +94,7 @@ fn of_config(config: &ExperimentConfig) -> Result<Vec<CheckRequest>, Failure> {
 pub(crate) fn before_training(config: &ExperimentConfig) -> Result<(), Failure> {
     let (mut warnings, mut errors) = (0, Vec::new());
     for request in of_config(config)? {
-        // The built-in data set may be yet to be drawn; what else is missing is told by name soon.
+        // The built-in data set may be yet to be rendered; what else is missing is told by name soon.
         let files = [Some(&request.split), request.other.as_ref()];
         if (files.into_iter().flatten()).any(|split| !split.annotations.exists()) {
             continue;

@@ -74,8 +74,8 @@ pub(super) fn read(
 }
 
 /// Gives the label files of a data set, each with its path below the folder of labels, the `data.yaml`, and
-/// how many annotations are in them. Boxes are clipped to their picture; crowds and boxes that are not
-/// finite have no place there.
+/// how many annotations are in them. Boxes are clipped to their picture; crowds and non-finite
+/// boxes have no place there.
 ///
 /// # Errors
 ///

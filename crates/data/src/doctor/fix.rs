@@ -37,7 +37,7 @@ impl Fixed {
 ///
 /// Numbers that are written as text, and whole ones written as floats, become whole numbers. File names
 /// as other systems write them (`\\`, `%20`) become those of the files that are there. Annotations are
-/// dropped whose box is missing, not finite, without area, wholly outside the image or an exact repetition,
+/// dropped whose box is missing, non-finite, without area, wholly outside the image or an exact repetition,
 /// and those of images or categories that are not listed. Boxes are clipped to the image, and an `area`
 /// that contradicts the box becomes the box's. Annotations without an id, or with 0 or that of an earlier
 /// one, get the lowest ids that the file has not used. All else stays as it is.
