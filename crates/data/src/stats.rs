@@ -16,6 +16,10 @@ const AREAS: [&str; 3] = ["small", "medium", "large"];
 const MOST_BOXES: [usize; 7] = [0, 1, 2, 5, 10, 20, 50];
 const BOX_COUNTS: [&str; 8] = ["0", "1", "2", "3-5", "6-10", "11-20", "21-50", "51+"];
 
+/// The upper ends of the bins of √area, in pixels; the last bin has none.
+const MOST_SIDE: [f64; 7] = [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+const SIDES: [&str; 8] = ["8", "16", "32", "64", "128", "256", "512", "more"];
+
 /// The octaves of height ÷ width, and the bin of squares among them.
 const OCTAVES: [&str; 7] = ["1/8 or less", "1/4", "1/2", "1", "2", "4", "8 or more"];
 const SQUARE: f64 = 3.0;
@@ -26,7 +30,7 @@ const COMMON_SIZES: usize = 5;
 /// A data set in numbers. Printed, it is for people; serialised, for programs.
 ///
 /// Only what reading has kept counts. Crowds are no boxes: they are counted once, and nowhere else.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DatasetStats {
     /// How many images.
     pub images: usize,
@@ -43,6 +47,8 @@ pub struct DatasetStats {
     /// Boxes by COCO's small, medium and large: the box's area, in pixels of the original image,
     /// up to 32², up to 96² or above.
     pub areas: [Bin; 3],
+    /// Boxes by √area in pixels of the original image, up to each label.
+    pub sides: [Bin; 8],
     /// Images by how many boxes they have.
     pub boxes_per_image: [Bin; 8],
     /// Boxes by height ÷ width, to the nearest power of two: `1/2` is all from 0.354 to 0.707.
@@ -67,7 +73,7 @@ pub struct ClassStats {
 }
 
 /// A bin of a histogram.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Bin {
     /// What is in it.
     pub label: &'static str,
@@ -124,6 +130,7 @@ impl DatasetStats {
             dropped: dataset.dropped.len(),
             classes: class_stats(&dataset.classes, images, all_boxes),
             areas: count(AREAS, boxes().map(|bbox| area_class(&bbox))),
+            sides: count(SIDES, boxes().map(|bbox| side_bin(&bbox))),
             boxes_per_image: count(BOX_COUNTS, box_counts().map(box_count_bin)),
             aspect_ratios: count(OCTAVES, boxes().map(|bbox| octave(&bbox))),
             image_sizes: image_sizes(images),
@@ -180,6 +187,11 @@ fn box_count_bin(boxes: usize) -> usize {
     MOST_BOXES.partition_point(|most| *most < boxes)
 }
 
+fn side_bin(bbox: &BoundingBox) -> usize {
+    let side = f64::from(bbox.area()).sqrt();
+    MOST_SIDE.partition_point(|most| *most < side)
+}
+
 fn octave(bbox: &BoundingBox) -> usize {
     let ratio = f64::from(bbox.height()) / f64::from(bbox.width());
     (ratio.log2().round() + SQUARE).clamp(0.0, 2.0 * SQUARE) as usize
@@ -231,6 +243,7 @@ impl fmt::Display for DatasetStats {
         writeln!(f)?;
         class_table(f, &self.classes)?;
         histogram(f, "boxes by area (to 32², to 96², above)", &self.areas)?;
+        histogram(f, "boxes by √area in pixels, up to", &self.sides)?;
         histogram(f, "images by number of boxes", &self.boxes_per_image)?;
         histogram(f, "boxes by height ÷ width, nearest", &self.aspect_ratios)?;
         match &self.image_sizes {
@@ -393,6 +406,8 @@ mod tests {
 
         // 32² is small and 96² is medium yet.
         assert_eq!(counts(&stats.areas), [3, 2, 1]);
+        // Sides are 20, 20, 32, √1056, 96 and 150.
+        assert_eq!(counts(&stats.sides), [0, 0, 3, 1, 1, 1, 0, 0]);
         assert_eq!(counts(&stats.boxes_per_image), [2, 0, 3, 0, 0, 0, 0, 0]);
         assert_eq!(counts(&stats.aspect_ratios), [0, 1, 0, 3, 0, 1, 1]);
 
@@ -433,6 +448,16 @@ boxes by area (to 32², to 96², above)
 small         3  ########################################
 medium        2  ###########################
 large         1  ##############
+
+boxes by √area in pixels, up to
+8           0
+16          0
+32          3  ########################################
+64          1  ##############
+128         1  ##############
+256         1  ##############
+512         0
+more        0
 
 images by number of boxes
 0            2  ###########################
@@ -507,6 +532,7 @@ most common sizes
             prop_assert_eq!(stats.boxes, boxes);
             prop_assert_eq!(stats.classes.iter().map(|class| class.boxes).sum::<usize>(), boxes);
             prop_assert_eq!(sum(&stats.areas), boxes);
+            prop_assert_eq!(sum(&stats.sides), boxes);
             prop_assert_eq!(sum(&stats.aspect_ratios), boxes);
             prop_assert_eq!(sum(&stats.boxes_per_image), objects.len());
             prop_assert_eq!(stats.boxes_per_image[0].count, stats.images_without_boxes);

@@ -4,6 +4,7 @@ use hotcoco::params::IouType;
 use hotcoco::{Annotation, COCOeval};
 use retinanet_boxes::ImageId;
 
+use crate::classes::Tally;
 use crate::{
     Analysis, Calibration, CalibrationBin, ClassAnalysis, CocoDetection, Confusion, ErrorPart,
     ErrorParts, EvaluationError, Evaluator, ImageAnalysis, Metrics, OperatingPoint,
@@ -52,13 +53,15 @@ impl Evaluator {
     ) -> Result<Analysis, EvaluationError> {
         let evaluation = self.run(detections, images)?;
         let images = ImageAnalysis::all(&evaluation, detections, score)?;
+        let all = Tally::of_all_classes(&images);
         Ok(Analysis {
             metrics: Metrics::of(&evaluation),
             classes: ClassAnalysis::all(&evaluation, &images),
             confusion: Confusion::of(&evaluation, &images, score)?,
             errors: ErrorParts::of(&evaluation)?,
             calibration: Calibration::of(&evaluation, &images)?,
-            best: OperatingPoint::over_all_classes(&images),
+            best: OperatingPoint::best(all.clone()),
+            by_score: OperatingPoint::by_score(all),
             images,
             score,
         })

@@ -26,6 +26,10 @@ pub struct Analysis {
     pub score: f64,
     /// Where F1 over all classes is largest, at the highest such score; `None` where no detection is right.
     pub best: Option<OperatingPoint>,
+    /// Precision, recall and F1 over all classes at the scores 0, 0.01, …, 1, as long as there are detections
+    /// with at least that score.
+    #[serde(default)]
+    pub by_score: Vec<OperatingPoint>,
 }
 
 /// A class, seen more closely. AP and AR are −1 where there is no object to find.

@@ -8,9 +8,12 @@ use crate::curves::{Area, Curves};
 use crate::images::f1;
 use crate::{ClassAnalysis, ImageAnalysis, OperatingPoint};
 
-/// What one class comes to over all images.
-#[derive(Default)]
-struct Tally {
+/// The scores at which precision and recall are told: hundredths from 0 to 1.
+const SCORES: u32 = 100;
+
+/// What one class, or all of them, comes to over all images.
+#[derive(Clone, Default)]
+pub(crate) struct Tally {
     objects: usize,
     /// The score of each detection, and whether it is right.
     detections: Vec<(f64, bool)>,
@@ -44,44 +47,71 @@ impl ClassAnalysis {
                     ar100: curves.average_recall(class),
                     precision,
                     scores,
-                    best: OperatingPoint::best(tally.detections, tally.objects),
+                    best: OperatingPoint::best(tally),
                 }
             })
             .collect()
     }
 }
 
-impl OperatingPoint {
-    /// Where F1 over all objects and detections is largest, whatever their classes.
-    pub(crate) fn over_all_classes(images: &[ImageAnalysis]) -> Option<Self> {
-        let tallies = tally(images).into_values();
-        let all = tallies.reduce(|mut all, tally| {
+impl Tally {
+    /// All objects and detections, whatever their classes.
+    pub(crate) fn of_all_classes(images: &[ImageAnalysis]) -> Self {
+        let mut all = Self::default();
+        for tally in tally(images).into_values() {
             all.objects += tally.objects;
             all.detections.extend(tally.detections);
-            all
-        })?;
-        Self::best(all.detections, all.objects)
+        }
+        all
     }
+}
 
+impl OperatingPoint {
     /// Where F1 is largest over every score that a detection has; of equal ones the highest score.
-    fn best(mut detections: Vec<(f64, bool)>, objects: usize) -> Option<Self> {
-        detections.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    pub(crate) fn best(tally: Tally) -> Option<Self> {
         let mut best: Option<Self> = None;
-        let (mut counted, mut right) = (0, 0);
-        for equal in detections.chunk_by(|(a, _), (b, _)| a == b) {
-            counted += equal.len();
-            right += equal.iter().filter(|(_, right)| *right).count();
-            let f1 = f1(right, counted, objects);
-            if f1 > best.map_or(0.0, |best| best.f1) {
-                best = Some(Self {
-                    score: equal[0].0,
-                    precision: right as f64 / counted as f64,
-                    recall: right as f64 / objects as f64,
-                    f1,
-                });
+        for point in Self::all(tally) {
+            if point.f1 > best.map_or(0.0, |best| best.f1) {
+                best = Some(point);
             }
         }
         best
+    }
+
+    /// The points at the scores 0, 0.01, …, 1, as far as there are detections.
+    pub(crate) fn by_score(tally: Tally) -> Vec<Self> {
+        let points = Self::all(tally);
+        let scores = (0..=SCORES).map(|it| f64::from(it) / f64::from(SCORES));
+        // Scores fall: the last one that is high enough counts all detections from there on.
+        let counted = scores.map_while(|score| {
+            let count = points.partition_point(|point| point.score >= score);
+            let point = points.get(count.checked_sub(1)?)?;
+            Some(Self { score, ..*point })
+        });
+        counted.collect()
+    }
+
+    /// A point for every score that a detection has, highest first.
+    fn all(tally: Tally) -> Vec<Self> {
+        let Tally {
+            objects,
+            mut detections,
+        } = tally;
+        detections.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let (mut counted, mut right) = (0, 0);
+        let equal_scores = detections.chunk_by(|(a, _), (b, _)| a == b);
+        equal_scores
+            .map(|equal| {
+                counted += equal.len();
+                right += equal.iter().filter(|(_, right)| *right).count();
+                Self {
+                    score: equal[0].0,
+                    precision: right as f64 / counted as f64,
+                    recall: right as f64 / objects.max(1) as f64,
+                    f1: f1(right, counted, objects),
+                }
+            })
+            .collect()
     }
 }
 
@@ -105,22 +135,45 @@ fn tally(images: &[ImageAnalysis]) -> HashMap<CategoryId, Tally> {
 mod tests {
     use super::*;
 
+    fn tally(objects: usize, detections: &[(f64, bool)]) -> Tally {
+        Tally {
+            objects,
+            detections: detections.to_vec(),
+        }
+    }
+
+    const DETECTIONS: [(f64, bool); 5] = [
+        (0.9, true),
+        (0.8, false),
+        (0.7, true),
+        (0.7, true),
+        (0.2, false),
+    ];
+
     #[test]
     fn the_best_point_is_that_of_the_largest_f1() {
-        let detections = [
-            (0.9, true),
-            (0.8, false),
-            (0.7, true),
-            (0.7, true),
-            (0.2, false),
-        ];
         // From 0.7 on 3 of 4 are right, of 4 objects: F1 = 2 · 3 / (4 + 4). From 0.9 on it is 2 / 5.
-        let best = OperatingPoint::best(detections.to_vec(), 4).unwrap();
+        let best = OperatingPoint::best(tally(4, &DETECTIONS)).unwrap();
         assert!(
             (best.f1 - 0.75).abs() < 1e-12 && (best.score - 0.7).abs() < 1e-12,
             "{best:?}"
         );
-        assert_eq!(OperatingPoint::best(vec![(0.9, false)], 4), None);
-        assert_eq!(OperatingPoint::best(Vec::new(), 0), None);
+        assert_eq!(OperatingPoint::best(tally(4, &[(0.9, false)])), None);
+        assert_eq!(OperatingPoint::best(tally(0, &[])), None);
+    }
+
+    #[test]
+    fn points_by_score_count_what_has_at_least_that_score() {
+        let points = OperatingPoint::by_score(tally(4, &DETECTIONS));
+        // Up to 0.90, the highest score.
+        assert_eq!(points.len(), 91);
+        for (at, right, counted) in [(0, 3, 5), (20, 3, 5), (21, 3, 4), (75, 1, 2), (90, 1, 1)] {
+            let point = points[at];
+            assert_eq!(point.score, at as f64 / 100.0);
+            assert_eq!(point.precision, f64::from(right) / f64::from(counted), "{at}");
+            assert_eq!(point.recall, f64::from(right) / 4.0, "{at}");
+            assert_eq!(point.f1, 2.0 * f64::from(right) / f64::from(counted + 4), "{at}");
+        }
+        assert!(OperatingPoint::by_score(tally(4, &[])).is_empty());
     }
 }

@@ -12,7 +12,7 @@ const MOST_ROWS = 10;
 // Curves with a legend that hides them, values under the pointer and, where asked for, a
 // logarithmic axis and smoothing.
 //
-// options: { title, x, y, series, range: { x, y }, log, smooth, zero, alarms, head, format, wide }
+// options: { title, x, y, series, range: { x, y }, log, smooth, zero, whole, alarms, head, format, wide }
 // series:  { name, points: [[x, y]], color, dash, hidden, smooth, plain, mark: [x, y], note }
 class LineChart {
   constructor(host, options) {
@@ -123,15 +123,24 @@ class LineChart {
       height,
       x: along,
       y: this.log ? (y) => up(Math.log10(y)) : up,
-      xTicks: ticks(left, right, width / 90),
-      yTicks: this.log ? logTicks(low, high) : ticks(low, high, TICKS),
+      xTicks: only(steps) ?? ticks(left, right, width / 90, this.options.whole),
+      yTicks: this.log ? logTicks(low, high) : (this.onlyHeight() ?? ticks(low, high, TICKS)),
       fromX: (pixel) => left + ((pixel - MARGIN.left) / (width - MARGIN.left - MARGIN.right)) * (right - left),
     };
   }
 
-  heights() {
+  values() {
     const points = this.shown.flatMap((series) => series.points.filter((point) => this.usable(point)));
-    const values = points.map(([, y]) => y);
+    return points.map(([, y]) => y);
+  }
+
+  // The one tick of curves that are level, where the axis does not begin at 0.
+  onlyHeight() {
+    return this.options.range.y || this.options.zero ? null : only(this.values());
+  }
+
+  heights() {
+    const values = this.values();
     return this.log ? logBounds(values) : rounded(...bounds(values, this.options.zero));
   }
 
@@ -236,8 +245,9 @@ class LineChart {
   }
 }
 
-// Columns from 0 up. columns: [{ label, value, title }]
-function columnChart(host, { title, x, columns }) {
+// Columns from 0 up. columns: [{ label, value, title }]; a label stands below its column where `centred`,
+// or where the column begins.
+function columnChart(host, { title, x, columns, centred = false }) {
   const plot = make("div", { class: "plot" });
   host.append(make("div", { class: "chart" }, make("div", { class: "chart-head" }, make("h3", {}, title)), plot));
   const draw = () => {
@@ -259,7 +269,8 @@ function columnChart(host, { title, x, columns }) {
       const box = { x: left + 1, y: y(value), width: Math.max(step - 2, 1), height: y(0) - y(value) };
       root.append(drawn("rect", { class: "column", ...box }, drawn("title", {}, title)));
       if (index % every === 0) {
-        root.append(drawn("text", { x: left, y: y(0) + 16, "text-anchor": "middle" }, label));
+        const at = centred ? left + step / 2 : left;
+        root.append(drawn("text", { x: at, y: y(0) + 16, "text-anchor": "middle" }, label));
       }
     });
     root.append(drawn("text", { x: width - MARGIN.right, y: height - 6, "text-anchor": "end" }, x));
@@ -288,6 +299,11 @@ function logBounds(values) {
   return low < high ? [low, high] : [low / 2, 2 * high];
 }
 
+// The one tick of an axis of which only one value is known.
+function only(values) {
+  return values.length > 0 && values.every((value) => value === values[0]) ? [values[0]] : null;
+}
+
 // A function that maps [from, to] onto [start, end].
 function place(from, to, start, end) {
   return (value) => start + ((value - from) / (to - from)) * (end - start);
@@ -305,8 +321,8 @@ function tickStep(low, high, wanted) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= rough);
 }
 
-function ticks(low, high, wanted) {
-  const step = tickStep(low, high, wanted);
+function ticks(low, high, wanted, whole = false) {
+  const step = Math.max(tickStep(low, high, wanted), whole ? 1 : 0);
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   // Multiples of a power of ten are not exact, and their last digits would be written out.

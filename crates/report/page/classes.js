@@ -41,6 +41,30 @@ function showCurves() {
     format: metric,
     wide: true,
   });
+  showByScore();
+}
+
+// What a threshold on the score gives, over all classes.
+function showByScore() {
+  const points = data.analysis.by_score;
+  if (points.length === 0) return;
+  const { best } = data.analysis;
+  const curve = (field, index) => ({
+    name: field === "f1" ? "F1" : field,
+    points: points.map((point) => [point.score, point[field]]),
+    color: color(index),
+    mark: best ? [best.score, best[field]] : null,
+    plain: true,
+  });
+  new LineChart(content("curves"), {
+    title: best ? `F1 over the score, largest at ${metric(best.score)}` : "F1 over the score",
+    x: "score",
+    series: [curve("f1", 0), curve("precision", 1), curve("recall", 2)],
+    range: { x: [0, 1], y: [0, 1] },
+    head: (score) => `score from ${score.toFixed(2)}`,
+    format: metric,
+    wide: true,
+  });
 }
 
 // The three weakest and the three strongest.

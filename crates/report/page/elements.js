@@ -21,6 +21,11 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// A sentence whose parts between backticks are code.
+function prose(sentence) {
+  return sentence.split("`").map((part, index) => (index % 2 === 1 ? make("code", {}, part) : part));
+}
+
 function content(section) {
   return document.querySelector(`#${section} .content`);
 }

@@ -144,8 +144,9 @@ function drawView({ picture, overlay, counts }, labelled) {
   const shown = detections.filter(({ score }) => score >= gallery.score);
   const isFound = ({ found }) => found !== null && found >= gallery.score;
   const right = shown.filter((detection) => detection.right).length;
-  const missed = objects.filter((object) => !isFound(object)).length;
-  counts.textContent = `${right} right, ${shown.length - right} wrong, ${missed} missed · F1 ${metric(f1)}`;
+  const missed = objects.filter((object) => !isFound(object));
+  const lost = missed.length > 0 ? ` (${namesOf(missed)})` : "";
+  counts.textContent = `${right} right, ${shown.length - right} wrong, ${missed.length} missed${lost} · F1 ${metric(f1)}`;
   const boxes = [];
   if (gallery.shows.object) {
     for (const object of objects) {
@@ -157,7 +158,14 @@ function drawView({ picture, overlay, counts }, labelled) {
     boxes.push(box(detection, detection.right ? "detection right" : "detection", label));
   }
   overlay.replaceChildren(...boxes);
-  if (labelled) addLabels(overlay, picture, shown);
+  if (labelled) addLabels(overlay, picture, shown, missed);
+}
+
+// The classes of some objects, each once, with how often it stands there.
+function namesOf(objects) {
+  const times = new Map();
+  for (const { category_id } of objects) times.set(category_id, (times.get(category_id) ?? 0) + 1);
+  return [...times].map(([category, n]) => (n > 1 ? `${n} × ${className(category)}` : className(category))).join(", ");
 }
 
 function box({ bbox: [x, y, width, height] }, name, label) {
@@ -166,13 +174,18 @@ function box({ bbox: [x, y, width, height] }, name, label) {
 }
 
 // Text scales with the overlay, so its size is that of 12 pixels on the screen.
-function addLabels(overlay, { width }, detections) {
+function addLabels(overlay, { width }, detections, missed) {
   const size = (12 * width) / Math.max(overlay.getBoundingClientRect().width, 1);
+  const label = ([x, top], text, name) => {
+    const y = Math.max(top - 0.3 * size, size);
+    overlay.append(drawn("text", { class: name, x, y, "font-size": size, "stroke-width": size / 4 }, text));
+  };
+  if (gallery.shows.object) {
+    for (const { bbox, category_id } of missed) label(bbox, `${className(category_id)}, missed`, "missed");
+  }
   for (const { bbox, category_id, score, right } of detections) {
     if (!gallery.shows[right ? "right" : "wrong"]) continue;
-    const y = Math.max(bbox[1] - 0.3 * size, size);
-    const text = `${className(category_id)} ${score.toFixed(2)}`;
-    overlay.append(drawn("text", { x: bbox[0], y, "font-size": size, "stroke-width": size / 4 }, text));
+    label(bbox, `${className(category_id)} ${score.toFixed(2)}`);
   }
 }
 

@@ -39,6 +39,7 @@ document.getElementById("subtitle").textContent = [
   .join(" · ");
 
 showSummary();
+showData();
 showTraining();
 showPrecision();
 showCurves();

@@ -1,5 +1,8 @@
 // The run over its steps: loss, learning rate, gradient norm, speed, and AP of its evaluations.
 
+// Single steps are noisy, so the summary has the mean of so many.
+const LATELY = 20;
+
 function showSummary() {
   const { log } = data;
   const entries = [];
@@ -15,15 +18,23 @@ function showSummary() {
   if (log.steps > 0) {
     const { curves } = log;
     const last = (name) => curves[name].findLast(isNumber);
+    const points = Math.max(Math.ceil(LATELY / log.steps_per_point), 1);
+    const lately = (name) => mean(curves[name].slice(-points).filter(isNumber));
+    const steps = Math.min(points * log.steps_per_point, log.steps);
+    const note = steps === 1 ? "the only step" : `mean of the last ${steps} steps`;
     entries.push(
-      ["loss", significant(last("loss")), "last steps"],
+      ["loss", significant(lately("loss")), note],
       ["steps", whole(log.steps), isNumber(last("epoch")) ? `epoch ${significant(last("epoch"))}` : null],
       ["training time", duration(log.seconds)],
-      ["images a second", significant(last("images_per_second")), "last steps"],
+      ["images a second", significant(lately("images_per_second")), note],
     );
   }
-  if (entries.length > 0) content("summary").append(tiles(entries));
-  else empty("summary", "Nothing has happened yet.");
+  if (entries.length === 0) return empty("summary", "Nothing has happened yet.");
+  content("summary").append(tiles(entries));
+  if (data.advice.length > 0) {
+    const sentences = data.advice.map((sentence) => make("li", {}, ...prose(sentence)));
+    content("summary").append(make("div", { id: "advice" }, make("h3", {}, "What to do next"), make("ul", { class: "list" }, ...sentences)));
+  }
 }
 
 function showTraining() {
@@ -59,7 +70,7 @@ function stepHead(step) {
   return `step ${whole(step)}${isNumber(at) ? `, epoch ${significant(at)}` : ""}`;
 }
 
-const STEPS = { x: "step", head: stepHead };
+const STEPS = { x: "step", head: stepHead, whole: true };
 
 function lossChart(host) {
   const { curves, steps_per_point, not_finite } = data.log;
@@ -70,6 +81,10 @@ function lossChart(host) {
   ];
   if (steps_per_point > 1) {
     series.push(stepSeries("largest loss", curves.largest_loss, { hidden: true, color: color(7) }));
+  }
+  const validation = evaluationPoints("loss");
+  if (validation.some(([, value]) => isNumber(value))) {
+    series.push({ name: "validation loss", points: validation, color: color(4) });
   }
   new LineChart(host, { ...STEPS, title: "Loss", series, log: true, zero: true, wide: true, alarms: not_finite });
 }
@@ -118,28 +133,26 @@ function levelCharts(host) {
   chart("Box loss by level", box_loss);
 }
 
+// A number of each evaluation over its step.
+function evaluationPoints(name) {
+  return data.log.evaluations.map(({ iteration, values }) => {
+    const value = values[name];
+    return [iteration, name === "loss" ? value : defined(value)];
+  });
+}
+
 function showPrecision() {
   const { evaluations } = data.log;
   if (evaluations.length === 0) return empty("precision", "No evaluation yet.");
   const charts = make("div", { class: "charts" });
   content("precision").append(charts);
-  const points = (name) =>
-    evaluations.map(({ iteration, values }) => {
-      const value = values[name];
-      return [iteration, name === "loss" ? value : defined(value)];
-    });
   const names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"];
   const series = names
-    .map((name, index) => ({ name, points: points(name), hidden: index > 2 }))
+    .map((name, index) => ({ name, points: evaluationPoints(name), hidden: index > 2 }))
     .filter(({ points }) => points.some(([, value]) => isNumber(value)));
   if (series.length > 0) {
-    new LineChart(charts, { ...STEPS, title: "Average precision and recall", series, zero: true, format: metric });
+    new LineChart(charts, { ...STEPS, title: "Average precision and recall", series, zero: true, format: metric, wide: true });
   } else {
     charts.append(make("p", { class: "empty" }, "There is no object to find, so there is no AP."));
-  }
-  const losses = points("loss");
-  if (losses.some(([, value]) => isNumber(value))) {
-    const loss = [{ name: "validation loss", points: losses, color: color(1) }];
-    new LineChart(charts, { ...STEPS, title: "Loss on validation images", series: loss, log: true, zero: true });
   }
 }

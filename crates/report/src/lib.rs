@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod advice;
 mod error;
 mod gallery;
 mod loss_shares;

@@ -6,6 +6,7 @@ use base64::prelude::BASE64_STANDARD;
 use retinanet_evaluation::{Analysis, JudgedDetection};
 use serde_json::{Value, json};
 
+use crate::advice::advice;
 use crate::{GalleryImage, Report, ReportError};
 
 const HEAD: &str = include_str!("../page/head.html");
@@ -13,11 +14,12 @@ const BODY: &str = include_str!("../page/body.html");
 const STYLE: &str = include_str!("../page/style.css");
 
 /// One script in parts, in the order that they build on each other.
-const SCRIPTS: [&str; 9] = [
+const SCRIPTS: [&str; 10] = [
     include_str!("../page/elements.js"),
     include_str!("../page/chart.js"),
     include_str!("../page/table.js"),
     include_str!("../page/training.js"),
+    include_str!("../page/data.js"),
     include_str!("../page/classes.js"),
     include_str!("../page/confusion.js"),
     include_str!("../page/loss.js"),
@@ -58,6 +60,9 @@ fn data(report: &Report) -> Result<Value, serde_json::Error> {
         "config": report.config,
         "log": serde_json::to_value(&report.log)?,
         "levels": report.levels,
+        "advice": advice(report),
+        "training_data": report.training_data,
+        "validation_data": report.validation_data,
         "analysis": report.analysis.as_ref().map(analysis),
         "coverage": report.coverage,
         "loss_shares": report.loss_shares,
@@ -75,6 +80,8 @@ fn analysis(analysis: &Analysis) -> Value {
         "calibration": analysis.calibration,
         "images": analysis.images.len(),
         "score": analysis.score,
+        "best": analysis.best,
+        "by_score": analysis.by_score,
     })
 }
 

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use retinanet_data::CoverageReport;
+use retinanet_data::{CoverageReport, DatasetStats};
 use retinanet_evaluation::Analysis;
 use serde::Serialize;
 
@@ -21,6 +21,10 @@ pub struct Report {
     pub levels: Vec<String>,
     /// What lies behind the last evaluation's metrics. Of its images only the gallery's are shown.
     pub analysis: Option<Analysis>,
+    /// What is trained on, in numbers.
+    pub training_data: Option<DatasetStats>,
+    /// What is evaluated on, in numbers.
+    pub validation_data: Option<DatasetStats>,
     /// How well anchors cover the boxes that are trained on.
     pub coverage: Option<CoverageReport>,
     /// What positives and negatives carry of the loss.

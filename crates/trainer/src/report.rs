@@ -2,7 +2,7 @@
 
 use retinanet_boxes::ImageId;
 use retinanet_criterion::{LossCurves, LossShares};
-use retinanet_data::{CocoDataset, CoverageReport, in_full};
+use retinanet_data::{CocoDataset, CoverageReport, DatasetStats, in_full};
 use retinanet_evaluation::{Analysis, CocoDetection};
 use retinanet_report::{CumulativeLoss, FactGroup, GalleryImage, Report, TrainingLog};
 
@@ -19,8 +19,10 @@ const BURN: &str = "0.22.1";
 
 /// Writes the report of one run, as often as it is evaluated.
 pub(crate) struct Reporter {
-    /// What anchors reach of the training boxes: the same all along.
+    /// What anchors reach of the training boxes; like the data, the same all along.
     coverage: CoverageReport,
+    training_data: DatasetStats,
+    validation_data: DatasetStats,
 }
 
 /// What an evaluation gave.
@@ -34,11 +36,15 @@ pub(crate) struct Findings {
 
 impl Reporter {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self::with_coverage(coverage(plan))
+        Self::with_coverage(plan, coverage(plan))
     }
 
-    pub(crate) const fn with_coverage(coverage: CoverageReport) -> Self {
-        Self { coverage }
+    pub(crate) fn with_coverage(plan: &Plan, coverage: CoverageReport) -> Self {
+        Self {
+            coverage,
+            training_data: DatasetStats::of(&plan.train),
+            validation_data: DatasetStats::of(&plan.val),
+        }
     }
 
     /// Writes `report.html`, and what it shows into `eval/` for other programs.
@@ -69,6 +75,8 @@ impl Reporter {
             levels: levels(plan.generator.strides()),
             log,
             analysis: Some(findings.analysis.clone()),
+            training_data: Some(self.training_data.clone()),
+            validation_data: Some(self.validation_data.clone()),
             coverage: Some(self.coverage.clone()),
             loss_shares: Some(shown_shares(&findings.shares)),
             gallery,

@@ -253,7 +253,7 @@ impl<'a> Session<'a> {
             last_checkpoint: Instant::now(),
             not_finite: 0,
             skipped: 0,
-            reporter: Some(Reporter::with_coverage(coverage)),
+            reporter: Some(Reporter::with_coverage(plan, coverage)),
         })
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use image::{Rgb, RgbImage};
 use retinanet_boxes::{CategoryId, ImageId};
-use retinanet_data::{Coverage, CoverageReport};
+use retinanet_data::{Bin, ClassStats, Coverage, CoverageReport, DatasetStats};
 use retinanet_evaluation::{
     Analysis, Calibration, CalibrationBin, ClassAnalysis, ClassMetrics, CocoDetection, Confusion,
     ErrorPart, ErrorParts, ImageAnalysis, JudgedDetection, JudgedObject, Metrics, OperatingPoint,
@@ -36,6 +36,8 @@ pub(crate) fn report() -> Report {
         log: log(),
         levels: ["P3", "P4", "P5", "P6", "P7"].map(str::to_owned).to_vec(),
         analysis: Some(analysis(metrics)),
+        training_data: Some(dataset(1)),
+        validation_data: Some(dataset(5)),
         coverage: Some(coverage()),
         loss_shares: Some(loss_shares()),
         gallery: (0..IMAGES).map(picture).collect(),
@@ -58,6 +60,35 @@ fn name(class: usize) -> String {
 
 fn category(class: usize) -> CategoryId {
     CategoryId(2 * class as u64 + 1)
+}
+
+/// A data set with a share of the boxes.
+fn dataset(share: usize) -> DatasetStats {
+    let bins = |labels: [&'static str; 8], salt: usize| {
+        let mut index = salt;
+        labels.map(|label| {
+            index += 1;
+            let count = (4_000.0 * noise(index)) as usize / share;
+            Bin { label, count }
+        })
+    };
+    let class = |class: usize| ClassStats {
+        name: name(class),
+        boxes: (600.0 * noise(class)) as usize / share,
+        images: (200.0 * noise(class)) as usize / share,
+        share: noise(class) / 20.0,
+        median_side: Some(100.0 * noise(class)),
+    };
+    DatasetStats {
+        images: 12_345 / share,
+        images_without_boxes: 67 / share,
+        boxes: 12_000 / share,
+        crowds: 10 / share,
+        classes: (0..CLASSES).map(class).collect(),
+        sides: bins(["8", "16", "32", "64", "128", "256", "512", "more"], 500),
+        boxes_per_image: bins(["0", "1", "2", "3-5", "6-10", "11-20", "21-50", "51+"], 600),
+        ..DatasetStats::default()
+    }
 }
 
 fn facts() -> Vec<FactGroup> {
@@ -173,8 +204,19 @@ fn step_line(lines: &mut String, step: u32) {
 }
 
 fn analysis(metrics: Metrics) -> Analysis {
+    let point = |percent: u32| {
+        let score = f64::from(percent) / 100.0;
+        let (precision, recall) = (0.3 + 0.7 * score, 1.0 - score * score);
+        OperatingPoint {
+            score,
+            precision,
+            recall,
+            f1: 2.0 * precision * recall / (precision + recall),
+        }
+    };
     Analysis {
-        best: None,
+        best: Some(point(43)),
+        by_score: (0..=97).map(point).collect(),
         classes: (0..CLASSES).map(class_analysis).collect(),
         confusion: confusion(),
         errors: ErrorParts {

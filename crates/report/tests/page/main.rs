@@ -15,8 +15,9 @@ use retinanet_report::{Report, TrainingLog};
 use crate::browser::{Shape, Window, output};
 use crate::made_up::{CLASSES, IMAGES, NASTY};
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "summary",
+    "dataset",
     "training",
     "precision",
     "curves",
@@ -66,6 +67,12 @@ fn it_is_drawn_in_light_and_dark_and_on_a_phone_without_a_complaint() {
         let wide = window.evaluate("document.documentElement.scrollWidth");
         assert_eq!(wide, shape.width(), "{name}");
         assert_eq!(window.count(".empty"), 0, "{name}");
+        if shape == Shape::Desk {
+            // All columns fit, however many there are.
+            let classes = "document.querySelector('#classes .scroll')";
+            let hidden = format!("{classes}.scrollWidth - {classes}.clientWidth");
+            assert_eq!(window.evaluate(&hidden), 0, "{name}");
+        }
         for section in SECTIONS {
             let file = format!("report-{name}-{section}.png");
             let picture = window.photograph(&format!("#{section}"), &file);
@@ -285,14 +292,24 @@ fn curves_hide_smooth_and_tell_their_values() {
     };
     let chart = "#training .chart:first-child";
     let curves = &format!("{chart} .curve");
-    // Three curves, each raw and smoothed; the fourth is hidden at first.
-    assert_eq!(window.count(curves), 6);
+    assert_eq!(
+        window.texts(&format!("{chart} .legend .name")),
+        [
+            "loss",
+            "class part",
+            "box part",
+            "largest loss",
+            "validation loss"
+        ]
+    );
+    // Three curves, each raw and smoothed, and the validation loss; the fourth is hidden at first.
+    assert_eq!(window.count(curves), 7);
     window.click(&format!("{chart} .chart-head label:nth-child(1) input"));
-    assert_eq!(window.count(curves), 3);
-    window.click(&format!("{chart} .legend button:nth-child(4)"));
     assert_eq!(window.count(curves), 4);
+    window.click(&format!("{chart} .legend button:nth-child(4)"));
+    assert_eq!(window.count(curves), 5);
     window.click(&format!("{chart} .legend button:nth-child(1)"));
-    assert_eq!(window.count(curves), 3);
+    assert_eq!(window.count(curves), 4);
 
     let path = format!("document.querySelector('{curves}').getAttribute('d')");
     let linear = window.evaluate(&path);
@@ -304,6 +321,68 @@ fn curves_hide_smooth_and_tell_their_values() {
     let tip = window.texts(".tip:not([hidden])").concat();
     assert!(tip.starts_with("step "), "{tip}");
     assert!(tip.contains("class part"), "{tip}");
+    assert_eq!(window.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn the_summary_has_means_of_the_last_steps_and_says_what_to_do_next() {
+    let Some(mut window) = made_up_window("summary.html") else {
+        return;
+    };
+    let notes = window.texts("#summary .note");
+    let means = notes.iter().filter(|it| *it == "mean of the last 21 steps");
+    assert_eq!(means.count(), 2, "{notes:?}");
+    let advice = window.texts("#advice li").join("\n");
+    for part in [
+        "first at step 1200",
+        "retinanet anchors optimize",
+        "hardly learnt",
+    ] {
+        assert!(advice.contains(part), "{part}: {advice}");
+    }
+    assert_eq!(window.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn f1_is_shown_over_the_score() {
+    let Some(mut window) = made_up_window("by-score.html") else {
+        return;
+    };
+    let chart = "#curves .chart:nth-child(2)";
+    assert_eq!(
+        window.texts(&format!("{chart} h3")),
+        ["F1 over the score, largest at 0.430"]
+    );
+    assert_eq!(
+        window.texts(&format!("{chart} .legend .name")),
+        ["F1", "precision", "recall"]
+    );
+    window.hover(&format!("{chart} .plot"));
+    let tip = window.texts(".tip:not([hidden])").concat();
+    // The made-up curves at 0.48, in the middle: 0.3 + 0.7 · 0.48 and 1 − 0.48².
+    assert!(
+        tip.contains("precision0.636") && tip.contains("recall0.770"),
+        "{tip}"
+    );
+    assert_eq!(window.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn missed_objects_have_their_class() {
+    let Some(mut window) = made_up_window("missed.html") else {
+        return;
+    };
+    let [_, missed, ..] = expected_boxes(PICTURES, 0.3);
+    window.click("#gallery .picture:first-child .frame");
+    let labels = window.texts("dialog[open] text.missed");
+    assert!(missed > 0 && !labels.is_empty());
+    assert!(
+        labels.iter().all(|it| it.ends_with(", missed")),
+        "{labels:?}"
+    );
+    let caption = window.texts("dialog[open] figcaption").concat();
+    let class = labels[0].trim_end_matches(", missed");
+    assert!(caption.contains(class), "{caption}: {class}");
     assert_eq!(window.complaints(), Vec::<String>::new());
 }
 
@@ -361,6 +440,12 @@ fn a_run_of_one_step_without_objects_is_drawn() {
     }
     let cells = window.texts("#classes tbody td:nth-child(2)");
     assert_eq!(cells, ["–"]);
+    let notes = window.texts("#summary .note");
+    assert!(notes.contains(&"the only step".to_owned()), "{notes:?}");
+    // The one step is the only one on its axis.
+    let ticks = "[...document.querySelectorAll('#training .chart:first-child text[text-anchor=middle]')]\
+                 .map((it) => it.textContent)";
+    assert_eq!(window.evaluate(ticks), serde_json::json!(["1"]));
     window.photograph("body", "report-bare.png");
     assert_eq!(window.complaints(), Vec::<String>::new());
 }
@@ -376,6 +461,7 @@ fn bare_report() -> Report {
         log: one_step(),
         analysis: Some(Analysis {
             best: None,
+            by_score: Vec::new(),
             metrics: undefined(),
             classes: vec![class.clone()],
             confusion: Confusion {
