@@ -260,13 +260,47 @@ fn a_page_shows_images_as_they_are_and_as_training_sees_them() {
     assert_eq!(pictures.len(), 3 + 3 * 2);
     let page = String::from_utf8(experiment.bytes("view/index.html")).unwrap();
     for (name, _) in &pictures {
-        assert!(page.contains(&format!("src=\"{name}\"")), "{name}");
+        assert!(page.contains(&format!("\"file\":\"{name}\"")), "{name}");
     }
     assert!(page.contains("[data.augment.mosaic]"), "{page}");
     assert_ne!(pictures[0].1, pictures[1].1, "each epoch varies");
 
     assert_eq!(view("again", &["--epochs", "2"]), pictures);
     assert_eq!(view("val", &["--split", "val"]).len(), 3 + 3);
+}
+
+#[test]
+fn the_page_begins_with_the_most_suspicious_image_and_says_why() {
+    let experiment = Experiment::new();
+    experiment
+        .train("run", &["--set", "train.iterations=1"])
+        .expect_success();
+    let train = experiment.path("data/train.json");
+    let mut annotations: Value = serde_json::from_slice(&fs_err::read(&train).unwrap()).unwrap();
+    // The last image's first box twice.
+    let image = annotations["images"].as_array().unwrap().last().unwrap();
+    let (id, name) = (image["id"].clone(), image["file_name"].clone());
+    let list = annotations["annotations"].as_array_mut().unwrap();
+    let mut copy = (list.iter().find(|it| it["image_id"] == id))
+        .unwrap()
+        .clone();
+    copy["id"] = 1_000_000.into();
+    list.push(copy);
+    fs_err::write(&train, annotations.to_string()).unwrap();
+
+    let (config, out) = (experiment.path("tiny.toml"), experiment.path("view"));
+    let view = ["dataset", "view", &config, "--out", &out, "--images", "2"];
+    run(&view).expect_success();
+    let page = String::from_utf8(experiment.bytes("view/index.html")).unwrap();
+    let (_, data) = page.split_once("id=\"data\">").unwrap();
+    let (data, _) = data.split_once("</script>").unwrap();
+    let data: Value = serde_json::from_str(data).unwrap();
+    let first = &data["images"][0];
+    assert_eq!(first["file_name"], name, "{first}");
+    assert_eq!(first["findings"][0]["severity"], "warning", "{first}");
+    let boxes = first["views"][0]["objects"].as_array().unwrap();
+    assert_eq!(boxes[0]["bbox"].as_array().unwrap().len(), 4);
+    assert_eq!(data["images"][1]["findings"], serde_json::json!([]));
 }
 
 #[test]

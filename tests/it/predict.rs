@@ -55,6 +55,45 @@ fn a_bad_image_is_named_and_the_others_are_done() {
 }
 
 #[test]
+fn a_drawing_has_its_images_format_and_is_not_mixed_with_other_files() {
+    let experiment = trained();
+    let photos = experiment.path("photos");
+    fs_err::create_dir_all(&photos).unwrap();
+    let picture = image::open(experiment.path("data/images/val_00000.png")).unwrap();
+    for name in ["a.jpg", "a.png", "b.bmp"] {
+        (picture
+            .to_rgb8()
+            .save(experiment.path(&format!("photos/{name}"))))
+        .unwrap();
+    }
+    let (finished, _) = predict(&experiment, &[&photos], &[]);
+    finished.expect_success();
+    for (name, format) in [
+        ("a.jpg", image::ImageFormat::Jpeg),
+        ("a.png", image::ImageFormat::Png),
+        ("b.bmp.png", image::ImageFormat::Png),
+    ] {
+        let bytes = experiment.bytes(&format!("out/{name}"));
+        assert_eq!(image::guess_format(&bytes).unwrap(), format, "{name}");
+    }
+
+    // The same call writes the same files again; another one would leave the first one's among its own.
+    predict(&experiment, &[&photos], &[]).0.expect_success();
+    let one = experiment.path("photos/a.jpg");
+    let before = experiment.bytes("out/a.jpg");
+    let (finished, _) = predict(&experiment, &[&one], &[]);
+    finished.expect_refusal(2, &["2 files that are none of these drawings", "--yes"]);
+    assert_eq!(experiment.bytes("out/a.jpg"), before);
+    let (finished, _) = predict(&experiment, &[&one], &["--yes"]);
+    finished.expect_success();
+
+    // Photos are never written over by their drawings.
+    let root = experiment.path("run");
+    let onto = ["predict", "--run", &root, &one, "--out", &photos, "--yes"];
+    run(&onto).expect_refusal(2, &["a drawing", "an image"]);
+}
+
+#[test]
 fn neither_a_pattern_nor_batches_nor_drawings_change_what_is_found() {
     let experiment = trained();
     let folder = experiment.path("data/images");

@@ -391,33 +391,37 @@ fn names_of_classes_in_any_script_are_rendered() {
         return;
     };
     let experiment = Experiment::new();
-    let (config, out) = (reported.join("tiny.toml"), experiment.path("view"));
-    // The same boxes, named by what the font has to render and by what it would render for all it lacks.
+    let folder = reported.join("94-unicode-classes");
+    // The same detections, named by what the font has to render and by what it would render for all it lacks.
     let rendered = |name: &str| {
-        let train = fs_err::read_to_string(reported.join("94-unicode-classes/train.json")).unwrap();
+        let train = fs_err::read_to_string(folder.join("train.json")).unwrap();
         let mut train: serde_json::Value = serde_json::from_str(&train).unwrap();
-        for category in train["categories"].as_array_mut().unwrap() {
-            category["name"] = name.into();
+        for (place, category) in (1..).zip(train["categories"].as_array_mut().unwrap()) {
+            category["name"] = format!("{name} {place}").into();
         }
         experiment.write("train.json", &train.to_string());
-        let root = format!(
-            "data.root={}",
-            reported.join("94-unicode-classes").display()
-        );
-        let file = format!("data.train.annotations={}", experiment.path("train.json"));
-        let arguments = [
-            "dataset",
-            "view",
-            config.to_str().unwrap(),
-            "--out",
-            &out,
-            "--set",
-            &root,
-            "--set",
-            &file,
-        ];
-        run(&arguments).expect_success();
-        experiment.bytes("view/before/001.png.png")
+        let file = experiment.path("train.json");
+        let out = experiment.path(&format!("drawn-{name}"));
+        let run_directory = experiment.path(&format!("run-{name}"));
+        let mut train = vec!["train".to_owned()];
+        train.push(reported.join("tiny.toml").display().to_string());
+        for set in [
+            format!("data.root={}", folder.display()),
+            format!("data.train.annotations={file}"),
+            format!("data.val.annotations={file}"),
+            "train.iterations=1".into(),
+            "eval.score_threshold=0".into(),
+            "eval.detections=20".into(),
+        ] {
+            train.extend(["--set".into(), set]);
+        }
+        train.extend(["--run-dir".into(), run_directory.clone()]);
+        let train: Vec<&str> = train.iter().map(String::as_str).collect();
+        run(&train).expect_success();
+        let images = folder.join("images").display().to_string();
+        let from = ["predict", "--run", &run_directory, &images, "--out", &out];
+        run(&[&from[..], &["--score", "0"]].concat()).expect_success();
+        experiment.bytes(&format!("drawn-{name}/001.png"))
     };
     let names = ["红色", "蓝色", "أحمر", "красный", "\u{fffd}\u{fffd}"].map(rendered);
     for (place, picture) in names.iter().enumerate() {

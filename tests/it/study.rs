@@ -51,6 +51,14 @@ fn a_study_is_a_table_and_starting_it_again_gives_the_same() {
     for name in ["table.md", "table.csv", "table.html"] {
         assert!(!experiment.bytes(&format!("study/{name}")).is_empty());
     }
+    let page = String::from_utf8(experiment.bytes("study/table.html")).unwrap();
+    for report in [
+        "focal-seed-0/report.html",
+        "cross-entropy-seed-1/report.html",
+    ] {
+        assert!(page.contains(&format!("href=\"{report}\"")), "{page}");
+        assert!(!experiment.bytes(&format!("study/{report}")).is_empty());
+    }
     let again = String::from_utf8(experiment.bytes("study/table.md")).unwrap();
     assert_eq!(again, table);
 }

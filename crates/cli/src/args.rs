@@ -253,6 +253,9 @@ pub(crate) struct PredictArguments {
     /// Where the drawn images go
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     pub(crate) out: PathBuf,
+    /// Draws into a folder that holds other files too, without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// The largest image that is looked at, in millions of pixels
     #[arg(long, value_name = "MEGAPIXELS", default_value_t = 179, value_parser = from_1_to::<65_536>)]
     pub(crate) max_megapixels: usize,

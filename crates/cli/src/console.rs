@@ -86,6 +86,17 @@ pub(crate) fn note(text: &str) {
     write_at_once(&format!("{text}\n"));
 }
 
+/// Asks a person, and takes silence for a no; where nobody is at a terminal it is one.
+pub(crate) fn confirmed(question: &str) -> bool {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return false;
+    }
+    write_at_once(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    read.is_ok() && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str())
+}
+
 /// Prints a result.
 pub(crate) fn result(text: &str) {
     if STDOUT_IS_TAKEN.load(Ordering::Relaxed) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use image::{Rgb, RgbImage};
-use retinanet_boxes::{one_line, BoundingBox, ClassId, ClassList, Detection, GroundTruth};
+use retinanet_boxes::{one_line, BoundingBox, ClassId, ClassList, Detection};
 use unifont::{get_glyph, Glyph};
 
 /// Draws each detection as a box with a tag that gives its class and score; the surer lies on top.
@@ -16,24 +16,6 @@ pub(crate) fn draw_detections(image: &mut RgbImage, detections: &[Detection], cl
         bbox: detection.bbox,
         color: class_color(detection.class),
         label: format!("{} {:.2}", classes.name(detection.class), detection.score),
-    });
-    draw_marks(image, &marks.collect::<Vec<_>>());
-}
-
-/// Draws each object as a box with a tag that names its class; regions to ignore are grey.
-pub(crate) fn draw_objects(image: &mut RgbImage, objects: &[GroundTruth], classes: &ClassList) {
-    let marks = objects.iter().map(|object| {
-        let name = classes.name(object.class);
-        let (color, label) = if object.crowd {
-            (IGNORED, format!("{name}, ignored"))
-        } else {
-            (class_color(object.class), name.to_owned())
-        };
-        Mark {
-            bbox: object.bbox,
-            color,
-            label,
-        }
     });
     draw_marks(image, &marks.collect::<Vec<_>>());
 }
@@ -278,8 +260,6 @@ fn fill(image: &mut RgbImage, columns: Range<u32>, rows: Range<u32>, color: [u8;
     }
 }
 
-/// The colour of regions to ignore.
-const IGNORED: [u8; 3] = [150; 3];
 /// Height of the font's glyphs in pixels, before they are scaled.
 const GLYPH_HEIGHT: u32 = 16;
 /// Pixels left and right of the text in a tag, before they are scaled.

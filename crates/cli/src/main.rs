@@ -6,6 +6,7 @@ mod commands;
 mod console;
 mod device;
 mod draw;
+mod drawings;
 mod failure;
 mod fitness;
 mod hub;

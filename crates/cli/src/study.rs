@@ -68,6 +68,7 @@ pub(crate) struct Variant {
 /// One run to train.
 #[derive(Clone, Debug)]
 pub(crate) struct StudyRun {
+    pub(crate) seed: u64,
     pub(crate) directory: PathBuf,
     /// For `--set`.
     pub(crate) set: Vec<(String, String)>,
@@ -115,6 +116,7 @@ impl Study {
                 return Err(anyhow!("two runs are called `{}`", variant.name));
             }
             let runs = file.seeds.iter().map(|seed| StudyRun {
+                seed: *seed,
                 directory: out.join(format!("{folder}-seed-{seed}")),
                 set: settings(&[&file.set, &variant.set], *seed),
             });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::SystemTime;
 
 use crate::failure::Failure;
 use crate::study::{Study, StudyRun};
@@ -28,6 +29,8 @@ pub(crate) struct Table {
 
 struct Row {
     name: String,
+    /// Of each seed the run's report, as an address from the table on; none where it is not written.
+    reports: Vec<(u64, Option<String>)>,
     paper: BTreeMap<String, f64>,
     outcomes: Vec<Outcome>,
 }
@@ -49,6 +52,7 @@ impl Table {
             Ok(Row {
                 name: variant.name.clone(),
                 paper: variant.paper.clone(),
+                reports: variant.runs.iter().map(report).collect(),
                 outcomes: variant
                     .runs
                     .iter()
@@ -104,32 +108,54 @@ impl Table {
         text
     }
 
-    /// A page with the table, and a bar for each number.
+    /// A page with the table, a bar for each number, and links to the runs' reports.
     pub(crate) fn html(&self) -> String {
         let cell = |tag: &str, text: &str| format!("<{tag}>{}</{tag}>", escaped(text));
         let heads: String = self.heads().iter().map(|it| cell("th", it)).collect();
         let mut rows = String::new();
         for row in &self.rows {
             let cells: String = self.cells(row).iter().map(|it| cell("td", it)).collect();
+            let reports = row.links();
             let bars: String = self.metrics.iter().map(|it| self.bar(row, it)).collect();
             let _ = writeln!(
                 rows,
-                "<tr>{cells}</tr>\n<tr class=bars><td></td><td></td>{bars}</tr>"
+                "<tr>{cells}</tr>\n<tr class=bars><td>{reports}</td><td></td>{bars}</tr>"
             );
         }
+        let axes = self.metrics.iter().map(|metric| {
+            let end = self.axis(metric);
+            format!("<td><div class=axis><span>0</span><span>{end:.2}</span></div></td>")
+        });
+        let written = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         format!(
             include_str!("study_table.html"),
             title = escaped(&self.title),
             about = escaped(&self.about),
             heads = heads,
-            rows = rows
+            axes = axes.collect::<String>(),
+            rows = rows,
+            written = written.map_or(0, |it| it.as_secs())
         )
     }
 
-    /// How far a number reaches on the way to the largest of its metric, with its spread.
+    /// Where the axis of a metric ends; it begins at 0. All precisions and recalls share one.
+    fn axis(&self, metric: &str) -> f64 {
+        let is_share = |name: &str| name.starts_with("AP") || name.starts_with("AR");
+        let largest = |metric: &str| {
+            let summaries = self.rows.iter().filter_map(|row| row.summary(metric));
+            summaries.map(|it| it.mean + it.spread).fold(1e-9, f64::max)
+        };
+        if !is_share(metric) {
+            return largest(metric);
+        }
+        let shares = self.metrics.iter().filter(|name| is_share(name));
+        let largest = shares.map(|it| largest(it)).fold(1e-9, f64::max);
+        (20.0 * largest).ceil() / 20.0
+    }
+
+    /// How far a number reaches along its axis, with its spread.
     fn bar(&self, row: &Row, metric: &str) -> String {
-        let means = self.rows.iter().filter_map(|row| row.summary(metric));
-        let largest = means.map(|it| it.mean + it.spread).fold(1e-9, f64::max);
+        let largest = self.axis(metric);
         let Some(Summary { mean, spread }) = row.summary(metric) else {
             return "<td></td>".into();
         };
@@ -169,7 +195,24 @@ impl Table {
     }
 }
 
+/// A run's report, as an address from the table on.
+fn report(run: &StudyRun) -> (u64, Option<String>) {
+    let file = run.directory.join("report.html");
+    let folder = run.directory.file_name().filter(|_| file.is_file());
+    let address = folder.map(|it| format!("{}/report.html", escaped_url(&it.to_string_lossy())));
+    (run.seed, address)
+}
+
 impl Row {
+    fn links(&self) -> String {
+        let link = |(seed, address): &(u64, Option<String>)| match address {
+            Some(address) => format!("<a href=\"{address}\">seed {seed}</a>"),
+            None => format!("seed {seed}"),
+        };
+        let links: Vec<_> = self.reports.iter().map(link).collect();
+        links.join(", ")
+    }
+
     fn numbers<'a>(&'a self, metric: &'a str) -> impl Iterator<Item = f64> + 'a {
         self.outcomes
             .iter()
@@ -205,6 +248,17 @@ impl Row {
     }
 }
 
+/// What stands for itself in the path of a URL; everything else becomes `%` and its number.
+fn escaped_url(path: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    path.bytes().map(escape).collect()
+}
+
 fn escaped(text: &str) -> String {
     (text.replace('&', "&amp;").replace('<', "&lt;")).replace('>', "&gt;")
 }
@@ -220,6 +274,7 @@ mod tests {
             .map(|(place, outcomes)| Row {
                 name: format!("run <{place}>"),
                 paper: [("AP".to_owned(), 34.0)].into(),
+                reports: vec![(0, Some("a/report.html".into())), (7, None)],
                 outcomes,
             });
         Table {
@@ -263,5 +318,34 @@ mod tests {
         );
         let page = table.html();
         assert!(page.contains("run &lt;0&gt;") && !page.contains("run <0>"));
+        assert!(page.contains("<a href=\"a/report.html\">seed 0</a>, seed 7"));
+    }
+
+    #[test]
+    fn precisions_share_an_axis_and_a_loss_has_its_own() {
+        let numbers = |ap: f64, ap50: f64, loss: f64| {
+            let numbers = [("AP", ap), ("AP50", ap50), ("first_loss", loss)];
+            Outcome::Numbers(numbers.map(|(name, value)| (name.to_owned(), value)).into())
+        };
+        let table = Table {
+            metrics: ["AP", "AP50", "first_loss"].map(str::to_owned).into(),
+            ..table(vec![
+                vec![numbers(0.2, 0.4, 3.0)],
+                vec![numbers(0.25, 0.47, 6.0)],
+            ])
+        };
+        for (metric, end) in [("AP", 0.5), ("AP50", 0.5), ("first_loss", 6.0)] {
+            assert!((table.axis(metric) - end).abs() < 1e-9, "{metric}");
+        }
+        // 0.2 of 0.5, and 3 of 6.
+        assert!(table.bar(&table.rows[0], "AP").contains("width:40.0%"));
+        assert!(table
+            .bar(&table.rows[0], "first_loss")
+            .contains("width:50.0%"));
+    }
+
+    #[test]
+    fn folders_of_runs_become_addresses() {
+        assert_eq!(escaped_url("γ-2 #1"), "%CE%B3-2%20%231");
     }
 }

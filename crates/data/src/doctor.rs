@@ -37,6 +37,9 @@ use retinanet_images::MAX_PIXELS;
 use self::report::Findings;
 use crate::DataError;
 
+/// So many examples show what is wrong, and fit on a screen.
+const EXAMPLES: usize = 5;
+
 /// What [`check`] looks at.
 #[derive(Clone, Debug)]
 pub struct CheckRequest {
@@ -51,6 +54,8 @@ pub struct CheckRequest {
     pub open_images: bool,
     /// Most pixels that an image may have. Default: [`MAX_PIXELS`].
     pub max_pixels: u64,
+    /// How many examples of a kind are kept. Default: 5.
+    pub examples: usize,
     /// What training will match the boxes with; without it no box is called unreachable.
     pub anchors: Option<Anchors>,
 }
@@ -64,6 +69,7 @@ impl CheckRequest {
             other: None,
             open_images: true,
             max_pixels: MAX_PIXELS,
+            examples: EXAMPLES,
             anchors: None,
         }
     }
@@ -117,6 +123,7 @@ pub fn check(
         other,
         open_images,
         max_pixels,
+        examples,
         anchors,
     } = request;
     let read = |split: &Split| CocoFile::read(&split.annotations, Masks::Bounds);
@@ -126,7 +133,7 @@ pub fn check(
         None => None,
     };
 
-    let mut findings = check_annotations(&coco, *role);
+    let mut findings = check_annotations(&coco, *role, *examples);
     if let Some((split, other)) = &other {
         records::other_categories(&coco, (split, other), &mut findings);
     }
@@ -143,8 +150,8 @@ pub fn check(
 }
 
 /// Looks over what one annotations file says.
-fn check_annotations(coco: &CocoFile, role: Role) -> Findings {
-    let mut findings = Findings::default();
+fn check_annotations(coco: &CocoFile, role: Role, examples: usize) -> Findings {
+    let mut findings = Findings::new(examples);
     records::check(coco, &mut findings);
     boxes::check(coco, role, &mut findings);
     findings

@@ -170,9 +170,17 @@ mod tests {
         for (at, right, counted) in [(0, 3, 5), (20, 3, 5), (21, 3, 4), (75, 1, 2), (90, 1, 1)] {
             let point = points[at];
             assert_eq!(point.score, at as f64 / 100.0);
-            assert_eq!(point.precision, f64::from(right) / f64::from(counted), "{at}");
+            assert_eq!(
+                point.precision,
+                f64::from(right) / f64::from(counted),
+                "{at}"
+            );
             assert_eq!(point.recall, f64::from(right) / 4.0, "{at}");
-            assert_eq!(point.f1, 2.0 * f64::from(right) / f64::from(counted + 4), "{at}");
+            assert_eq!(
+                point.f1,
+                2.0 * f64::from(right) / f64::from(counted + 4),
+                "{at}"
+            );
         }
         assert!(OperatingPoint::by_score(tally(4, &[])).is_empty());
     }

@@ -34,7 +34,7 @@ impl GalleryImage {
     /// Returns an error where the image cannot be a JPEG, such as an empty one.
     pub fn new(image: &RgbImage, analysis: ImageAnalysis) -> Result<Self, ReportError> {
         let (width, height) = image.dimensions();
-        let thumbnail = jpeg(image).map_err(|source| ReportError::Thumbnail {
+        let thumbnail = thumbnail(image, THUMBNAIL).map_err(|source| ReportError::Thumbnail {
             file_name: analysis.file_name.clone(),
             source,
         })?;
@@ -47,15 +47,21 @@ impl GalleryImage {
     }
 }
 
-fn jpeg(image: &RgbImage) -> Result<Vec<u8>, image::ImageError> {
+/// An image as a JPEG file, shrunk to at most so many pixels a side.
+///
+/// # Errors
+///
+/// Returns an error if the image cannot be a JPEG, such as an empty one.
+pub fn thumbnail(image: &RgbImage, longest: u32) -> Result<Vec<u8>, image::ImageError> {
     let (width, height) = image.dimensions();
     let longer = width.max(height);
     let mut file = Cursor::new(Vec::new());
     let encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
-    if longer <= THUMBNAIL {
+    if longer <= longest {
         image.write_with_encoder(encoder)?;
     } else {
-        let side = |side: u32| (side * THUMBNAIL / longer).max(1);
+        let side =
+            |side: u32| (u64::from(side) * u64::from(longest) / u64::from(longer)).max(1) as u32;
         resize(image, side(width), side(height), FilterType::Triangle)
             .write_with_encoder(encoder)?;
     }

@@ -2,7 +2,8 @@
 //!
 //! A [`Report`] is filled by whoever trains or evaluates, and written as often as there is news.
 //! Styles, scripts, numbers and pictures all stand in the one file; what is not known yet leaves
-//! its section with a sentence in place of a picture.
+//! its section with a sentence in place of a picture. A [`DatasetPage`] shows images of a data set in the
+//! same style; its images lie beside it.
 //!
 //! ```
 //! use retinanet_report::{FactGroup, Report, TrainingLog};
@@ -26,15 +27,18 @@
 //! ```
 
 mod advice;
+mod dataset_page;
 mod error;
 mod gallery;
+mod html;
 mod loss_shares;
 mod page;
 mod report;
 mod training_log;
 
+pub use dataset_page::{BoxOverlay, ClassColor, DatasetPage, ImageFinding, ImageView, Picture};
 pub use error::ReportError;
-pub use gallery::GalleryImage;
+pub use gallery::{GalleryImage, thumbnail};
 pub use loss_shares::{CumulativeLoss, LossShares};
 pub use report::{FactGroup, Report};
 pub use training_log::{EvaluationPoint, LevelCurves, StepCurves, TrainingLog};

@@ -1,4 +1,4 @@
-//! Puts the page together: `page/` has its parts, and what a report holds goes in as one block of
+//! Puts the report together: `page/` has its parts, and what a report holds goes in as one block of
 //! JSON that the page's script reads.
 
 use base64::Engine;
@@ -7,49 +7,31 @@ use retinanet_evaluation::{Analysis, JudgedDetection};
 use serde_json::{Value, json};
 
 use crate::advice::advice;
+use crate::html::Page;
 use crate::{GalleryImage, Report, ReportError};
 
-const HEAD: &str = include_str!("../page/head.html");
-const BODY: &str = include_str!("../page/body.html");
-const STYLE: &str = include_str!("../page/style.css");
-
-/// One script in parts, in the order that they build on each other.
-const SCRIPTS: [&str; 10] = [
-    include_str!("../page/elements.js"),
-    include_str!("../page/chart.js"),
-    include_str!("../page/table.js"),
-    include_str!("../page/training.js"),
-    include_str!("../page/data.js"),
-    include_str!("../page/classes.js"),
-    include_str!("../page/confusion.js"),
-    include_str!("../page/loss.js"),
-    include_str!("../page/gallery.js"),
-    include_str!("../page/main.js"),
-];
+const PAGE: Page = Page {
+    image_sources: "data:",
+    body: include_str!("../page/body.html"),
+    scripts: &[
+        include_str!("../page/elements.js"),
+        include_str!("../page/chart.js"),
+        include_str!("../page/table.js"),
+        include_str!("../page/training.js"),
+        include_str!("../page/data.js"),
+        include_str!("../page/classes.js"),
+        include_str!("../page/confusion.js"),
+        include_str!("../page/loss.js"),
+        include_str!("../page/gallery.js"),
+        include_str!("../page/main.js"),
+    ],
+};
 
 /// More boxes on an image cannot be told apart, and make the file large.
 const MOST_DETECTIONS: usize = 300;
 
-/// Digits that numbers keep; more than a picture can show.
-const DIGITS: usize = 6;
-
 pub(crate) fn html(report: &Report) -> Result<String, ReportError> {
-    let data = serde_json::to_string(&rounded(data(report)?))?;
-    let parts = [
-        HEAD,
-        "<title>",
-        &text(&report.title),
-        "</title>\n<style>\n",
-        STYLE,
-        "</style>\n</head>\n",
-        BODY,
-        "<script type=\"application/json\" id=\"data\">",
-        &within_script(&data),
-        "</script>\n<script>\n\"use strict\";\n(() => {\n",
-        &SCRIPTS.join("\n"),
-        "})();\n</script>\n</body>\n</html>\n",
-    ];
-    Ok(parts.concat())
+    Ok(PAGE.html(&report.title, data(report)?)?)
 }
 
 fn data(report: &Report) -> Result<Value, serde_json::Error> {
@@ -106,34 +88,6 @@ fn picture(image: &GalleryImage) -> Value {
     })
 }
 
-/// Shortens all numbers with a fraction.
-fn rounded(value: Value) -> Value {
-    match value {
-        Value::Array(values) => values.into_iter().map(rounded).collect(),
-        Value::Object(fields) => {
-            let fields = fields.into_iter();
-            fields.map(|(key, value)| (key, rounded(value))).collect()
-        }
-        Value::Number(number) if number.is_f64() => {
-            let short = number
-                .as_f64()
-                .and_then(|it| format!("{it:.0$e}", DIGITS - 1).parse::<f64>().ok());
-            short.map_or(Value::Number(number), Value::from)
-        }
-        other => other,
-    }
-}
-
-/// JSON that no HTML parser mistakes for the script's end or for a comment. In JSON, `<` stands in
-/// strings only.
-fn within_script(json: &str) -> String {
-    json.replace('<', "\\u003c")
-}
-
-fn text(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,19 +113,6 @@ mod tests {
         assert!(html.contains("<title>&lt;/script>&lt;!--&lt;script>alert(1)&lt;/script> &amp;"));
         assert!(!html.contains("<!--"));
         assert_eq!(html.matches("</script>").count(), 2);
-    }
-
-    #[test]
-    fn numbers_are_short_and_what_is_no_number_is_null() {
-        let value = json!({
-            "a": [1.0 / 3.0, -1.0, 2e-9 / 3.0, 12_345_678_901_u64],
-            "b": f64::NAN,
-            "c": "0.3333333333",
-        });
-        assert_eq!(
-            rounded(value).to_string(),
-            r#"{"a":[0.333333,-1.0,6.66667e-10,12345678901],"b":null,"c":"0.3333333333"}"#
-        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use retinanet_data::doctor::{check, fix, Anchors, CheckRequest, Report, Role, Se
 use retinanet_data::ResizeConfig;
 use retinanet_trainer::{load_config, ExperimentConfig, SplitConfig};
 
-use crate::args::CheckArguments;
+use crate::args::{self, CheckArguments};
 use crate::console;
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
@@ -63,11 +63,12 @@ fn requests(arguments: &CheckArguments) -> Result<Vec<CheckRequest>, Failure> {
     let Some(config) = &arguments.config else {
         return Err(Failure::usage(anyhow!("which data? give a config")));
     };
-    of_config(&load_config(config, &arguments.settings.set)?)
+    let config = load_config(config, &arguments.settings.set)?;
+    Ok(of_config(&config)?.into())
 }
 
 /// Both splits of a config.
-fn of_config(config: &ExperimentConfig) -> Result<Vec<CheckRequest>, Failure> {
+fn of_config(config: &ExperimentConfig) -> Result<[CheckRequest; 2], Failure> {
     let anchors = anchors(config)?;
     let split = |split: &SplitConfig| {
         let root = &config.data.root;
@@ -75,7 +76,7 @@ fn of_config(config: &ExperimentConfig) -> Result<Vec<CheckRequest>, Failure> {
     };
     let max_pixels = config.data.max_megapixels.saturating_mul(1_000_000);
     let (train, val) = (split(&config.data.train), split(&config.data.val));
-    Ok(vec![
+    Ok([
         CheckRequest {
             other: Some(val.clone()),
             anchors: Some(anchors),
@@ -88,6 +89,23 @@ fn of_config(config: &ExperimentConfig) -> Result<Vec<CheckRequest>, Failure> {
             ..CheckRequest::new(val)
         },
     ])
+}
+
+/// Looks over one split of a config, with all examples; its image files only if they are to be opened.
+pub(crate) fn split_of(
+    config: &ExperimentConfig,
+    split: args::Split,
+    open_images: bool,
+) -> Result<Report, Failure> {
+    let [train, val] = of_config(config)?;
+    look_over(&CheckRequest {
+        open_images,
+        examples: usize::MAX,
+        ..match split {
+            args::Split::Train => train,
+            args::Split::Val => val,
+        }
+    })
 }
 
 /// Looks a config's annotations over before it is trained on; its images have their own checks.

@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::args::PredictArguments;
 use crate::console::{self, Console};
 use crate::draw::draw_detections;
+use crate::drawings;
 use crate::failure::Failure;
 use crate::inputs::{self, find_images, Input};
 use crate::outputs::{self, given};
@@ -54,8 +55,11 @@ struct Prediction {
     detections: Vec<Detection>,
 }
 
-/// An image to draw, with what was found on it.
-type Drawing = (String, Arc<RgbImage>, Vec<Detection>);
+/// An image to look at, and the file that its drawing goes to, if it is drawn.
+type Job = (Input, Option<PathBuf>);
+
+/// An image to draw, with what was found on it, and where it goes.
+type Drawing = (PathBuf, Arc<RgbImage>, Vec<Detection>);
 
 /// What came of all images.
 #[derive(Default)]
@@ -69,7 +73,15 @@ struct Outcome {
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let drawings = Some(arguments.out.as_path()).filter(|_| !arguments.no_drawings);
     let inputs::Found { inputs, left_out } = find_images(&arguments.images, drawings)?;
-    refuse_overlaps(arguments, &inputs)?;
+    let drawings = drawings.map(|folder| {
+        let names = inputs.iter().map(|input| text_of(&input.name));
+        drawings::files(folder, names)
+    });
+    refuse_overlaps(arguments, &inputs, drawings.as_deref().unwrap_or_default())?;
+    if let Some(drawings) = drawings.as_ref().filter(|_| !arguments.yes) {
+        drawings::ask_before_mixing(&arguments.out, drawings)?;
+    }
+    let inputs = with_drawings(inputs, drawings);
     let model = super::load_model(&arguments.model)?;
     let score = model.score(arguments.score);
     let LoadedModel { detector, .. } = model;
@@ -95,7 +107,18 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     }
 }
 
-fn refuse_overlaps(arguments: &PredictArguments, inputs: &[Input]) -> Result<(), Failure> {
+/// Each image with the file that its drawing goes to, if it is drawn.
+fn with_drawings(inputs: Vec<Input>, drawings: Option<Vec<PathBuf>>) -> Vec<Job> {
+    let drawings = drawings.into_iter().flatten().map(Some);
+    let drawings = drawings.chain(std::iter::repeat(None));
+    inputs.into_iter().zip(drawings).collect()
+}
+
+fn refuse_overlaps(
+    arguments: &PredictArguments,
+    inputs: &[Input],
+    drawings: &[PathBuf],
+) -> Result<(), Failure> {
     let PredictArguments {
         model, json, csv, ..
     } = arguments;
@@ -107,9 +130,10 @@ fn refuse_overlaps(arguments: &PredictArguments, inputs: &[Input]) -> Result<(),
         .iter()
         .map(|input| ("an image", input.path.as_path()));
     let written = [given("--json", json.as_ref()), given("--csv", csv.as_ref())];
+    let drawings = drawings.iter().map(|path| ("a drawing", path.as_path()));
     outputs::refuse_overlaps(
         read.into_iter().flatten().chain(images),
-        written.into_iter().flatten(),
+        written.into_iter().flatten().chain(drawings),
     )
 }
 
@@ -118,7 +142,7 @@ fn refuse_overlaps(arguments: &PredictArguments, inputs: &[Input]) -> Result<(),
 fn predict(
     arguments: &PredictArguments,
     min_score: f32,
-    inputs: Vec<Input>,
+    inputs: Vec<Job>,
     detector: &Detector,
     console: &mut Console,
 ) -> Result<Outcome, Failure> {
@@ -128,7 +152,7 @@ fn predict(
     });
     let batch = arguments.look.batch.unwrap_or(1);
     let max_pixels = (arguments.max_megapixels as u64).saturating_mul(1_000_000);
-    let read = move |input: Input| (read_image(&input.path, max_pixels), input);
+    let read = move |job: Job| (read_image(&job.0.path, max_pixels), job);
     let mut images = ParallelMap::start(inputs.into_iter(), READERS, batch + READERS, read)
         .context("cannot start threads")
         .map_err(Failure::Work)?
@@ -136,13 +160,13 @@ fn predict(
     let (sender, drawings) = sync_channel::<Drawing>(batch);
     let classes = detector.classes();
     std::thread::scope(|scope| {
-        let artist = scope.spawn(|| draw_all(drawings, classes, &arguments.out));
+        let artist = scope.spawn(|| draw_all(drawings, classes));
         let mut outcome = Outcome::default();
         while images.peek().is_some() {
             let mut readable = Vec::new();
             for image in images.by_ref().take(batch) {
                 match image.map_err(|panic| Failure::work(anyhow!("{panic}")))? {
-                    (Ok((pixels, took)), input) => readable.push((input, pixels, took)),
+                    (Ok((pixels, took)), job) => readable.push((job, pixels, took)),
                     (Err(error), _) => {
                         let error = format!("{:#}", anyhow::Error::new(error));
                         console.message(&format!("not read: {error}"));
@@ -154,7 +178,7 @@ fn predict(
             let pixels: Vec<_> = readable.iter().map(|it| Arc::clone(&it.1)).collect();
             let found = detector.find(&pixels);
             drop(pixels);
-            for ((input, pixels, read), found) in readable.into_iter().zip(found) {
+            for (((input, drawing), pixels, read), found) in readable.into_iter().zip(found) {
                 let Found {
                     mut detections,
                     times: find,
@@ -162,13 +186,11 @@ fn predict(
                 detections.retain(|detection| detection.score >= min_score);
                 outcome.times.push(ImageTimes { read, find });
                 let name = text_of(&input.name);
-                if !arguments.no_drawings
-                    && sender
-                        .send((name.clone(), pixels, detections.clone()))
-                        .is_err()
-                {
-                    // The artist has failed, and says why below.
-                    break;
+                if let Some(drawing) = drawing {
+                    if sender.send((drawing, pixels, detections.clone())).is_err() {
+                        // The artist has failed, and says why below.
+                        break;
+                    }
                 }
                 outcome.predictions.push(Prediction { name, detections });
                 console.progress(Progress::Tick);
@@ -191,21 +213,13 @@ fn read_image(path: &Path, max_pixels: u64) -> Result<(Arc<RgbImage>, Duration),
     Ok((Arc::new(image), started.elapsed()))
 }
 
-fn draw_all(drawings: Receiver<Drawing>, classes: &ClassList, out: &Path) -> Result<(), Failure> {
-    for (name, pixels, detections) in drawings {
+fn draw_all(drawings: Receiver<Drawing>, classes: &ClassList) -> Result<(), Failure> {
+    for (file, pixels, detections) in drawings {
         let mut image = Arc::unwrap_or_clone(pixels);
         draw_detections(&mut image, &detections, classes);
-        write_drawing(&image, &out.join(super::below(&name)))?;
+        drawings::write(&file, &image)?;
     }
     Ok(())
-}
-
-/// As PNG, so that the drawing loses nothing; the old extension stays, so that `a.jpg` and `a.png` do
-/// not meet.
-fn write_drawing(image: &RgbImage, path: &Path) -> Result<(), Failure> {
-    let mut path = path.as_os_str().to_owned();
-    path.push(".png");
-    super::write_png(Path::new(&path), image)
 }
 
 fn write_results(

@@ -35,6 +35,10 @@ pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
         super::write_over(&out.join(name), text.as_bytes())?;
     }
     console::result(table.markdown().trim_end());
+    console::note(&format!(
+        "the table with bars and links to the reports: {}",
+        out.join("table.html").display()
+    ));
     if let Some(signal) = signals::received() {
         console.message("stopped; the same command goes on where it was");
         return Err(Failure::Signal(signal));

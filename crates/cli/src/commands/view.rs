@@ -1,39 +1,96 @@
-use std::fmt::Write;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use anyhow::Context;
 use image::RgbImage;
 use rayon::prelude::*;
 use retinanet_anchors::{BoxCoder, TargetAssigner};
-use retinanet_boxes::GroundTruth;
+use retinanet_boxes::{ClassId, GroundTruth};
+use retinanet_data::doctor::{Report, Severity};
 use retinanet_data::{
     Batch, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
 };
 use retinanet_images::decode_image;
+use retinanet_report::{
+    thumbnail, BoxOverlay, ClassColor, DatasetPage, ImageFinding, ImageView, Picture,
+};
 use retinanet_trainer::{config_to_toml, load_config, ExperimentConfig};
 
 use crate::args::{Split, ViewArguments};
+use crate::commands::check;
 use crate::console;
-use crate::draw::draw_objects;
+use crate::draw::class_color;
 use crate::failure::Failure;
+
+/// The longer side of an image that is shown as it is, in pixels.
+const LONGEST: u32 = 1_280;
+
+/// Of more images than this the files are not looked over, which would take minutes.
+const MOST_FILES: usize = 2_000;
 
 pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {
     let config = load_config(&arguments.config, &arguments.settings.set)?;
     super::set_threads(config.compute.threads);
     let scene = Scene::new(config, arguments.split)?;
     let images = scene.dataset.images.len();
-    let chosen: Vec<usize> = super::spread(arguments.images, images).collect();
-    let rows: Vec<Row> = chosen
-        .par_iter()
-        .map(|&index| scene.draw(index, arguments))
-        .collect::<Result<_, _>>()?;
-    let page = page(&scene, arguments, &rows);
-    super::write_over(&arguments.out.join("index.html"), page.as_bytes())?;
+    let report = check::split_of(&scene.config, arguments.split, images <= MOST_FILES)?;
+    let findings = by_file(&report);
+    let chosen = choose(&scene.dataset.images, &findings, arguments.images);
+    let views = (chosen.par_iter())
+        .map(|&index| scene.view(index, arguments, &findings))
+        .collect::<Result<Vec<_>, _>>()?;
+    let page = arguments.out.join("index.html");
+    let drawn = views.len();
+    let written = scene.page(arguments, &report, views).write(&page);
+    written
+        .with_context(|| format!("cannot write `{}`", page.display()))
+        .map_err(Failure::Work)?;
     console::result(&format!(
-        "drew {} of {images} images; open {}",
-        rows.len(),
-        arguments.out.join("index.html").display()
+        "drew {drawn} of {images} images; open {}",
+        page.display()
     ));
     Ok(())
+}
+
+/// What was found, by the image's file name, the worst first.
+type Findings<'a> = HashMap<&'a str, Vec<(Severity, ImageFinding)>>;
+
+fn by_file(report: &Report) -> Findings<'_> {
+    let mut found = Findings::new();
+    for finding in &report.findings {
+        for example in &finding.examples {
+            let Some(file) = &example.file else { continue };
+            let remark = ImageFinding {
+                severity: finding.severity.to_string(),
+                title: finding.kind.title().to_owned(),
+                detail: example.detail.clone(),
+            };
+            let remarks = found.entry(file.as_str()).or_default();
+            remarks.push((finding.severity, remark));
+        }
+    }
+    found
+}
+
+/// Indices of so many images: the most suspicious first, then others spread over the data set. Notes make
+/// no image suspicious.
+fn choose(images: &[ImageRecord], findings: &Findings<'_>, count: usize) -> Vec<usize> {
+    let counted = |index: usize, severity: Severity| {
+        let found = findings.get(images[index].file_name.as_str());
+        found.map_or(0, |it| it.iter().filter(|(it, _)| *it == severity).count())
+    };
+    let suspicion = |index: &usize| {
+        let severities = [Severity::Error, Severity::Warning];
+        severities.map(|severity| counted(*index, severity))
+    };
+    let (mut suspicious, others): (Vec<usize>, Vec<usize>) =
+        (0..images.len()).partition(|index| suspicion(index) != [0, 0]);
+    suspicious.sort_by_key(|index| Reverse(suspicion(index)));
+    suspicious.truncate(count);
+    let left = count - suspicious.len();
+    suspicious.extend(super::spread(left, others.len()).map(|place| others[place]));
+    suspicious
 }
 
 /// A config's images, as they are and as the network sees them.
@@ -48,13 +105,6 @@ struct Scene {
 enum Seen {
     InTraining(TrainLoader),
     InEvaluation(EvalLoader),
-}
-
-/// The pictures of one image, below the page's folder.
-struct Row {
-    title: String,
-    before: String,
-    after: Vec<String>,
 }
 
 impl Scene {
@@ -98,27 +148,41 @@ impl Scene {
         })
     }
 
-    fn draw(&self, index: usize, arguments: &ViewArguments) -> Result<Row, Failure> {
+    /// Writes an image's pictures, and tells what the page shows of it.
+    fn view(
+        &self,
+        index: usize,
+        arguments: &ViewArguments,
+        findings: &Findings<'_>,
+    ) -> Result<ImageView, Failure> {
         let record = &self.dataset.images[index];
-        let mut image = decode_image(&record.path, self.dataset.max_pixels)?;
-        self.mark(&mut image, &record.objects);
+        let image = decode_image(&record.path, self.dataset.max_pixels)?;
         let name = super::below(&record.file_name);
-        let before = format!("before/{}.png", name.display());
-        super::write_png(&arguments.out.join(&before), &image)?;
-
-        let mut after = Vec::new();
+        let name = name.to_string_lossy().replace('\\', "/");
+        let file = format!("before/{name}.jpg");
+        let jpeg = thumbnail(&image, LONGEST)
+            .with_context(|| format!("cannot show `{}`", record.file_name))
+            .map_err(Failure::Work)?;
+        super::write_over(&arguments.out.join(&file), &jpeg)?;
+        let mut views = vec![picture("as it is".into(), file, &image, &record.objects)];
         for (epoch, batch) in self.samples(index, arguments.epochs).enumerate() {
             let batch = batch?;
-            let mut image = batch.picture(0, self.transform.preparation());
-            self.mark(&mut image, &batch.items[0].objects);
-            let path = format!("after/{}.{epoch}.png", name.display());
-            super::write_png(&arguments.out.join(&path), &image)?;
-            after.push(path);
+            let image = batch.picture(0, self.transform.preparation());
+            let file = format!("after/{name}.{epoch}.png");
+            super::write_png(&arguments.out.join(&file), &image)?;
+            let caption = match self.seen {
+                Seen::InTraining(_) => format!("as the network sees it in epoch {epoch}"),
+                Seen::InEvaluation(_) => "as the network sees it in evaluation".to_owned(),
+            };
+            views.push(picture(caption, file, &image, &batch.items[0].objects));
         }
-        Ok(Row {
-            title: title(record),
-            before,
-            after,
+        let found = findings.get(record.file_name.as_str());
+        let findings = found.into_iter().flatten();
+        Ok(ImageView {
+            file_name: record.file_name.clone(),
+            about: about(record),
+            findings: findings.map(|(_, finding)| finding.clone()).collect(),
+            views,
         })
     }
 
@@ -138,59 +202,71 @@ impl Scene {
         }
     }
 
-    fn mark(&self, image: &mut RgbImage, objects: &[GroundTruth]) {
-        draw_objects(image, objects, &self.dataset.classes);
+    fn page(
+        &self,
+        arguments: &ViewArguments,
+        report: &Report,
+        images: Vec<ImageView>,
+    ) -> DatasetPage {
+        let classes = self.dataset.classes.iter().map(|(id, class)| ClassColor {
+            name: class.name.clone(),
+            color: css_color(id),
+        });
+        let settings = match (&self.seen, config_to_toml(&self.config)) {
+            (Seen::InTraining(_), Ok(config)) => augmentation(&config),
+            _ => String::new(),
+        };
+        let opened = if report.files_opened {
+            ""
+        } else {
+            " Findings are those of the annotations alone."
+        };
+        DatasetPage {
+            title: arguments.config.display().to_string(),
+            about: format!(
+                "{} images of {}, the most suspicious first: each as it is, then as the network sees it. Grey \
+                 boxes are ignored, neither objects nor background.{opened}",
+                images.len(),
+                self.dataset.annotations.display(),
+            ),
+            settings,
+            classes: classes.collect(),
+            images,
+        }
     }
 }
 
-fn title(record: &ImageRecord) -> String {
+fn picture(caption: String, file: String, image: &RgbImage, objects: &[GroundTruth]) -> Picture {
+    let (width, height) = image.dimensions();
+    let objects = objects.iter().map(|object| BoxOverlay {
+        class: object.class.index(),
+        bbox: object.bbox.to_xywh(),
+        crowd: object.crowd,
+    });
+    Picture {
+        caption,
+        file,
+        width,
+        height,
+        objects: objects.collect(),
+    }
+}
+
+fn css_color(class: ClassId) -> String {
+    let [red, green, blue] = class_color(class);
+    format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
+fn about(record: &ImageRecord) -> String {
     let ImageRecord {
         id,
-        file_name,
         width,
         height,
         objects,
         ..
     } = record;
-    let boxes = objects.len();
-    format!(
-        "{file_name}: image {}, {width}×{height}, {boxes} boxes",
-        id.0
-    )
-}
-
-const STYLE: &str = "\
-body { font-family: sans-serif; margin: 1.5em; background: #fafafa; color: #222 }
-h2 { font-size: 1em; font-weight: normal; margin: 1.5em 0 0.4em }
-figure { display: inline-block; margin: 0 0.8em 0.4em 0; vertical-align: top }
-figcaption { font-size: 0.8em; color: #666 }
-img { max-width: 30em; max-height: 24em; display: block }
-pre { background: #eee; padding: 0.6em; display: inline-block }";
-
-fn page(scene: &Scene, arguments: &ViewArguments, rows: &[Row]) -> String {
-    let name = escape(&arguments.config.display().to_string());
-    let mut page = format!(
-        "<!doctype html>\n<meta charset=\"utf-8\">\n<title>{name}</title>\n<style>\n{STYLE}\n\
-         </style>\n<h1>{name}</h1>\n<p>{} images of {}. Left as they are, then as the network sees \
-         them. Grey boxes are ignored: neither objects nor background.</p>\n",
-        rows.len(),
-        escape(&scene.dataset.annotations.display().to_string()),
-    );
-    if let (Seen::InTraining(_), Ok(config)) = (&scene.seen, config_to_toml(&scene.config)) {
-        let _ = writeln!(page, "<pre>{}</pre>", escape(&augmentation(&config)));
-    }
-    for row in rows {
-        let _ = writeln!(page, "<h2>{}</h2>", escape(&row.title));
-        page.push_str(&figure(&row.before, "as it is"));
-        for (epoch, picture) in row.after.iter().enumerate() {
-            let caption = match scene.seen {
-                Seen::InTraining(_) => format!("epoch {epoch}"),
-                Seen::InEvaluation(_) => "in evaluation".to_owned(),
-            };
-            page.push_str(&figure(picture, &caption));
-        }
-    }
-    page
+    let noun = if objects.len() == 1 { "box" } else { "boxes" };
+    format!("image {}, {width}×{height}, {} {noun}", id.0, objects.len())
 }
 
 /// What a config says about augmentation.
@@ -205,39 +281,40 @@ fn augmentation(config: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn figure(picture: &str, caption: &str) -> String {
-    let url = escape_url(picture);
-    format!(
-        "<figure><a href=\"{url}\"><img src=\"{url}\" loading=\"lazy\"></a>\
-         <figcaption>{caption}</figcaption></figure>\n"
-    )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-}
-
-/// What stands for itself in the path of a URL; everything else becomes `%` and its number.
-fn escape_url(path: &str) -> String {
-    path.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use retinanet_boxes::ImageId;
+
     use super::*;
 
     #[test]
-    fn names_survive_as_text_and_as_addresses() {
-        assert_eq!(escape("a<b>&c"), "a&lt;b&gt;&amp;c");
-        assert_eq!(escape_url("a/b c#1?é.png"), "a/b%20c%231%3F%C3%A9.png");
+    fn the_most_suspicious_come_first_and_the_others_are_spread() {
+        let image = |index: u64| ImageRecord {
+            id: ImageId(index),
+            file_name: format!("{index}.png"),
+            path: "".into(),
+            width: 1,
+            height: 1,
+            objects: Vec::new(),
+        };
+        let images: Vec<_> = (0..10).map(image).collect();
+        let finding = |severity: Severity| {
+            let found = ImageFinding {
+                severity: severity.to_string(),
+                title: String::new(),
+                detail: String::new(),
+            };
+            (severity, found)
+        };
+        let findings = Findings::from([
+            ("2.png", vec![finding(Severity::Note); 3]),
+            ("3.png", vec![finding(Severity::Warning)]),
+            ("5.png", vec![finding(Severity::Error)]),
+            ("7.png", vec![finding(Severity::Warning); 2]),
+        ]);
+        assert_eq!(choose(&images, &findings, 2), [5, 7]);
+        // Of 0, 1, 2, 4, 6, 8 and 9 the first and the one in the middle.
+        assert_eq!(choose(&images, &findings, 5), [5, 7, 3, 0, 4]);
+        assert_eq!(choose(&images, &findings, 100).len(), 10);
     }
 }

@@ -10,7 +10,7 @@ use crate::coco::locate;
 use crate::doctor::boxes::{
     Repetitions, Verdict, area_contradiction, corner_boxes, judge, normalised_boxes, size,
 };
-use crate::doctor::{Report, Role, Split, check_annotations};
+use crate::doctor::{EXAMPLES, Report, Role, Split, check_annotations};
 
 /// A mended file.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ impl Fixed {
     /// Never for what [`fix()`] returned.
     pub fn check(&self, name: &Path) -> Result<Report, DataError> {
         let coco = CocoFile::of_value(&self.json, name)?;
-        Ok(check_annotations(&coco, Role::Training).into_report(name, &coco))
+        Ok(check_annotations(&coco, Role::Training, EXAMPLES).into_report(name, &coco))
     }
 }
 

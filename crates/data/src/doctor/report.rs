@@ -7,9 +7,6 @@ use serde::Serialize;
 
 use crate::doctor::{Kind, Severity};
 
-/// How many examples a [`Finding`] keeps.
-const EXAMPLES: usize = 5;
-
 /// What [`check`](crate::doctor::check) found. Printed, it is for people; serialised, for
 /// programs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -97,7 +94,8 @@ pub struct Finding {
     pub severity: Severity,
     /// How many records or files it was found in.
     pub count: usize,
-    /// The first of them in the order of the file, at most 5.
+    /// The first of them in the order of the file, at most
+    /// [`CheckRequest::examples`](crate::doctor::CheckRequest::examples).
     pub examples: Vec<Example>,
     /// What training will do about it.
     pub consequence: &'static str,
@@ -145,10 +143,20 @@ pub struct Example {
 }
 
 /// What was found so far.
-#[derive(Default)]
-pub(super) struct Findings(BTreeMap<Kind, Finding>);
+pub(super) struct Findings {
+    found: BTreeMap<Kind, Finding>,
+    /// How many examples of a kind are kept.
+    examples: usize,
+}
 
 impl Findings {
+    pub(super) const fn new(examples: usize) -> Self {
+        Self {
+            found: BTreeMap::new(),
+            examples,
+        }
+    }
+
     /// Adds one more; what is wrong is only put into words where it becomes an example.
     pub(super) fn add(
         &mut self,
@@ -157,7 +165,7 @@ impl Findings {
         file: Option<&str>,
         detail: impl FnOnce() -> String,
     ) {
-        let finding = self.0.entry(kind).or_insert_with(|| Finding {
+        let finding = self.found.entry(kind).or_insert_with(|| Finding {
             kind,
             severity: kind.severity(),
             count: 0,
@@ -166,7 +174,7 @@ impl Findings {
             advice: kind.advice(),
         });
         finding.count += 1;
-        if finding.examples.len() < EXAMPLES {
+        if finding.examples.len() < self.examples {
             finding.examples.push(Example {
                 id,
                 file: file.map(Into::into),
@@ -189,7 +197,7 @@ impl Findings {
 
     /// Errors first, then in the order of [`Kind`].
     fn into_sorted(self) -> Vec<Finding> {
-        let mut findings: Vec<_> = self.0.into_values().collect();
+        let mut findings: Vec<_> = self.found.into_values().collect();
         findings.sort_by_key(|finding| finding.severity);
         findings
     }

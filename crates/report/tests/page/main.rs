@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is tests, helpers included")]
 
 mod browser;
+mod dataset;
 mod made_up;
 
 use std::path::PathBuf;
