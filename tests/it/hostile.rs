@@ -11,7 +11,7 @@ use retinanet_detector::{
     Architecture, HeadConfig, HeadNorm, ModelConfig, NormKind, load_pretrained,
 };
 use retinanet_evaluation::Evaluator;
-use retinanet_images::decode_bytes;
+use retinanet_images::{Decoding, decode_bytes};
 use retinanet_tests::Experiment;
 use retinanet_trainer::{RunDirectory, load_config, peak_memory};
 
@@ -171,9 +171,13 @@ fn images() {
         picture.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     });
+    let decoding = Decoding {
+        max_pixels: 1_000_000,
+        range_16_bit: Some([300, 900]),
+    };
     try_all("images", &encoded, |bytes| {
         // Decoders may panic; that is caught where files are read, and not here.
-        let _ = retinanet_images::catch_panic(|| decode_bytes(bytes, 1_000_000).is_ok());
+        let _ = retinanet_images::catch_panic(|| decode_bytes(bytes, decoding).is_ok());
     });
 }
 

@@ -247,7 +247,7 @@ fn boxes_that_may_be_of_the_stored_image_are_told() {
             "22b-exif6-square",
             "whose size does not tell how the boxes were drawn",
         ),
-        ("57-dark16", "16-bit values reach about"),
+        ("57-dark16", "`data.range_16_bit = [300, 900]`"),
         ("87-swapped-size-no-exif", "width and height are swapped"),
     ] {
         let folder = reported.join(case);
@@ -383,6 +383,60 @@ fn validation_may_lack_classes() {
     trained.expect_success();
     let evaluated = run(&["eval", "--run", &experiment.path("run")]).expect_success();
     assert!(evaluated.stdout.contains("red"), "{evaluated:#?}");
+}
+
+#[test]
+fn a_range_of_16_bit_values_goes_along_with_the_detector() {
+    let Some(reported) = shared("reported") else {
+        return;
+    };
+    let experiment = Experiment::new();
+    let folder = reported.join("57-dark16");
+    let config = reported.join("tiny.toml").display().to_string();
+    let root = format!("data.root={}", folder.display());
+    let set = [
+        "--set",
+        &root,
+        "--set",
+        "data.val.annotations=train.json",
+        "--set",
+        "train.iterations=1",
+    ];
+    let range = ["--set", "data.range_16_bit=[300, 900]"];
+    let check =
+        |more: &[&str]| run(&[&["dataset", "check", &config], &set[..], more].concat()).stdout;
+    assert!(check(&[]).contains("nearly black"));
+    assert!(!check(&range).contains("nearly black"));
+
+    let image = folder.join("images").display().to_string();
+    let brightest = |name: &str, more: &[&str]| {
+        let (run_directory, out) = (
+            experiment.path(name),
+            experiment.path(&format!("{name}-drawn")),
+        );
+        let train = ["train", &config, "--run-dir", &run_directory];
+        run(&[&train[..], &set, more].concat()).expect_success();
+        let predict = [
+            "predict",
+            "--run",
+            &run_directory,
+            &image,
+            "--out",
+            &out,
+            "--score",
+            "1",
+        ];
+        run(&predict).expect_success();
+        let mut drawn = fs_err::read_dir(out).unwrap();
+        let image = image::open(drawn.next().unwrap().unwrap().path()).unwrap();
+        image.to_rgb8().into_raw().into_iter().max().unwrap()
+    };
+    assert!(brightest("dark", &[]) < 10);
+    assert_eq!(brightest("bright", &range), 255);
+    let wrong = ["--set", "data.range_16_bit=[900, 300]"];
+    let train = ["train", &config, "--run-dir", &experiment.path("no")];
+    run(&[&train[..], &set, &wrong].concat())
+        .expect_refusal(2, &["data.range_16_bit", "[900, 300]"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod adapters;
 mod args;
 mod commands;
 mod console;
+mod data_files;
 mod device;
 mod draw;
 mod drawings;

@@ -8,7 +8,7 @@ use retinanet_annotations::{Annotation, Category, CocoFile, Image, Masks, RawBox
 use retinanet_boxes::{
     BoundingBox, CategoryId, Class, ClassList, ClassListError, GroundTruth, ImageId,
 };
-use retinanet_images::{Header, MAX_PIXELS, check_image, decode_image, read_header};
+use retinanet_images::{Decoding, Header, check_image, decode_image, read_header};
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
@@ -30,8 +30,8 @@ pub struct CocoDataset {
     pub images: Vec<ImageRecord>,
     /// The annotations that were left out, in the order of the file.
     pub dropped: Vec<Dropped>,
-    /// Most pixels that an image may have.
-    pub max_pixels: u64,
+    /// What image files are taken, and how they become images.
+    pub decoding: Decoding,
     /// Whether the file has the list `annotations`.
     pub is_annotated: bool,
 }
@@ -60,8 +60,8 @@ impl ImageRecord {
     /// # Errors
     ///
     /// As [`decode_image`], and if the file's size is not the record's.
-    pub fn decode(&self, max_pixels: u64) -> Result<RgbImage, DataError> {
-        let image = decode_image(&self.path, max_pixels)?;
+    pub fn decode(&self, decoding: Decoding) -> Result<RgbImage, DataError> {
+        let image = decode_image(&self.path, decoding)?;
         self.require_size(image.dimensions())?;
         Ok(image)
     }
@@ -135,8 +135,8 @@ pub struct ReadOptions {
     pub keep_empty: bool,
     /// How categories become class indices.
     pub labels: LabelIds,
-    /// Most pixels that an image may have. Default: [`MAX_PIXELS`].
-    pub max_pixels: u64,
+    /// What image files are taken, and how they become images.
+    pub decoding: Decoding,
     /// Whether a file without the list `annotations` is refused. Default: `true`.
     pub annotated: bool,
 }
@@ -146,7 +146,7 @@ impl Default for ReadOptions {
         Self {
             keep_empty: true,
             labels: LabelIds::Contiguous,
-            max_pixels: MAX_PIXELS,
+            decoding: Decoding::default(),
             annotated: true,
         }
     }
@@ -314,7 +314,7 @@ impl CocoDataset {
             classes,
             images,
             dropped,
-            max_pixels: options.max_pixels,
+            decoding: options.decoding,
             is_annotated,
         })
     }

@@ -32,7 +32,7 @@ pub use self::kind::{Kind, Severity};
 pub use self::report::{Example, Finding, Report};
 
 use retinanet_annotations::{CocoFile, Masks};
-use retinanet_images::MAX_PIXELS;
+use retinanet_images::Decoding;
 
 use self::report::Findings;
 use crate::DataError;
@@ -52,8 +52,8 @@ pub struct CheckRequest {
     pub other: Option<Split>,
     /// Whether to read and decode the image files. Default: `true`.
     pub open_images: bool,
-    /// Most pixels that an image may have. Default: [`MAX_PIXELS`].
-    pub max_pixels: u64,
+    /// What image files are taken, and how they become images.
+    pub decoding: Decoding,
     /// How many examples of a kind are kept. Default: 5.
     pub examples: usize,
     /// What training will match the boxes with; without it no box is called unreachable.
@@ -68,7 +68,7 @@ impl CheckRequest {
             role: Role::Training,
             other: None,
             open_images: true,
-            max_pixels: MAX_PIXELS,
+            decoding: Decoding::default(),
             examples: EXAMPLES,
             anchors: None,
         }
@@ -122,7 +122,7 @@ pub fn check(
         role,
         other,
         open_images,
-        max_pixels,
+        decoding,
         examples,
         anchors,
     } = request;
@@ -142,7 +142,7 @@ pub fn check(
     }
     if *open_images {
         let other = other.as_ref().map(|(split, coco)| (*split, coco));
-        files::check((split, &coco), other, *max_pixels, progress, &mut findings);
+        files::check((split, &coco), other, *decoding, progress, &mut findings);
     }
     let mut report = findings.into_report(&split.annotations, &coco);
     report.files_opened = *open_images;

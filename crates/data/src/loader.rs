@@ -466,7 +466,7 @@ impl Source {
     fn decoded(&self, index: usize) -> Result<Arc<RgbImage>, DataError> {
         let decode = || {
             self.naming(index, || {
-                self.dataset.images[index].decode(self.dataset.max_pixels)
+                self.dataset.images[index].decode(self.dataset.decoding)
             })
         };
         self.cache.get(index, decode)

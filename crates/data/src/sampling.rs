@@ -98,6 +98,7 @@ mod tests {
     use rand::seq::SliceRandom;
     use rand_chacha::ChaCha8Rng;
     use retinanet_boxes::{BoundingBox, ClassList, GroundTruth, ImageId};
+    use retinanet_images::Decoding;
 
     use super::*;
 
@@ -119,7 +120,7 @@ mod tests {
             })
             .collect();
         CocoDataset {
-            max_pixels: 0,
+            decoding: Decoding::default(),
             is_annotated: true,
             annotations: PathBuf::new(),
             images_root: PathBuf::new(),

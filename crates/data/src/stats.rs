@@ -320,6 +320,7 @@ mod tests {
 
     use proptest::prelude::*;
     use retinanet_boxes::{CategoryId, Class, ClassId, ImageId};
+    use retinanet_images::Decoding;
 
     use super::*;
     use crate::shared::shared_data;
@@ -329,7 +330,7 @@ mod tests {
         let class = |(category, name): (u64, &str)| Class::new(CategoryId(category), name);
         let classes = [(1, "cat"), (2, "Wärmflasche"), (3, "yak")].map(class);
         CocoDataset {
-            max_pixels: 0,
+            decoding: Decoding::default(),
             is_annotated: true,
             annotations: "train.json".into(),
             images_root: "images".into(),

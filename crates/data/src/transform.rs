@@ -9,6 +9,8 @@ use crate::{DataError, ImageRecord, ResizeConfig};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransformConfig {
+    /// The values of 16-bit images that become black and white. Default: none, which is `[0, 65535]`.
+    pub range_16_bit: Option<[u16; 2]>,
     /// How large images become.
     pub resize: ResizeConfig,
     /// How training images vary.
@@ -29,6 +31,7 @@ pub struct TransformConfig {
 impl Default for TransformConfig {
     fn default() -> Self {
         Self {
+            range_16_bit: None,
             resize: ResizeConfig::default(),
             augment: AugmentConfig::default(),
             normalization: Normalization::default(),
@@ -54,6 +57,7 @@ impl Transform {
     /// Returns an error with the key of a setting that is out of its range.
     pub fn new(config: &TransformConfig) -> Result<Self, DataError> {
         let TransformConfig {
+            range_16_bit,
             resize,
             augment,
             normalization,
@@ -78,6 +82,7 @@ impl Transform {
             });
         }
         let preparation = PreparationConfig {
+            range_16_bit: *range_16_bit,
             short_side,
             long_side: resize.long_side,
             interpolation: resize.interpolation,

@@ -126,13 +126,19 @@ impl Detector {
         Ok(self)
     }
 
+    /// How images are prepared.
+    pub const fn preparation(&self) -> &Preparation {
+        &self.preparation
+    }
+
     /// What the model sees on an image file, best first, in pixels of the upright image.
     ///
     /// # Errors
     ///
     /// Returns an error where the file cannot be read.
     pub fn detect_file(&self, path: &Path) -> Result<Vec<Detection>, ImagesError> {
-        let found = self.find(&[Arc::new(decode_image(path, MAX_PIXELS)?)]);
+        let decoding = self.preparation.decoding(MAX_PIXELS);
+        let found = self.find(&[Arc::new(decode_image(path, decoding)?)]);
         Ok(found
             .into_iter()
             .flat_map(|found| found.detections)

@@ -109,7 +109,8 @@ fn in_utf8(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
 /// Returns an error if nothing is there, or a folder, a pipe, a socket or a device.
 pub fn require_file(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
-    let metadata = fs_err::metadata(path)?;
+    // The error alone: whoever reads the file names it.
+    let metadata = path.metadata()?;
     if metadata.is_file() {
         return Ok(());
     }

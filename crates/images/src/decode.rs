@@ -13,7 +13,75 @@ use crate::{ImagesError, catch_panic};
 /// above the largest cameras. Decoding takes up to 7 bytes a pixel, of 16-bit images up to 11.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
-/// Decodes an image file of at most `max_pixels` pixels to upright RGB.
+/// What image files are taken, and how their values become 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoding {
+    /// Most pixels that an image may have. Default: [`MAX_PIXELS`].
+    pub max_pixels: u64,
+    /// The values of 16-bit images that become black and white; those beyond are clipped. Sensors of 10 or
+    /// 12 bits, and thermal cameras, fill a narrow range. Default: none, which is `[0, 65535]`.
+    pub range_16_bit: Option<[u16; 2]>,
+}
+
+impl Default for Decoding {
+    fn default() -> Self {
+        Self {
+            max_pixels: MAX_PIXELS,
+            range_16_bit: None,
+        }
+    }
+}
+
+impl Decoding {
+    /// A decoded image as 8-bit RGB.
+    fn to_rgb8(self, image: DynamicImage) -> RgbImage {
+        let is_16_bit = matches!(
+            image,
+            DynamicImage::ImageLuma16(_)
+                | DynamicImage::ImageLumaA16(_)
+                | DynamicImage::ImageRgb16(_)
+                | DynamicImage::ImageRgba16(_)
+        );
+        let Some([black, white]) = self.range_16_bit.filter(|_| is_16_bit) else {
+            return image.into_rgb8();
+        };
+        let image = image.into_rgb16();
+        let (low, range) = (
+            u32::from(black),
+            u32::from(white.saturating_sub(black)).max(1),
+        );
+        let scale = |value: &u16| {
+            let above = u32::from(*value).saturating_sub(low).min(range);
+            ((255 * above + range / 2) / range) as u8
+        };
+        let values = image.as_raw().iter().map(scale).collect();
+        // As many values as the image had; were it otherwise, an empty image is refused by every caller.
+        RgbImage::from_raw(image.width(), image.height(), values).unwrap_or_default()
+    }
+}
+
+/// The least and the largest value of an image file, if its values have 16 bits.
+///
+/// # Errors
+///
+/// As [`decode_image`].
+pub fn range_of_16_bit(path: &Path, decoding: Decoding) -> Result<Option<[u16; 2]>, ImagesError> {
+    let range = |image: DynamicImage| {
+        let values = match image {
+            DynamicImage::ImageLuma16(image) => image.into_raw(),
+            DynamicImage::ImageRgb16(image) => image.into_raw(),
+            image @ (DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_)) => {
+                image.into_rgb16().into_raw()
+            }
+            _ => return None,
+        };
+        let bounds = |[low, high]: [u16; 2], value: &u16| [low.min(*value), high.max(*value)];
+        Some(values.iter().fold([u16::MAX, 0], bounds))
+    };
+    guarded(path, |bytes| Ok(range(decode_dynamic(bytes, decoding)?)))
+}
+
+/// Decodes an image file to upright RGB.
 ///
 /// The format is told by the file's content, not by its name. The EXIF orientation is applied, so
 /// that the pixels stand as a viewer shows them; an orientation that stands only in XMP or in a
@@ -26,8 +94,16 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 /// Returns [`ImagesError::Read`], [`ImagesError::Decode`], [`ImagesError::Truncated`] or, before a pixel
 /// is decoded, [`ImagesError::TooManyPixels`], each with the file's name, and [`ImagesError::Panic`] where
 /// a decoder panics, as some have on broken files.
-pub fn decode_image(path: &Path, max_pixels: u64) -> Result<RgbImage, ImagesError> {
-    catch_panic(|| decode_file(path, max_pixels)).unwrap_or_else(|message| {
+pub fn decode_image(path: &Path, decoding: Decoding) -> Result<RgbImage, ImagesError> {
+    guarded(path, |bytes| decode_bytes(bytes, decoding))
+}
+
+/// What a decoder makes of a file; a panic of it is an error.
+fn guarded<T>(
+    path: &Path,
+    decode: impl FnOnce(&[u8]) -> Result<T, BytesError>,
+) -> Result<T, ImagesError> {
+    catch_panic(|| of_file(path, decode)).unwrap_or_else(|message| {
         Err(ImagesError::Panic {
             what: format!("image `{}`", path.display()),
             message,
@@ -35,12 +111,15 @@ pub fn decode_image(path: &Path, max_pixels: u64) -> Result<RgbImage, ImagesErro
     })
 }
 
-fn decode_file(path: &Path, max_pixels: u64) -> Result<RgbImage, ImagesError> {
+fn of_file<T>(
+    path: &Path,
+    decode: impl FnOnce(&[u8]) -> Result<T, BytesError>,
+) -> Result<T, ImagesError> {
     let bytes = retinanet_files::read(path).map_err(|source| ImagesError::Read {
         path: path.into(),
         source,
     })?;
-    decode_bytes(&bytes, max_pixels).map_err(|error| {
+    decode(&bytes).map_err(|error| {
         let path = path.into();
         match error {
             BytesError::Truncated => ImagesError::Truncated { path },
@@ -61,13 +140,18 @@ fn decode_file(path: &Path, max_pixels: u64) -> Result<RgbImage, ImagesError> {
     })
 }
 
-/// Decodes an image file's content as [`decode_image`] does, if it has no more than so many pixels.
+/// Decodes an image file's content as [`decode_image`] does.
 ///
 /// # Errors
 ///
 /// Returns an error where the bytes are no image, not a whole one, or one with too many pixels;
 /// that is told before a pixel is decoded.
-pub fn decode_bytes(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, BytesError> {
+pub fn decode_bytes(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, BytesError> {
+    Ok(decoding.to_rgb8(decode_dynamic(bytes, decoding)?))
+}
+
+/// Decodes an image, upright, with as many bits and channels as the file has.
+fn decode_dynamic(bytes: &[u8], decoding: Decoding) -> Result<DynamicImage, BytesError> {
     let unknown = |hint: ImageFormatHint| {
         let error = UnsupportedError::from(hint);
         Err(BytesError::UnknownFormat(ImageError::Unsupported(error)))
@@ -85,6 +169,7 @@ pub fn decode_bytes(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, BytesErro
     let complete = is_complete(bytes, format);
     let mut decoder = reader.into_decoder().map_err(BytesError::Decode)?;
     let (width, height) = decoder.dimensions();
+    let max_pixels = decoding.max_pixels;
     if u64::from(width) * u64::from(height) > max_pixels {
         return Err(BytesError::TooManyPixels {
             width,
@@ -103,7 +188,7 @@ pub fn decode_bytes(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, BytesErro
     if !complete {
         return Err(BytesError::Truncated);
     }
-    Ok(image.into_rgb8())
+    Ok(image)
 }
 
 /// The name of a format that phones write and no decoder here reads: the brand of an ISO media file.
@@ -310,6 +395,13 @@ mod tests {
 
     use super::*;
 
+    const fn at_most(max_pixels: u64) -> Decoding {
+        Decoding {
+            max_pixels,
+            range_16_bit: None,
+        }
+    }
+
     /// Pictures of every kind, where they are: below `$RETINANET_SHARED`, else below `shared/` beside
     /// the repository.
     #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
@@ -363,7 +455,7 @@ mod tests {
     /// What is wrong with the way that we decode a file.
     fn fault(folder: &Path, expectation: &Expectation) -> Option<String> {
         let name = &expectation.file_name;
-        let decoded = decode_image(&folder.join("images").join(name), MAX_PIXELS);
+        let decoded = decode_image(&folder.join("images").join(name), Decoding::default());
         if NOT_SUPPORTED.contains(&name.as_str()) || expectation.pil_error.is_some() {
             return match decoded {
                 Ok(_) => Some(format!("{name}: decoded, which must be an error")),
@@ -405,12 +497,13 @@ mod tests {
     fn formats_of_phones_are_refused_by_name() {
         for (brand, name) in [(b"heic", "HEIC"), (b"mif1", "HEIC"), (b"avif", "AVIF")] {
             let bytes = [&[0, 0, 0, 24], &b"ftyp"[..], brand, &[0; 12]].concat();
-            let Err(BytesError::UnknownFormat(error)) = decode_bytes(&bytes, MAX_PIXELS) else {
+            let Err(BytesError::UnknownFormat(error)) = decode_bytes(&bytes, Decoding::default())
+            else {
                 panic!("{name} is not read");
             };
             assert!(error.to_string().contains(name), "{error}");
         }
-        assert!(decode_bytes(b"ftyp", MAX_PIXELS).is_err());
+        assert!(decode_bytes(b"ftyp", Decoding::default()).is_err());
     }
 
     /// A mean colour cannot tell a picture from its mirror image.
@@ -420,11 +513,11 @@ mod tests {
             return Ok(());
         };
         let images = folder.join("images");
-        let upright = decode_image(&images.join("hopper.jpg"), MAX_PIXELS)?;
+        let upright = decode_image(&images.join("hopper.jpg"), Decoding::default())?;
         for extension in ["jpg", "webp"] {
             for orientation in 2..=8 {
                 let name = format!("hopper_orientation_{orientation}.{extension}");
-                let image = decode_image(&images.join(&name), MAX_PIXELS)?;
+                let image = decode_image(&images.join(&name), Decoding::default())?;
                 let differences = image.as_raw().iter().zip(upright.as_raw());
                 let sum: u64 = differences.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
                 let difference = sum as f64 / upright.as_raw().len() as f64;
@@ -450,7 +543,7 @@ mod tests {
         let folder = TempDir::new().expect("a temporary folder");
         let path = folder.path().join("picture");
         fs_err::write(&path, bytes).expect("the folder is ours");
-        decode_image(&path, MAX_PIXELS)
+        decode_image(&path, Decoding::default())
     }
 
     /// Pillow cuts 16 bits off at 255, which leaves white.
@@ -497,9 +590,9 @@ mod tests {
     #[test]
     fn too_many_pixels_are_told_before_they_are_decoded() {
         let bytes = encoded(ImageFormat::Png);
-        assert!(decode_bytes(&bytes, 64 * 48).is_ok());
+        assert!(decode_bytes(&bytes, at_most(64 * 48)).is_ok());
         // The header alone, so that decoding would say something else.
-        let result = decode_bytes(&bytes[..60], 64 * 48 - 1);
+        let result = decode_bytes(&bytes[..60], at_most(64 * 48 - 1));
         assert!(
             matches!(
                 result,
@@ -515,12 +608,12 @@ mod tests {
 
     #[test]
     fn bytes_of_no_format_are_told_from_a_broken_picture() {
-        let unknown = decode_bytes(b"a letter, and no picture", u64::MAX);
+        let unknown = decode_bytes(b"a letter, and no picture", at_most(u64::MAX));
         assert!(
             matches!(unknown, Err(BytesError::UnknownFormat(_))),
             "{unknown:?}"
         );
-        let broken = decode_bytes(&encoded(ImageFormat::Png)[..20], u64::MAX);
+        let broken = decode_bytes(&encoded(ImageFormat::Png)[..20], at_most(u64::MAX));
         assert!(matches!(broken, Err(BytesError::Decode(_))), "{broken:?}");
     }
 
@@ -551,8 +644,43 @@ mod tests {
     }
 
     #[test]
+    fn a_range_of_16_bit_values_becomes_black_to_white() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("deep.png");
+        let values = vec![200_u16, 300, 600, 899, 900, 65_535];
+        let image: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_raw(6, 1, values).unwrap();
+        image.save(&path).unwrap();
+        let grey = |range_16_bit| {
+            let decoding = Decoding {
+                range_16_bit,
+                ..Decoding::default()
+            };
+            let image = decode_image(&path, decoding).unwrap();
+            image.pixels().map(|pixel| pixel.0[1]).collect::<Vec<_>>()
+        };
+        // 300 · 255 / 600 is 127.5, and half goes up.
+        assert_eq!(grey(Some([300, 900])), [0, 0, 128, 255, 255, 255]);
+        assert_eq!(grey(None), [1, 1, 2, 3, 4, 255]);
+        let range = range_of_16_bit(&path, Decoding::default()).unwrap();
+        assert_eq!(range, Some([200, 65_535]));
+
+        // 8 bits stay what they are.
+        let path = folder.path().join("plain.png");
+        RgbImage::from_pixel(2, 2, Rgb([3, 5, 7]))
+            .save(&path)
+            .unwrap();
+        let decoding = Decoding {
+            range_16_bit: Some([300, 900]),
+            ..Decoding::default()
+        };
+        let image = decode_image(&path, decoding).unwrap();
+        assert_eq!(image.get_pixel(1, 1).0, [3, 5, 7]);
+        assert_eq!(range_of_16_bit(&path, decoding).unwrap(), None);
+    }
+
+    #[test]
     fn a_missing_file_is_named() {
-        let error = decode_image(Path::new("nowhere/to-be-found.png"), MAX_PIXELS)
+        let error = decode_image(Path::new("nowhere/to-be-found.png"), Decoding::default())
             .expect_err("no such file");
         assert!(error.to_string().contains("to-be-found.png"), "{error}");
     }

@@ -22,13 +22,13 @@
 //! use std::sync::Arc;
 //!
 //! use retinanet_boxes::BoundingBox;
-//! use retinanet_images::{Look, MAX_PIXELS, Preparation, PreparationConfig, decode_image, prepare_looks};
+//! use retinanet_images::{Decoding, Look, Preparation, PreparationConfig, decode_image, prepare_looks};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("photo.png");
 //! # image::RgbImage::new(600, 400).save(&path)?;
-//! let image = Arc::new(decode_image(&path, MAX_PIXELS)?);
+//! let image = Arc::new(decode_image(&path, Decoding::default())?);
 //! let preparation = Preparation::new(&PreparationConfig::default())?;
 //! let look = Look::plain(&preparation, image.dimensions());
 //! let prepared = prepare_looks(&[(image, look)], &preparation);
@@ -58,7 +58,8 @@ mod view;
 
 pub use colors::ColorShift;
 pub use decode::{
-    BytesError, Header, MAX_PIXELS, check_image, decode_bytes, decode_image, read_header,
+    BytesError, Decoding, Header, MAX_PIXELS, check_image, decode_bytes, decode_image,
+    range_of_16_bit, read_header,
 };
 pub use error::ImagesError;
 pub use look::{Look, LookConfig, prepare_looks};

@@ -2,6 +2,7 @@ use image::RgbImage;
 use retinanet_boxes::BoundingBox;
 use serde::{Deserialize, Serialize};
 
+use crate::Decoding;
 use crate::normalization::Normalizer;
 use crate::resize::resized_size;
 use crate::{ImagesError, Interpolation, Normalization, Region, SizeRounding, View};
@@ -10,6 +11,10 @@ use crate::{ImagesError, Interpolation, Normalization, Region, SizeRounding, Vie
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreparationConfig {
+    /// The values of 16-bit images that become black and white, the lower one first; see
+    /// [`Decoding::range_16_bit`](crate::Decoding::range_16_bit). Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range_16_bit: Option<[u16; 2]>,
     /// Length of the shorter side in pixels, in `[1, 65535]`, unless the longer one would outgrow
     /// its limit. The shape stays. Default: 800.
     pub short_side: u32,
@@ -35,6 +40,7 @@ pub struct PreparationConfig {
 impl Default for PreparationConfig {
     fn default() -> Self {
         Self {
+            range_16_bit: None,
             short_side: 800,
             long_side: 1333,
             interpolation: Interpolation::default(),
@@ -83,10 +89,25 @@ impl Preparation {
                 found: format!("{:?}", config.batch_shapes),
             });
         }
+        if let Some(range) = config.range_16_bit.filter(|[black, white]| black >= white) {
+            return Err(ImagesError::Setting {
+                key: "data.range_16_bit",
+                expected: "[black, white], the lower value first",
+                found: format!("{range:?}"),
+            });
+        }
         Ok(Self {
             normalizer: Normalizer::new(&config.normalization)?,
             config: config.clone(),
         })
+    }
+
+    /// How files become images of at most so many pixels.
+    pub const fn decoding(&self, max_pixels: u64) -> Decoding {
+        Decoding {
+            max_pixels,
+            range_16_bit: self.config.range_16_bit,
+        }
     }
 
     /// The settings.

@@ -40,6 +40,7 @@ function legend(redraw) {
   const boxes = data.images.flatMap(({ views }) => views[0].objects);
   const button = (name, color, hides) => {
     const times = boxes.filter(hides.counts).length;
+    if (times === 0) return null;
     const element = make(
       "button",
       { type: "button", "aria-pressed": "true", title: name },

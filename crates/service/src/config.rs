@@ -29,6 +29,8 @@ pub struct ServiceConfig {
     pub max_body_bytes: NonZeroUsize,
     /// The most pixels of an image, at least 1.
     pub max_pixels: u64,
+    /// The values of 16-bit images that become black and white; none is `[0, 65535]`.
+    pub range_16_bit: Option<[u16; 2]>,
     /// The most pictures that are received, decoded or waiting at once, at least 1; others are
     /// told to come again.
     pub max_waiting: NonZeroUsize,
@@ -51,6 +53,7 @@ impl Default for ServiceConfig {
             max_wait_ms: 2,
             max_body_bytes: at_least_1(16 << 20),
             max_pixels: 50_000_000,
+            range_16_bit: None,
             max_waiting: at_least_1(64),
             max_connections: at_least_1(512),
             timeout_seconds: 30.0,

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use image::RgbImage;
 use retinanet_boxes::{CategoryId, Detection};
-use retinanet_images::decode_bytes;
+use retinanet_images::{Decoding, decode_bytes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -201,10 +201,18 @@ impl Service {
     async fn decode(&self, bytes: Vec<u8>, name: Option<String>) -> Result<Decoded, Refusal> {
         let place = Arc::clone(&self.decoded).acquire_owned().await;
         let place = place.map_err(|_| Refusal::Stopping)?;
-        let max_pixels = self.config.max_pixels;
+        let ServiceConfig {
+            max_pixels,
+            range_16_bit,
+            ..
+        } = self.config;
+        let settings = Decoding {
+            max_pixels,
+            range_16_bit,
+        };
         let decoding = spawn_blocking(move || {
             let began = Instant::now();
-            let picture = decode_bytes(&bytes, max_pixels)?;
+            let picture = decode_bytes(&bytes, settings)?;
             Ok(Decoded {
                 picture,
                 time: began.elapsed(),

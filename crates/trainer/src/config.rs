@@ -91,6 +91,10 @@ pub struct DataConfig {
     pub on_bad_image: OnBadImage,
     /// The most megapixels that an image may have: a small file can unpack to gigabytes.
     pub max_megapixels: u64,
+    /// The values of 16-bit images that become black and white, such as `[300, 900]`; `[0, 65535]` where not
+    /// given. `dataset check` names the range of images that come out nearly black.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range_16_bit: Option<[u16; 2]>,
     /// Threads that prepare images; 0 prepares them between the steps.
     pub workers: usize,
     /// Batches that are under way or ready at once, at most; twice `workers` where not given.
@@ -130,6 +134,7 @@ impl Default for DataConfig {
             size_divisor: 32,
             batch_shapes: Vec::new(),
             on_bad_image: OnBadImage::Stop,
+            range_16_bit: None,
             max_megapixels: MAX_PIXELS.div_ceil(1_000_000),
             workers: 2,
             prefetch: None,

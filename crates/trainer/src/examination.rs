@@ -10,6 +10,7 @@ use retinanet_boxes::{ClassList, Detection, ImageId};
 use retinanet_data::{DataError, ImageRecord, OnBadImage, ParallelMap, in_full};
 use retinanet_detector::{Detector, Found, Times};
 use retinanet_evaluation::{CocoDetection, Evaluator};
+use retinanet_images::Decoding;
 
 use crate::config::{DataConfig, SplitConfig};
 use crate::detector::EvaluateError;
@@ -64,8 +65,7 @@ pub fn examine(
         total: dataset.images.len() as u64,
     });
     let ahead = detector.batch() + data.workers;
-    let mut images =
-        read_ahead(dataset.images, data.workers, ahead, dataset.max_pixels)?.peekable();
+    let mut images = read_ahead(dataset.images, data.workers, ahead, dataset.decoding)?.peekable();
     while images.peek().is_some() {
         let mut read = Vec::new();
         for (id, image) in images.by_ref().take(detector.batch()) {
@@ -127,12 +127,12 @@ fn read_ahead(
     images: Vec<ImageRecord>,
     workers: usize,
     ahead: usize,
-    max_pixels: u64,
+    decoding: Decoding,
 ) -> Result<impl Iterator<Item = (ImageId, Result<ReadImage, DataError>)>, DataError> {
     let ids: Vec<_> = images.iter().map(|image| image.id).collect();
     let read = move |record: ImageRecord| {
         let started = Instant::now();
-        let pixels = record.decode(max_pixels)?;
+        let pixels = record.decode(decoding)?;
         Ok(ReadImage {
             id: record.id,
             pixels: Arc::new(pixels),

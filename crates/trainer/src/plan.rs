@@ -16,6 +16,7 @@ use retinanet_detector::{
     ClassScores, Decoder, LoadedWeights, ModelError, RetinaNet, WeightsError, load_pretrained,
 };
 use retinanet_evaluation::{EvaluationError, Evaluator};
+use retinanet_images::Decoding;
 
 use crate::checks::check_settings;
 use crate::config::{DataConfig, ExperimentConfig, OptimizerConfig, ScheduleName, SplitConfig};
@@ -278,6 +279,7 @@ impl DataConfig {
     /// Returns an error that names the key at fault.
     pub fn transform(&self) -> Result<Transform, DataError> {
         Transform::new(&TransformConfig {
+            range_16_bit: self.range_16_bit,
             resize: ResizeConfig {
                 short_side: self.short_side.clone(),
                 long_side: self.long_side,
@@ -341,11 +343,19 @@ impl DataConfig {
         CocoDataset::read_with(&annotations, &images, options)
     }
 
+    /// What image files are taken, and how their values become 8 bits.
+    pub fn decoding(&self) -> Decoding {
+        Decoding {
+            max_pixels: self.max_megapixels.saturating_mul(1_000_000),
+            range_16_bit: self.range_16_bit,
+        }
+    }
+
     pub(crate) fn read_options(&self, keep_empty: bool) -> ReadOptions {
         ReadOptions {
             keep_empty,
             labels: self.labels,
-            max_pixels: self.max_megapixels.saturating_mul(1_000_000),
+            decoding: self.decoding(),
             ..ReadOptions::default()
         }
     }

@@ -135,7 +135,7 @@ fn gallery(analysis: &Analysis, dataset: &CocoDataset) -> Result<Vec<GalleryImag
     shown
         .map(|(image, record)| {
             let pixels = record
-                .decode(dataset.max_pixels)
+                .decode(dataset.decoding)
                 .map_err(|error| in_full(&error))?;
             GalleryImage::new(&pixels, image.clone()).map_err(|error| in_full(&error))
         })

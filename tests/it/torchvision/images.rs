@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
-use retinanet_images::{Look, MAX_PIXELS, decode_image, prepare_looks};
+use retinanet_images::{Decoding, Look, decode_image, prepare_looks};
 use retinanet_tests::{Experiment, shared};
 use retinanet_trainer::load_config;
 
@@ -55,7 +55,7 @@ fn error(experiment: &Experiment, photo: &str, name: &str, short: u32, long: u32
     let path = experiment.write("transform.toml", &text);
     let config = load_config(path.as_ref(), &[]).unwrap();
     let transform = config.data.transform().unwrap();
-    let image = decode_image(photo.as_ref(), MAX_PIXELS).unwrap();
+    let image = decode_image(photo.as_ref(), Decoding::default()).unwrap();
     let look = Look::plain(transform.preparation(), image.dimensions());
     let prepared = prepare_looks(&[(Arc::new(image), look)], transform.preparation());
 

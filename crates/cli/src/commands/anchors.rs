@@ -14,6 +14,7 @@ use retinanet_trainer::{load_config, ExperimentConfig};
 
 use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments, Split};
 use crate::console;
+use crate::data_files::require_data;
 use crate::draw::{draw_box, draw_faint_box};
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
@@ -38,6 +39,7 @@ struct Scene {
 impl Scene {
     fn new(arguments: &AnchorsDataArguments) -> Result<Self, Failure> {
         let config = load_config(&arguments.config, &arguments.settings.set)?;
+        require_data(&config, &[arguments.split])?;
         let dataset = match arguments.split {
             Split::Train => config.data.read_train(),
             Split::Val => config.data.read_to_evaluate(&config.data.val),
@@ -169,7 +171,7 @@ fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failur
 }
 
 fn network_input(scene: &Scene, record: &ImageRecord) -> Result<RgbImage, Failure> {
-    let image = decode_image(&record.path, scene.dataset.max_pixels)?;
+    let image = decode_image(&record.path, scene.dataset.decoding)?;
     let (width, height) = (scene.transform.preparation()).resized_size(image.dimensions());
     Ok(resize(&image, width, height, FilterType::Triangle))
 }

@@ -7,6 +7,7 @@ use retinanet_trainer::{load_config, ExperimentConfig, SplitConfig};
 
 use crate::args::{self, CheckArguments};
 use crate::console;
+use crate::data_files::require_data;
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
 
@@ -64,6 +65,7 @@ fn requests(arguments: &CheckArguments) -> Result<Vec<CheckRequest>, Failure> {
         return Err(Failure::usage(anyhow!("which data? give a config")));
     };
     let config = load_config(config, &arguments.settings.set)?;
+    require_data(&config, &[args::Split::Train, args::Split::Val])?;
     Ok(of_config(&config)?.into())
 }
 
@@ -74,18 +76,18 @@ fn of_config(config: &ExperimentConfig) -> Result<[CheckRequest; 2], Failure> {
         let root = &config.data.root;
         Split::new(root.join(&split.annotations), root.join(&split.images))
     };
-    let max_pixels = config.data.max_megapixels.saturating_mul(1_000_000);
+    let decoding = config.data.decoding();
     let (train, val) = (split(&config.data.train), split(&config.data.val));
     Ok([
         CheckRequest {
             other: Some(val.clone()),
             anchors: Some(anchors),
-            max_pixels,
+            decoding,
             ..CheckRequest::new(train)
         },
         CheckRequest {
             role: Role::Validation,
-            max_pixels,
+            decoding,
             ..CheckRequest::new(val)
         },
     ])

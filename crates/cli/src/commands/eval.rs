@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::args::{EvalArguments, ModelArguments, Split};
 use crate::console::{self, Console};
+use crate::data_files::require_data;
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
 use crate::timing;
@@ -84,6 +85,7 @@ fn examine(
     detector: Detector,
     config: &ExperimentConfig,
 ) -> Result<Examination, Failure> {
+    require_data(config, &[arguments.split])?;
     let split = match arguments.split {
         Split::Train => &config.data.train,
         Split::Val => &config.data.val,

@@ -1,14 +1,16 @@
 use anyhow::anyhow;
 use retinanet_trainer::{find_learning_rate, load_config, BatchSize, Plan};
 
-use crate::args::LrFindArguments;
+use crate::args::{LrFindArguments, Split};
 use crate::console::{self, Console};
+use crate::data_files::require_data;
 use crate::device;
 use crate::failure::Failure;
 use crate::fitness;
 
 pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     let mut config = load_config(&arguments.config, &arguments.settings.set)?;
+    require_data(&config, &[Split::Train, Split::Val])?;
     if let Some(device) = &arguments.device {
         config.compute.device.clone_from(device);
     }

@@ -9,7 +9,7 @@ use image::RgbImage;
 use retinanet_boxes::{CategoryId, ClassList, Detection};
 use retinanet_data::ParallelMap;
 use retinanet_detector::{Detector, Found};
-use retinanet_images::{decode_image, ImagesError};
+use retinanet_images::{decode_image, Decoding, ImagesError};
 use retinanet_trainer::{ImageTimes, Observer, Progress};
 use serde::Serialize;
 
@@ -152,7 +152,8 @@ fn predict(
     });
     let batch = arguments.look.batch.unwrap_or(1);
     let max_pixels = (arguments.max_megapixels as u64).saturating_mul(1_000_000);
-    let read = move |job: Job| (read_image(&job.0.path, max_pixels), job);
+    let decoding = detector.preparation().decoding(max_pixels);
+    let read = move |job: Job| (read_image(&job.0.path, decoding), job);
     let mut images = ParallelMap::start(inputs.into_iter(), READERS, batch + READERS, read)
         .context("cannot start threads")
         .map_err(Failure::Work)?
@@ -207,9 +208,9 @@ fn predict(
     })
 }
 
-fn read_image(path: &Path, max_pixels: u64) -> Result<(Arc<RgbImage>, Duration), ImagesError> {
+fn read_image(path: &Path, decoding: Decoding) -> Result<(Arc<RgbImage>, Duration), ImagesError> {
     let started = Instant::now();
-    let image = decode_image(path, max_pixels)?;
+    let image = decode_image(path, decoding)?;
     Ok((Arc::new(image), started.elapsed()))
 }
 

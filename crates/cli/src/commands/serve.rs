@@ -37,6 +37,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         ..arguments.look.clone()
     };
     let detector = super::with_looks(detector, &look)?;
+    service.range_16_bit = detector.preparation().config().range_16_bit;
     let info = info(arguments, &detector, &config.compute.device);
 
     let stop = Stop::new();

@@ -8,8 +8,9 @@ use retinanet_trainer::{
     TrainOutcome,
 };
 
-use crate::args::TrainArguments;
+use crate::args::{Split, TrainArguments};
 use crate::console::{self, Console};
+use crate::data_files::{require_data, what_lies_in};
 use crate::device;
 use crate::failure::Failure;
 use crate::fitness;
@@ -84,7 +85,7 @@ fn lead(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         }
     }
     super::set_threads(joined.threads(config.compute.threads));
-    require_data(&config)?;
+    require_data(&config, &[Split::Train, Split::Val])?;
     if !arguments.no_check {
         super::check::before_training(&config)?;
     }
@@ -219,56 +220,6 @@ fn named(arguments: &TrainArguments) -> Result<Named, Failure> {
         config: path.clone(),
         run: run_directory(arguments),
     })
-}
-
-/// A folder's first files and folders by name.
-fn what_lies_in(folder: &Path) -> String {
-    const SHOWN: usize = 8;
-    let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<_> = (entries.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-        .filter(|name| !name.starts_with('.'))
-        .collect();
-    names.sort();
-    let more = match names.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    names.truncate(SHOWN);
-    if names.is_empty() {
-        "no files".to_owned()
-    } else {
-        format!("{}{more}", names.join(", "))
-    }
-}
-
-/// Refuses data that is not where the config says, with what is there instead.
-fn require_data(config: &ExperimentConfig) -> Result<(), Failure> {
-    let data = &config.data;
-    if data.synth.is_some() {
-        return Ok(());
-    }
-    if !data.root.is_dir() {
-        let here = std::path::absolute(".").unwrap_or_default();
-        return Err(Failure::work(anyhow!(
-            "`data.root` is `{}`, which is no folder; it starts from where the program is started, {}, where \
-             there lie {}",
-            data.root.display(),
-            here.display(),
-            what_lies_in(&here)
-        )));
-    }
-    for (key, split) in [("train", &data.train), ("val", &data.val)] {
-        let path = data.root.join(&split.annotations);
-        if !path.exists() {
-            return Err(Failure::work(anyhow!(
-                "`data.{key}.annotations` is `{}`, and there is no such file; in `{}` lie {}",
-                split.annotations.display(),
-                data.root.display(),
-                what_lies_in(path.parent().filter(|it| it.is_dir()).unwrap_or(&data.root))
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The folder that the user names; else `runs/NAME` after the config, the first that is free for

@@ -20,6 +20,7 @@ use retinanet_trainer::{config_to_toml, load_config, ExperimentConfig};
 use crate::args::{Split, ViewArguments};
 use crate::commands::check;
 use crate::console;
+use crate::data_files::require_data;
 use crate::draw::class_color;
 use crate::failure::Failure;
 
@@ -31,6 +32,7 @@ const MOST_FILES: usize = 2_000;
 
 pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {
     let config = load_config(&arguments.config, &arguments.settings.set)?;
+    require_data(&config, &[arguments.split])?;
     super::set_threads(config.compute.threads);
     let scene = Scene::new(config, arguments.split)?;
     let images = scene.dataset.images.len();
@@ -156,7 +158,7 @@ impl Scene {
         findings: &Findings<'_>,
     ) -> Result<ImageView, Failure> {
         let record = &self.dataset.images[index];
-        let image = decode_image(&record.path, self.dataset.max_pixels)?;
+        let image = decode_image(&record.path, self.dataset.decoding)?;
         let name = super::below(&record.file_name);
         let name = name.to_string_lossy().replace('\\', "/");
         let file = format!("before/{name}.jpg");

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use image::{ImageError, RgbImage};
 use rayon::prelude::*;
 use retinanet_annotations::{CocoFile, Image};
-use retinanet_images::{Header, ImagesError, decode_image, read_header};
+use retinanet_images::{Decoding, Header, ImagesError, decode_image, range_of_16_bit, read_header};
 
 use crate::coco::locate;
 use crate::doctor::report::Findings;
@@ -19,7 +19,7 @@ use crate::doctor::{Kind, Split};
 pub(super) fn check(
     (split, coco): (&Split, &CocoFile),
     other: Option<(&Split, &CocoFile)>,
-    max_pixels: u64,
+    decoding: Decoding,
     progress: &(dyn Fn(usize, usize) + Sync),
     findings: &mut Findings,
 ) {
@@ -31,7 +31,7 @@ pub(super) fn check(
 
     let looks: Vec<_> = (images.par_iter())
         .map(|image| {
-            let look = Look::at(split, image, max_pixels);
+            let look = Look::at(split, image, decoding);
             step();
             look
         })
@@ -49,9 +49,28 @@ pub(super) fn check(
             findings.add(*kind, image.id, Some(&image.file_name), || detail.clone());
         }
     }
+    dark(images, &looks, findings);
     let prints: Vec<_> = looks.iter().map(|look| look.fingerprint).collect();
     repeated(images, &prints, findings);
     shared((images, &prints), (other_images, &other_prints), findings);
+}
+
+/// Names the images of more than 8 bits that come out nearly black, and the range that all of them fill.
+fn dark(images: &[Image], looks: &[Look], findings: &mut Findings) {
+    let ranges = || looks.iter().filter_map(|look| look.dark);
+    let low = ranges().map(|[low, _]| low).min().unwrap_or(0);
+    let high = ranges().map(|[_, high]| high).max().unwrap_or(0);
+    for (image, look) in images.iter().zip(looks) {
+        let Some([darkest, brightest]) = look.dark else {
+            continue;
+        };
+        findings.add(Kind::DarkImage, image.id, Some(&image.file_name), || {
+            format!(
+                "its 16-bit values are {darkest} to {brightest} of 65535; `data.range_16_bit = [{low}, {high}]` \
+                 is the range of all such images"
+            )
+        });
+    }
 }
 
 /// Finds copies within a split.
@@ -94,22 +113,31 @@ fn shared(
 /// What can be told from a file.
 struct Look {
     fingerprint: Option<Fingerprint>,
-    faults: Vec<(Kind, String)>,
+    faults: Vec<Fault>,
+    /// The range of 16-bit values that come out nearly black.
+    dark: Option<[u16; 2]>,
 }
 
 impl Look {
-    fn at(split: &Split, image: &Image, max_pixels: u64) -> Self {
+    fn at(split: &Split, image: &Image, decoding: Decoding) -> Self {
         // What has no name is reported as that.
         if image.file_name.trim().is_empty() {
             return Self {
                 fingerprint: None,
                 faults: Vec::new(),
+                dark: None,
             };
         }
         let path = locate(&split.images_root, &image.file_name);
+        let expected = image.size.as_ref().ok().copied();
+        let (faults, dark) = match seen(&path, expected, decoding) {
+            Ok((fault, dark)) => (fault.into_iter().collect(), dark),
+            Err(fault) => (vec![fault], None),
+        };
         Self {
             fingerprint: fingerprint(split, image),
-            faults: faults(&path, image.size.as_ref().ok().copied(), max_pixels),
+            faults,
+            dark,
         }
     }
 }
@@ -124,25 +152,32 @@ fn fingerprint(split: &Split, image: &Image) -> Option<Fingerprint> {
     Some((bytes.len(), hasher.finish()))
 }
 
-/// What is wrong with a file that should hold an image of this size, if that is known.
-fn faults(path: &Path, expected: Option<(u32, u32)>, max_pixels: u64) -> Vec<(Kind, String)> {
+type Fault = (Kind, String);
+
+/// What is wrong with an image that can be read, and the range of its values if it comes out nearly black; an
+/// error if it cannot be read. It should have this size, if that is known.
+fn seen(
+    path: &Path,
+    expected: Option<(u32, u32)>,
+    decoding: Decoding,
+) -> Result<(Option<Fault>, Option<[u16; 2]>), Fault> {
     if !path.is_file() {
-        return vec![(Kind::MissingFile, format!("no file `{}`", path.display()))];
+        return Err((Kind::MissingFile, format!("no file `{}`", path.display())));
     }
-    let image = match decode_image(path, max_pixels) {
-        Ok(image) => image,
-        Err(error) => return vec![decode_fault(&error)],
-    };
+    let image = decode_image(path, decoding).map_err(|error| decode_fault(&error))?;
     let Ok(header) = read_header(path) else {
-        return Vec::new();
+        return Ok((None, None));
     };
-    let dark = header.is_deep.then(|| dark_fault(&image)).flatten();
-    let size = expected.and_then(|expected| size_fault(expected, header));
-    size.into_iter().chain(dark).collect()
+    let range = || range_of_16_bit(path, decoding).ok().flatten();
+    let dark = (header.is_deep && is_dark(&image)).then(range).flatten();
+    Ok((
+        expected.and_then(|expected| size_fault(expected, header)),
+        dark,
+    ))
 }
 
 /// What the annotations' size says of the file's.
-fn size_fault(expected: (u32, u32), header: Header) -> Option<(Kind, String)> {
+fn size_fault(expected: (u32, u32), header: Header) -> Option<Fault> {
     let Header {
         stored, upright, ..
     } = header;
@@ -170,21 +205,14 @@ fn size_fault(expected: (u32, u32), header: Header) -> Option<(Kind, String)> {
     })
 }
 
-/// An image of more than 8 bits that comes out nearly black.
-fn dark_fault(image: &RgbImage) -> Option<(Kind, String)> {
+/// Whether an image comes out nearly black.
+fn is_dark(image: &RgbImage) -> bool {
     // A tenth of the range; sensors of 10 and 12 bits fill 2 and 6 hundredths.
     const DARK: u8 = 25;
-    let brightest = image.as_raw().iter().copied().max().unwrap_or_default();
-    (brightest <= DARK).then(|| {
-        let detail = format!(
-            "its 16-bit values reach about {} of 65535",
-            257 * u32::from(brightest)
-        );
-        (Kind::DarkImage, detail)
-    })
+    image.as_raw().iter().all(|value| *value <= DARK)
 }
 
-fn decode_fault(error: &ImagesError) -> (Kind, String) {
+fn decode_fault(error: &ImagesError) -> Fault {
     match error {
         ImagesError::Panic { .. } => (Kind::UndecodableFile, "the decoder panicked".into()),
         ImagesError::Truncated { .. } => (Kind::TruncatedFile, "its end marker is missing".into()),

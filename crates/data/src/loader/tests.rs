@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
 use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig};
-use retinanet_images::{ChannelOrder, Look, MAX_PIXELS, decode_image, prepare_looks};
+use retinanet_images::{ChannelOrder, Decoding, Look, decode_image, prepare_looks};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -378,7 +378,7 @@ fn evaluation_takes_each_image_once_as_prediction_does() {
     assert!(batches.iter().all(|batch| batch.targets.is_empty()));
 
     let transform = transform();
-    let file = decode_image(&fixture.path("4.png"), MAX_PIXELS).expect("it is sound");
+    let file = decode_image(&fixture.path("4.png"), Decoding::default()).expect("it is sound");
     let look = Look::plain(transform.preparation(), file.dimensions());
     let last = prepare_looks(&[(Arc::new(file), look)], transform.preparation());
     assert!(last.pixels == batches[2].images);
