@@ -10,9 +10,9 @@ use serde_json::{Number, Value};
 /// The most keys that a record has which count.
 const MOST_KEYS: usize = 7;
 
-/// The values at the keys that count, in the order of the keys.
+/// The values at the keys that count, in the order of the keys. One is read over and over, as a file has a
+/// million records and moving what stands in it takes time.
 pub(crate) struct Fields {
-    /// On the stack, as a file has a million records.
     values: [Option<Field>; MOST_KEYS],
     /// The keys that stand twice, with different values.
     pub(crate) contradictions: Vec<&'static str>,
@@ -40,12 +40,18 @@ impl PartialEq for Field {
 }
 
 impl Fields {
-    const fn none() -> Self {
+    pub(crate) const fn none() -> Self {
         Self {
             values: [const { None }; MOST_KEYS],
             contradictions: Vec::new(),
             other: None,
         }
+    }
+
+    fn clear(&mut self) {
+        self.values.fill_with(|| None);
+        self.contradictions.clear();
+        self.other = None;
     }
 
     /// The record that is this value.
@@ -76,44 +82,44 @@ impl Fields {
     }
 }
 
-/// How to read a record: the keys that count, and those whose values are not looked at.
-#[derive(Clone, Copy)]
-pub(crate) struct FieldsSeed {
+/// How to read a record: the keys that count, and where their values go.
+pub(crate) struct FieldsSeed<'a> {
     pub(crate) keys: &'static [&'static str],
+    pub(crate) fields: &'a mut Fields,
 }
 
-impl<'de> DeserializeSeed<'de> for FieldsSeed {
-    type Value = Fields;
+impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Fields, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.fields.clear();
         deserializer.deserialize_any(self)
     }
 }
 
-impl FieldsSeed {
-    /// What stands in a record's place.
-    fn other(value: Value) -> Fields {
-        let mut fields = Fields::none();
-        fields.other = Some(value);
-        fields
+impl FieldsSeed<'_> {
+    /// Takes what stands in a record's place.
+    fn other<E>(self, value: Value) -> Result<(), E> {
+        self.fields.other = Some(value);
+        Ok(())
     }
 }
 
-impl<'de> Visitor<'de> for FieldsSeed {
-    type Value = Fields;
+impl<'de> Visitor<'de> for FieldsSeed<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a record")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-        let mut fields = Fields::none();
-        while let Some(place) = map.next_key_seed(KeySeed(self.keys))? {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { keys, fields } = self;
+        while let Some(place) = map.next_key_seed(KeySeed(keys))? {
             let Some(place) = place else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            let value = if self.keys[place] == "bbox" {
+            let value = if keys[place] == "bbox" {
                 map.next_value_seed(FourSeed)?
             } else {
                 Field::Value(map.next_value()?)
@@ -122,43 +128,43 @@ impl<'de> Visitor<'de> for FieldsSeed {
                 continue;
             };
             if slot.as_ref().is_some_and(|earlier| *earlier != value) {
-                fields.contradictions.push(self.keys[place]);
+                fields.contradictions.push(keys[place]);
             }
             *slot = Some(value);
         }
-        Ok(fields)
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Fields, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let mut values = Vec::new();
         while let Some(value) = list.next_element()? {
             values.push(value);
         }
-        Ok(Self::other(Value::Array(values)))
+        self.other(Value::Array(values))
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Fields, E> {
-        Ok(Self::other(Value::Null))
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.other(Value::Null)
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Fields, E> {
-        Ok(Self::other(value.into()))
+    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+        self.other(value.into())
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Fields, E> {
-        Ok(Self::other(value.into()))
+    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
+        self.other(value.into())
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Fields, E> {
-        Ok(Self::other(value.into()))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        self.other(value.into())
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Fields, E> {
-        Ok(Self::other(number_or_null(value)))
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        self.other(number_or_null(value))
     }
 
-    fn visit_str<E: Error>(self, value: &str) -> Result<Fields, E> {
-        Ok(Self::other(value.into()))
+    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        self.other(value.into())
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use serde_json::error::Category as ErrorCategory;
 
 use crate::error::AnnotationsError;
-use crate::fields::FieldsSeed;
+use crate::fields::{Fields, FieldsSeed};
 use crate::record::{Annotation, Category, Image, Record};
 
 /// What is looked at of the annotations' masks, which are most of a file.
@@ -45,7 +45,9 @@ impl CocoFile {
     ///
     /// Returns an error if the file cannot be read, is not JSON, or is no object.
     pub fn read(path: &Path, masks: Masks) -> Result<Self, AnnotationsError> {
-        parse(path, |json| json.deserialize_map(FileVisitor(masks)))
+        parse(path, |json, bytes| {
+            json.deserialize_map(FileVisitor { masks, bytes })
+        })
     }
 
     /// Takes a file that is in memory, with the bounds of its polygons.
@@ -54,8 +56,11 @@ impl CocoFile {
     ///
     /// Returns an error if it is no object; `path` is what to call it.
     pub fn of_value(value: &Value, path: &Path) -> Result<Self, AnnotationsError> {
-        (value.deserialize_map(FileVisitor(Masks::Bounds)))
-            .map_err(|_| not_an_object(path, value.is_array()))
+        let visitor = FileVisitor {
+            masks: Masks::Bounds,
+            bytes: 0,
+        };
+        (value.deserialize_map(visitor)).map_err(|_| not_an_object(path, value.is_array()))
     }
 
     /// Takes a file without annotations for one whose images nobody has annotated yet, as COCO's image info
@@ -191,7 +196,7 @@ impl<T> List<T> {
 ///
 /// Returns an error if the file cannot be read or is not JSON, or if the type refuses what stands there.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, AnnotationsError> {
-    parse(path, |json| T::deserialize(json))
+    parse(path, |json, _| T::deserialize(json))
 }
 
 /// Reads a list, or the first list at one of these keys of an object.
@@ -199,7 +204,7 @@ pub(crate) fn read_list<T: Record>(
     path: &Path,
     keys: &'static [&'static str],
 ) -> Result<List<T>, AnnotationsError> {
-    parse(path, |json| {
+    parse(path, |json, _| {
         json.deserialize_any(WrappedList {
             keys,
             list: ListSeed::new(Masks::Ignored),
@@ -209,16 +214,17 @@ pub(crate) fn read_list<T: Record>(
 
 type Json<'de> = serde_json::Deserializer<serde_json::de::SliceRead<'de>>;
 
+/// Reads a file's JSON, by what is told how many bytes it has.
 fn parse<T>(
     path: &Path,
-    read: impl FnOnce(&mut Json<'_>) -> serde_json::Result<T>,
+    read: impl FnOnce(&mut Json<'_>, usize) -> serde_json::Result<T>,
 ) -> Result<T, AnnotationsError> {
     let text = retinanet_files::read_utf8(path).map_err(|source| AnnotationsError::Read {
         path: path.into(),
         source,
     })?;
     let mut json = serde_json::Deserializer::from_slice(&text);
-    let found = read(&mut json).and_then(|found| json.end().map(|()| found));
+    let found = read(&mut json, text.len()).and_then(|found| json.end().map(|()| found));
     found.map_err(|source| match source.classify() {
         ErrorCategory::Data => not_an_object(path, text.trim_ascii_start().first() == Some(&b'[')),
         _ => AnnotationsError::NotJson {
@@ -239,7 +245,11 @@ fn not_an_object(path: &Path, is_list: bool) -> AnnotationsError {
     }
 }
 
-struct FileVisitor(Masks);
+struct FileVisitor {
+    masks: Masks,
+    /// How long the file is.
+    bytes: usize,
+}
 
 impl<'de> Visitor<'de> for FileVisitor {
     type Value = CocoFile;
@@ -249,7 +259,7 @@ impl<'de> Visitor<'de> for FileVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CocoFile, A::Error> {
-        let masks = self.0;
+        let Self { masks, bytes } = self;
         let mut file = CocoFile::default();
         while let Some(key) = map.next_key::<String>()? {
             let mut seen = |list, is_list| {
@@ -264,7 +274,12 @@ impl<'de> Visitor<'de> for FileVisitor {
                 }
                 "annotations" => {
                     seen("annotations", file.annotations.is_list());
-                    file.annotations = map.next_value_seed(ListSeed::new(masks))?;
+                    let room = bytes / BYTES_OF_ANNOTATION;
+                    let list = ListSeed {
+                        room,
+                        ..ListSeed::new(masks)
+                    };
+                    file.annotations = map.next_value_seed(list)?;
                 }
                 "categories" => {
                     seen("categories", file.categories.is_list());
@@ -279,9 +294,15 @@ impl<'de> Visitor<'de> for FileVisitor {
     }
 }
 
+/// About what an annotation without a polygon takes in a file. Room for all of them is asked for at once:
+/// moving a million records to a larger place takes longer than what it takes to leave some of it unused.
+const BYTES_OF_ANNOTATION: usize = 128;
+
 /// How to read a list.
 struct ListSeed<T> {
     masks: Masks,
+    /// For how many records there should be room.
+    room: usize,
     records: PhantomData<T>,
 }
 
@@ -289,6 +310,7 @@ impl<T> ListSeed<T> {
     const fn new(masks: Masks) -> Self {
         Self {
             masks,
+            room: 0,
             records: PhantomData,
         }
     }
@@ -311,8 +333,14 @@ impl<'de, T: Record> Visitor<'de> for ListSeed<T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List<T>, A::Error> {
         let keys = T::keys(self.masks);
-        let mut records = Vec::new();
-        while let Some(fields) = list.next_element_seed(FieldsSeed { keys })? {
+        let mut records = Vec::with_capacity(self.room);
+        let mut fields = Fields::none();
+        while (list.next_element_seed(FieldsSeed {
+            keys,
+            fields: &mut fields,
+        })?)
+        .is_some()
+        {
             records.push(T::of(&fields, self.masks));
         }
         Ok(List::Records(records))

@@ -25,10 +25,11 @@ pub(crate) fn require(
     let adapter = device::describe(device);
     let pass = pass_file(&check, &adapter);
     if pass.as_deref().is_some_and(Path::is_file) {
+        observer.message("the first step takes longer than the others: it compiles kernels");
         return Ok(());
     }
     observer.message(&format!(
-        "compiling kernels for {adapter} and comparing what they compute with the CPU, once"
+        "compiling kernels for {adapter} and comparing what they compute with the CPU: some minutes, once"
     ));
     let checked = check.run(device, 1, observer)?;
     refuse_wrong(&checked, name)?;

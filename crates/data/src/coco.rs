@@ -264,7 +264,7 @@ impl CocoDataset {
         let records = file.annotations.into_records();
         let unnumbered =
             (records.iter().filter_map(|it| it.id).max()).map_or(1, |id| id.saturating_add(1));
-        for (index, annotation) in records.into_iter().enumerate() {
+        for (index, annotation) in records.iter().enumerate() {
             // An id that is missing is told by the place in the list, after all ids that are there.
             let id = (annotation.id).unwrap_or_else(|| unnumbered.saturating_add(index as u64));
             let image = annotation.image.unwrap_or_default();
@@ -284,7 +284,7 @@ impl CocoDataset {
                     category,
                 })?;
             let image = &mut images[position];
-            match usable_box(&annotation, image) {
+            match usable_box(annotation, image) {
                 Ok(Ok(bbox)) => image.objects.push(GroundTruth {
                     bbox,
                     class,

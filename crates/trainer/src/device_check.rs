@@ -102,7 +102,7 @@ impl DeviceCheck {
     ) -> Result<Vec<Checked>, ModelError> {
         let calls = self.calls()?;
         observer.progress(Progress::Start {
-            what: "comparing with the CPU",
+            what: "compiling and comparing kernels",
             total: calls.len() as u64 + 1,
         });
         let trusted = Device::flex();
