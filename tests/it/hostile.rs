@@ -1,6 +1,8 @@
 //! Files that were cut, torn and changed at random: every reader gives a value or an error, without a panic
 //! and in bounded memory. How many inputs there are says `RETINANET_HOSTILE`, for each kind of file.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,8 @@ use retinanet_evaluation::Evaluator;
 use retinanet_images::{Decoding, decode_bytes};
 use retinanet_tests::Experiment;
 use retinanet_trainer::{RunDirectory, load_config, peak_memory};
+
+use crate::serve::Serving;
 
 /// `SplitMix64` (Steele et al. 2014).
 struct Numbers(u64);
@@ -302,4 +306,47 @@ fn checkpoints() {
         });
         write(&path, &sound);
     }
+}
+
+#[test]
+#[ignore = "takes a minute or more"]
+fn requests() {
+    let experiment = Experiment::new();
+    let one_step = ["--set", "train.iterations=1"];
+    experiment.train("run", &one_step).expect_success();
+    let serving = Serving::start(&experiment.path("run"), &["--timeout", "5"]);
+    let mut picture = std::io::Cursor::new(Vec::new());
+    RgbImage::new(20, 10)
+        .write_to(&mut picture, ImageFormat::Png)
+        .unwrap();
+    let picture = picture.into_inner();
+    let request = |head: &str, body: &[u8]| {
+        let head = format!(
+            "{head}Host: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    };
+    let part = "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.png\"\r\n\r\n";
+    let form = [part.as_bytes(), &picture, b"\r\n--x--\r\n"].concat();
+    let multipart = "POST /detect HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\n";
+    let inputs = [
+        request("POST /detect?score=0.5 HTTP/1.1\r\n", &picture),
+        request(multipart, &form),
+        request("GET /health HTTP/1.1\r\n", b""),
+        request("GET /metrics HTTP/1.1\r\n", b""),
+    ];
+    try_all("requests", &inputs, |bytes| {
+        let mut stream = TcpStream::connect(&serving.address).unwrap();
+        // It may answer and close before all is written.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let status = answer.get(9..12).unwrap_or_default();
+        assert_ne!(status, b"500", "{}", answer.escape_ascii());
+    });
+    let (status, _) = serving.ask("GET /health", b"");
+    assert_eq!(status, 200);
+    assert!(serving.peak_memory() < 1 << 30);
 }

@@ -8,14 +8,14 @@ use retinanet_tests::{Experiment, retinanet, run};
 use serde_json::Value;
 
 /// A service that runs, and ends with the test.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     said: BufReader<std::process::ChildStdout>,
 }
 
 impl Serving {
-    fn start(run: &str, more: &[&str]) -> Self {
+    pub(crate) fn start(run: &str, more: &[&str]) -> Self {
         let mut child = retinanet()
             .args(["serve", "--run", run, "--address", "127.0.0.1:0"])
             .args(more)
@@ -35,8 +35,17 @@ impl Serving {
         serving
     }
 
+    /// The most memory that it has held, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = fs_err::read_to_string(status).unwrap();
+        let peak = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+        let kibibytes = peak.unwrap().trim().trim_end_matches(" kB");
+        kibibytes.parse::<u64>().unwrap() << 10
+    }
+
     /// Status and body of the answer.
-    fn ask(&self, head: &str, body: &[u8]) -> (u16, String) {
+    pub(crate) fn ask(&self, head: &str, body: &[u8]) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         write!(

@@ -99,9 +99,8 @@ impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
 
 impl FieldsSeed<'_> {
     /// Takes what stands in a record's place.
-    fn other<E>(self, value: Value) -> Result<(), E> {
+    fn other(self, value: Value) {
         self.fields.other = Some(value);
-        Ok(())
     }
 }
 
@@ -140,31 +139,38 @@ impl<'de> Visitor<'de> for FieldsSeed<'_> {
         while let Some(value) = list.next_element()? {
             values.push(value);
         }
-        self.other(Value::Array(values))
+        self.other(Value::Array(values));
+        Ok(())
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        self.other(Value::Null)
+        self.other(Value::Null);
+        Ok(())
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
-        self.other(value.into())
+        self.other(value.into());
+        Ok(())
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        self.other(value.into())
+        self.other(value.into());
+        Ok(())
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        self.other(value.into())
+        self.other(value.into());
+        Ok(())
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        self.other(number_or_null(value))
+        self.other(number_or_null(value));
+        Ok(())
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.other(value.into())
+        self.other(value.into());
+        Ok(())
     }
 }
 

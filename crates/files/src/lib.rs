@@ -109,8 +109,13 @@ fn in_utf8(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
 /// Returns an error if nothing is there, or a folder, a pipe, a socket or a device.
 pub fn require_file(path: impl AsRef<Path>) -> io::Result<()> {
     let path = path.as_ref();
-    // The error alone: whoever reads the file names it.
-    let metadata = path.metadata()?;
+    let metadata = path.metadata().map_err(|error| {
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => format!("there is no `{}`", path.display()),
+            _ => format!("`{}`: {error}", path.display()),
+        };
+        io::Error::new(error.kind(), message)
+    })?;
     if metadata.is_file() {
         return Ok(());
     }
