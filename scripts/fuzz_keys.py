@@ -90,6 +90,7 @@ def trials(program, folder):
     keys = dict(leaves(tomllib.loads(shown)))
     for key in OPTIONAL:
         keys.setdefault(key, None)
+    keys.setdefault("data.range_16_bit", [0, 65_535])
     for key, items in keys.items():
         for value in VALUES:
             yield key, value if items is None else f"[{', '.join([value] * max(1, len(items)))}]"
