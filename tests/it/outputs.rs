@@ -248,6 +248,29 @@ mod unix {
     }
 
     #[test]
+    fn a_disk_that_is_full_leaves_the_files_of_pascal_voc_as_they_were() {
+        let (experiment, annotations, _) = with_data();
+        let file = "voc/Annotations/train_00000.xml";
+        fs_err::create_dir_all(experiment.path("voc/Annotations")).unwrap();
+        experiment.write(file, "as it was");
+        let mut command = after("trap '' XFSZ; ulimit -f 0");
+        command.args([
+            "dataset",
+            "convert",
+            "--from",
+            "coco",
+            "--to",
+            "voc",
+            &annotations,
+        ]);
+        command.args(["--out", &experiment.path("voc")]);
+        let failed = Finished::from(command.output().unwrap());
+        failed.expect_refusal(1, &["cannot", "voc"]);
+        assert_eq!(experiment.bytes(file), b"as it was");
+        assert_eq!(names(&experiment, "voc/Annotations"), ["train_00000.xml"]);
+    }
+
+    #[test]
     fn a_hang_up_ends_a_run_in_order_unless_nohup_started_it() {
         let experiment = Experiment::new();
         let config = experiment.path("tiny.toml");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hotcoco::Dataset;
-use hotcoco::convert::{coco_to_voc, voc_to_coco};
+use hotcoco::convert::voc_to_coco;
 use retinanet_annotations::{CocoFile, Masks, read_json};
 use serde_json::Value;
 
@@ -175,9 +175,7 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
             retinanet_files::write(path, text).map_err(|error| failed(error.to_string()))?;
             Ok(annotations)
         }
-        DatasetFormat::Voc => coco_to_voc(dataset, path)
-            .map(|stats| stats.annotations)
-            .map_err(|error| failed(error.to_string())),
+        DatasetFormat::Voc => voc::write(dataset, path).map_err(failed),
         DatasetFormat::Yolo => {
             let (files, annotations) = yolo::write(dataset).map_err(failed)?;
             for (name, text) in files {

@@ -1,8 +1,10 @@
-//! What Pascal VOC's files leave open, filled in from the pictures.
+//! Pascal VOC: what its files leave open, filled in from the images, and the files written whole.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use hotcoco::convert::coco_to_voc;
 use hotcoco::{Category, Dataset};
 use retinanet_images::read_header;
 
@@ -53,6 +55,35 @@ pub(super) fn complete(dataset: &mut Dataset, images: &Path) -> Result<(), DataE
                 path,
             })?;
             (image.width, image.height) = header.upright;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files below a folder; tells how many annotations were taken over.
+///
+/// They are made elsewhere first, so that none is left half-written and the folder is untouched if the data set
+/// cannot be written as VOC's.
+///
+/// # Errors
+///
+/// Returns what went wrong, in words, with the file.
+pub(super) fn write(dataset: &Dataset, folder: &Path) -> Result<usize, String> {
+    let in_words = |error: io::Error| in_full(&error);
+    let made = tempfile::tempdir().map_err(in_words)?;
+    let stats = coco_to_voc(dataset, made.path()).map_err(|error| error.to_string())?;
+    move_files(made.path(), folder).map_err(in_words)?;
+    Ok(stats.annotations)
+}
+
+fn move_files(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs_err::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            move_files(&entry.path(), &target)?;
+        } else {
+            retinanet_files::write_cached(&target, fs_err::read(entry.path())?)?;
         }
     }
     Ok(())
