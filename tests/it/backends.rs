@@ -7,7 +7,6 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
-use retinanet_convolution::set_winograd;
 use retinanet_criterion::{
     BatchTargets, BoxLossConfig, CriterionConfig, LossParts, NormalizerKind,
 };
@@ -138,11 +137,11 @@ impl Network {
     #[expect(clippy::print_stderr, reason = "who waits so long wants the numbers")]
     fn follow(&self, wgpu: &Device) {
         let flex = Device::flex();
-        set_winograd(false);
         let model = |device: &Device| {
             (self.config.model)
                 .init(CLASSES, SEED, &device.clone().autodiff())
                 .unwrap()
+                .with_winograd(false)
         };
         let mut on_flex = model(&flex);
         let mut on_wgpu = model(wgpu);

@@ -73,6 +73,12 @@ impl BoxCoder {
         self.weights
     }
 
+    /// The smallest and the largest log scale that decoding grants; the smallest is −∞ where shrinking is not
+    /// limited.
+    pub const fn log_scale_limits(&self) -> [f32; 2] {
+        [self.smallest, MAX_LOG_SCALE]
+    }
+
     /// `[dx, dy, dw, dh]` of a box as seen from an anchor. Both must cover something, else the
     /// deltas are not finite.
     pub fn encode(&self, anchor: &BoundingBox, target: &BoundingBox) -> [f32; 4] {

@@ -1,6 +1,5 @@
-use burn::nn::conv::Conv2d;
 use burn::tensor::Device;
-use retinanet_convolution::{ConvOptions, new_conv2d};
+use retinanet_convolution::{Conv2d, ConvOptions, new_conv2d};
 
 /// A square convolution without bias, padded like PyTorch's `padding = kernel / 2`, whose weights
 /// are still to be drawn.

@@ -1,10 +1,8 @@
 use burn::module::Module;
-use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    End, Levels, batch_norm, conv2d_with_end, group_norm, new_batch_norm, new_group_norm,
-    options_of,
+    Conv2d, End, Levels, batch_norm, conv2d_with_end, group_norm, new_batch_norm, new_group_norm,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +81,7 @@ impl Norm {
         input: Tensor<4>,
         mut end: End<Tensor<4>>,
     ) -> Tensor<4> {
-        let (weight, options) = (conv.weight.val(), options_of(conv));
+        let (weight, options) = (conv.weight.val(), conv.options);
         let learns = |norm: &BatchNorm| norm.training.is_enabled() && input.device().is_autodiff();
         match self {
             Self::Batch(norm) if !learns(norm) => {

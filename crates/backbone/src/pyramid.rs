@@ -1,8 +1,7 @@
 use burn::module::{Module, Param};
-use burn::nn::conv::Conv2d;
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{WeightDistribution, add_upsampled, conv2d, options_of};
+use retinanet_convolution::{Conv2d, WeightDistribution, add_upsampled, conv2d};
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::biased;
@@ -141,6 +140,32 @@ pub struct FeaturePyramid {
 }
 
 impl FeaturePyramid {
+    /// Allows or forbids Winograd's algorithm in all convolutions; see
+    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd).
+    pub fn allow_winograd(&mut self, allowed: bool) {
+        let Self {
+            lateral2,
+            lateral3,
+            lateral4,
+            lateral5,
+            output2,
+            output3,
+            output4,
+            output5,
+            p6,
+            p7,
+            ..
+        } = self;
+        let convolutions = [
+            lateral3, lateral4, lateral5, output3, output4, output5, p6, p7,
+        ];
+        let of_p2 = lateral2.iter_mut().chain(output2);
+        convolutions
+            .into_iter()
+            .chain(of_p2)
+            .for_each(|conv| conv.allow_winograd(allowed));
+    }
+
     /// Computes the levels, finest first.
     ///
     /// # Shapes
@@ -177,7 +202,7 @@ impl FeaturePyramid {
 
 fn convolve(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
     let bias = conv.bias.as_ref().map(Param::val);
-    conv2d(input, conv.weight.val(), bias, options_of(conv))
+    conv2d(input, conv.weight.val(), bias, conv.options)
 }
 
 #[cfg(test)]

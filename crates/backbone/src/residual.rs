@@ -1,7 +1,6 @@
 use burn::module::Module;
-use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::End;
+use retinanet_convolution::{Conv2d, End};
 
 use crate::convolution::unbiased;
 use crate::norm::{Norm, NormConfig, RELU};
@@ -70,6 +69,19 @@ impl ResidualBlock {
             norm3: Some(norm.init(channels_out, device)),
             shortcut: Projection::where_needed([channels_in, channels_out], stride, norm, device),
         }
+    }
+
+    /// The block's convolutions.
+    pub(crate) fn convolutions(&mut self) -> impl Iterator<Item = &mut Conv2d> {
+        let Self {
+            conv1,
+            conv2,
+            conv3,
+            shortcut,
+            ..
+        } = self;
+        let shortcut = shortcut.as_mut().map(|projection| &mut projection.conv);
+        [conv1, conv2].into_iter().chain(conv3).chain(shortcut)
     }
 
     /// Adds the block's residual to its input.

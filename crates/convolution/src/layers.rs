@@ -4,8 +4,7 @@ use std::iter;
 use std::sync::Arc;
 
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::nn::conv::Conv2d;
-use burn::nn::{BatchNorm, GroupNorm, PaddingConfig2d};
+use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::module::batch_norm_train;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
@@ -206,23 +205,6 @@ impl<const D: usize> End<Tensor<D>> {
             values = activation::relu(values);
         }
         values
-    }
-}
-
-/// The options of Burn's layer.
-pub fn options_of(conv: &Conv2d) -> ConvOptions {
-    let padding = match conv.padding {
-        PaddingConfig2d::Valid => [0, 0],
-        PaddingConfig2d::Same => {
-            [0, 1].map(|axis| conv.dilation[axis] * (conv.kernel_size[axis] - 1) / 2)
-        }
-        PaddingConfig2d::Explicit(top, left, ..) => [top, left],
-    };
-    ConvOptions {
-        stride: conv.stride,
-        padding,
-        dilation: conv.dilation,
-        groups: conv.groups,
     }
 }
 

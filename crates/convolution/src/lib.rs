@@ -3,7 +3,7 @@
 //!
 //! On the CPU (Burn's flex backend) they are kernels of this crate, with gradients of their own,
 //! on the `gemm` crate: 1×1 convolutions are plain products, 3×3 with stride 1 go by Winograd's
-//! algorithm (see [`set_winograd`]) where it pays, all others by blocks of columns. Results do not
+//! algorithm (see [`ConvOptions::winograd`]) where it pays, all others by blocks of columns. Results do not
 //! depend on the number of threads. On GPUs convolution has kernels of this crate too (feature `gpu`,
 //! which `wgpu` and `cuda` bring), and all else is Burn's own operations, as on every other device.
 //!
@@ -11,6 +11,7 @@
 //! it lies, columns are copied in runs, and every other kernel walks memory in order.
 
 mod calls;
+mod conv2d;
 mod convolve;
 mod extension;
 mod fresh;
@@ -26,14 +27,14 @@ mod tests;
 mod weights;
 
 pub use calls::{Deviation, EndParts, LayerCall, record_calls};
+pub use conv2d::Conv2d;
 pub use fresh::{new_batch_norm, new_conv2d, new_group_norm};
 #[cfg(feature = "gpu")]
 pub use gpu::break_weight_gradients;
 pub use layers::{
     End, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
-    conv2d_with_end, group_norm, max_pool2d, options_of,
+    conv2d_with_end, group_norm, max_pool2d,
 };
 pub use levels::Levels;
-pub use problem::{set_winograd, winograd_allowed};
 pub use shape::ConvOptions;
 pub use weights::WeightDistribution;

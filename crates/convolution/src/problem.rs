@@ -1,28 +1,8 @@
 //! One convolution: its shapes, and which kernels compute it and its gradients.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::{direct, few_pixels, winograd};
 use crate::shape::{ConvOptions, Maps};
-
-static WINOGRAD: AtomicBool = AtomicBool::new(true);
-
-/// Allows or forbids Winograd's algorithm on the CPU, for the whole process; it is allowed at first.
-///
-/// It computes 3×3 convolutions with stride 1 with a quarter of the multiplications, tile by tile
-/// of 4×4 pixels (F(4×4, 3×3), [Lavin and Gray 2016](https://arxiv.org/abs/1509.09308)). Its sums
-/// cancel more than plain ones: against f64, the largest error is about 1e-5 of the output's
-/// largest value, where the plain product's is about 1e-6. Forbid it to compare numbers with
-/// another framework to the last digit.
-pub fn set_winograd(allowed: bool) {
-    WINOGRAD.store(allowed, Ordering::Relaxed);
-}
-
-/// Whether [`set_winograd`] allows Winograd's algorithm.
-pub fn winograd_allowed() -> bool {
-    WINOGRAD.load(Ordering::Relaxed)
-}
 
 /// Tiles below which transforming the weights costs more than the multiplications it saves.
 const FEWEST_TILES: usize = 16;
@@ -87,7 +67,7 @@ impl Problem {
     }
 
     fn pays_winograd(&self) -> bool {
-        winograd_allowed()
+        self.options.winograd
             && self.kernel == [3, 3]
             && self.options == ConvOptions::new(1, 1)
             && self.inputs.min(self.outputs) >= FEWEST_CHANNELS

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-/// Stride, padding, dilation and groups of a convolution, `[vertical, horizontal]`.
+/// Stride, padding, dilation and groups of a convolution, `[vertical, horizontal]`, and how the CPU may compute
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvOptions {
     /// Pixels between two windows, at least 1.
@@ -13,16 +14,25 @@ pub struct ConvOptions {
     pub dilation: [usize; 2],
     /// How many parts the channels are split into; each part sees only itself.
     pub groups: usize,
+    /// Whether the CPU may go by Winograd's algorithm.
+    ///
+    /// It computes 3×3 convolutions with stride 1 with a quarter of the multiplications, tile by tile
+    /// of 4×4 pixels (F(4×4, 3×3), [Lavin and Gray 2016](https://arxiv.org/abs/1509.09308)). Its sums
+    /// cancel more than plain ones: against f64, the largest error is about 1e-5 of the output's
+    /// largest value, where the plain product's is about 1e-6. Forbid it to compare numbers with
+    /// another framework to the last digit.
+    pub winograd: bool,
 }
 
 impl ConvOptions {
-    /// The same both ways, without dilation and groups.
+    /// The same both ways, without dilation and groups, and with Winograd's algorithm.
     pub const fn new(stride: usize, padding: usize) -> Self {
         Self {
             stride: [stride; 2],
             padding: [padding; 2],
             dilation: [1; 2],
             groups: 1,
+            winograd: true,
         }
     }
 
@@ -144,6 +154,7 @@ mod tests {
             padding: [1, 0],
             dilation: [1, 2],
             groups: 1,
+            winograd: true,
         };
         assert_eq!(options.output_size([7, 9], [3, 3]), [4, 5]);
     }

@@ -180,7 +180,7 @@ prop_compose! {
         images in 1..3_usize,
         seed: u64,
     ) -> Case {
-        let options = ConvOptions { stride, padding, dilation, groups };
+        let options = ConvOptions { stride, padding, dilation, groups, winograd: true };
         let reach = [0, 1].map(|axis| {
             (dilation[axis] * (kernel[axis] - 1) + 1).saturating_sub(2 * padding[axis])
         });

@@ -129,10 +129,11 @@ fn fill_normal(values: &mut [f32], deviation: f64, random: &mut ChaCha8Rng) {
 
 #[cfg(test)]
 mod tests {
-    use burn::nn::conv::Conv2dConfig;
     use burn::tensor::Device;
 
     use super::*;
+    use crate::fresh::new_conv2d;
+    use crate::shape::ConvOptions;
 
     const SHAPE: [usize; 4] = [96, 16, 3, 3];
 
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn only_the_weights_of_convolutions_are_drawn() {
         let device = Device::flex().autodiff();
-        let conv = Conv2dConfig::new([4, 8], [3, 3]).init(&device);
+        let conv = new_conv2d([4, 8], 3, ConvOptions::new(1, 1), Some(0.5), &device);
         let bias = conv.bias.as_ref().map(|bias| bias.val().into_data());
         let weight = conv.weight.val().into_data();
         let drawn = WeightDistribution::KaimingNormal.draw(conv.clone().no_grad(), 1, "conv");

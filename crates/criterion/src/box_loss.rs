@@ -1,6 +1,7 @@
 //! The loss of the box subnet, over positive anchors only.
 
 use burn::tensor::Tensor;
+use retinanet_anchors::BoxCoder;
 use serde::{Deserialize, Serialize};
 
 use crate::CriterionError;
@@ -46,13 +47,12 @@ pub enum BoxLossKind {
 }
 
 impl BoxLossConfig {
-    /// Checks the settings and builds the loss, for deltas that the box coder multiplied by these
-    /// weights.
+    /// Checks the settings and builds the loss, for deltas that this coder encoded.
     ///
     /// # Errors
     ///
     /// Returns an error where `beta` or `weight` is negative or not finite.
-    pub fn init(&self, coder_weights: [f32; 4]) -> Result<BoxLoss, CriterionError> {
+    pub fn init(&self, coder: BoxCoder) -> Result<BoxLoss, CriterionError> {
         for (key, got) in [
             ("criterion.box.beta", self.beta),
             ("criterion.box.weight", self.weight),
@@ -65,12 +65,12 @@ impl BoxLossConfig {
                 });
             }
         }
-        Ok(match Penalty::of(self.loss) {
-            None => BoxLoss::SmoothL1(SmoothL1 { beta: self.beta }),
-            Some(penalty) => BoxLoss::Iou(IouLoss {
-                penalty,
-                coder_weights,
-            }),
+        let over_boxes = |penalty| BoxLoss::Iou(IouLoss { penalty, coder });
+        Ok(match self.loss {
+            BoxLossKind::SmoothL1 => BoxLoss::SmoothL1(SmoothL1 { beta: self.beta }),
+            BoxLossKind::Giou => over_boxes(Penalty::Enclosing),
+            BoxLossKind::Diou => over_boxes(Penalty::Distance),
+            BoxLossKind::Ciou => over_boxes(Penalty::DistanceAndAspect),
         })
     }
 }
@@ -140,7 +140,7 @@ mod tests {
             ..BoxLossConfig::default()
         };
         let predictions = Tensor::<1>::from_floats(differences, &device).require_grad();
-        let BoxLoss::SmoothL1(loss) = config.init([1.0; 4]).unwrap() else {
+        let BoxLoss::SmoothL1(loss) = config.init(BoxCoder::default()).unwrap() else {
             panic!("another loss");
         };
         let losses = loss.forward(predictions.clone(), Tensor::zeros([5], &device));
@@ -186,7 +186,7 @@ mod tests {
             ..BoxLossConfig::default()
         };
         assert_eq!(
-            config.init([1.0; 4]).unwrap_err().to_string(),
+            config.init(BoxCoder::default()).unwrap_err().to_string(),
             "`criterion.box.beta` must be finite and at least 0, got -1"
         );
     }

@@ -1,5 +1,6 @@
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use retinanet_anchors::BoxCoder;
 
 use crate::CriterionError;
 use crate::box_loss::{BoxLoss, BoxLossConfig};
@@ -19,8 +20,8 @@ pub struct CriterionConfig {
     pub bbox: BoxLossConfig,
     /// What both are divided by.
     pub normalizer: NormalizerKind,
-    /// What the box coder multiplies `dx`, `dy`, `dw`, `dh` by.
-    pub coder_weights: [f32; 4],
+    /// What encodes boxes as the deltas that are learnt.
+    pub coder: BoxCoder,
 }
 
 impl Default for CriterionConfig {
@@ -30,7 +31,7 @@ impl Default for CriterionConfig {
             softmax: false,
             bbox: BoxLossConfig::default(),
             normalizer: NormalizerKind::default(),
-            coder_weights: [1.0; 4],
+            coder: BoxCoder::default(),
         }
     }
 }
@@ -48,7 +49,7 @@ impl CriterionConfig {
             } else {
                 ClassLoss::Sigmoid(self.class.init()?)
             },
-            bbox: self.bbox.init(self.coder_weights)?,
+            bbox: self.bbox.init(self.coder)?,
             box_weight: self.bbox.weight,
             normalizer: self.normalizer.init(),
         })

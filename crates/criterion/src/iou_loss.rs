@@ -1,11 +1,7 @@
 //! Box losses over the overlap of boxes instead of their deltas.
 
 use burn::tensor::Tensor;
-
-use crate::box_loss::BoxLossKind;
-
-/// The largest growth in log scale that a decoded box is granted, `ln(1000 / 16)`, as in decoding.
-const MAX_LOG_SCALE: f64 = 4.135_166_556_742_356;
+use retinanet_anchors::BoxCoder;
 
 /// Keeps divisions finite (`torchvision/ops/giou_loss.py`).
 const EPSILON: f64 = 1e-7;
@@ -14,8 +10,7 @@ const EPSILON: f64 = 1e-7;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct IouLoss {
     pub(crate) penalty: Penalty,
-    /// The box coder's weights of `dx`, `dy`, `dw`, `dh`.
-    pub(crate) coder_weights: [f32; 4],
+    pub(crate) coder: BoxCoder,
 }
 
 /// What is added to `1 - IoU`.
@@ -28,17 +23,6 @@ pub(crate) enum Penalty {
     Distance,
     /// CIoU (Zheng et al. 2020): DIoU's, and how much the aspect ratios differ.
     DistanceAndAspect,
-}
-
-impl Penalty {
-    pub(crate) const fn of(kind: BoxLossKind) -> Option<Self> {
-        match kind {
-            BoxLossKind::SmoothL1 => None,
-            BoxLossKind::Giou => Some(Self::Enclosing),
-            BoxLossKind::Diou => Some(Self::Distance),
-            BoxLossKind::Ciou => Some(Self::DistanceAndAspect),
-        }
-    }
 }
 
 impl IouLoss {
@@ -71,12 +55,13 @@ impl IouLoss {
 
     /// The boxes that deltas describe; the tensor form of the box coder's decoding.
     fn decode(&self, deltas: Tensor<2>, anchors: Corners) -> Corners {
-        let weights = Tensor::<1>::from_floats(self.coder_weights, &deltas.device());
+        let weights = Tensor::<1>::from_floats(self.coder.weights(), &deltas.device());
         let deltas = deltas / weights.unsqueeze();
         let [shift, log_scale] = halves(deltas);
         let anchor_size = anchors.clone().size();
         let center = anchors.center() + shift * anchor_size.clone();
-        let half = log_scale.clamp_max(MAX_LOG_SCALE).exp() * anchor_size * 0.5;
+        let [smallest, largest] = self.coder.log_scale_limits();
+        let half = log_scale.clamp(smallest, largest).exp() * anchor_size * 0.5;
         Corners {
             low: center.clone() - half.clone(),
             high: center + half,
@@ -155,6 +140,8 @@ fn halves(values: Tensor<2>) -> [Tensor<2>; 2] {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use retinanet_anchors::BoxCoderConfig;
+    use retinanet_boxes::BoundingBox;
 
     use super::*;
 
@@ -173,6 +160,14 @@ mod tests {
         [0.0, 0.1, -0.3, 0.2],
         [-0.2, 0.15, 0.4, -0.5],
     ];
+
+    fn coder(weights: [f32; 4], limit_shrinking: bool) -> BoxCoder {
+        let config = BoxCoderConfig {
+            weights,
+            limit_shrinking,
+        };
+        config.init().unwrap()
+    }
 
     fn loss_and_gradient(loss: IouLoss, deltas: [[f32; 4]; 3]) -> ([f32; 3], Vec<f32>) {
         let device = Device::flex().autodiff();
@@ -229,7 +224,7 @@ mod tests {
         ] {
             let loss = IouLoss {
                 penalty,
-                coder_weights: [1.0; 4],
+                coder: BoxCoder::default(),
             };
             let found = loss_and_gradient(loss, DELTAS);
             for (loss, expected) in found.0.iter().zip(losses) {
@@ -245,14 +240,60 @@ mod tests {
     fn the_coders_weights_are_taken_off() {
         let weights = [10.0, 10.0, 5.0, 5.0];
         let weighted = DELTAS.map(|deltas| std::array::from_fn(|i| deltas[i] * weights[i]));
-        let loss = |coder_weights| IouLoss {
+        let loss = |weights| IouLoss {
             penalty: Penalty::Enclosing,
-            coder_weights,
+            coder: coder(weights, false),
         };
         let (plain, _) = loss_and_gradient(loss([1.0; 4]), DELTAS);
         let (found, _) = loss_and_gradient(loss(weights), weighted);
         for (found, plain) in found.iter().zip(plain) {
             assert!((found - plain).abs() < 1e-6, "{found} {plain}");
         }
+    }
+
+    /// Log scales on both sides of both limits, `ln(1000 / 16)` is about 4.135.
+    const EXTREME: [[f32; 4]; 3] = [
+        [0.1, 0.2, -6.0, -4.2],
+        [0.0, 0.1, 5.0, 4.1],
+        [-0.2, 0.15, -4.1, 0.3],
+    ];
+
+    #[test]
+    fn boxes_are_those_that_the_coder_decodes() {
+        for limit_shrinking in [false, true] {
+            let coder = coder([1.0, 2.0, 1.0, 0.5], limit_shrinking);
+            let loss = IouLoss {
+                penalty: Penalty::Enclosing,
+                coder,
+            };
+            let device = Device::flex();
+            let corners = loss.decode(
+                Tensor::from_floats(EXTREME, &device),
+                Corners::of(Tensor::from_floats(ANCHORS, &device)),
+            );
+            let found = Tensor::cat(vec![corners.low, corners.high], 1).into_data();
+            let found: Vec<f32> = found.try_to_vec().unwrap();
+            for ((found, anchor), deltas) in found.chunks(4).zip(ANCHORS).zip(EXTREME) {
+                let expected = coder.decode(&BoundingBox::from(anchor), deltas).to_array();
+                for (found, expected) in found.iter().zip(expected) {
+                    let off = (found - expected).abs();
+                    assert!(off <= 1e-4 * expected.abs().max(1.0), "{found} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_side_beyond_the_limit_of_shrinking_has_no_gradient() {
+        let loss = |limit_shrinking| IouLoss {
+            penalty: Penalty::Enclosing,
+            coder: coder([1.0; 4], limit_shrinking),
+        };
+        let mut deltas = DELTAS;
+        deltas[0][2] = -5.0;
+        let (_, limited) = loss_and_gradient(loss(true), deltas);
+        let (_, free) = loss_and_gradient(loss(false), deltas);
+        assert!(limited[2].abs() < f32::EPSILON, "{limited:?}");
+        assert!(free[2].abs() > 1e-4, "{free:?}");
     }
 }

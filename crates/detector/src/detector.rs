@@ -7,7 +7,6 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
-use retinanet_convolution::set_winograd;
 use retinanet_images::{
     ImagesError, LookConfig, MAX_PIXELS, Preparation, PreparationConfig, Prepared, decode_image,
 };
@@ -101,9 +100,8 @@ impl Detector {
         classes: ClassList,
         device: &Device,
     ) -> Result<Self, DetectorError> {
-        set_winograd(config.winograd);
         Ok(Self {
-            model: model.valid(),
+            model: model.valid().with_winograd(config.winograd),
             preparation: Preparation::new(&config.images)?,
             generator: config.model.anchor_generator()?,
             decoder: config.decode.init(&config.model)?,

@@ -44,6 +44,17 @@ impl RetinaNet {
         }
     }
 
+    /// Allows or forbids Winograd's algorithm in all convolutions; see
+    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd). It is allowed at first.
+    #[must_use]
+    pub fn with_winograd(mut self, allowed: bool) -> Self {
+        self.backbone.allow_winograd(allowed);
+        self.pyramid.allow_winograd(allowed);
+        self.class_subnet.allow_winograd(allowed);
+        self.box_subnet.allow_winograd(allowed);
+        self
+    }
+
     /// The backbone, whose maps have their channels last.
     pub const fn backbone(&self) -> &ResNet {
         &self.backbone
@@ -165,5 +176,27 @@ mod tests {
             assert_eq!(deltas.dims(), [2, anchors, 4]);
             assert_eq!(level_anchors.iter().sum::<usize>(), anchors);
         }
+    }
+
+    #[test]
+    fn two_models_of_one_process_keep_their_own_algorithm() {
+        let device = Device::flex();
+        let config = ModelConfig {
+            backbone: Architecture::Resnet18,
+            width: 16,
+            fpn_channels: 32,
+            ..ModelConfig::default()
+        };
+        let fast = config.init(2, 0, &device).unwrap();
+        let exact = fast.clone().with_winograd(false);
+        let images = Tensor::random([1, 3, 256, 256], Distribution::Default, &device);
+        let features = |model: &RetinaNet| {
+            let features = model.backbone.forward(channels_last(images.clone()));
+            let levels = model.pyramid.forward(features).into_iter();
+            levels.map(Tensor::into_data).collect::<Vec<_>>()
+        };
+        let alone = features(&fast);
+        assert_ne!(features(&exact), alone);
+        assert_eq!(features(&fast), alone);
     }
 }

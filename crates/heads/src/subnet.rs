@@ -1,10 +1,9 @@
 use burn::module::{Module, Param};
 use burn::nn::GroupNorm;
-use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    ConvOptions, End, Levels, WeightDistribution, conv2d_levels, group_norm, new_conv2d,
-    new_group_norm, options_of,
+    Conv2d, ConvOptions, End, Levels, WeightDistribution, conv2d_levels, group_norm, new_conv2d,
+    new_group_norm,
 };
 
 use crate::config::{ClassScores, HeadConfig, HeadNorm};
@@ -98,6 +97,13 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// Allows or forbids Winograd's algorithm in all convolutions; see
+    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd).
+    pub fn allow_winograd(&mut self, allowed: bool) {
+        let convolutions = self.convs.iter_mut().chain([&mut self.output]);
+        convolutions.for_each(|conv| conv.allow_winograd(allowed));
+    }
+
     /// Predicts the values of every anchor of all levels.
     ///
     /// # Shapes
@@ -132,7 +138,7 @@ fn convolve(conv: &Conv2d, levels: Levels, relu: bool) -> Levels {
         relu,
         ..End::NOTHING
     };
-    conv2d_levels(levels, conv.weight.val(), options_of(conv), end)
+    conv2d_levels(levels, conv.weight.val(), conv.options, end)
 }
 
 fn convolution(channels: [usize; 2], bias: Option<f64>, device: &Device) -> Conv2d {

@@ -1,7 +1,6 @@
 //! A range test of the learning rate (Smith 2017, "Cyclical Learning Rates").
 
 use burn::tensor::{Device, Tensor, TensorData};
-use retinanet_convolution::set_winograd;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::Batch;
 use retinanet_detector::Predictions;
@@ -42,7 +41,6 @@ pub fn find_learning_rate(
     steps: u64,
     observer: &mut dyn Observer,
 ) -> Result<RateSearch, TrainError> {
-    set_winograd(plan.config.compute.winograd);
     let device = device.clone().autodiff();
     let (model, _) = plan.draw_model(&device)?;
     let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());

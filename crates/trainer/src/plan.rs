@@ -162,7 +162,8 @@ impl Plan {
         if self.unfreeze_at.is_some_and(|step| iteration >= step) {
             config.freeze_at = 0;
         }
-        Ok(config.init(self.train.classes.len(), self.config.seed, device)?)
+        let model = config.init(self.train.classes.len(), self.config.seed, device)?;
+        Ok(model.with_winograd(self.config.compute.winograd))
     }
 
     /// Draws the model on a device, with the weights to start from if the config names any.
@@ -189,7 +190,7 @@ pub(crate) fn criterion(
         softmax: config.model.head.scores == ClassScores::Softmax,
         bbox: config.criterion.bbox,
         normalizer: config.criterion.normalizer,
-        coder_weights: config.model.box_coder.init()?.weights(),
+        coder: config.model.box_coder.init()?,
     };
     Ok(criterion.init()?)
 }
@@ -280,18 +281,23 @@ impl DataConfig {
     pub fn transform(&self) -> Result<Transform, DataError> {
         Transform::new(&TransformConfig {
             range_16_bit: self.range_16_bit,
-            resize: ResizeConfig {
-                short_side: self.short_side.clone(),
-                long_side: self.long_side,
-                eval_short_side: self.eval_short_side,
-                interpolation: self.interpolation,
-                size_rounding: self.size_rounding,
-            },
+            resize: self.resize(),
             augment: self.augment,
             normalization: self.normalization,
             size_divisor: self.size_divisor,
             batch_shapes: self.batch_shapes.clone(),
         })
+    }
+
+    /// How large images become.
+    pub fn resize(&self) -> ResizeConfig {
+        ResizeConfig {
+            short_side: self.short_side.clone(),
+            long_side: self.long_side,
+            eval_short_side: self.eval_short_side,
+            interpolation: self.interpolation,
+            size_rounding: self.size_rounding,
+        }
     }
 
     /// How training's batches are loaded.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use burn::store::RecordError;
 use burn::tensor::Device;
-use retinanet_convolution::set_winograd;
 use retinanet_data::{Batch, DataError};
 use retinanet_detector::CheckpointError;
 use retinanet_evaluation::Metrics;
@@ -136,7 +135,6 @@ pub fn train(
 
 /// The device that a plan trains on.
 pub(crate) fn prepare(plan: &Plan, device: &Device) -> Device {
-    set_winograd(plan.config.compute.winograd);
     let device = device.clone().autodiff();
     if plan.config.compute.gradient_checkpointing {
         return device.gradient_checkpointing();

@@ -13,7 +13,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use fixture::{Fixture, parameter, sample_error, unit};
 use retinanet_anchors::TargetAssigner;
 use retinanet_boxes::{AnchorTargets, BoundingBox, ClassId, ClassList, GroundTruth};
-use retinanet_convolution::set_winograd;
 use retinanet_criterion::{BatchTargets, CriterionConfig, LossParts};
 use retinanet_detector::{Names, Predictions, RetinaNet, WeightFormat, load_weights, save_weights};
 use retinanet_tests::Experiment;
@@ -62,7 +61,6 @@ fn resnext50_second_version() {
 }
 
 fn agrees(name: &str, settings: &str) {
-    set_winograd(false);
     let (version, backbone) = name.split_once('_').unwrap();
     let preset = match version {
         "v1" => "torchvision",
@@ -196,7 +194,8 @@ impl Parity {
     }
 
     fn model(&self, device: &Device) -> RetinaNet {
-        let mut model = self.config.model.init(CLASSES, 0, device).unwrap();
+        let model = self.config.model.init(CLASSES, 0, device).unwrap();
+        let mut model = model.with_winograd(false);
         load_weights(&mut model, self.weights.as_ref()).unwrap();
         model
     }

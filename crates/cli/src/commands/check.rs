@@ -2,7 +2,6 @@ use std::path::Path;
 
 use anyhow::{anyhow, Context};
 use retinanet_data::doctor::{check, fix, Anchors, CheckRequest, Report, Role, Severity, Split};
-use retinanet_data::ResizeConfig;
 use retinanet_trainer::{load_config, ExperimentConfig, SplitConfig};
 
 use crate::args::{self, CheckArguments};
@@ -151,11 +150,7 @@ pub(crate) fn before_training(config: &ExperimentConfig) -> Result<(), Failure> 
 fn anchors(config: &ExperimentConfig) -> Result<Anchors, Failure> {
     Ok(Anchors {
         generator: config.model.anchor_generator()?,
-        resize: ResizeConfig {
-            short_side: config.data.short_side.clone(),
-            long_side: config.data.long_side,
-            ..ResizeConfig::default()
-        },
+        resize: config.data.resize(),
         foreground: config.criterion.matcher.foreground,
     })
 }
