@@ -1,4 +1,4 @@
-//! The detector as a library, as the README shows it.
+//! The detector as a library, as `docs/serving.md` shows it.
 
 use std::path::Path;
 
@@ -10,16 +10,16 @@ use retinanet_trainer::fingerprint;
 #[expect(
     clippy::print_stdout,
     unreachable_pub,
-    reason = "the README shows it to programs, which print"
+    reason = "docs/serving.md shows it to programs, which print"
 )]
 mod example;
 
 #[test]
 fn the_readmes_example_detects_what_predict_does() {
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../docs/serving.md");
     assert!(
         readme.contains(include_str!("library/example.rs").trim_end()),
-        "the README shows other code"
+        "docs/serving.md shows other code"
     );
     let experiment = Experiment::new();
     experiment.train("run", &[]).expect_success();

@@ -8,6 +8,7 @@ mod configs;
 mod conversion;
 mod data_checks;
 mod devices;
+mod docs;
 mod evaluation;
 mod hostile;
 mod library;
