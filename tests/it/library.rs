@@ -13,6 +13,12 @@ use retinanet_trainer::fingerprint;
     reason = "docs/serving.md shows it to programs, which print"
 )]
 mod example;
+#[expect(
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "docs/training.md shows it to programs, which print"
+)]
+mod training;
 
 #[test]
 fn the_readmes_example_detects_what_predict_does() {
@@ -54,6 +60,24 @@ fn the_readmes_example_detects_what_predict_does() {
         let category = detector.classes().category(found.class).unwrap();
         assert_eq!(category.0, printed["category_id"].as_u64().unwrap());
     }
+}
+
+#[test]
+fn a_run_that_a_library_launches_is_the_programs() {
+    let document = include_str!("../../docs/training.md");
+    assert!(
+        document.contains(include_str!("library/training.rs").trim_end()),
+        "docs/training.md shows other code"
+    );
+    let experiment = Experiment::new();
+    experiment.train("program", &[]).expect_success();
+    let (config, own) = (experiment.path("tiny.toml"), experiment.path("library"));
+    training::train(config.as_ref(), own.as_ref()).unwrap();
+    let losses = |run: &str| crate::training::losses(&experiment, run);
+    assert_eq!(losses("library"), losses("program"));
+
+    let again = training::train(config.as_ref(), own.as_ref()).unwrap_err();
+    assert!(again.to_string().contains("holds"), "{again}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use retinanet_trainer::DataSplit;
 
 /// Trains, evaluates and uses RetinaNet detectors.
 #[derive(Parser)]
@@ -239,6 +240,15 @@ pub(crate) enum Split {
     Train,
     /// What it was not trained on
     Val,
+}
+
+impl From<Split> for DataSplit {
+    fn from(split: Split) -> Self {
+        match split {
+            Split::Train => Self::Train,
+            Split::Val => Self::Val,
+        }
+    }
 }
 
 #[derive(Args)]

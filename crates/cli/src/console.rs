@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-use retinanet_trainer::{Evaluated, Observer, Progress, StepReport};
+use retinanet_trainer::{roughly, Evaluated, Observer, Progress, StepReport};
 
 use crate::failure::Failure;
 use crate::signals;
-use crate::timing;
 
 /// Prints a failure, once and on one line.
 pub(crate) fn error(failure: &Failure) {
@@ -140,7 +139,7 @@ static STEP_MILLISECONDS: AtomicUsize = AtomicUsize::new(0);
 pub(crate) fn tell_stopping() {
     let seconds = STEP_MILLISECONDS.load(Ordering::Relaxed) as f64 / 1000.0;
     let takes = if seconds > 0.0 {
-        format!(" (a step takes about {})", timing::roughly(seconds))
+        format!(" (a step takes about {})", roughly(seconds))
     } else {
         String::new()
     };

@@ -3,7 +3,10 @@ use std::process::ExitCode;
 use retinanet_data::DataError;
 use retinanet_detector::{CheckpointError, DetectorError, ModelError};
 use retinanet_images::ImagesError;
-use retinanet_trainer::{ConfigError, EvaluateError, PlanError, RunDirectoryError, TrainError};
+use retinanet_trainer::{
+    AnnotationsCheckError, ConfigError, EvaluateError, HostError, LaunchError, MissingData,
+    PlanError, RunDirectoryError, TrainError,
+};
 
 use crate::signals;
 
@@ -121,6 +124,45 @@ impl From<EvaluateError> for Failure {
             EvaluateError::Detector(error) => error.into(),
             EvaluateError::Data(error) => error.into(),
             EvaluateError::Plan(error) => error.into(),
+            _ => Self::work(error),
+        }
+    }
+}
+
+impl From<MissingData> for Failure {
+    fn from(error: MissingData) -> Self {
+        Self::work(error)
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Refused(error) => Self::Usage(anyhow::Error::from_boxed(error)),
+            HostError::Failed(error) => Self::Work(anyhow::Error::from_boxed(error)),
+        }
+    }
+}
+
+impl From<Failure> for HostError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Usage(error) => Self::Refused(error.into()),
+            Failure::Work(error) => Self::Failed(error.into()),
+            Failure::Signal(signal) => Self::Failed(format!("ended by signal {signal}").into()),
+        }
+    }
+}
+
+impl From<LaunchError> for Failure {
+    fn from(error: LaunchError) -> Self {
+        match error {
+            LaunchError::Run(error) => error.into(),
+            LaunchError::Data(error) => error.into(),
+            LaunchError::Annotations(AnnotationsCheckError::Plan(error)) => error.into(),
+            LaunchError::Plan(error) => error.into(),
+            LaunchError::Host(error) => error.into(),
+            LaunchError::Costly { .. } => Self::usage(error),
             _ => Self::work(error),
         }
     }

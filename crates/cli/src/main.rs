@@ -4,7 +4,6 @@ mod adapters;
 mod args;
 mod commands;
 mod console;
-mod data_files;
 mod device;
 mod draw;
 mod drawings;

@@ -27,26 +27,6 @@ pub(crate) fn describe(times: &[ImageTimes]) -> Option<String> {
     ))
 }
 
-/// A time as a person would say it: `0.2 s`, `4 min`, `3.1 h`, `250 days`.
-pub(crate) fn roughly(seconds: f64) -> String {
-    const UNITS: [(f64, &str); 5] = [
-        (1.0, "s"),
-        (60.0, "min"),
-        (3_600.0, "h"),
-        (86_400.0, "days"),
-        (31_557_600.0, "years"),
-    ];
-    // A year is told in days up to three, a day in hours up to three, and so on.
-    let fits = |unit: &&(f64, &str)| seconds >= 3.0 * unit.0;
-    let (length, name) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);
-    let count = seconds / length;
-    if count >= 10.0 {
-        format!("{count:.0} {name}")
-    } else {
-        format!("{count:.1} {name}")
-    }
-}
-
 fn whole(times: &ImageTimes) -> Duration {
     times.read + times.find.prepare + times.find.network + times.find.post
 }
@@ -73,23 +53,6 @@ mod tests {
     use retinanet_detector::Times;
 
     use super::*;
-
-    #[test]
-    fn times_are_told_in_fitting_units() {
-        for (seconds, told) in [
-            (0.0, "0.0 s"),
-            (0.21, "0.2 s"),
-            (12.4, "12 s"),
-            (170.0, "170 s"),
-            (240.0, "4.0 min"),
-            (10_000.0, "167 min"),
-            (11_160.0, "3.1 h"),
-            (21_600_000.0, "250 days"),
-            (1e12, "31688 years"),
-        ] {
-            assert_eq!(roughly(seconds), told);
-        }
-    }
 
     #[test]
     fn medians_and_the_95th_percentile_are_told() {

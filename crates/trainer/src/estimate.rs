@@ -1,5 +1,6 @@
 //! What a run will take, told before it starts: by steps with one small image, which cost little.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -31,6 +32,59 @@ impl Estimate {
     /// How long all steps take, in seconds.
     pub fn seconds(&self) -> f64 {
         self.step.as_secs_f64() * self.steps as f64
+    }
+}
+
+impl Estimate {
+    /// Why such a run is surely not meant, if it takes longer than a week or more memory than there is.
+    pub(crate) fn objection(&self) -> Option<String> {
+        /// Longer than this nobody means to wait without having been asked.
+        const MOST_DAYS: f64 = 7.0;
+        const DAY: f64 = 86_400.0;
+        match (self.memory, self.available) {
+            (Some(memory), Some(available)) if memory > available => {
+                Some(format!("this machine has {} to take", in_gib(available)))
+            }
+            _ => (self.seconds() > MOST_DAYS * DAY).then(|| format!("more than {MOST_DAYS} days")),
+        }
+    }
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let memory = self.memory.map(|bytes| format!(" and {}", in_gib(bytes)));
+        write!(
+            f,
+            "a step takes about {}{} on this CPU; {} steps ≈ {}",
+            roughly(self.step.as_secs_f64()),
+            memory.unwrap_or_default(),
+            self.steps,
+            roughly(self.seconds())
+        )
+    }
+}
+
+fn in_gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+/// A time as a person would say it: `0.2 s`, `4 min`, `3.1 h`, `250 days`.
+pub fn roughly(seconds: f64) -> String {
+    const UNITS: [(f64, &str); 5] = [
+        (1.0, "s"),
+        (60.0, "min"),
+        (3_600.0, "h"),
+        (86_400.0, "days"),
+        (31_557_600.0, "years"),
+    ];
+    // A year is told in days up to three, a day in hours up to three, and so on.
+    let fits = |unit: &&(f64, &str)| seconds >= 3.0 * unit.0;
+    let (length, name) = UNITS.iter().rev().find(fits).unwrap_or(&UNITS[0]);
+    let count = seconds / length;
+    if count >= 10.0 {
+        format!("{count:.0} {name}")
+    } else {
+        format!("{count:.1} {name}")
     }
 }
 
@@ -87,4 +141,49 @@ pub fn estimate(
             .map(|(small, large)| memory([small, large])),
         available: memory_to_take(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_fitting_units() {
+        for (seconds, told) in [
+            (0.0, "0.0 s"),
+            (0.21, "0.2 s"),
+            (12.4, "12 s"),
+            (170.0, "170 s"),
+            (240.0, "4.0 min"),
+            (10_000.0, "167 min"),
+            (11_160.0, "3.1 h"),
+            (21_600_000.0, "250 days"),
+            (1e12, "31688 years"),
+        ] {
+            assert_eq!(roughly(seconds), told);
+        }
+    }
+
+    #[test]
+    fn more_than_a_week_or_than_the_memory_is_objected_to() {
+        let estimate = |seconds: u64, memory: u64| Estimate {
+            step: Duration::from_secs(seconds),
+            steps: 1_000,
+            memory: Some(memory << 30),
+            available: Some(8 << 30),
+        };
+        assert_eq!(estimate(600, 8).objection(), None);
+        assert_eq!(
+            estimate(610, 8).objection().as_deref(),
+            Some("more than 7 days")
+        );
+        assert_eq!(
+            estimate(1, 9).objection().as_deref(),
+            Some("this machine has 8.0 GiB to take")
+        );
+        assert_eq!(
+            estimate(12, 2).to_string(),
+            "a step takes about 12 s and 2.0 GiB on this CPU; 1000 steps ≈ 200 min"
+        );
+    }
 }

@@ -2,10 +2,11 @@
 //! checkpoints, and the run directory.
 //!
 //! A TOML file becomes an [`ExperimentConfig`] (as written), that becomes a [`Plan`] (checked and
-//! able to build), and [`train`] carries it out. The crate prints nothing: what happens is told to
+//! able to build), and [`train`] carries it out; [`launch`] does all of it. The crate prints nothing: what happens is told to
 //! an [`Observer`].
 
 mod alone;
+mod annotation_checks;
 mod announce;
 mod auto_batch;
 mod autopsy;
@@ -14,6 +15,7 @@ mod checkpoint;
 mod checks;
 mod config;
 mod data_changes;
+mod data_files;
 mod detector;
 mod device_check;
 mod estimate;
@@ -21,6 +23,7 @@ mod examination;
 mod fingerprint;
 mod follow;
 mod image_files;
+mod launch;
 mod layers;
 mod levels;
 mod lr_find;
@@ -44,6 +47,7 @@ mod validation;
 mod world;
 
 pub use alone::Alone;
+pub use annotation_checks::{AnnotationsCheckError, check_requests};
 pub use auto_batch::measure_batch_size;
 pub use checkpoint::{Checkpoint, CheckpointState};
 pub use config::{
@@ -52,12 +56,14 @@ pub use config::{
     SplitConfig, TrainConfig,
 };
 pub use data_changes::DataMark;
+pub use data_files::{DataSplit, MissingData, require_data, what_lies_in};
 pub use detector::EvaluateError;
 pub use device_check::{Checked, DeviceCheck, TOLERANCE};
-pub use estimate::{Estimate, estimate};
+pub use estimate::{Estimate, estimate, roughly};
 pub use examination::{Examination, ImageTimes, examine};
 pub use fingerprint::fingerprint;
 pub use follow::follow;
+pub use launch::{Host, HostError, LaunchError, LaunchOptions, PlainHost, join, launch};
 pub use layers::{ConfigError, config_to_toml, load_config};
 pub use lr_find::{RateSearch, find_learning_rate};
 pub use memory::{memory, peak_memory};

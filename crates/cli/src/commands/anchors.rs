@@ -10,11 +10,10 @@ use retinanet_data::{
     cover, cover_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord, Transform,
 };
 use retinanet_images::decode_image;
-use retinanet_trainer::{load_config, ExperimentConfig};
+use retinanet_trainer::{load_config, require_data, ExperimentConfig};
 
 use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments, Split};
 use crate::console;
-use crate::data_files::require_data;
 use crate::draw::{draw_box, draw_faint_box};
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
@@ -39,7 +38,7 @@ struct Scene {
 impl Scene {
     fn new(arguments: &AnchorsDataArguments) -> Result<Self, Failure> {
         let config = load_config(&arguments.config, &arguments.settings.set)?;
-        require_data(&config, &[arguments.split])?;
+        require_data(&config.data, &[arguments.split.into()])?;
         let dataset = match arguments.split {
             Split::Train => config.data.read_train(),
             Split::Val => config.data.read_to_evaluate(&config.data.val),

@@ -1,12 +1,11 @@
 use std::path::Path;
 
 use anyhow::{anyhow, Context};
-use retinanet_data::doctor::{check, fix, Anchors, CheckRequest, Report, Role, Severity, Split};
-use retinanet_trainer::{load_config, ExperimentConfig, SplitConfig};
+use retinanet_data::doctor::{check, fix, CheckRequest, Report, Split};
+use retinanet_trainer::{check_requests, load_config, require_data, DataSplit, ExperimentConfig};
 
 use crate::args::{self, CheckArguments};
 use crate::console;
-use crate::data_files::require_data;
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
 
@@ -64,32 +63,8 @@ fn requests(arguments: &CheckArguments) -> Result<Vec<CheckRequest>, Failure> {
         return Err(Failure::usage(anyhow!("which data? give a config")));
     };
     let config = load_config(config, &arguments.settings.set)?;
-    require_data(&config, &[args::Split::Train, args::Split::Val])?;
-    Ok(of_config(&config)?.into())
-}
-
-/// Both splits of a config.
-fn of_config(config: &ExperimentConfig) -> Result<[CheckRequest; 2], Failure> {
-    let anchors = anchors(config)?;
-    let split = |split: &SplitConfig| {
-        let root = &config.data.root;
-        Split::new(root.join(&split.annotations), root.join(&split.images))
-    };
-    let decoding = config.data.decoding();
-    let (train, val) = (split(&config.data.train), split(&config.data.val));
-    Ok([
-        CheckRequest {
-            other: Some(val.clone()),
-            anchors: Some(anchors),
-            decoding,
-            ..CheckRequest::new(train)
-        },
-        CheckRequest {
-            role: Role::Validation,
-            decoding,
-            ..CheckRequest::new(val)
-        },
-    ])
+    require_data(&config.data, &[DataSplit::Train, DataSplit::Val])?;
+    Ok(check_requests(&config)?.into())
 }
 
 /// Looks over one split of a config, with all examples; its image files only if they are to be opened.
@@ -98,7 +73,7 @@ pub(crate) fn split_of(
     split: args::Split,
     open_images: bool,
 ) -> Result<Report, Failure> {
-    let [train, val] = of_config(config)?;
+    let [train, val] = check_requests(config)?;
     look_over(&CheckRequest {
         open_images,
         examples: usize::MAX,
@@ -106,52 +81,6 @@ pub(crate) fn split_of(
             args::Split::Train => train,
             args::Split::Val => val,
         }
-    })
-}
-
-/// Looks a config's annotations over before it is trained on; its images have their own checks.
-pub(crate) fn before_training(config: &ExperimentConfig) -> Result<(), Failure> {
-    let (mut warnings, mut errors) = (0, Vec::new());
-    for request in of_config(config)? {
-        // The built-in data set may be yet to be rendered; what else is missing is told by name soon.
-        let files = [Some(&request.split), request.other.as_ref()];
-        if (files.into_iter().flatten()).any(|split| !split.annotations.exists()) {
-            continue;
-        }
-        let request = CheckRequest {
-            open_images: false,
-            ..request
-        };
-        let report = check(&request, &|_, _| {}).map_err(Failure::work)?;
-        let findings = report.findings.iter();
-        warnings += findings
-            .filter(|it| it.severity == Severity::Warning)
-            .count();
-        for finding in report.errors() {
-            console::note(format!("{}: {finding}", report.file).trim_end());
-            errors.push(format!("`{}`: {}", report.file, finding.kind.title()));
-        }
-    }
-    if !errors.is_empty() {
-        return Err(Failure::work(anyhow!(
-            "training would fail or lie: {}; `retinanet dataset check` shows all, `--no-check` trains \
-             nevertheless",
-            errors.join(", ")
-        )));
-    }
-    if warnings > 0 {
-        console::note(&format!(
-            "the annotations have {warnings} kinds of warnings; `retinanet dataset check` shows them"
-        ));
-    }
-    Ok(())
-}
-
-fn anchors(config: &ExperimentConfig) -> Result<Anchors, Failure> {
-    Ok(Anchors {
-        generator: config.model.anchor_generator()?,
-        resize: config.data.resize(),
-        foreground: config.criterion.matcher.foreground,
     })
 }
 

@@ -4,12 +4,11 @@ use anyhow::Context;
 use retinanet_data::DataError;
 use retinanet_detector::Detector;
 use retinanet_evaluation::{Analysis, CocoDetection, Evaluator};
-use retinanet_trainer::{Examination, ExperimentConfig, Observer};
+use retinanet_trainer::{require_data, Examination, ExperimentConfig, Observer};
 use serde::Serialize;
 
 use crate::args::{EvalArguments, ModelArguments, Split};
 use crate::console::{self, Console};
-use crate::data_files::require_data;
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
 use crate::timing;
@@ -85,7 +84,7 @@ fn examine(
     detector: Detector,
     config: &ExperimentConfig,
 ) -> Result<Examination, Failure> {
-    require_data(config, &[arguments.split])?;
+    require_data(&config.data, &[arguments.split.into()])?;
     let split = match arguments.split {
         Split::Train => &config.data.train,
         Split::Val => &config.data.val,

@@ -1,16 +1,17 @@
 use anyhow::anyhow;
-use retinanet_trainer::{find_learning_rate, load_config, BatchSize, Plan};
+use retinanet_trainer::{
+    find_learning_rate, load_config, require_data, BatchSize, DataSplit, Plan,
+};
 
-use crate::args::{LrFindArguments, Split};
+use crate::args::LrFindArguments;
 use crate::console::{self, Console};
-use crate::data_files::require_data;
 use crate::device;
 use crate::failure::Failure;
 use crate::fitness;
 
 pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     let mut config = load_config(&arguments.config, &arguments.settings.set)?;
-    require_data(&config, &[Split::Train, Split::Val])?;
+    require_data(&config.data, &[DataSplit::Train, DataSplit::Val])?;
     if let Some(device) = &arguments.device {
         config.compute.device.clone_from(device);
     }

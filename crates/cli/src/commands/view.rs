@@ -15,12 +15,11 @@ use retinanet_images::decode_image;
 use retinanet_report::{
     thumbnail, BoxOverlay, ClassColor, DatasetPage, ImageFinding, ImageView, Picture,
 };
-use retinanet_trainer::{config_to_toml, load_config, ExperimentConfig};
+use retinanet_trainer::{config_to_toml, load_config, require_data, ExperimentConfig};
 
 use crate::args::{Split, ViewArguments};
 use crate::commands::check;
 use crate::console;
-use crate::data_files::require_data;
 use crate::draw::class_color;
 use crate::failure::Failure;
 
@@ -32,7 +31,7 @@ const MOST_FILES: usize = 2_000;
 
 pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {
     let config = load_config(&arguments.config, &arguments.settings.set)?;
-    require_data(&config, &[arguments.split])?;
+    require_data(&config.data, &[arguments.split.into()])?;
     super::set_threads(config.compute.threads);
     let scene = Scene::new(config, arguments.split)?;
     let images = scene.dataset.images.len();

@@ -1,0 +1,102 @@
+//! Looks a config's data over, as before training.
+
+use retinanet_data::DataError;
+use retinanet_data::doctor::{Anchors, CheckRequest, Role, Severity, Split, check};
+
+use crate::config::{ExperimentConfig, SplitConfig};
+use crate::observer::Observer;
+use crate::plan::PlanError;
+
+/// What there is to look over of a config's data: what is trained on, and what is evaluated on.
+///
+/// # Errors
+///
+/// Returns an error that names a setting of the anchors or the matcher that is out of range.
+pub fn check_requests(config: &ExperimentConfig) -> Result<[CheckRequest; 2], PlanError> {
+    let split = |split: &SplitConfig| {
+        let root = &config.data.root;
+        Split::new(root.join(&split.annotations), root.join(&split.images))
+    };
+    let anchors = Anchors {
+        generator: config.model.anchor_generator()?,
+        resize: config.data.resize(),
+        foreground: config.criterion.matcher.foreground,
+    };
+    let decoding = config.data.decoding();
+    let (train, val) = (split(&config.data.train), split(&config.data.val));
+    Ok([
+        CheckRequest {
+            other: Some(val.clone()),
+            anchors: Some(anchors),
+            decoding,
+            ..CheckRequest::new(train)
+        },
+        CheckRequest {
+            role: Role::Validation,
+            decoding,
+            ..CheckRequest::new(val)
+        },
+    ])
+}
+
+/// What is wrong with annotations that are to be trained on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnnotationsCheckError {
+    /// Training would fail on them, or report what is not true.
+    #[error(
+        "training would fail or lie: {}; `retinanet dataset check` shows all, `--no-check` trains nevertheless",
+        errors.join(", ")
+    )]
+    Faults {
+        /// Each file with what is wrong with it.
+        errors: Vec<String>,
+    },
+    /// They cannot be looked over.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A setting is out of range.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// Looks a config's annotations over before they are trained on; the images have their own checks.
+///
+/// # Errors
+///
+/// Returns an error if training would fail on them, or report what is not true.
+pub(crate) fn check_annotations(
+    config: &ExperimentConfig,
+    observer: &mut dyn Observer,
+) -> Result<(), AnnotationsCheckError> {
+    let (mut warnings, mut errors) = (0, Vec::new());
+    for request in check_requests(config)? {
+        // The built-in data set may be yet to be rendered; what else is missing is told by name soon.
+        let files = [Some(&request.split), request.other.as_ref()];
+        if (files.into_iter().flatten()).any(|split| !split.annotations.exists()) {
+            continue;
+        }
+        let request = CheckRequest {
+            open_images: false,
+            ..request
+        };
+        let report = check(&request, &|_, _| {})?;
+        let findings = report.findings.iter();
+        warnings += findings
+            .filter(|it| it.severity == Severity::Warning)
+            .count();
+        for finding in report.errors() {
+            observer.message(format!("{}: {finding}", report.file).trim_end());
+            errors.push(format!("`{}`: {}", report.file, finding.kind.title()));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(AnnotationsCheckError::Faults { errors });
+    }
+    if warnings > 0 {
+        observer.message(&format!(
+            "the annotations have {warnings} kinds of warnings; `retinanet dataset check` shows them"
+        ));
+    }
+    Ok(())
+}

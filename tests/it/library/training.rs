@@ -1,0 +1,19 @@
+use std::error::Error;
+use std::path::Path;
+
+use retinanet_trainer::{LaunchOptions, Observer, PlainHost, StepReport, launch, load_config};
+
+struct Losses;
+
+impl Observer for Losses {
+    fn step(&mut self, step: &StepReport) {
+        println!("step {}: loss {:.4}", step.iteration, step.loss());
+    }
+}
+
+pub fn train(config: &Path, run: &Path) -> Result<(), Box<dyn Error>> {
+    let options = LaunchOptions::new(load_config(config, &[])?, run);
+    let outcome = launch(options, &PlainHost, &mut Losses)?;
+    println!("best {:?}, in {}", outcome.best, outcome.run.display());
+    Ok(())
+}
