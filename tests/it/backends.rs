@@ -11,7 +11,7 @@ use retinanet_criterion::{
     BatchTargets, BoxLossConfig, CriterionConfig, LossParts, NormalizerKind,
 };
 use retinanet_detector::{Architecture, HeadNorm, ModelConfig, NormKind, Predictions, RetinaNet};
-use retinanet_trainer::{ExperimentConfig, load_config};
+use retinanet_experiment::{ExperimentConfig, load_config};
 
 const CLASSES: usize = 2;
 const SIDE: usize = 64;

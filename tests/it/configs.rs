@@ -7,8 +7,8 @@ use retinanet_anchors::LowQuality;
 use retinanet_criterion::NormalizerKind;
 use retinanet_data::shapes::ShapesConfig;
 use retinanet_detector::Predictions;
+use retinanet_experiment::{BatchSize, ExperimentConfig, SplitConfig, config_to_toml, load_config};
 use retinanet_tests::run;
-use retinanet_trainer::{BatchSize, ExperimentConfig, SplitConfig, config_to_toml, load_config};
 use serde_json::Value;
 
 fn root() -> PathBuf {

@@ -13,9 +13,10 @@ use retinanet_detector::{
     Architecture, HeadConfig, HeadNorm, ModelConfig, NormKind, load_pretrained,
 };
 use retinanet_evaluation::Evaluator;
+use retinanet_experiment::load_config;
 use retinanet_images::{Decoding, decode_bytes};
 use retinanet_tests::Experiment;
-use retinanet_trainer::{RunDirectory, load_config, peak_memory};
+use retinanet_trainer::{RunDirectory, peak_memory};
 
 use crate::serve::Serving;
 

@@ -259,7 +259,7 @@ impl ResNet {
         let convolutions = stages
             .into_iter()
             .flatten()
-            .flat_map(|it| it.convolutions());
+            .flat_map(ResidualBlock::convolutions);
         convolutions.for_each(|conv| conv.allow_winograd(allowed));
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use retinanet_trainer::DataSplit;
+use retinanet_experiment::DataSplit;
 
 /// Trains, evaluates and uses RetinaNet detectors.
 #[derive(Parser)]

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-use retinanet_trainer::{roughly, Evaluated, Observer, Progress, StepReport};
+use retinanet_experiment::{Evaluated, Observer, Progress, StepReport};
+use retinanet_trainer::roughly;
 
 use crate::failure::Failure;
 use crate::signals;

@@ -2,11 +2,11 @@ use std::process::ExitCode;
 
 use retinanet_data::DataError;
 use retinanet_detector::{CheckpointError, DetectorError, ModelError};
-use retinanet_images::ImagesError;
-use retinanet_trainer::{
-    AnnotationsCheckError, ConfigError, EvaluateError, HostError, LaunchError, MissingData,
-    PlanError, RunDirectoryError, TrainError,
+use retinanet_experiment::{
+    AnnotationsCheckError, ConfigError, EvaluateError, ExperimentError, MissingData,
 };
+use retinanet_images::ImagesError;
+use retinanet_trainer::{HostError, LaunchError, RunDirectoryError, TrainError};
 
 use crate::signals;
 
@@ -79,8 +79,8 @@ impl From<ImagesError> for Failure {
     }
 }
 
-impl From<PlanError> for Failure {
-    fn from(error: PlanError) -> Self {
+impl From<ExperimentError> for Failure {
+    fn from(error: ExperimentError) -> Self {
         if error.is_about_config() {
             Self::usage(error)
         } else {
@@ -123,7 +123,7 @@ impl From<EvaluateError> for Failure {
             EvaluateError::Model(error) => error.into(),
             EvaluateError::Detector(error) => error.into(),
             EvaluateError::Data(error) => error.into(),
-            EvaluateError::Plan(error) => error.into(),
+            EvaluateError::Experiment(error) => error.into(),
             _ => Self::work(error),
         }
     }
@@ -159,8 +159,8 @@ impl From<LaunchError> for Failure {
         match error {
             LaunchError::Run(error) => error.into(),
             LaunchError::Data(error) => error.into(),
-            LaunchError::Annotations(AnnotationsCheckError::Plan(error)) => error.into(),
-            LaunchError::Plan(error) => error.into(),
+            LaunchError::Annotations(AnnotationsCheckError::Experiment(error))
+            | LaunchError::Experiment(error) => error.into(),
             LaunchError::Host(error) => error.into(),
             LaunchError::Costly { .. } => Self::usage(error),
             _ => Self::work(error),

@@ -5,7 +5,8 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::anyhow;
 use burn::tensor::Device;
-use retinanet_trainer::{Checked, DeviceCheck, Observer, TOLERANCE};
+use retinanet_experiment::Observer;
+use retinanet_trainer::{Checked, DeviceCheck, TOLERANCE};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::device;

@@ -206,7 +206,7 @@ fn folder_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_trainer::load_config;
+    use retinanet_experiment::load_config;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use retinanet_trainer::ImageTimes;
+use retinanet_experiment::ImageTimes;
 
 /// The median time an image of each part, and the 95th percentile of all of it; nothing of no
 /// images.

@@ -17,7 +17,8 @@ use retinanet_convolution::{conv2d, ConvOptions};
 use retinanet_criterion::{BatchTargets, CriterionConfig};
 use retinanet_data::TrainLoader;
 use retinanet_detector::{DecodeConfig, ModelConfig, Predictions};
-use retinanet_trainer::{DataConfig, Learner, OptimizerConfig};
+use retinanet_experiment::{DataConfig, OptimizerConfig};
+use retinanet_trainer::Learner;
 use serde::Serialize;
 
 use crate::args::{BenchArguments, ImageSize, Workload};

@@ -9,7 +9,7 @@ use crate::normalizer::{Normalizer, NormalizerKind};
 use crate::targets::{BatchTargets, IGNORED};
 
 /// Settings of the whole loss.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CriterionConfig {
     /// The loss over the classes of all anchors.
     pub class: ClassLossConfig,
@@ -22,18 +22,6 @@ pub struct CriterionConfig {
     pub normalizer: NormalizerKind,
     /// What encodes boxes as the deltas that are learnt.
     pub coder: BoxCoder,
-}
-
-impl Default for CriterionConfig {
-    fn default() -> Self {
-        Self {
-            class: ClassLossConfig::default(),
-            softmax: false,
-            bbox: BoxLossConfig::default(),
-            normalizer: NormalizerKind::default(),
-            coder: BoxCoder::default(),
-        }
-    }
 }
 
 impl CriterionConfig {

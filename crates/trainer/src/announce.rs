@@ -3,10 +3,9 @@
 use retinanet_boxes::{ClassList, one_line};
 use retinanet_data::{CoverageReport, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
+use retinanet_experiment::{ExperimentConfig, Observer};
 
-use crate::config::ExperimentConfig;
 use crate::data_changes::class_differences;
-use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 

@@ -3,9 +3,10 @@
 use burn::tensor::{Device, Tensor};
 use retinanet_boxes::{AnchorLabel, AnchorTargets};
 use retinanet_criterion::BatchTargets;
+use retinanet_experiment::ExperimentError;
 
 use crate::memory::{memory_to_take, peak_memory, reset_peak_memory};
-use crate::plan::{Plan, PlanError};
+use crate::plan::Plan;
 use crate::step::Learner;
 use crate::update::is_flex;
 
@@ -19,9 +20,9 @@ const MOST_IMAGES: u64 = 64;
 /// # Errors
 ///
 /// Returns an error where memory cannot be measured, or one image is too many.
-pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, PlanError> {
+pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, ExperimentError> {
     let unmeasured = || {
-        PlanError::out_of_range(
+        ExperimentError::out_of_range(
             "train.batch_size",
             "\"auto\"",
             "a number where the program cannot see how much memory a step takes: on GPUs, and other \
@@ -52,7 +53,7 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, PlanErr
     }
     let images = fitting(&measured, may_take as u64);
     if images == 0 {
-        return Err(PlanError::out_of_range(
+        return Err(ExperimentError::out_of_range(
             "train.memory_share",
             plan.config.train.memory_share,
             "large enough for a step with one image; smaller images take less",

@@ -7,11 +7,10 @@ use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, Positive
 use retinanet_convolution::{Deviation, LayerCall, record_calls};
 use retinanet_criterion::{BatchTargets, Criterion};
 use retinanet_detector::{ModelConfig, ModelError};
+use retinanet_experiment::{ExperimentConfig, ExperimentError, Observer, Progress};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::config::ExperimentConfig;
-use crate::observer::{Observer, Progress};
-use crate::plan::{Plan, PlanError, criterion};
+use crate::plan::{Plan, criterion};
 
 /// What a device may be off by, relative to the values' norm. The CPU's own algorithms differ by
 /// 1e-5 of the largest value; a kernel that reads or writes the wrong place is off by far more.
@@ -205,31 +204,27 @@ impl DeviceCheck {
     }
 }
 
-impl ExperimentConfig {
-    /// The check of what this config trains on some classes, as far as it can be told without the
+impl DeviceCheck {
+    /// The check of what a config trains on some classes, as far as it can be told without the
     /// data: at the largest size that its images may have.
     ///
     /// # Errors
     ///
     /// Returns an error if a setting of the model or the loss is out of range.
-    pub fn device_check(&self, classes: usize) -> Result<DeviceCheck, PlanError> {
-        self.model.check()?;
+    pub fn of_config(config: &ExperimentConfig, classes: usize) -> Result<Self, ExperimentError> {
+        config.model.check()?;
         // Weights by the classes' numbers of objects: all have the same.
-        let class = self
+        let class = config
             .criterion
             .class
             .clone()
             .for_objects(&vec![1; classes])?;
-        let criterion = criterion(self, class)?;
-        let short = self.data.short_side.iter().copied().max().unwrap_or(1);
-        let sides = [short, self.data.long_side.max(short)];
-        let size = sides.map(|side| side.next_multiple_of(self.data.size_divisor.max(1)) as usize);
-        Ok(DeviceCheck::new(
-            self.model.clone(),
-            criterion,
-            classes,
-            size,
-        ))
+        let criterion = criterion(config, class)?;
+        let short = config.data.short_side.iter().copied().max().unwrap_or(1);
+        let sides = [short, config.data.long_side.max(short)];
+        let size =
+            sides.map(|side| side.next_multiple_of(config.data.size_divisor.max(1)) as usize);
+        Ok(Self::new(config.model.clone(), criterion, classes, size))
     }
 }
 

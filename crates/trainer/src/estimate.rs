@@ -4,10 +4,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use retinanet_experiment::ExperimentError;
 
 use crate::auto_batch::grey_step;
 use crate::memory::{memory_to_take, peak_memory, reset_peak_memory};
-use crate::plan::{Plan, PlanError};
+use crate::plan::Plan;
 use crate::step::Learner;
 use crate::update::is_flex;
 
@@ -98,7 +99,7 @@ pub fn estimate(
     plan: &Plan,
     device: &Device,
     processes: usize,
-) -> Result<Option<Estimate>, PlanError> {
+) -> Result<Option<Estimate>, ExperimentError> {
     if !is_flex(device) {
         return Ok(None);
     }
@@ -183,7 +184,7 @@ mod tests {
         );
         assert_eq!(
             estimate(12, 2).to_string(),
-            "a step takes about 12 s and 2.0 GiB on this CPU; 1000 steps ≈ 200 min"
+            "a step takes about 12 s and 2.0 GiB on this CPU; 1000 steps ≈ 3.3 h"
         );
     }
 }

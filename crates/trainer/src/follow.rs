@@ -2,8 +2,8 @@ use std::rc::Rc;
 
 use burn::tensor::Device;
 use retinanet_data::Batch;
+use retinanet_experiment::Observer;
 
-use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::team::{Command, Team};
 use crate::trainee::Trainee;

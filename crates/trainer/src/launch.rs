@@ -5,18 +5,17 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use burn::tensor::Device;
+use retinanet_experiment::{
+    AnnotationsCheckError, BatchSize, DataSplit, ExperimentConfig, ExperimentError, MissingData,
+    Observer, check_annotations, config_to_toml, require_data,
+};
 
 use crate::alone::Alone;
-use crate::annotation_checks::{AnnotationsCheckError, check_annotations};
 use crate::auto_batch::measure_batch_size;
-use crate::config::{BatchSize, ExperimentConfig};
-use crate::data_files::{DataSplit, MissingData, require_data};
 use crate::device_check::DeviceCheck;
 use crate::estimate::{Estimate, estimate};
 use crate::follow::follow;
-use crate::layers::config_to_toml;
-use crate::observer::Observer;
-use crate::plan::{Plan, PlanError};
+use crate::plan::Plan;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::training::{TrainError, TrainOutcome, train};
 use crate::update::is_flex;
@@ -27,6 +26,10 @@ const READY: &[u8] = b"ready";
 
 /// What is to be trained, and where.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is there or not, whatever the others are"
+)]
 pub struct LaunchOptions {
     /// The experiment.
     pub config: ExperimentConfig,
@@ -155,7 +158,7 @@ pub enum LaunchError {
     Annotations(#[from] AnnotationsCheckError),
     /// The experiment cannot run.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Experiment(#[from] ExperimentError),
     /// The run takes more than a week, or more memory than there is.
     #[error(
         "{estimate}: {objection}. A GPU (`--device wgpu`), smaller images (`data.short_side`), a smaller \
@@ -191,7 +194,8 @@ pub enum LaunchError {
 /// ```no_run
 /// use std::path::Path;
 ///
-/// use retinanet_trainer::{LaunchOptions, Observer, PlainHost, launch, load_config};
+/// use retinanet_experiment::{Observer, load_config};
+/// use retinanet_trainer::{LaunchOptions, PlainHost, launch};
 ///
 /// struct Quiet;
 /// impl Observer for Quiet {}

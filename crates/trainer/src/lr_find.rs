@@ -4,8 +4,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_criterion::BatchTargets;
 use retinanet_data::Batch;
 use retinanet_detector::Predictions;
+use retinanet_experiment::{Observer, Progress};
 
-use crate::observer::{Observer, Progress};
 use crate::plan::Plan;
 use crate::sampling::{Draw, choose};
 use crate::step::Learner;

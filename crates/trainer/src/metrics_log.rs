@@ -6,9 +6,9 @@ use std::path::Path;
 
 use fs_err::File;
 use retinanet_evaluation::Metrics;
+use retinanet_experiment::StepReport;
 use serde_json::{Value, json};
 
-use crate::observer::StepReport;
 use crate::run_directory::RunDirectory;
 use crate::tensorboard::EventFile;
 

@@ -5,8 +5,8 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::store::RecordError;
 use burn::tensor::{Bytes, Tensor};
 use retinanet_detector::RetinaNet;
+use retinanet_experiment::{OptimizerConfig, OptimizerName};
 
-use crate::config::{OptimizerConfig, OptimizerName};
 use crate::update::{AdamW, Sgd, sum_of_squares};
 
 /// The optimiser of a run, with settings of their own for norms and biases.

@@ -5,23 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use retinanet_anchors::{AnchorError, AnchorGenerator, Matcher, TargetAssigner};
-use retinanet_criterion::{ClassLossConfig, Criterion, CriterionConfig, CriterionError, Sampler};
-use retinanet_data::shapes::ShapesError;
-use retinanet_data::{
-    CocoDataset, DataError, LoaderConfig, ReadOptions, ResizeConfig, TrainLoader, Transform,
-    TransformConfig,
+use retinanet_anchors::{AnchorGenerator, Matcher, TargetAssigner};
+use retinanet_criterion::{ClassLossConfig, Criterion, CriterionConfig, Sampler};
+use retinanet_data::{CocoDataset, DataError, LoaderConfig, TrainLoader, Transform};
+use retinanet_detector::{ClassScores, Decoder, LoadedWeights, RetinaNet, load_pretrained};
+use retinanet_evaluation::Evaluator;
+use retinanet_experiment::{
+    EvaluationData, ExperimentConfig, ExperimentError, Observer, OptimizerConfig, ScheduleName,
+    check_settings, check_training_files, draw_shapes_if_absent, tell_dropped,
 };
-use retinanet_detector::{
-    ClassScores, Decoder, LoadedWeights, ModelError, RetinaNet, WeightsError, load_pretrained,
-};
-use retinanet_evaluation::{EvaluationError, Evaluator};
-use retinanet_images::Decoding;
 
-use crate::checks::check_settings;
-use crate::config::{DataConfig, ExperimentConfig, OptimizerConfig, ScheduleName, SplitConfig};
-use crate::image_files::{EvaluationData, check_training_files};
-use crate::observer::Observer;
 use crate::schedule::{Schedule, Shape};
 
 /// Training length where the config gives none: the paper's 90 000 iterations.
@@ -64,9 +57,9 @@ impl Plan {
     pub fn new(
         mut config: ExperimentConfig,
         observer: &mut dyn Observer,
-    ) -> Result<Self, PlanError> {
+    ) -> Result<Self, ExperimentError> {
         check_settings(&config)?;
-        config.data.root = std::path::absolute(&config.data.root).map_err(PlanError::Root)?;
+        config.data.root = std::path::absolute(&config.data.root).map_err(ExperimentError::Root)?;
         config.model.check()?;
         let coder = config.model.box_coder.init()?;
         let decoder = config.eval.init(&config.model)?;
@@ -134,7 +127,7 @@ impl Plan {
     /// # Errors
     ///
     /// Returns an error where there are more of them, and of the parts of each, than images.
-    pub fn check_processes(&self, processes: usize) -> Result<(), PlanError> {
+    pub fn check_processes(&self, processes: usize) -> Result<(), ExperimentError> {
         self.loader.clone().share(0, processes)?;
         Ok(())
     }
@@ -144,7 +137,7 @@ impl Plan {
     /// # Errors
     ///
     /// Returns an error where the file cannot be read or does not fit.
-    pub fn check_pretrained(&self) -> Result<(), PlanError> {
+    pub fn check_pretrained(&self) -> Result<(), ExperimentError> {
         if self.config.model.pretrained.is_some() {
             self.draw_model(&Device::flex())?;
         }
@@ -157,7 +150,7 @@ impl Plan {
         &self,
         iteration: u64,
         device: &Device,
-    ) -> Result<RetinaNet, PlanError> {
+    ) -> Result<RetinaNet, ExperimentError> {
         let mut config = self.config.model.clone();
         if self.unfreeze_at.is_some_and(|step| iteration >= step) {
             config.freeze_at = 0;
@@ -170,7 +163,7 @@ impl Plan {
     pub(crate) fn draw_model(
         &self,
         device: &Device,
-    ) -> Result<(RetinaNet, Option<LoadedWeights>), PlanError> {
+    ) -> Result<(RetinaNet, Option<LoadedWeights>), ExperimentError> {
         let mut model = self.fresh_model(0, device)?;
         let pretrained = self.config.model.pretrained.as_ref();
         let loaded = pretrained
@@ -184,7 +177,7 @@ impl Plan {
 pub(crate) fn criterion(
     config: &ExperimentConfig,
     class: ClassLossConfig,
-) -> Result<Criterion, PlanError> {
+) -> Result<Criterion, ExperimentError> {
     let criterion = CriterionConfig {
         class,
         softmax: config.model.head.scores == ClassScores::Softmax,
@@ -272,244 +265,11 @@ fn base_rate(config: &ExperimentConfig) -> f64 {
     lr * config.train.batch_size.images() as f64 / reference_batch as f64
 }
 
-impl DataConfig {
-    /// The way from images to numbers.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error that names the key at fault.
-    pub fn transform(&self) -> Result<Transform, DataError> {
-        Transform::new(&TransformConfig {
-            range_16_bit: self.range_16_bit,
-            resize: self.resize(),
-            augment: self.augment,
-            normalization: self.normalization,
-            size_divisor: self.size_divisor,
-            batch_shapes: self.batch_shapes.clone(),
-        })
-    }
-
-    /// How large images become.
-    pub fn resize(&self) -> ResizeConfig {
-        ResizeConfig {
-            short_side: self.short_side.clone(),
-            long_side: self.long_side,
-            eval_short_side: self.eval_short_side,
-            interpolation: self.interpolation,
-            size_rounding: self.size_rounding,
-        }
-    }
-
-    /// How training's batches are loaded.
-    pub fn loader(&self, batch_size: usize, seed: u64) -> LoaderConfig {
-        LoaderConfig {
-            batch_size,
-            parts: 1,
-            workers: self.workers,
-            prefetch: self.prefetch.unwrap_or((2 * self.workers).max(1)),
-            cache_bytes: self.cache_mib.saturating_mul(1 << 20),
-            seed,
-            on_bad_image: self.on_bad_image,
-            group_by_aspect: self.group_by_aspect,
-            repeat_threshold: self.repeat_threshold,
-        }
-    }
-
-    /// Reads what is trained on; all files are there.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where annotations cannot be read or image files are missing.
-    pub fn read_train(&self) -> Result<CocoDataset, DataError> {
-        self.read(&self.train, self.keep_empty)
-    }
-
-    /// Reads a split to evaluate on; all files are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`read_train`](Self::read_train).
-    pub fn read_to_evaluate(&self, split: &SplitConfig) -> Result<CocoDataset, DataError> {
-        self.read(split, true)
-    }
-
-    fn read(&self, split: &SplitConfig, keep_empty: bool) -> Result<CocoDataset, DataError> {
-        let dataset = self.read_with(split, self.read_options(keep_empty))?;
-        dataset.check_files()?;
-        Ok(dataset)
-    }
-
-    pub(crate) fn read_with(
-        &self,
-        split: &SplitConfig,
-        options: ReadOptions,
-    ) -> Result<CocoDataset, DataError> {
-        let annotations = self.root.join(&split.annotations);
-        let images = self.root.join(&split.images);
-        CocoDataset::read_with(&annotations, &images, options)
-    }
-
-    /// What image files are taken, and how their values become 8 bits.
-    pub fn decoding(&self) -> Decoding {
-        Decoding {
-            max_pixels: self.max_megapixels.saturating_mul(1_000_000),
-            range_16_bit: self.range_16_bit,
-        }
-    }
-
-    pub(crate) fn read_options(&self, keep_empty: bool) -> ReadOptions {
-        ReadOptions {
-            keep_empty,
-            labels: self.labels,
-            decoding: self.decoding(),
-            ..ReadOptions::default()
-        }
-    }
-}
-
-/// Draws the built-in data set where the config asks for it and it is not there.
-pub(crate) fn draw_shapes_if_absent(
-    data: &DataConfig,
-    observer: &mut dyn Observer,
-) -> Result<(), PlanError> {
-    let Some(shapes) = &data.synth else {
-        return Ok(());
-    };
-    if shapes.is_written_at(&data.root) {
-        return Ok(());
-    }
-    observer.message(&format!(
-        "drawing the shapes data set into {}",
-        data.root.display()
-    ));
-    shapes.write(&data.root)?;
-    Ok(())
-}
-
-fn tell_dropped(dataset: &CocoDataset, observer: &mut dyn Observer) {
-    const SHOWN: usize = 5;
-    let dropped = &dataset.dropped;
-    if dropped.is_empty() {
-        return;
-    }
-    observer.message(&format!(
-        "{}: left out {} annotations that nothing can be learnt from:",
-        dataset.annotations.display(),
-        dropped.len()
-    ));
-    for dropped in dropped.iter().take(SHOWN) {
-        observer.message(&format!("  {dropped}"));
-    }
-    if dropped.len() > SHOWN {
-        observer.message(&format!("  and {} more", dropped.len() - SHOWN));
-    }
-}
-
-/// The experiment cannot run as it is.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// A setting is out of range.
-    #[error("`{key}` must be {allowed}, got {got}")]
-    OutOfRange {
-        /// The key in the config.
-        key: &'static str,
-        /// What the config says.
-        got: String,
-        /// What it may say.
-        allowed: &'static str,
-    },
-    /// Both lengths are given.
-    #[error("`train.iterations` and `train.epochs` are both given, which one holds?")]
-    TwoLengths,
-    /// The data's root is no path.
-    #[error("`data.root` is no path")]
-    Root(#[source] std::io::Error),
-    /// A model or decoding setting is out of range.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// A matcher setting is out of range.
-    #[error(transparent)]
-    Anchors(#[from] AnchorError),
-    /// A loss setting is out of range.
-    #[error(transparent)]
-    Criterion(#[from] CriterionError),
-    /// The data cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The weights to start from cannot be used.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The built-in data set cannot be drawn.
-    #[error(transparent)]
-    Shapes(#[from] ShapesError),
-    /// The annotations cannot be evaluated on.
-    #[error(transparent)]
-    Evaluation(#[from] EvaluationError),
-}
-
-impl PlanError {
-    pub(crate) fn out_of_range(
-        key: &'static str,
-        got: impl std::fmt::Display,
-        allowed: &'static str,
-    ) -> Self {
-        Self::OutOfRange {
-            key,
-            got: got.to_string(),
-            allowed,
-        }
-    }
-
-    /// Whether the config is at fault, and not the data.
-    pub fn is_about_config(&self) -> bool {
-        match self {
-            Self::Data(error) => error.is_about_config(),
-            Self::Weights(_) | Self::Shapes(_) | Self::Evaluation(_) => false,
-            _ => true,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use retinanet_experiment::BatchSize;
+
     use super::*;
-    use crate::config::BatchSize;
-
-    fn refusal(change: impl Fn(&mut ExperimentConfig)) -> String {
-        let mut config = ExperimentConfig::default();
-        change(&mut config);
-        check_settings(&config).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn each_setting_out_of_range_is_refused_by_name() {
-        assert_eq!(
-            refusal(|config| config.train.batch_size = BatchSize::Images(0)),
-            "`train.batch_size` must be in [1, 65536], got 0"
-        );
-        assert_eq!(
-            refusal(|config| config.optimizer.lr = f64::NAN),
-            "`optimizer.lr` must be in [0, 1e6], got NaN"
-        );
-        assert_eq!(
-            refusal(|config| config.optimizer.momentum = 1.0),
-            "`optimizer.momentum` must be in [0, 1), got 1"
-        );
-        assert_eq!(
-            refusal(|config| config.optimizer.clip_norm = Some(0.0)),
-            "`optimizer.clip_norm` must be finite and above 0, got 0"
-        );
-        assert_eq!(
-            refusal(|config| config.schedule.milestones = vec![2, 1]),
-            "`schedule.milestones` must be ascending, got [2, 1]"
-        );
-        let both = refusal(|config| {
-            config.train.iterations = Some(1);
-            config.train.epochs = Some(1);
-        });
-        assert!(both.contains("both given"), "{both}");
-    }
 
     #[test]
     fn epochs_and_their_milestones_become_iterations() {
@@ -530,28 +290,6 @@ mod tests {
         config.train.epochs = None;
         let clock = Clock::new(&config, 10);
         assert_eq!((clock.iterations, clock.interval(Some(7))), (90_000, 7));
-    }
-
-    #[test]
-    fn each_key_of_the_schedule_out_of_range_is_refused_by_name() {
-        assert_eq!(
-            refusal(|config| config.schedule.end_factor = Some(1.5)),
-            "`schedule.end_factor` must be in [0, 1], got 1.5"
-        );
-        assert_eq!(
-            refusal(|config| config.schedule.power = 0.0),
-            "`schedule.power` must be in (0, 100], got 0"
-        );
-        assert_eq!(
-            refusal(|config| config.schedule.start_factor = 0.0),
-            "`schedule.start_factor` must be in (0, 1], got 0"
-        );
-        for peak_at in [0.0, 1.0, f64::NAN] {
-            assert_eq!(
-                refusal(|config| config.schedule.peak_at = peak_at),
-                format!("`schedule.peak_at` must be in (0, 1), got {peak_at}")
-            );
-        }
     }
 
     #[test]

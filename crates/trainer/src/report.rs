@@ -4,10 +4,10 @@ use retinanet_boxes::ImageId;
 use retinanet_criterion::{LossCurves, LossShares};
 use retinanet_data::{CocoDataset, CoverageReport, DatasetStats, in_full};
 use retinanet_evaluation::{Analysis, CocoDetection};
+use retinanet_experiment::config_to_toml;
 use retinanet_report::{CumulativeLoss, FactGroup, GalleryImage, Report, TrainingLog};
 
 use crate::announce::coverage;
-use crate::layers::config_to_toml;
 use crate::plan::Plan;
 use crate::run_directory::RunDirectory;
 

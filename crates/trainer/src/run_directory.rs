@@ -12,10 +12,9 @@ use std::time::SystemTime;
 use retinanet_boxes::ClassList;
 use retinanet_detector::{CheckpointError, read_state};
 use retinanet_evaluation::Metrics;
+use retinanet_experiment::{ConfigError, ExperimentConfig, config_to_toml, load_config};
 
 use crate::checkpoint::{self, Checkpoint, Content};
-use crate::config::ExperimentConfig;
-use crate::layers::{ConfigError, config_to_toml, load_config};
 
 /// The files and folders of a run, besides TensorBoard's `events.…`.
 const KEPT: [&str; 9] = [

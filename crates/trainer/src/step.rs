@@ -3,8 +3,8 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
 use retinanet_criterion::{BatchTargets, Criterion, Normalizer};
 use retinanet_detector::{Predictions, RetinaNet};
+use retinanet_experiment::OptimizerConfig;
 
-use crate::config::OptimizerConfig;
 use crate::optimizer::{Optimizer, gradient_norm};
 use crate::team::Team;
 

@@ -9,19 +9,18 @@ use burn::tensor::Device;
 use retinanet_data::{Batch, DataError};
 use retinanet_detector::CheckpointError;
 use retinanet_evaluation::Metrics;
+use retinanet_experiment::{
+    EvaluateError, Evaluated, ExperimentError, Observer, OnNonFinite, StepReport, config_to_toml,
+};
 
 use crate::announce::{tell, tell_schedule, tell_start};
 use crate::autopsy::Patient;
 use crate::average::ModelAverage;
 use crate::checkpoint::{Checkpoint, CheckpointState, Content};
-use crate::config::OnNonFinite;
 use crate::data_changes::{DataMark, class_differences};
-use crate::detector::EvaluateError;
-use crate::layers::config_to_toml;
 use crate::memory::memory;
 use crate::metrics_log::MetricsLog;
-use crate::observer::{Evaluated, Observer, StepReport};
-use crate::plan::{Plan, PlanError};
+use crate::plan::Plan;
 use crate::report::{Findings, Reporter};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::step::{Learner, StepError};
@@ -648,7 +647,7 @@ pub enum TrainError {
     Log(#[source] std::io::Error),
     /// The model cannot be drawn.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Experiment(#[from] ExperimentError),
     /// An image cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -12,10 +12,8 @@ use retinanet_criterion::{BatchTargets, Criterion, LossShares, LossSpread};
 use retinanet_data::{Batch, EvalLoader, LoaderConfig, OnBadImage, in_full};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_evaluation::CocoDetection;
+use retinanet_experiment::{EvaluateError, Observer, Progress, coco_detections};
 
-use crate::detector::EvaluateError;
-use crate::examination::coco_detections;
-use crate::observer::{Observer, Progress};
 use crate::plan::Plan;
 use crate::team::Team;
 

@@ -1,7 +1,8 @@
 use std::error::Error;
 use std::path::Path;
 
-use retinanet_trainer::{LaunchOptions, Observer, PlainHost, StepReport, launch, load_config};
+use retinanet_experiment::{Observer, StepReport, load_config};
+use retinanet_trainer::{LaunchOptions, PlainHost, launch};
 
 struct Losses;
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
+use retinanet_experiment::load_config;
 use retinanet_images::{Decoding, Look, decode_image, prepare_looks};
 use retinanet_tests::{Experiment, shared};
-use retinanet_trainer::load_config;
 
 use super::fixture::{Fixture, bits, sample_error};
 

@@ -15,8 +15,9 @@ use retinanet_anchors::TargetAssigner;
 use retinanet_boxes::{AnchorTargets, BoundingBox, ClassId, ClassList, GroundTruth};
 use retinanet_criterion::{BatchTargets, CriterionConfig, LossParts};
 use retinanet_detector::{Names, Predictions, RetinaNet, WeightFormat, load_weights, save_weights};
+use retinanet_experiment::{ExperimentConfig, OptimizerConfig, load_config};
 use retinanet_tests::Experiment;
-use retinanet_trainer::{ExperimentConfig, Learner, OptimizerConfig, load_config};
+use retinanet_trainer::Learner;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 

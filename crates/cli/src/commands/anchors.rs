@@ -9,8 +9,8 @@ use retinanet_boxes::BoundingBox;
 use retinanet_data::{
     cover, cover_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord, Transform,
 };
+use retinanet_experiment::{load_config, require_data, ExperimentConfig};
 use retinanet_images::decode_image;
-use retinanet_trainer::{load_config, require_data, ExperimentConfig};
 
 use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments, Split};
 use crate::console;

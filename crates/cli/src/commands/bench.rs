@@ -1,7 +1,8 @@
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use retinanet_detector::ModelConfig;
-use retinanet_trainer::{load_config, peak_memory, DataConfig, SplitConfig};
+use retinanet_experiment::{load_config, DataConfig, SplitConfig};
+use retinanet_trainer::peak_memory;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::Serialize;

@@ -2,7 +2,9 @@ use std::path::Path;
 
 use anyhow::{anyhow, Context};
 use retinanet_data::doctor::{check, fix, CheckRequest, Report, Split};
-use retinanet_trainer::{check_requests, load_config, require_data, DataSplit, ExperimentConfig};
+use retinanet_experiment::{
+    check_requests, load_config, require_data, DataSplit, ExperimentConfig,
+};
 
 use crate::args::{self, CheckArguments};
 use crate::console;

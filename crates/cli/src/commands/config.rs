@@ -1,4 +1,4 @@
-use retinanet_trainer::{config_to_toml, load_config};
+use retinanet_experiment::{config_to_toml, load_config};
 
 use crate::args::ShowArguments;
 use crate::console;

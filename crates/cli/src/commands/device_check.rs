@@ -1,7 +1,8 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use retinanet_trainer::{load_config, ExperimentConfig};
+use retinanet_experiment::{load_config, ExperimentConfig};
+use retinanet_trainer::DeviceCheck;
 
 use crate::adapters;
 use crate::args::DeviceCheckArguments;
@@ -21,9 +22,7 @@ pub(crate) fn run(arguments: &DeviceCheckArguments) -> Result<(), Failure> {
         console::result(&adapter.to_string());
     }
     let device = device::open(&arguments.device).map_err(Failure::usage)?;
-    let check = config
-        .device_check(arguments.classes)?
-        .with_images(arguments.batch);
+    let check = DeviceCheck::of_config(&config, arguments.classes)?.with_images(arguments.batch);
     console::result(&format!(
         "comparing {} with the CPU, {} images at once, {} times:",
         device::describe(&device),

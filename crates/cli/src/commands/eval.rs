@@ -4,7 +4,7 @@ use anyhow::Context;
 use retinanet_data::DataError;
 use retinanet_detector::Detector;
 use retinanet_evaluation::{Analysis, CocoDetection, Evaluator};
-use retinanet_trainer::{require_data, Examination, ExperimentConfig, Observer};
+use retinanet_experiment::{require_data, Examination, ExperimentConfig, Observer};
 use serde::Serialize;
 
 use crate::args::{EvalArguments, ModelArguments, Split};
@@ -91,7 +91,7 @@ fn examine(
     };
     let detector = super::with_looks(detector, &arguments.look)?;
     let mut console = Console::new(config.train.log_every);
-    let examination = retinanet_trainer::examine(&detector, &config.data, split, &mut console)?;
+    let examination = retinanet_experiment::examine(&detector, &config.data, split, &mut console)?;
     if examination.evaluator.is_none() && arguments.write_detections.is_none() {
         let error = anyhow::Error::new(not_annotated(&examination));
         let advice = "only `--write-detections FILE` can be had of it";

@@ -8,7 +8,7 @@ use retinanet_detector::{
     coco_classes, count_classes, load_pretrained, load_weights, save_backbone, save_weights, Names,
     WeightFormat,
 };
-use retinanet_trainer::load_config;
+use retinanet_experiment::load_config;
 
 use crate::args::ImportArguments;
 use crate::console;

@@ -1,7 +1,6 @@
 use anyhow::anyhow;
-use retinanet_trainer::{
-    find_learning_rate, load_config, require_data, BatchSize, DataSplit, Plan,
-};
+use retinanet_experiment::{load_config, require_data, BatchSize, DataSplit};
+use retinanet_trainer::{find_learning_rate, Plan};
 
 use crate::args::LrFindArguments;
 use crate::console::{self, Console};

@@ -26,8 +26,9 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{anyhow, Context};
 use image::{ImageFormat, RgbImage};
 use retinanet_detector::Detector;
+use retinanet_experiment::{load_config, ExperimentConfig};
 use retinanet_images::LookConfig;
-use retinanet_trainer::{load_config, Checkpoint, ExperimentConfig, RunDirectory};
+use retinanet_trainer::{Checkpoint, RunDirectory};
 
 use crate::args::{LookArguments, ModelArguments};
 use crate::console;

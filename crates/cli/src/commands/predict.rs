@@ -9,8 +9,8 @@ use image::RgbImage;
 use retinanet_boxes::{CategoryId, ClassList, Detection};
 use retinanet_data::ParallelMap;
 use retinanet_detector::{Detector, Found};
+use retinanet_experiment::{ImageTimes, Observer, Progress};
 use retinanet_images::{decode_image, Decoding, ImagesError};
-use retinanet_trainer::{ImageTimes, Observer, Progress};
 use serde::Serialize;
 
 use crate::args::PredictArguments;

@@ -1,7 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
-use retinanet_trainer::{fingerprint, Checkpoint, ExperimentConfig, RunDirectory};
+use retinanet_experiment::ExperimentConfig;
+use retinanet_trainer::{fingerprint, Checkpoint, RunDirectory};
 
 use crate::args::RunsArguments;
 use crate::console;

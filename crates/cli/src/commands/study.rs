@@ -5,7 +5,8 @@ use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{anyhow, Context};
-use retinanet_trainer::{load_config, Observer, Progress, RunDirectory};
+use retinanet_experiment::{load_config, Observer, Progress};
+use retinanet_trainer::RunDirectory;
 use serde_json::Value;
 
 use crate::args::StudyArguments;

@@ -3,9 +3,9 @@ use std::rc::Rc;
 
 use anyhow::anyhow;
 use burn::tensor::Device;
+use retinanet_experiment::{load_config, what_lies_in, MetricName, Observer};
 use retinanet_trainer::{
-    join, load_config, what_lies_in, DeviceCheck, Host, HostError, LaunchOptions, MetricName,
-    Observer, RunDirectory, Stopped, TrainOutcome, World,
+    join, DeviceCheck, Host, HostError, LaunchOptions, RunDirectory, Stopped, TrainOutcome, World,
 };
 
 use crate::args::TrainArguments;

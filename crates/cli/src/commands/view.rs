@@ -11,11 +11,11 @@ use retinanet_data::doctor::{Report, Severity};
 use retinanet_data::{
     Batch, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
 };
+use retinanet_experiment::{config_to_toml, load_config, require_data, ExperimentConfig};
 use retinanet_images::decode_image;
 use retinanet_report::{
     thumbnail, BoxOverlay, ClassColor, DatasetPage, ImageFinding, ImageView, Picture,
 };
-use retinanet_trainer::{config_to_toml, load_config, require_data, ExperimentConfig};
 
 use crate::args::{Split, ViewArguments};
 use crate::commands::check;

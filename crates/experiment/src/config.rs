@@ -268,7 +268,7 @@ pub struct ScheduleConfig {
 
 impl ScheduleConfig {
     /// Whether the learning rate of a step depends on how long training is.
-    pub(crate) const fn follows_the_length(&self) -> bool {
+    pub const fn follows_the_length(&self) -> bool {
         !matches!(self.name, ScheduleName::MultiStep | ScheduleName::Constant)
     }
 }

@@ -1,13 +1,17 @@
 //! Checks of settings that are one number each.
 
 use crate::config::{BatchSize, ExperimentConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
-use crate::plan::PlanError;
+use crate::error::ExperimentError;
 
 /// Checks what can be told from the config alone.
-pub(crate) fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError> {
+///
+/// # Errors
+///
+/// Returns an error with the key that is out of its range, what the config says, and what it may say.
+pub fn check_settings(config: &ExperimentConfig) -> Result<(), ExperimentError> {
     let augment = &config.data.augment;
     if augment.cuts() && augment.min_kept_area > 0.0 && !config.criterion.matcher.ignore_crowds {
-        return Err(PlanError::out_of_range(
+        return Err(ExperimentError::out_of_range(
             "data.augment.min_kept_area",
             augment.min_kept_area,
             "0 where `criterion.matcher.ignore_crowds` is off: what a crop leaves of a box would be \
@@ -30,14 +34,14 @@ pub(crate) fn check_settings(config: &ExperimentConfig) -> Result<(), PlanError>
     check_schedule(&config.schedule)
 }
 
-fn at_least_one(key: &'static str, got: u64) -> Result<(), PlanError> {
+fn at_least_one(key: &'static str, got: u64) -> Result<(), ExperimentError> {
     (got >= 1)
         .then_some(())
-        .ok_or_else(|| PlanError::out_of_range(key, got, "at least 1"))
+        .ok_or_else(|| ExperimentError::out_of_range(key, got, "at least 1"))
 }
 
 /// Refuses what is below 1, or more than anyone means.
-fn within(key: &'static str, got: u64, most: u64) -> Result<(), PlanError> {
+fn within(key: &'static str, got: u64, most: u64) -> Result<(), ExperimentError> {
     let allowed = match most {
         256 => "in [1, 256]",
         1024 => "in [1, 1024]",
@@ -47,26 +51,26 @@ fn within(key: &'static str, got: u64, most: u64) -> Result<(), PlanError> {
     if (1..=most).contains(&got) {
         Ok(())
     } else {
-        Err(PlanError::out_of_range(key, got, allowed))
+        Err(ExperimentError::out_of_range(key, got, allowed))
     }
 }
 
 /// Refuses what is no number from 0 to a bound that nobody means to pass.
-fn from_0_to_100(key: &'static str, got: f64) -> Result<(), PlanError> {
+fn from_0_to_100(key: &'static str, got: f64) -> Result<(), ExperimentError> {
     if (0.0..=100.0).contains(&got) {
         Ok(())
     } else {
-        Err(PlanError::out_of_range(key, got, "in [0, 100]"))
+        Err(ExperimentError::out_of_range(key, got, "in [0, 100]"))
     }
 }
 
-fn finite_and_at_least_0(key: &'static str, got: f64) -> Result<(), PlanError> {
+fn finite_and_at_least_0(key: &'static str, got: f64) -> Result<(), ExperimentError> {
     (got.is_finite() && got >= 0.0)
         .then_some(())
-        .ok_or_else(|| PlanError::out_of_range(key, got, "finite and at least 0"))
+        .ok_or_else(|| ExperimentError::out_of_range(key, got, "finite and at least 0"))
 }
 
-fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
+fn check_train(train: &TrainConfig) -> Result<(), ExperimentError> {
     let (batch_size, parts) = (train.batch_size.images(), train.accumulate);
     for (key, got) in [
         ("train.accumulate", Some(parts as u64)),
@@ -83,7 +87,7 @@ fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
     }
     within("train.batch_size", batch_size as u64, 65_536)?;
     if train.iterations.is_some() && train.epochs.is_some() {
-        return Err(PlanError::TwoLengths);
+        return Err(ExperimentError::TwoLengths);
     }
     let share = train.memory_share;
     let decay = train.ema_decay.unwrap_or_default();
@@ -109,18 +113,18 @@ fn check_train(train: &TrainConfig) -> Result<(), PlanError> {
         ),
     ] {
         if !fits {
-            return Err(PlanError::out_of_range(key, got, allowed));
+            return Err(ExperimentError::out_of_range(key, got, allowed));
         }
     }
     let minutes = train.checkpoint_minutes.unwrap_or_default();
     finite_and_at_least_0("train.checkpoint_minutes", minutes)
 }
 
-fn check_optimizer(optimizer: &OptimizerConfig) -> Result<(), PlanError> {
+fn check_optimizer(optimizer: &OptimizerConfig) -> Result<(), ExperimentError> {
     let reference_batch = optimizer.reference_batch as u64;
     at_least_one("optimizer.reference_batch", reference_batch)?;
     if !(0.0..=1e6).contains(&optimizer.lr) {
-        return Err(PlanError::out_of_range(
+        return Err(ExperimentError::out_of_range(
             "optimizer.lr",
             optimizer.lr,
             "in [0, 1e6]",
@@ -141,20 +145,24 @@ fn check_optimizer(optimizer: &OptimizerConfig) -> Result<(), PlanError> {
     let momentum = optimizer.momentum;
     if !(0.0..1.0).contains(&momentum) {
         let key = "optimizer.momentum";
-        return Err(PlanError::out_of_range(key, momentum, "in [0, 1)"));
+        return Err(ExperimentError::out_of_range(key, momentum, "in [0, 1)"));
     }
     if let Some(limit) = optimizer.clip_norm
         && !(limit.is_finite() && limit > 0.0)
     {
         let key = "optimizer.clip_norm";
-        return Err(PlanError::out_of_range(key, limit, "finite and above 0"));
+        return Err(ExperimentError::out_of_range(
+            key,
+            limit,
+            "finite and above 0",
+        ));
     }
     Ok(())
 }
 
-fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
+fn check_schedule(schedule: &ScheduleConfig) -> Result<(), ExperimentError> {
     if !schedule.milestones.is_sorted() {
-        return Err(PlanError::out_of_range(
+        return Err(ExperimentError::out_of_range(
             "schedule.milestones",
             format!("{:?}", schedule.milestones),
             "ascending",
@@ -192,8 +200,70 @@ fn check_schedule(schedule: &ScheduleConfig) -> Result<(), PlanError> {
         ),
     ] {
         if !fits {
-            return Err(PlanError::out_of_range(key, got, allowed));
+            return Err(ExperimentError::out_of_range(key, got, allowed));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl Fn(&mut ExperimentConfig)) -> String {
+        let mut config = ExperimentConfig::default();
+        change(&mut config);
+        check_settings(&config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_setting_out_of_range_is_refused_by_name() {
+        assert_eq!(
+            refusal(|config| config.train.batch_size = BatchSize::Images(0)),
+            "`train.batch_size` must be in [1, 65536], got 0"
+        );
+        assert_eq!(
+            refusal(|config| config.optimizer.lr = f64::NAN),
+            "`optimizer.lr` must be in [0, 1e6], got NaN"
+        );
+        assert_eq!(
+            refusal(|config| config.optimizer.momentum = 1.0),
+            "`optimizer.momentum` must be in [0, 1), got 1"
+        );
+        assert_eq!(
+            refusal(|config| config.optimizer.clip_norm = Some(0.0)),
+            "`optimizer.clip_norm` must be finite and above 0, got 0"
+        );
+        assert_eq!(
+            refusal(|config| config.schedule.milestones = vec![2, 1]),
+            "`schedule.milestones` must be ascending, got [2, 1]"
+        );
+        let both = refusal(|config| {
+            config.train.iterations = Some(1);
+            config.train.epochs = Some(1);
+        });
+        assert!(both.contains("both given"), "{both}");
+    }
+
+    #[test]
+    fn each_key_of_the_schedule_out_of_range_is_refused_by_name() {
+        assert_eq!(
+            refusal(|config| config.schedule.end_factor = Some(1.5)),
+            "`schedule.end_factor` must be in [0, 1], got 1.5"
+        );
+        assert_eq!(
+            refusal(|config| config.schedule.power = 0.0),
+            "`schedule.power` must be in (0, 100], got 0"
+        );
+        assert_eq!(
+            refusal(|config| config.schedule.start_factor = 0.0),
+            "`schedule.start_factor` must be in (0, 1], got 0"
+        );
+        for peak_at in [0.0, 1.0, f64::NAN] {
+            assert_eq!(
+                refusal(|config| config.schedule.peak_at = peak_at),
+                format!("`schedule.peak_at` must be in (0, 1), got {peak_at}")
+            );
+        }
+    }
 }

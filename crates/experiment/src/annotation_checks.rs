@@ -4,15 +4,15 @@ use retinanet_data::DataError;
 use retinanet_data::doctor::{Anchors, CheckRequest, Role, Severity, Split, check};
 
 use crate::config::{ExperimentConfig, SplitConfig};
+use crate::error::ExperimentError;
 use crate::observer::Observer;
-use crate::plan::PlanError;
 
 /// What there is to look over of a config's data: what is trained on, and what is evaluated on.
 ///
 /// # Errors
 ///
 /// Returns an error that names a setting of the anchors or the matcher that is out of range.
-pub fn check_requests(config: &ExperimentConfig) -> Result<[CheckRequest; 2], PlanError> {
+pub fn check_requests(config: &ExperimentConfig) -> Result<[CheckRequest; 2], ExperimentError> {
     let split = |split: &SplitConfig| {
         let root = &config.data.root;
         Split::new(root.join(&split.annotations), root.join(&split.images))
@@ -57,7 +57,7 @@ pub enum AnnotationsCheckError {
     Data(#[from] DataError),
     /// A setting is out of range.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Experiment(#[from] ExperimentError),
 }
 
 /// Looks a config's annotations over before they are trained on; the images have their own checks.
@@ -65,7 +65,7 @@ pub enum AnnotationsCheckError {
 /// # Errors
 ///
 /// Returns an error if training would fail on them, or report what is not true.
-pub(crate) fn check_annotations(
+pub fn check_annotations(
     config: &ExperimentConfig,
     observer: &mut dyn Observer,
 ) -> Result<(), AnnotationsCheckError> {

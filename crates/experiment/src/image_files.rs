@@ -10,15 +10,15 @@ use retinanet_data::{
 use retinanet_evaluation::Evaluator;
 
 use crate::config::{DataConfig, SplitConfig};
+use crate::error::ExperimentError;
 use crate::observer::{Observer, Progress};
-use crate::plan::PlanError;
 
 /// A split to evaluate on.
-pub(crate) struct EvaluationData {
+pub struct EvaluationData {
     /// The images that can be read, their objects numbered as the model's classes.
-    pub(crate) dataset: CocoDataset,
+    pub dataset: CocoDataset,
     /// The annotations of these images; nothing if the file has none.
-    pub(crate) evaluator: Option<Evaluator>,
+    pub evaluator: Option<Evaluator>,
 }
 
 impl DataConfig {
@@ -29,12 +29,12 @@ impl DataConfig {
     ///
     /// Returns an error if the annotations cannot be read or have other classes, if an image cannot be used,
     /// or if none is left.
-    pub(crate) fn to_evaluate(
+    pub fn to_evaluate(
         &self,
         split: &SplitConfig,
         classes: &ClassList,
         observer: &mut dyn Observer,
-    ) -> Result<EvaluationData, PlanError> {
+    ) -> Result<EvaluationData, ExperimentError> {
         let options = ReadOptions {
             annotated: false,
             ..self.read_options(true)
@@ -83,7 +83,7 @@ fn leave_out_faulty(
 /// # Errors
 ///
 /// Returns an error if one cannot be used and shall not be skipped.
-pub(crate) fn check_training_files(
+pub fn check_training_files(
     dataset: &CocoDataset,
     on_bad_image: OnBadImage,
     observer: &mut dyn Observer,

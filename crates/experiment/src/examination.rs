@@ -13,10 +13,10 @@ use retinanet_evaluation::{CocoDetection, Evaluator};
 use retinanet_images::Decoding;
 
 use crate::config::{DataConfig, SplitConfig};
-use crate::detector::EvaluateError;
+use crate::data::draw_shapes_if_absent;
+use crate::error::EvaluateError;
 use crate::image_files::EvaluationData;
 use crate::observer::{Observer, Progress};
-use crate::plan::draw_shapes_if_absent;
 
 /// What a detector says of the images of a split.
 pub struct Examination {
@@ -98,7 +98,7 @@ pub fn examine(
 
 /// Detections as COCO's results have them; those of classes that nothing belongs to are left
 /// out.
-pub(crate) fn coco_detections(
+pub fn coco_detections(
     classes: &ClassList,
     image_id: ImageId,
     detections: impl IntoIterator<Item = Detection>,

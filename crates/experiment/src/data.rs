@@ -1,0 +1,154 @@
+//! A config's data, ready to be read.
+
+use retinanet_data::{
+    CocoDataset, DataError, LoaderConfig, ReadOptions, ResizeConfig, Transform, TransformConfig,
+};
+use retinanet_images::Decoding;
+
+use crate::config::{DataConfig, SplitConfig};
+use crate::error::ExperimentError;
+use crate::observer::Observer;
+
+impl DataConfig {
+    /// The way from images to numbers.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the key at fault.
+    pub fn transform(&self) -> Result<Transform, DataError> {
+        Transform::new(&TransformConfig {
+            range_16_bit: self.range_16_bit,
+            resize: self.resize(),
+            augment: self.augment,
+            normalization: self.normalization,
+            size_divisor: self.size_divisor,
+            batch_shapes: self.batch_shapes.clone(),
+        })
+    }
+
+    /// How large images become.
+    pub fn resize(&self) -> ResizeConfig {
+        ResizeConfig {
+            short_side: self.short_side.clone(),
+            long_side: self.long_side,
+            eval_short_side: self.eval_short_side,
+            interpolation: self.interpolation,
+            size_rounding: self.size_rounding,
+        }
+    }
+
+    /// How training's batches are loaded.
+    pub fn loader(&self, batch_size: usize, seed: u64) -> LoaderConfig {
+        LoaderConfig {
+            batch_size,
+            parts: 1,
+            workers: self.workers,
+            prefetch: self.prefetch.unwrap_or((2 * self.workers).max(1)),
+            cache_bytes: self.cache_mib.saturating_mul(1 << 20),
+            seed,
+            on_bad_image: self.on_bad_image,
+            group_by_aspect: self.group_by_aspect,
+            repeat_threshold: self.repeat_threshold,
+        }
+    }
+
+    /// Reads what is trained on; all files are there.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where annotations cannot be read or image files are missing.
+    pub fn read_train(&self) -> Result<CocoDataset, DataError> {
+        self.read(&self.train, self.keep_empty)
+    }
+
+    /// Reads a split to evaluate on; all files are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_train`](Self::read_train).
+    pub fn read_to_evaluate(&self, split: &SplitConfig) -> Result<CocoDataset, DataError> {
+        self.read(split, true)
+    }
+
+    fn read(&self, split: &SplitConfig, keep_empty: bool) -> Result<CocoDataset, DataError> {
+        let dataset = self.read_with(split, self.read_options(keep_empty))?;
+        dataset.check_files()?;
+        Ok(dataset)
+    }
+
+    /// Reads a split, whether or not its image files are there.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the annotations cannot be read.
+    pub fn read_with(
+        &self,
+        split: &SplitConfig,
+        options: ReadOptions,
+    ) -> Result<CocoDataset, DataError> {
+        let annotations = self.root.join(&split.annotations);
+        let images = self.root.join(&split.images);
+        CocoDataset::read_with(&annotations, &images, options)
+    }
+
+    /// What image files are taken, and how their values become 8 bits.
+    pub fn decoding(&self) -> Decoding {
+        Decoding {
+            max_pixels: self.max_megapixels.saturating_mul(1_000_000),
+            range_16_bit: self.range_16_bit,
+        }
+    }
+
+    /// How a split is read; images without objects stay if they are to be kept.
+    pub fn read_options(&self, keep_empty: bool) -> ReadOptions {
+        ReadOptions {
+            keep_empty,
+            labels: self.labels,
+            decoding: self.decoding(),
+            ..ReadOptions::default()
+        }
+    }
+}
+
+/// Renders the built-in data set if the config asks for it and it is not there.
+///
+/// # Errors
+///
+/// Returns an error if it cannot be written.
+pub fn draw_shapes_if_absent(
+    data: &DataConfig,
+    observer: &mut dyn Observer,
+) -> Result<(), ExperimentError> {
+    let Some(shapes) = &data.synth else {
+        return Ok(());
+    };
+    if shapes.is_written_at(&data.root) {
+        return Ok(());
+    }
+    observer.message(&format!(
+        "rendering the shapes data set into {}",
+        data.root.display()
+    ));
+    shapes.write(&data.root)?;
+    Ok(())
+}
+
+/// Tells which annotations were left out.
+pub fn tell_dropped(dataset: &CocoDataset, observer: &mut dyn Observer) {
+    const SHOWN: usize = 5;
+    let dropped = &dataset.dropped;
+    if dropped.is_empty() {
+        return;
+    }
+    observer.message(&format!(
+        "{}: left out {} annotations that nothing can be learnt from:",
+        dataset.annotations.display(),
+        dropped.len()
+    ));
+    for dropped in dropped.iter().take(SHOWN) {
+        observer.message(&format!("  {dropped}"));
+    }
+    if dropped.len() > SHOWN {
+        observer.message(&format!("  and {} more", dropped.len() - SHOWN));
+    }
+}

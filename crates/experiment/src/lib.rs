@@ -1,0 +1,34 @@
+//! An experiment as a file says it: presets, files that build on one another and `--set` become an
+//! [`ExperimentConfig`], whose settings are checked and whose data is found, looked over and read. A trained
+//! detector is evaluated on it by [`examine`]. What happens is told to an [`Observer`].
+//!
+//! Training itself is the trainer's.
+
+mod annotation_checks;
+mod checks;
+mod config;
+mod data;
+mod data_files;
+mod detector;
+mod error;
+mod examination;
+mod image_files;
+mod layers;
+mod observer;
+mod presets;
+
+pub use annotation_checks::{AnnotationsCheckError, check_annotations, check_requests};
+pub use checks::check_settings;
+pub use config::{
+    AugmentConfig, BatchSize, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig,
+    MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
+    SplitConfig, TrainConfig,
+};
+pub use data::{draw_shapes_if_absent, tell_dropped};
+pub use data_files::{DataSplit, MissingData, require_data, what_lies_in};
+pub use error::{EvaluateError, ExperimentError};
+pub use examination::{Examination, ImageTimes, coco_detections, examine};
+pub use image_files::{EvaluationData, check_training_files};
+pub use layers::{ConfigError, config_to_toml, load_config};
+pub use observer::{Evaluated, Observer, Progress, StepReport};
+pub use presets::Preset;
