@@ -1,9 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use crate::AnchorError;
-use crate::generator::AnchorGenerator;
+use crate::error::{AnchorError, MOST_SHAPES};
 
-/// Settings of the [`AnchorGenerator`].
+/// Settings of the [`AnchorGenerator`](crate::AnchorGenerator).
 ///
 /// # Defaults
 ///
@@ -40,40 +39,6 @@ pub struct AnchorConfig {
 }
 
 impl AnchorConfig {
-    /// Checks the settings and builds the generator for a pyramid with these strides, finest
-    /// first.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where a size or a ratio is not finite and above 0, a list is empty, a
-    /// stride is 0, the settings describe another number of levels than there are strides, or the
-    /// levels differ in their number of anchors a cell.
-    pub fn init(&self, strides: &[usize]) -> Result<AnchorGenerator, AnchorError> {
-        let shapes = self.shapes()?;
-        if shapes.len() != strides.len() {
-            return Err(AnchorError::LevelCount {
-                key: match self.levels {
-                    Some(_) => "anchors.levels",
-                    None => "anchors.sizes",
-                },
-                got: shapes.len(),
-                expected: strides.len(),
-            });
-        }
-        if let Some(level) = strides.iter().position(|&stride| stride == 0) {
-            return Err(AnchorError::Stride { level });
-        }
-        let expected = self.anchors_per_cell();
-        if let Some(level) = shapes.iter().position(|shape| shape.count() != expected) {
-            return Err(AnchorError::UnequalCells {
-                level,
-                got: shapes[level].count(),
-                expected,
-            });
-        }
-        AnchorGenerator::new(self, &shapes, strides)
-    }
-
     /// How many anchors each cell of the feature maps has.
     pub fn anchors_per_cell(&self) -> usize {
         match &self.levels {
@@ -85,7 +50,7 @@ impl AnchorConfig {
     }
 
     /// The sizes and ratios of each level, whichever way they are written.
-    fn shapes(&self) -> Result<Vec<CellShapes>, AnchorError> {
+    pub(crate) fn shapes(&self) -> Result<Vec<CellShapes>, AnchorError> {
         if let Some(levels) = &self.levels {
             return levels
                 .iter()
@@ -211,13 +176,10 @@ pub(crate) struct CellShapes {
 }
 
 impl CellShapes {
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.sizes.len() * self.aspect_ratios.len()
     }
 }
-
-/// More scales, sizes or aspect ratios than anyone means.
-pub(crate) const MOST_SHAPES: usize = 64;
 
 /// Sizes in pixels, and aspect ratios, that anchors can have.
 const LENGTHS: std::ops::RangeInclusive<f32> = 1e-3..=1e6;

@@ -1,4 +1,5 @@
-use crate::config::MOST_SHAPES;
+/// More scales, sizes or aspect ratios than anyone means.
+pub(crate) const MOST_SHAPES: usize = 64;
 
 /// A setting of this crate is out of range.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -1,8 +1,8 @@
 use retinanet_boxes::BoundingBox;
 
 use crate::AnchorError;
+use crate::centers::Centers;
 use crate::config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellShapes, CellSpacing};
-use crate::reach::Centers;
 
 /// Lays anchors over the feature maps of a pyramid. Should be created with
 /// [`AnchorConfig::init`].
@@ -21,8 +21,44 @@ pub struct AnchorGenerator {
     cells: Vec<Vec<BoundingBox>>,
 }
 
+impl AnchorConfig {
+    /// Checks the settings and builds the generator for a pyramid with these strides, finest
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where a size or a ratio is not finite and above 0, a list is empty, a
+    /// stride is 0, the settings describe another number of levels than there are strides, or the
+    /// levels differ in their number of anchors a cell.
+    pub fn init(&self, strides: &[usize]) -> Result<AnchorGenerator, AnchorError> {
+        let shapes = self.shapes()?;
+        if shapes.len() != strides.len() {
+            return Err(AnchorError::LevelCount {
+                key: match self.levels {
+                    Some(_) => "anchors.levels",
+                    None => "anchors.sizes",
+                },
+                got: shapes.len(),
+                expected: strides.len(),
+            });
+        }
+        if let Some(level) = strides.iter().position(|&stride| stride == 0) {
+            return Err(AnchorError::Stride { level });
+        }
+        let expected = self.anchors_per_cell();
+        if let Some(level) = shapes.iter().position(|shape| shape.count() != expected) {
+            return Err(AnchorError::UnequalCells {
+                level,
+                got: shapes[level].count(),
+                expected,
+            });
+        }
+        AnchorGenerator::new(self, &shapes, strides)
+    }
+}
+
 impl AnchorGenerator {
-    pub(crate) fn new(
+    fn new(
         config: &AnchorConfig,
         shapes: &[CellShapes],
         strides: &[usize],

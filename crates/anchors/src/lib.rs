@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+mod centers;
 mod coder;
 mod config;
 mod error;

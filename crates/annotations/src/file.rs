@@ -12,18 +12,7 @@ use serde_json::error::Category as ErrorCategory;
 
 use crate::error::AnnotationsError;
 use crate::fields::{Fields, FieldsSeed};
-use crate::record::{Annotation, Category, Image, Record};
-
-/// What is looked at of the annotations' masks, which are most of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Masks {
-    /// Nothing.
-    Ignored,
-    /// The bounds of polygons.
-    Bounds,
-    /// The area, where the file does not give it.
-    Areas,
-}
+use crate::record::{Annotation, Category, Image, Masks, Record};
 
 /// The three lists of a COCO instances file.
 #[derive(Clone, Debug, Default)]

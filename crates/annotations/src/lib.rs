@@ -14,6 +14,6 @@ mod record;
 mod results;
 
 pub use error::AnnotationsError;
-pub use file::{CocoFile, Faults, List, Masks, read_json};
-pub use record::{Annotation, Category, Image, RawBox, shown, whole_number};
+pub use file::{CocoFile, Faults, List, read_json};
+pub use record::{Annotation, Category, Image, Masks, RawBox, shown, whole_number};
 pub use results::{ResultRecord, read_results};

@@ -5,10 +5,20 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::fields::{Field, Fields};
-use crate::file::Masks;
 
 /// Longest side of an image that a file may claim, in pixels: what fits into any image format.
 const LONGEST_SIDE: u64 = 1 << 31;
+
+/// What is looked at of the annotations' masks, which are most of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masks {
+    /// Nothing.
+    Ignored,
+    /// The bounds of polygons.
+    Bounds,
+    /// The area, where the file does not give it.
+    Areas,
+}
 
 /// What a list holds.
 pub(crate) trait Record: Sized {

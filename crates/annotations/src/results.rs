@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::error::AnnotationsError;
 use crate::fields::Fields;
-use crate::file::{List, Masks, read_list};
-use crate::record::{RawBox, Record, faults, shown, whole_number};
+use crate::file::{List, read_list};
+use crate::record::{Masks, RawBox, Record, faults, shown, whole_number};
 
 /// A detection of a results file.
 #[derive(Clone, Debug, PartialEq)]

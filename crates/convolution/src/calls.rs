@@ -1,7 +1,5 @@
-//! Which layers a model calls, on which shapes; and each of them run by itself on two devices, to be
-//! compared.
+//! Each layer that a model calls, run by itself on two devices, to be compared.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::time::Instant;
 
@@ -12,110 +10,11 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use crate::fresh::{new_batch_norm, new_group_norm};
 use crate::layers::{End, add_upsampled, batch_norm, conv2d_levels, group_norm, max_pool2d};
 use crate::levels::Levels;
-use crate::shape::ConvOptions;
+use crate::record::{EndParts, LayerCall};
 use crate::weights::normal_values;
 
 /// Added to the variance by the norms under comparison.
 const EPSILON: f64 = 1e-5;
-
-/// A layer as a model calls it, but for the number of images.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum LayerCall {
-    /// A convolution, with its epilogue.
-    Convolution {
-        /// `[height, width]` of each level.
-        levels: Vec<[usize; 2]>,
-        /// `[channels out, channels in / groups, kernel height, kernel width]`
-        weight: [usize; 4],
-        /// Stride, padding, dilation and groups.
-        options: ConvOptions,
-        /// Its epilogue.
-        end: EndParts,
-    },
-    /// A batch norm that learns.
-    BatchNorm {
-        /// `[height, width]`
-        size: [usize; 2],
-        /// How many channels there are.
-        channels: usize,
-        /// Its epilogue.
-        end: EndParts,
-    },
-    /// A group norm.
-    GroupNorm {
-        /// `[height, width]` of each level.
-        levels: Vec<[usize; 2]>,
-        /// How many channels there are.
-        channels: usize,
-        /// How many groups they make.
-        groups: usize,
-        /// Its epilogue.
-        end: EndParts,
-    },
-    /// A pooling that takes the largest value.
-    MaxPool {
-        /// `[height, width]`
-        size: [usize; 2],
-        /// How many channels there are.
-        channels: usize,
-        /// Side of the window, its stride and its padding, in pixels.
-        window: [usize; 3],
-    },
-    /// A coarser map added to a finer one.
-    Upsample {
-        /// `[height, width]` of the finer and of the coarser map.
-        sizes: [[usize; 2]; 2],
-        /// How many channels there are.
-        channels: usize,
-    },
-}
-
-/// Which parts an [`End`] has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each part is there or not, whatever the others are"
-)]
-pub struct EndParts {
-    /// Whether channels are scaled by a constant.
-    pub scale: bool,
-    /// Whether a bias is added.
-    pub bias: bool,
-    /// Whether another map is added.
-    pub residual: bool,
-    /// Whether negative values become 0.
-    pub relu: bool,
-}
-
-impl EndParts {
-    pub(crate) const fn of<T>(end: &End<T>) -> Self {
-        Self {
-            scale: end.scale.is_some(),
-            bias: end.bias.is_some(),
-            residual: end.residual.is_some(),
-            relu: end.relu,
-        }
-    }
-}
-
-thread_local! {
-    static RECORD: RefCell<Option<Vec<LayerCall>>> = const { RefCell::new(None) };
-}
-
-/// The layers that `run` calls, in their order, each as often as it is called.
-pub fn record_calls(run: impl FnOnce()) -> Vec<LayerCall> {
-    RECORD.set(Some(Vec::new()));
-    run();
-    RECORD.take().unwrap_or_default()
-}
-
-pub(crate) fn record(call: impl FnOnce() -> LayerCall) {
-    RECORD.with_borrow_mut(|record| {
-        if let Some(record) = record {
-            record.push(call());
-        }
-    });
-}
 
 /// How a device's numbers differ from another's.
 #[derive(Clone, Debug, PartialEq)]
@@ -489,6 +388,8 @@ impl fmt::Display for Sizes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::record_calls;
+    use crate::shape::ConvOptions;
 
     fn calls() -> Vec<LayerCall> {
         let relu = EndParts {

@@ -9,13 +9,13 @@ use burn::tensor::module::batch_norm_train;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
 
-use crate::calls::{EndParts, LayerCall, record};
 use crate::convolve::{ConvCall, Convolve};
 use crate::extension::{ChannelsLast, NormCall, PoolCall, UpsampleCall};
 use crate::kernels::norm::{Groups, Moments};
 use crate::kernels::resample::{Pool, nearest};
 use crate::levels::Levels;
 use crate::problem::Problem;
+use crate::record::{EndParts, LayerCall, record};
 use crate::shape::{ConvOptions, Maps};
 
 /// What is fused to the end of a layer: `relu(x * scale + bias + residual)`, each part where it is
@@ -40,6 +40,17 @@ impl<T> End<T> {
         residual: None,
         relu: false,
     };
+}
+
+impl EndParts {
+    pub(crate) const fn of<T>(end: &End<T>) -> Self {
+        Self {
+            scale: end.scale.is_some(),
+            bias: end.bias.is_some(),
+            residual: end.residual.is_some(),
+            relu: end.relu,
+        }
+    }
 }
 
 /// Convolves.

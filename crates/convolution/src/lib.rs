@@ -21,12 +21,13 @@ mod kernels;
 mod layers;
 mod levels;
 mod problem;
+mod record;
 mod shape;
 #[cfg(test)]
 mod tests;
 mod weights;
 
-pub use calls::{Deviation, EndParts, LayerCall, record_calls};
+pub use calls::Deviation;
 pub use conv2d::Conv2d;
 pub use fresh::{new_batch_norm, new_conv2d, new_group_norm};
 #[cfg(feature = "gpu")]
@@ -36,5 +37,6 @@ pub use layers::{
     conv2d_with_end, group_norm, max_pool2d,
 };
 pub use levels::Levels;
+pub use record::{EndParts, LayerCall, record_calls};
 pub use shape::ConvOptions;
 pub use weights::WeightDistribution;

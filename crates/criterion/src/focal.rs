@@ -6,7 +6,7 @@ use burn::backend::Dispatch;
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Tensor, TensorData};
 
-use crate::class_loss::{Alpha, Term};
+use crate::alpha::Alpha;
 use crate::extension::{FocalBackend, FocalCall};
 use crate::focal_kernel::Focal;
 
@@ -28,6 +28,16 @@ pub struct FocalLoss {
     pub(crate) shift: Option<f64>,
     /// Half of the labels' smoothing.
     pub(crate) smoothing: f64,
+}
+
+/// A summand of an anchor's loss, on the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Term {
+    pub(crate) loss: f32,
+    /// What the loss is without `alpha` and focus: `-log p_t`.
+    pub(crate) cross_entropy: f32,
+    /// `1 - p_t`
+    pub(crate) wrong: f32,
 }
 
 impl FocalLoss {

@@ -4,6 +4,7 @@
 //! The crate sees predictions and targets as tensors and knows neither model nor data. Anchors
 //! that are ignored count nowhere.
 
+mod alpha;
 mod box_loss;
 mod class_loss;
 mod criterion;
@@ -17,8 +18,9 @@ mod sampling;
 mod softmax;
 mod targets;
 
+pub use alpha::{Alpha, NamedAlpha};
 pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1};
-pub use class_loss::{Alpha, ClassLoss, ClassLossConfig, ClassLossKind, NamedAlpha};
+pub use class_loss::{ClassLoss, ClassLossConfig, ClassLossKind};
 pub use criterion::{Criterion, CriterionConfig, LossParts};
 pub use focal::FocalLoss;
 pub use iou_loss::IouLoss;

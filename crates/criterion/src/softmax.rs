@@ -3,8 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::class_loss::Term;
-use crate::focal::focus;
+use crate::focal::{Term, focus};
 
 /// The least sum of the wrong exponentials: its logarithm has a gradient, and its power is nothing.
 const LEAST: f32 = 1e-30;

@@ -57,6 +57,7 @@ mod coverage;
 pub mod doctor;
 mod error;
 mod loader;
+mod loader_config;
 mod parallel;
 mod plan;
 mod random;
@@ -68,6 +69,7 @@ mod shared;
 mod split;
 mod stats;
 mod transform;
+mod view_sampler;
 
 pub use augment::{
     AugmentConfig, CropConfig, JitterConfig, MixupConfig, MosaicConfig, PhotometricConfig,
@@ -79,7 +81,8 @@ pub use coco::{
 pub use convert::{Converted, DatasetFormat, Source, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use error::{DataError, in_full};
-pub use loader::{BatchIter, EvalLoader, LoaderConfig, OnBadImage, TrainLoader};
+pub use loader::{BatchIter, EvalLoader, TrainLoader};
+pub use loader_config::{LoaderConfig, OnBadImage};
 pub use parallel::ParallelMap;
 pub use resize::ResizeConfig;
 pub use split::split;

@@ -1,8 +1,7 @@
-use rand_chacha::ChaCha8Rng;
-use retinanet_images::{Normalization, Preparation, PreparationConfig, View};
+use retinanet_images::{Normalization, Preparation, PreparationConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::augment::{AugmentConfig, Drawing};
+use crate::augment::AugmentConfig;
 use crate::{DataError, ImageRecord, ResizeConfig};
 
 /// Settings of the [`Transform`].
@@ -103,16 +102,6 @@ impl Transform {
     /// How images are prepared outside training.
     pub const fn preparation(&self) -> &Preparation {
         &self.preparation
-    }
-
-    /// Draws what a training sample that shows this image looks like.
-    pub(crate) fn draw(&self, image: usize, images: &[ImageRecord], rng: &mut ChaCha8Rng) -> View {
-        Drawing {
-            transform: self,
-            images,
-            rng,
-        }
-        .sample(image)
     }
 
     pub(crate) fn short_sides(&self) -> &[u32] {

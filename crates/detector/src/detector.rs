@@ -7,41 +7,13 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
-use retinanet_images::{
-    ImagesError, LookConfig, MAX_PIXELS, Preparation, PreparationConfig, Prepared, decode_image,
-};
-use serde::{Deserialize, Serialize};
+use retinanet_images::{ImagesError, LookConfig, MAX_PIXELS, Preparation, Prepared, decode_image};
 
 use crate::checkpoint::{CheckpointError, DetectorFile, SavedDetector};
 use crate::{
-    DecodeConfig, Decoder, ModelConfig, ModelError, Predictions, RetinaNet, WeightsError,
-    load_weights, read_classes,
+    Decoder, DetectorConfig, ModelError, Predictions, RetinaNet, WeightsError, load_weights,
+    read_classes,
 };
-
-/// Settings of a detector.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DetectorConfig {
-    /// The network.
-    pub model: ModelConfig,
-    /// How images become numbers.
-    pub images: PreparationConfig,
-    /// How predictions become detections.
-    pub decode: DecodeConfig,
-    /// Whether 3×3 convolutions on the CPU may go by Winograd's algorithm. Default: yes.
-    pub winograd: bool,
-}
-
-impl Default for DetectorConfig {
-    fn default() -> Self {
-        Self {
-            model: ModelConfig::default(),
-            images: PreparationConfig::default(),
-            decode: DecodeConfig::default(),
-            winograd: true,
-        }
-    }
-}
 
 /// A model that looks at images: weights, classes, and how images are prepared and predictions
 /// decoded.

@@ -26,6 +26,7 @@ mod checkpoint;
 mod config;
 mod decode;
 mod detector;
+mod detector_config;
 mod finding;
 mod merge;
 mod model;
@@ -39,7 +40,8 @@ pub use checkpoint::{
 };
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};
-pub use detector::{Detector, DetectorConfig, DetectorError};
+pub use detector::{Detector, DetectorError};
+pub use detector_config::DetectorConfig;
 pub use finding::{Found, Times};
 pub use merge::Sighting;
 pub use model::{Predictions, RetinaNet};

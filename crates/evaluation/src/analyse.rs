@@ -5,13 +5,12 @@ use hotcoco::{Annotation, COCOeval};
 use retinanet_boxes::ImageId;
 
 use crate::classes::Tally;
+use crate::images::IOU;
 use crate::{
     Analysis, Calibration, CalibrationBin, ClassAnalysis, CocoDetection, Confusion, ErrorPart,
     ErrorParts, EvaluationError, Evaluator, ImageAnalysis, Metrics, OperatingPoint,
 };
 
-/// The `IoU` from which on a detection is right.
-pub(crate) const IOU: f64 = 0.5;
 /// The `IoU` up to which a detection is on no object: TIDE's.
 const BACKGROUND_IOU: f64 = 0.1;
 const CALIBRATION_BINS: usize = 10;

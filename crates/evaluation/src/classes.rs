@@ -3,9 +3,8 @@ use std::collections::HashMap;
 use hotcoco::COCOeval;
 use retinanet_boxes::CategoryId;
 
-use crate::analyse::IOU;
 use crate::curves::{Area, Curves};
-use crate::images::f1;
+use crate::images::{IOU, f1};
 use crate::{ClassAnalysis, ImageAnalysis, OperatingPoint};
 
 /// The scores at which precision and recall are told: hundredths from 0 to 1.

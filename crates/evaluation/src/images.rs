@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use hotcoco::{AnnotationIndex, COCO, COCOeval, DtStatus};
 use retinanet_boxes::{CategoryId, ImageId};
 
-use crate::analyse::IOU;
 use crate::{CocoDetection, EvaluationError, ImageAnalysis, JudgedDetection, JudgedObject};
+
+/// The `IoU` from which on a detection is right.
+pub(crate) const IOU: f64 = 0.5;
 
 impl ImageAnalysis {
     /// Every image of an evaluation of these detections, worst first: by rising F1, then by the

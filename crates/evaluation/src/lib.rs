@@ -44,6 +44,7 @@
 mod analyse;
 mod analysis;
 mod classes;
+mod columns;
 mod compare;
 mod curves;
 mod detection;

@@ -4,8 +4,8 @@ use hotcoco::COCOeval;
 use retinanet_boxes::CategoryId;
 use serde::{Deserialize, Serialize};
 
+use crate::columns::{shown, table};
 use crate::curves::{Area, Curves};
-use crate::table::{shown, table};
 
 /// The metrics of the COCO challenge, each in `[0, 1]`, or −1 where there is no object to find.
 ///

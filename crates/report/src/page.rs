@@ -1,6 +1,8 @@
 //! Puts the report together: `page/` has its parts, and what a report holds goes in as one block of
 //! JSON that the page's script reads.
 
+use std::path::Path;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use retinanet_evaluation::{Analysis, JudgedDetection};
@@ -30,8 +32,24 @@ const PAGE: Page = Page {
 /// More boxes on an image cannot be told apart, and make the file large.
 const MOST_DETECTIONS: usize = 300;
 
-pub(crate) fn html(report: &Report) -> Result<String, ReportError> {
-    Ok(PAGE.html(&report.title, data(report)?)?)
+impl Report {
+    /// The page, which holds all it needs.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the numbers have no form in JSON.
+    pub fn to_html(&self) -> Result<String, ReportError> {
+        Ok(PAGE.html(&self.title, data(self)?)?)
+    }
+
+    /// Writes the page whole, or leaves what is there.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error where the page cannot be made or written.
+    pub fn write(&self, path: &Path) -> Result<(), ReportError> {
+        Ok(retinanet_files::write(path, self.to_html()?)?)
+    }
 }
 
 fn data(report: &Report) -> Result<Value, serde_json::Error> {

@@ -1,10 +1,8 @@
-use std::path::Path;
-
 use retinanet_data::{CoverageReport, DatasetStats};
 use retinanet_evaluation::Analysis;
 use serde::Serialize;
 
-use crate::{GalleryImage, LossShares, ReportError, TrainingLog, page};
+use crate::{GalleryImage, LossShares, TrainingLog};
 
 /// What is known of a run, at its start, under way or at its end.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,24 +38,4 @@ pub struct FactGroup {
     pub title: String,
     /// What each is called, and what it is, in words.
     pub facts: Vec<(String, String)>,
-}
-
-impl Report {
-    /// The page, which holds all it needs.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where the numbers have no form in JSON.
-    pub fn to_html(&self) -> Result<String, ReportError> {
-        page::html(self)
-    }
-
-    /// Writes the page whole, or leaves what is there.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where the page cannot be made or written.
-    pub fn write(&self, path: &Path) -> Result<(), ReportError> {
-        Ok(retinanet_files::write(path, self.to_html()?)?)
-    }
 }

@@ -4,10 +4,11 @@ use burn::tensor::Device;
 use retinanet_data::Batch;
 use retinanet_experiment::Observer;
 
+use crate::error::TrainError;
 use crate::plan::Plan;
 use crate::team::{Command, Team};
 use crate::trainee::Trainee;
-use crate::training::{TrainError, prepare};
+use crate::training::prepare;
 use crate::validation::validate;
 use crate::world::World;
 

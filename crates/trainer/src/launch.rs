@@ -13,11 +13,12 @@ use retinanet_experiment::{
 use crate::alone::Alone;
 use crate::auto_batch::measure_batch_size;
 use crate::device_check::DeviceCheck;
+use crate::error::TrainError;
 use crate::estimate::{Estimate, estimate};
 use crate::follow::follow;
 use crate::plan::Plan;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
-use crate::training::{TrainError, TrainOutcome, train};
+use crate::training::{TrainOutcome, train};
 use crate::update::is_flex;
 use crate::world::World;
 

@@ -13,6 +13,7 @@ mod checkpoint;
 mod data_changes;
 mod detector;
 mod device_check;
+mod error;
 mod estimate;
 mod fingerprint;
 mod follow;
@@ -41,6 +42,7 @@ pub use auto_batch::measure_batch_size;
 pub use checkpoint::{Checkpoint, CheckpointState};
 pub use data_changes::DataMark;
 pub use device_check::{Checked, DeviceCheck, TOLERANCE};
+pub use error::TrainError;
 pub use estimate::{Estimate, estimate, roughly};
 pub use fingerprint::fingerprint;
 pub use follow::follow;
@@ -52,5 +54,5 @@ pub use run_directory::{
     Change, Changes, DamagedCheckpoint, NewestCheckpoint, RunDirectory, RunDirectoryError,
 };
 pub use step::{Learner, StepError, StepLoss};
-pub use training::{Stopped, TrainError, TrainOutcome, train};
+pub use training::{Stopped, TrainOutcome, train};
 pub use world::World;

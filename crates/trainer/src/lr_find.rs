@@ -6,10 +6,10 @@ use retinanet_data::Batch;
 use retinanet_detector::Predictions;
 use retinanet_experiment::{Observer, Progress};
 
+use crate::error::TrainError;
 use crate::plan::Plan;
 use crate::sampling::{Draw, choose};
 use crate::step::Learner;
-use crate::training::TrainError;
 
 /// Where the test begins and ends, unless the loss ends it before.
 const RATES: [f64; 2] = [1e-6, 1.0];

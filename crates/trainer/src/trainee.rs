@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::average::ModelAverage;
 use crate::checkpoint::weights_to_bytes;
+use crate::error::TrainError;
 use crate::levels::{add_levels, level_losses};
 use crate::plan::Plan;
 use crate::sampling::{Draw, choose};
 use crate::step::{Learner, StepError, StepLoss};
 use crate::team::Team;
-use crate::training::TrainError;
 
 /// A model in training, with all that moves on with its steps.
 pub(crate) struct Trainee<'a> {

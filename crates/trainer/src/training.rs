@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use burn::store::RecordError;
 use burn::tensor::Device;
 use retinanet_data::{Batch, DataError};
-use retinanet_detector::CheckpointError;
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::{
-    EvaluateError, Evaluated, ExperimentError, Observer, OnNonFinite, StepReport, config_to_toml,
+    EvaluateError, Evaluated, Observer, OnNonFinite, StepReport, config_to_toml,
 };
 
 use crate::announce::{tell, tell_schedule, tell_start};
@@ -18,6 +16,7 @@ use crate::autopsy::Patient;
 use crate::average::ModelAverage;
 use crate::checkpoint::{Checkpoint, CheckpointState, Content};
 use crate::data_changes::{DataMark, class_differences};
+use crate::error::TrainError;
 use crate::memory::memory;
 use crate::metrics_log::MetricsLog;
 use crate::plan::Plan;
@@ -595,69 +594,4 @@ impl<'a> Session<'a> {
     fn is_due(&self, every: u64) -> bool {
         self.iteration().is_multiple_of(every) || self.iteration() == self.plan.iterations
     }
-}
-
-/// Training failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrainError {
-    /// The loss on the validation images is no number any more.
-    #[error(
-        "the loss on the validation images is {loss} at step {iteration}: the weights have diverged, and are \
-         not kept; a lower `optimizer.lr`, `optimizer.clip_norm` or a longer `schedule.warmup` helps"
-    )]
-    Diverged {
-        /// After so many steps.
-        iteration: u64,
-        /// The loss.
-        loss: f64,
-    },
-    /// The loss or its gradients are not finite.
-    #[error("step {iteration}: {error}; {cause}; see {}", folder.display())]
-    NotFinite {
-        /// The step, counted from 1.
-        iteration: u64,
-        /// What is not.
-        error: StepError,
-        /// Where it begins, and what may help.
-        cause: String,
-        /// Where the autopsy lies.
-        folder: PathBuf,
-    },
-    /// The run goes on with annotations of other classes than it began with.
-    #[error(
-        "`{}` has other categories than when the run began: {differences}; bring them back, or begin a \
-         new run",
-        annotations.display()
-    )]
-    OtherClasses {
-        /// The annotations.
-        annotations: PathBuf,
-        /// In what they differ.
-        differences: String,
-    },
-    /// The autopsy cannot be written; the cause names the file.
-    #[error("the loss or its gradients are not finite, and the autopsy cannot be written")]
-    Autopsy(#[source] std::io::Error),
-    /// What was frozen cannot be made to learn.
-    #[error("cannot let what was frozen learn")]
-    Thaw(#[source] RecordError),
-    /// The metrics cannot be logged; the cause names the file.
-    #[error("cannot write the metrics")]
-    Log(#[source] std::io::Error),
-    /// The model cannot be drawn.
-    #[error(transparent)]
-    Experiment(#[from] ExperimentError),
-    /// An image cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The run directory cannot be used.
-    #[error(transparent)]
-    Run(#[from] RunDirectoryError),
-    /// A checkpoint does not fit.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The model cannot be evaluated.
-    #[error(transparent)]
-    Evaluate(#[from] EvaluateError),
 }

@@ -9,7 +9,10 @@ use pytorch_reader::PytorchReader;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::weights::WeightsError;
+use crate::weights::error::WeightsError;
+
+/// Key of the classes, as JSON, in a weight file's metadata.
+pub(crate) const CLASSES_KEY: &str = "retinanet.classes";
 
 /// What a weight file holds.
 #[derive(Debug, Default)]

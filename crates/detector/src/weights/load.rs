@@ -11,9 +11,9 @@ use retinanet_boxes::ClassList;
 
 use crate::model::RetinaNet;
 use crate::numbers::faulty_number;
-use crate::weights::file::WeightFile;
-use crate::weights::names::{Layout, Names, modern_torchvision};
-use crate::weights::{CLASSES_KEY, WeightsError};
+use crate::weights::error::WeightsError;
+use crate::weights::file::{CLASSES_KEY, WeightFile};
+use crate::weights::names::{Layout, Names, layout, modern_torchvision};
 
 /// Parts of the model that a file may leave out as a whole.
 const PARTS: [&str; 3] = ["pyramid", "class_subnet", "box_subnet"];
@@ -122,15 +122,6 @@ pub(crate) fn load(
             path: path.to_owned(),
             faults,
         })
-    }
-}
-
-/// Whose names a model's parameters have in a file, and what they depend on.
-pub(crate) fn layout(parameters: &[PackTensor]) -> Layout {
-    let has = |prefix: &str| parameters.iter().any(|it| it.name.starts_with(prefix));
-    Layout {
-        finest_level: if has("pyramid.lateral2.") { 2 } else { 3 },
-        head_norms: has("class_subnet.norms."),
     }
 }
 

@@ -2,8 +2,6 @@
 
 use burn::store::burn_pack::Tensor as PackTensor;
 
-use crate::weights::load::layout;
-
 /// Whose names the tensors of a weight file have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -80,6 +78,15 @@ pub(crate) struct Layout {
     pub(crate) finest_level: usize,
     /// Whether norms follow the heads' convolutions.
     pub(crate) head_norms: bool,
+}
+
+/// Whose names a model's parameters have in a file, and what they depend on.
+pub(crate) fn layout(parameters: &[PackTensor]) -> Layout {
+    let has = |prefix: &str| parameters.iter().any(|it| it.name.starts_with(prefix));
+    Layout {
+        finest_level: if has("pyramid.lateral2.") { 2 } else { 3 },
+        head_norms: has("class_subnet.norms."),
+    }
 }
 
 /// A name that an older version of torchvision gave, in the version of today: its published

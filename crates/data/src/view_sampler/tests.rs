@@ -7,8 +7,9 @@ use retinanet_images::{Normalization, Preparation, PreparationConfig, Prepared};
 use serde_json::json;
 
 use super::*;
-use crate::TransformConfig;
+use crate::augment::AugmentConfig;
 use crate::random::sample_rng;
+use crate::{DataError, TransformConfig};
 
 /// Images of random sizes, each with one box of a quarter of its sides or more.
 fn images() -> impl Strategy<Value = Vec<ImageRecord>> {
@@ -143,7 +144,7 @@ proptest! {
     #[test]
     fn boxes_agree_with_painted_masks(images in images(), seed: u64) {
         let transform = transform(everything());
-        let view = transform.draw(0, &images, &mut sample_rng(seed, 0, 0, 0));
+        let view = transform.sample(0, &images, &mut sample_rng(seed, 0, 0, 0));
         for piece in &view.pieces {
             let record = &images[piece.image];
             let object = record.objects[0];
@@ -166,7 +167,7 @@ proptest! {
     #[test]
     fn what_is_kept_agrees_with_counted_pixels(images in images(), seed: u64, min_kept in 0.05_f32..0.95) {
         let transform = transform(AugmentConfig { min_kept_area: min_kept, ..everything() });
-        let view = transform.draw(0, &images, &mut sample_rng(seed, 0, 0, 0));
+        let view = transform.sample(0, &images, &mut sample_rng(seed, 0, 0, 0));
         for piece in &view.pieces {
             let record = &images[piece.image];
             let object = record.objects[0];
@@ -197,7 +198,7 @@ proptest! {
     #[test]
     fn pieces_stay_inside(images in images(), seed: u64) {
         let transform = transform(everything());
-        let view = transform.draw(0, &images, &mut sample_rng(seed, 0, 0, 0));
+        let view = transform.sample(0, &images, &mut sample_rng(seed, 0, 0, 0));
         for piece in &view.pieces {
             let record = &images[piece.image];
             prop_assert!(piece.size.0 > 0 && piece.size.1 > 0);
@@ -214,7 +215,7 @@ proptest! {
     fn a_mosaic_covers_its_sample_once(images in images(), seed: u64) {
         let mut augment = AugmentConfig::default();
         augment.mosaic.probability = 1.0;
-        let view = transform(augment).draw(0, &images, &mut sample_rng(seed, 0, 0, 0));
+        let view = transform(augment).sample(0, &images, &mut sample_rng(seed, 0, 0, 0));
         let mut covered = vec![0_u8; (view.size.0 * view.size.1) as usize];
         for Piece { corner, size, .. } in &view.pieces {
             for y in corner.1..corner.1 + size.1 {
@@ -234,7 +235,7 @@ proptest! {
         let mut augment = AugmentConfig::default();
         augment.crop.probability = 1.0;
         augment.crop.min_side = 0.4;
-        let view = transform(augment).draw(0, &images, &mut sample_rng(seed, 0, 0, 0));
+        let view = transform(augment).sample(0, &images, &mut sample_rng(seed, 0, 0, 0));
         let Region { width, height, .. } = view.pieces[0].source;
         let ImageRecord { width: image_width, height: image_height, objects, .. } = &images[0];
         prop_assert!(width >= (0.4 * f64::from(*image_width)).round());
@@ -255,7 +256,7 @@ fn jitter_is_resizing_within_the_limits_and_cropping_to_the_size() {
     let (mut padded, mut cropped) = (0, 0);
     let (mut least, mut largest) = (f64::MAX, 0.0_f64);
     for epoch in 0..400 {
-        let view = transform.draw(
+        let view = transform.sample(
             0,
             std::slice::from_ref(&record),
             &mut sample_rng(1, epoch, 0, 0),
@@ -297,7 +298,7 @@ fn colours_and_mixing_leave_what_is_shown_where_it_was() {
     let (mut colored, mut mixed) = (0, 0);
     for epoch in 0..100 {
         let draw =
-            |transform: &Transform| transform.draw(1, &images, &mut sample_rng(4, epoch, 1, 0));
+            |transform: &Transform| transform.sample(1, &images, &mut sample_rng(4, epoch, 1, 0));
         let (plain, varied) = (draw(&plain), draw(&varied));
         colored += u32::from(varied.pieces[0].colors.is_some());
         mixed += u32::from(varied.pieces.len() == 2);
@@ -325,7 +326,7 @@ fn every_variation_happens_as_often_as_it_says() {
     let draws = 4000;
     let mut counts = [0.0; 4];
     for epoch in 0..draws {
-        let view = transform.draw(2, &images, &mut sample_rng(3, epoch, 2, 0));
+        let view = transform.sample(2, &images, &mut sample_rng(3, epoch, 2, 0));
         let piece = &view.pieces[0];
         assert_eq!(piece.image, 2);
         for (count, happened) in counts.iter_mut().zip([
