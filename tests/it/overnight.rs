@@ -263,8 +263,8 @@ fn a_range_test_proposes_learning_rates() {
     );
 }
 
-fn autopsy(experiment: &Experiment, run: &str, step: u64) -> Value {
-    experiment.json(&format!("{run}/autopsy/step-{step}/autopsy.json"))
+fn non_finite_report(experiment: &Experiment, run: &str, step: u64) -> Value {
+    experiment.json(&format!("{run}/non_finite/step-{step}/report.json"))
 }
 
 #[test]
@@ -273,26 +273,26 @@ fn an_infinite_pixel_stops_training_by_the_images_name_before_the_weights_are_to
     // Whatever is no exact mean becomes infinite.
     let poison = ["data.normalization.std=[2e-38, 1.0, 1.0]"];
     let stopped = experiment.train("run", &set(&poison));
-    stopped.expect_refusal(1, &["step 1", "train_0000", "not finite", "autopsy"]);
-    let autopsy = autopsy(&experiment, "run", 1);
-    let images = autopsy["images"].as_array().unwrap();
+    stopped.expect_refusal(1, &["step 1", "train_0000", "not finite", "non_finite"]);
+    let report = non_finite_report(&experiment, "run", 1);
+    let images = report["images"].as_array().unwrap();
     assert_eq!(images.len(), 2);
-    assert_eq!(autopsy["images_not_finite"].as_array().unwrap().len(), 2);
+    assert_eq!(report["images_not_finite"].as_array().unwrap().len(), 2);
     for image in images {
         let picture = image["picture"].as_str().unwrap();
-        let path = experiment.path(&format!("run/autopsy/step-1/{picture}"));
+        let path = experiment.path(&format!("run/non_finite/step-1/{picture}"));
         assert_eq!(image::open(path).unwrap().width(), 64);
         assert!(image["objects"].is_array() && image["image_id"].is_u64());
     }
-    assert_eq!(autopsy["losses_of_levels"].as_array().unwrap().len(), 5);
+    assert_eq!(report["losses_of_levels"].as_array().unwrap().len(), 5);
 
     // It is as well known where only the first part of the batch was looked at.
     let in_parts = [poison[0], "train.accumulate=2"];
     experiment
         .train("parts", &set(&in_parts))
         .expect_refusal(1, &["step 1", "train_0000", "not finite"]);
-    let autopsy = self::autopsy(&experiment, "parts", 1);
-    assert_eq!(autopsy["images"].as_array().unwrap().len(), 2);
+    let report = non_finite_report(&experiment, "parts", 1);
+    assert_eq!(report["images"].as_array().unwrap().len(), 2);
 }
 
 #[test]
@@ -313,16 +313,16 @@ fn a_learning_rate_that_is_far_too_high_is_caught_and_the_last_checkpoint_is_wha
     ]
     .concat();
     let stopped = experiment.train("run", &high);
-    stopped.expect_refusal(1, &["not finite", "optimizer.lr", "autopsy"]);
+    stopped.expect_refusal(1, &["not finite", "optimizer.lr", "non_finite"]);
     let step = stopped.stderr.split("error: step ").nth(1).unwrap();
     let step: u64 = step.split(':').next().unwrap().parse().unwrap();
-    let autopsy = autopsy(&experiment, "run", step);
+    let report = non_finite_report(&experiment, "run", step);
     let place = ["first_stage_not_finite", "first_gradient_not_finite"]
         .iter()
-        .find_map(|key| autopsy[key].as_str())
-        .or_else(|| autopsy["parameters_not_finite"][0].as_str());
+        .find_map(|key| report[key].as_str())
+        .or_else(|| report["parameters_not_finite"][0].as_str());
     let place = place.expect("the layer where it begins");
-    let cause = autopsy["likely_cause"].as_str().unwrap();
+    let cause = report["likely_cause"].as_str().unwrap();
     assert!(
         cause.contains(place) && stopped.stderr.contains(place),
         "{cause}"
@@ -346,12 +346,8 @@ fn steps_that_are_not_finite_can_be_skipped_so_many_in_a_row() {
         3,
         "{stopped:#?}"
     );
-    let autopsies = fs_err::read_dir(experiment.path("run/autopsy")).unwrap();
-    assert_eq!(
-        autopsies.count(),
-        2,
-        "of the first of a row, and of the last"
-    );
+    let reports = fs_err::read_dir(experiment.path("run/non_finite")).unwrap();
+    assert_eq!(reports.count(), 2, "of the first of a row, and of the last");
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn any_number_of_processes_learns_the_same() {
         let together = steps(&experiment, name);
         assert_same_steps(&alone, &together);
         assert_eq!(together[0]["processes"], processes);
-        assert!(together[0]["talked_seconds"].as_f64().unwrap() > 0.0);
+        assert!(together[0]["communicated_seconds"].as_f64().unwrap() > 0.0);
         assert_same_weights(&experiment, "one", name);
     }
     // The same number gives the same bits, and one alone those of the program without MPI.
@@ -231,8 +231,8 @@ fn a_loss_that_is_not_finite_is_so_for_all() {
     let finished = train(2, &experiment, "run", &diverges);
     assert_ne!(finished.code, Some(0));
     assert!(finished.stderr.contains("not finite"), "{finished:#?}");
-    let autopsies = fs_err::read_dir(experiment.path("run/autopsy")).unwrap();
-    let folder = autopsies.last().unwrap().unwrap().path();
+    let reports = fs_err::read_dir(experiment.path("run/non_finite")).unwrap();
+    let folder = reports.last().unwrap().unwrap().path();
     let images = fs_err::read_dir(folder).unwrap();
     let pictures = images.filter(|it| it.as_ref().unwrap().path().extension().unwrap() == "png");
     assert_eq!(pictures.count(), 4);

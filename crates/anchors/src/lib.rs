@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+mod best_overlap;
 mod centers;
 mod coder;
 mod config;
@@ -41,14 +42,13 @@ mod error;
 mod generator;
 mod matcher;
 mod optimize;
-mod reach;
 mod targets;
 
+pub use best_overlap::BestOverlap;
 pub use coder::{BoxCoder, BoxCoderConfig, MAX_LOG_SCALE};
 pub use config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellSpacing, LevelAnchors};
 pub use error::AnchorError;
 pub use generator::AnchorGenerator;
 pub use matcher::{Assignment, LowQuality, Matcher, MatcherConfig};
 pub use optimize::{Fit, Proposal, Target, fit, optimize};
-pub use reach::Reach;
 pub use targets::TargetAssigner;

@@ -97,7 +97,7 @@ pub fn optimize(
 pub fn fit(generator: &AnchorGenerator, targets: &[Target], foreground: f32) -> Fit {
     let ious = targets.par_iter().map(|target| {
         let [height, width] = target.input;
-        generator.reach(height, width, &target.bbox).iou
+        generator.best_overlap(height, width, &target.bbox).iou
     });
     let ious: Vec<f32> = ious.collect();
     let count = ious.len().max(1) as f64;

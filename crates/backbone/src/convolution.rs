@@ -2,7 +2,7 @@ use burn::tensor::Device;
 use retinanet_convolution::{Conv2d, ConvOptions, new_conv2d};
 
 /// A square convolution without bias, padded like PyTorch's `padding = kernel / 2`, whose weights
-/// are still to be drawn.
+/// are still to be sampled.
 pub(crate) fn unbiased(
     channels: [usize; 2],
     kernel: usize,
@@ -17,7 +17,7 @@ pub(crate) fn unbiased(
     new_conv2d(channels, kernel, options, None, device)
 }
 
-/// A square convolution with a bias that starts at 0, whose weights are still to be drawn.
+/// A square convolution with a bias that starts at 0, whose weights are still to be sampled.
 pub(crate) fn biased(
     channels: [usize; 2],
     kernel: usize,

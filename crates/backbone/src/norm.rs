@@ -2,7 +2,8 @@ use burn::module::Module;
 use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    Conv2d, End, Levels, batch_norm, conv2d_with_end, group_norm, new_batch_norm, new_group_norm,
+    Conv2d, FusedEpilogue, Levels, batch_norm, conv2d_with_epilogue, group_norm, new_batch_norm,
+    new_group_norm,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,9 +64,9 @@ pub enum Norm {
 }
 
 /// Ends with ReLU.
-pub(crate) const RELU: End<Tensor<4>> = End {
+pub(crate) const RELU: FusedEpilogue<Tensor<4>> = FusedEpilogue {
     relu: true,
-    ..End::NOTHING
+    ..FusedEpilogue::NOTHING
 };
 
 impl Norm {
@@ -79,7 +80,7 @@ impl Norm {
         &self,
         conv: &Conv2d,
         input: Tensor<4>,
-        mut end: End<Tensor<4>>,
+        mut end: FusedEpilogue<Tensor<4>>,
     ) -> Tensor<4> {
         let (weight, options) = (conv.weight.val(), conv.options);
         let learns = |norm: &BatchNorm| norm.training.is_enabled() && input.device().is_autodiff();
@@ -88,14 +89,14 @@ impl Norm {
                 let (scale, bias) = scale_and_bias(norm);
                 end.scale = Some(scale);
                 end.bias = Some(bias);
-                conv2d_with_end(input, weight, options, end)
+                conv2d_with_epilogue(input, weight, options, end)
             }
             Self::FixedStatistics(norm) => {
                 // The scale learns, so it goes into the weight, where it has a gradient.
                 let (scale, bias) = scale_and_bias(norm);
                 let channels = scale.dims()[0];
                 end.bias = Some(bias);
-                conv2d_with_end(
+                conv2d_with_epilogue(
                     input,
                     weight * scale.reshape([channels, 1, 1, 1]),
                     options,
@@ -103,16 +104,18 @@ impl Norm {
                 )
             }
             Self::Batch(norm) => {
-                let convolved = conv2d_with_end(input, weight, options, End::NOTHING);
+                let convolved =
+                    conv2d_with_epilogue(input, weight, options, FusedEpilogue::NOTHING);
                 batch_norm(norm, convolved, end)
             }
             Self::Group(norm) => {
-                let convolved = conv2d_with_end(input, weight, options, End::NOTHING);
+                let convolved =
+                    conv2d_with_epilogue(input, weight, options, FusedEpilogue::NOTHING);
                 let shape = convolved.dims();
-                let end = End {
+                let end = FusedEpilogue {
                     residual: end.residual.map(|residual| Levels::one(residual).values),
                     relu: end.relu,
-                    ..End::NOTHING
+                    ..FusedEpilogue::NOTHING
                 };
                 let normalized = group_norm(norm, Levels::one(convolved), end);
                 normalized.values.reshape(shape)

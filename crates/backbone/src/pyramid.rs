@@ -113,7 +113,7 @@ impl FeaturePyramidConfig {
             p6_from: self.p6_from,
             relu_before_p7: self.relu_before_p7,
         };
-        WeightDistribution::XavierUniform.draw(pyramid, seed, "pyramid")
+        WeightDistribution::XavierUniform.sample(pyramid, seed, "pyramid")
     }
 }
 

@@ -1,6 +1,6 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{Conv2d, End};
+use retinanet_convolution::{Conv2d, FusedEpilogue};
 
 use crate::convolution::unbiased;
 use crate::norm::{Norm, NormConfig, RELU};
@@ -96,7 +96,7 @@ impl ResidualBlock {
             None => input.clone(),
         };
         let hidden = self.norm1.after(&self.conv1, input, RELU);
-        let last = End {
+        let last = FusedEpilogue {
             residual: Some(identity),
             ..RELU
         };
@@ -130,6 +130,6 @@ impl Projection {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        self.norm.after(&self.conv, input, End::NOTHING)
+        self.norm.after(&self.conv, input, FusedEpilogue::NOTHING)
     }
 }

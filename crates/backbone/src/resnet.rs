@@ -140,7 +140,7 @@ impl ResNetConfig {
             layer4: self.stage(self.stage_channels(2), 3, blocks5, device),
             channels: [0, 1, 2, 3].map(|stage| self.stage_channels(stage)),
         };
-        (WeightDistribution::KaimingNormal.draw(resnet, seed, "backbone"))
+        (WeightDistribution::KaimingNormal.sample(resnet, seed, "backbone"))
             .freeze_first(self.freeze_at)
     }
 

@@ -112,9 +112,9 @@ pub(crate) struct ModelArguments {
     pub(crate) device: Option<String>,
 }
 
-/// In which ways a model looks at an image.
+/// Test-time augmentation.
 #[derive(Clone, Args)]
-pub(crate) struct LookArguments {
+pub(crate) struct TestTimeArguments {
     /// Looks at each image mirrored too
     #[arg(long)]
     pub(crate) flip: bool,
@@ -127,7 +127,7 @@ pub(crate) struct LookArguments {
     /// The share of a tile that its neighbour shows too
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, requires = "tile")]
     pub(crate) tile_overlap: f64,
-    /// How many images, or looks at them, go through the network at once; 1 where not given, and 4
+    /// How many images, or views of them, go through the network at once; 1 where not given, and 4
     /// for `serve`
     #[arg(long, value_parser = from_1_to::<1_024>)]
     pub(crate) batch: Option<usize>,
@@ -186,7 +186,7 @@ pub(crate) struct EvalArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
     #[command(flatten)]
-    pub(crate) look: LookArguments,
+    pub(crate) test_time: TestTimeArguments,
     /// Which images of the config
     #[arg(long, value_enum, default_value_t = Split::Val)]
     pub(crate) split: Split,
@@ -259,7 +259,7 @@ pub(crate) struct PredictArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
     #[command(flatten)]
-    pub(crate) look: LookArguments,
+    pub(crate) test_time: TestTimeArguments,
     /// Where the drawn images go
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     pub(crate) out: PathBuf,
@@ -289,7 +289,7 @@ pub(crate) struct ServeArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
     #[command(flatten)]
-    pub(crate) look: LookArguments,
+    pub(crate) test_time: TestTimeArguments,
     /// Where to listen; port 0 takes a free one, and 0.0.0.0 is open to other machines
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) address: SocketAddr,

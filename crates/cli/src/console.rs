@@ -199,9 +199,9 @@ impl Observer for Console {
         let together = match report.processes {
             1 => String::new(),
             processes => format!(
-                " ({:.1} each of {processes}, talked {:.0} %)",
+                " ({:.1} each of {processes}, communication {:.0} %)",
                 self.images_per_second / processes as f64,
-                100.0 * report.talked_share()
+                100.0 * report.communicated_share()
             ),
         };
         STEP_MILLISECONDS.store(report.duration.as_millis() as usize, Ordering::Relaxed);

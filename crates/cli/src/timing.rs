@@ -21,14 +21,14 @@ pub(crate) fn describe(times: &[ImageTimes]) -> Option<String> {
         milliseconds(quantile(whole.clone(), 0.5)),
         milliseconds(quantile(whole, 0.95)),
         median(|it| it.read),
-        median(|it| it.find.prepare),
-        median(|it| it.find.network),
-        median(|it| it.find.post),
+        median(|it| it.detect.prepare),
+        median(|it| it.detect.network),
+        median(|it| it.detect.post),
     ))
 }
 
 fn whole(times: &ImageTimes) -> Duration {
-    times.read + times.find.prepare + times.find.network + times.find.post
+    times.read + times.detect.prepare + times.detect.network + times.detect.post
 }
 
 /// The value that this share of the values does not exceed.
@@ -59,7 +59,7 @@ mod tests {
         let times: Vec<ImageTimes> = (1..=100)
             .map(|place| ImageTimes {
                 read: Duration::from_millis(2),
-                find: Times {
+                detect: Times {
                     prepare: Duration::from_micros(1500),
                     network: Duration::from_millis(place),
                     post: Duration::from_micros(500),

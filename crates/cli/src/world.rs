@@ -6,14 +6,14 @@ mod mpi;
 
 use std::rc::Rc;
 
-use retinanet_trainer::World;
+use retinanet_trainer::Communicator;
 
 use crate::console;
 use crate::failure::Failure;
 
 /// This process among those that train together.
 pub(crate) struct Joined {
-    pub(crate) world: Rc<dyn World>,
+    pub(crate) communicator: Rc<dyn Communicator>,
     machine: Machine,
     /// Ends all processes with an exit code.
     end_all: Box<dyn Fn(i32)>,
@@ -61,7 +61,7 @@ pub(crate) struct EndAllOnPanic<'a>(&'a Joined);
 
 impl Drop for EndAllOnPanic<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() && self.0.world.size() > 1 {
+        if std::thread::panicking() && self.0.communicator.size() > 1 {
             (self.0.end_all)(1);
         }
     }
@@ -70,7 +70,7 @@ impl Drop for EndAllOnPanic<'_> {
 impl Joined {
     pub(crate) fn alone() -> Self {
         Self {
-            world: Rc::new(retinanet_trainer::Alone),
+            communicator: Rc::new(retinanet_trainer::SingleProcess),
             machine: Machine {
                 rank: 0,
                 processes: 1,
@@ -86,7 +86,7 @@ impl Joined {
     }
 
     pub(crate) fn leads(&self) -> bool {
-        self.world.rank() == 0
+        self.communicator.rank() == 0
     }
 
     /// How many of them are on this machine.
@@ -122,8 +122,8 @@ impl Joined {
             // Asked to, all end in order.
             Ok(()) | Err(Failure::Signal(_)) => {}
             Err(failure) => {
-                if self.world.size() > 1 {
-                    console::error_of_rank(self.world.rank(), failure);
+                if self.communicator.size() > 1 {
+                    console::error_of_rank(self.communicator.rank(), failure);
                     (self.end_all)(failure.code().into());
                 }
             }

@@ -8,9 +8,11 @@ use burn::nn::BatchNorm;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use crate::fresh::{new_batch_norm, new_group_norm};
-use crate::layers::{End, add_upsampled, batch_norm, conv2d_levels, group_norm, max_pool2d};
+use crate::layers::{
+    FusedEpilogue, add_upsampled, batch_norm, conv2d_levels, group_norm, max_pool2d,
+};
 use crate::levels::Levels;
-use crate::record::{EndParts, LayerCall};
+use crate::record::{EpilogueParts, LayerCall};
 use crate::weights::normal_values;
 
 /// Added to the variance by the norms under comparison.
@@ -107,7 +109,7 @@ impl LayerCall {
             .collect()
     }
 
-    const fn end_mut(&mut self) -> Option<&mut EndParts> {
+    const fn end_mut(&mut self) -> Option<&mut EpilogueParts> {
         match self {
             Self::Convolution { end, .. }
             | Self::BatchNorm { end, .. }
@@ -237,9 +239,13 @@ impl Trial {
         }
     }
 
-    fn end<const D: usize>(&mut self, parts: EndParts, shape: [usize; D]) -> End<Tensor<D>> {
+    fn end<const D: usize>(
+        &mut self,
+        parts: EpilogueParts,
+        shape: [usize; D],
+    ) -> FusedEpilogue<Tensor<D>> {
         let channels = shape[D - 1];
-        End {
+        FusedEpilogue {
             scale: parts.scale.then(|| self.constant("scale", [channels], 1.0)),
             bias: parts.bias.then(|| self.leaf("bias", [channels], 1.0)),
             residual: parts.residual.then(|| self.leaf("residual", shape, 1.0)),
@@ -356,7 +362,7 @@ impl fmt::Display for LayerCall {
     }
 }
 
-impl fmt::Display for EndParts {
+impl fmt::Display for EpilogueParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (has, name) in [
             (self.scale, "scale"),
@@ -392,11 +398,11 @@ mod tests {
     use crate::shape::ConvOptions;
 
     fn calls() -> Vec<LayerCall> {
-        let relu = EndParts {
+        let relu = EpilogueParts {
             bias: true,
             residual: true,
             relu: true,
-            ..EndParts::default()
+            ..EpilogueParts::default()
         };
         vec![
             LayerCall::Convolution {
@@ -408,16 +414,16 @@ mod tests {
             LayerCall::BatchNorm {
                 size: [6, 5],
                 channels: 4,
-                end: EndParts {
+                end: EpilogueParts {
                     relu: true,
-                    ..EndParts::default()
+                    ..EpilogueParts::default()
                 },
             },
             LayerCall::GroupNorm {
                 levels: vec![[6, 5], [3, 3]],
                 channels: 8,
                 groups: 4,
-                end: EndParts::default(),
+                end: EpilogueParts::default(),
             },
             LayerCall::MaxPool {
                 size: [6, 5],

@@ -15,13 +15,13 @@ use crate::kernels::norm::{Groups, Moments};
 use crate::kernels::resample::{Pool, nearest};
 use crate::levels::Levels;
 use crate::problem::Problem;
-use crate::record::{EndParts, LayerCall, record};
+use crate::record::{EpilogueParts, LayerCall, record};
 use crate::shape::{ConvOptions, Maps};
 
 /// What is fused to the end of a layer: `relu(x * scale + bias + residual)`, each part where it is
 /// asked for.
 #[derive(Clone, Debug)]
-pub struct End<T> {
+pub struct FusedEpilogue<T> {
     /// `[channels]`, a constant: no gradient reaches it. A frozen norm's.
     pub scale: Option<Tensor<1>>,
     /// `[channels]`
@@ -32,7 +32,7 @@ pub struct End<T> {
     pub relu: bool,
 }
 
-impl<T> End<T> {
+impl<T> FusedEpilogue<T> {
     /// The layer's values as they are.
     pub const NOTHING: Self = Self {
         scale: None,
@@ -42,8 +42,8 @@ impl<T> End<T> {
     };
 }
 
-impl EndParts {
-    pub(crate) const fn of<T>(end: &End<T>) -> Self {
+impl EpilogueParts {
+    pub(crate) const fn of<T>(end: &FusedEpilogue<T>) -> Self {
         Self {
             scale: end.scale.is_some(),
             bias: end.bias.is_some(),
@@ -71,11 +71,11 @@ pub fn conv2d(
     bias: Option<Tensor<1>>,
     options: ConvOptions,
 ) -> Tensor<4> {
-    let end = End {
+    let end = FusedEpilogue {
         bias,
-        ..End::NOTHING
+        ..FusedEpilogue::NOTHING
     };
-    conv2d_with_end(input, weight, options, end)
+    conv2d_with_epilogue(input, weight, options, end)
 }
 
 /// [`conv2d`] with what follows it.
@@ -83,18 +83,18 @@ pub fn conv2d(
 /// # Panics
 ///
 /// Panics where the shapes do not fit together.
-pub fn conv2d_with_end(
+pub fn conv2d_with_epilogue(
     input: Tensor<4>,
     weight: Tensor<4>,
     options: ConvOptions,
-    end: End<Tensor<4>>,
+    end: FusedEpilogue<Tensor<4>>,
 ) -> Tensor<4> {
     let [batch, height, width, channels] = input.dims();
     record(|| LayerCall::Convolution {
         levels: vec![[height, width]],
         weight: weight.dims(),
         options,
-        end: EndParts::of(&end),
+        end: EpilogueParts::of(&end),
     });
     #[cfg(feature = "ndarray")]
     if is_ndarray(&input.device()) {
@@ -120,13 +120,13 @@ pub fn conv2d_levels(
     input: Levels,
     weight: Tensor<4>,
     options: ConvOptions,
-    end: End<Tensor<3>>,
+    end: FusedEpilogue<Tensor<3>>,
 ) -> Levels {
     record(|| LayerCall::Convolution {
         levels: input.sizes.clone(),
         weight: weight.dims(),
         options,
-        end: EndParts::of(&end),
+        end: EpilogueParts::of(&end),
     });
     #[cfg(feature = "ndarray")]
     if is_ndarray(&input.values.device()) {
@@ -153,7 +153,7 @@ pub(crate) fn convolve<const D: usize>(
     mut weight: Tensor<4>,
     problem: Problem,
     output_shape: Vec<usize>,
-    mut end: End<Tensor<D>>,
+    mut end: FusedEpilogue<Tensor<D>>,
 ) -> Tensor<D> {
     if !is_flex(&input.device())
         && let Some(scale) = end.scale.take()
@@ -199,7 +199,7 @@ fn plain_conv2d(input: Tensor<4>, weight: Tensor<4>, options: ConvOptions) -> Te
     channels_last(output)
 }
 
-impl<const D: usize> End<Tensor<D>> {
+impl<const D: usize> FusedEpilogue<Tensor<D>> {
     fn apply(self, mut values: Tensor<D>) -> Tensor<D> {
         let mut shape = [1; D];
         shape[D - 1] = values.dims()[D - 1];
@@ -228,12 +228,12 @@ impl<const D: usize> End<Tensor<D>> {
 /// # Shapes
 ///
 /// - `input` and output: `[batch, height, width, channels]`
-pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: End<Tensor<4>>) -> Tensor<4> {
+pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: FusedEpilogue<Tensor<4>>) -> Tensor<4> {
     let [batch, height, width, channels] = input.dims();
     record(|| LayerCall::BatchNorm {
         size: [height, width],
         channels,
-        end: EndParts::of(&end),
+        end: EpilogueParts::of(&end),
     });
     let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     let device = input.device();
@@ -266,12 +266,12 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: End<Tensor<4>>) -> Te
 }
 
 /// Group norm over each level of each image. `end` gives residual and ReLU.
-pub fn group_norm(norm: &GroupNorm, input: Levels, end: End<Tensor<3>>) -> Levels {
+pub fn group_norm(norm: &GroupNorm, input: Levels, end: FusedEpilogue<Tensor<3>>) -> Levels {
     record(|| LayerCall::GroupNorm {
         levels: input.sizes.clone(),
         channels: input.values.dims()[2],
         groups: norm.num_groups,
-        end: EndParts::of(&end),
+        end: EpilogueParts::of(&end),
     });
     let on_flex = is_flex(&input.values.device());
     let (Some(gamma), Some(beta), true) = (&norm.gamma, &norm.beta, on_flex) else {
@@ -301,7 +301,7 @@ fn normalize<const D: usize>(
     groups: Groups,
     moments: Moments,
     epsilon: f64,
-    end: End<Tensor<D>>,
+    end: FusedEpilogue<Tensor<D>>,
 ) -> Tensor<D> {
     let call = NormCall {
         groups: Arc::new(groups),
@@ -507,13 +507,13 @@ mod tests {
             let [out_height, out_width] = options.output_size([height, width], [kernel; 2]);
             let residual = random([2, out_height, out_width, outputs]);
             let scale = random([outputs]).detach();
-            let end = End {
+            let end = FusedEpilogue {
                 scale: Some(scale),
                 bias: Some(bias.clone()),
                 residual: Some(residual.clone()),
                 relu: true,
             };
-            let ours = conv2d_with_end(input.clone(), weight.clone(), options, end.clone());
+            let ours = conv2d_with_epilogue(input.clone(), weight.clone(), options, end.clone());
             let burns = end.apply(plain_conv2d(input.clone(), weight.clone(), options));
             assert_same(ours, burns, &[input, weight, residual], &[bias]);
         }
@@ -532,7 +532,7 @@ mod tests {
             Levels::pack(maps.clone()),
             weight.clone(),
             options,
-            End::NOTHING,
+            FusedEpilogue::NOTHING,
         );
         assert_eq!(ours.sizes, [[9, 8], [4, 4], [1, 1]]);
         let burns = maps
@@ -559,10 +559,10 @@ mod tests {
         let input = input.detach().require_grad();
         let residual = random([2, 5, 7, 6]);
         let [ours, burns] = [(); 2].map(|()| BatchNormConfig::new(6).init(&device()));
-        let end = End {
+        let end = FusedEpilogue {
             residual: Some(residual.clone()),
             relu: true,
-            ..End::NOTHING
+            ..FusedEpilogue::NOTHING
         };
         let output = batch_norm(&ours, input.clone(), end.clone());
         let expected = channels_last(burns.forward(channels_first(input.clone())));
@@ -599,9 +599,9 @@ mod tests {
         norm.gamma = Some(burn::module::Param::from_tensor(gamma));
         norm.beta = Some(burn::module::Param::from_tensor(beta));
         let [gamma, beta] = [&norm.gamma, &norm.beta].map(|p| p.as_ref().unwrap().val());
-        let end = End {
+        let end = FusedEpilogue {
             relu: true,
-            ..End::NOTHING
+            ..FusedEpilogue::NOTHING
         };
         let ours = group_norm(&norm, Levels::pack(maps.clone()), end.clone());
         let burns = maps

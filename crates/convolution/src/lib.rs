@@ -33,10 +33,10 @@ pub use fresh::{new_batch_norm, new_conv2d, new_group_norm};
 #[cfg(feature = "gpu")]
 pub use gpu::break_weight_gradients;
 pub use layers::{
-    End, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
-    conv2d_with_end, group_norm, max_pool2d,
+    FusedEpilogue, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
+    conv2d_with_epilogue, group_norm, max_pool2d,
 };
 pub use levels::Levels;
-pub use record::{EndParts, LayerCall, record_calls};
+pub use record::{EpilogueParts, LayerCall, record_calls};
 pub use shape::ConvOptions;
 pub use weights::WeightDistribution;

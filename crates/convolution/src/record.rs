@@ -16,7 +16,7 @@ pub enum LayerCall {
         /// Stride, padding, dilation and groups.
         options: ConvOptions,
         /// Its epilogue.
-        end: EndParts,
+        end: EpilogueParts,
     },
     /// A batch norm that learns.
     BatchNorm {
@@ -25,7 +25,7 @@ pub enum LayerCall {
         /// How many channels there are.
         channels: usize,
         /// Its epilogue.
-        end: EndParts,
+        end: EpilogueParts,
     },
     /// A group norm.
     GroupNorm {
@@ -36,7 +36,7 @@ pub enum LayerCall {
         /// How many groups they make.
         groups: usize,
         /// Its epilogue.
-        end: EndParts,
+        end: EpilogueParts,
     },
     /// A pooling that takes the largest value.
     MaxPool {
@@ -56,13 +56,13 @@ pub enum LayerCall {
     },
 }
 
-/// Which parts an [`End`] has.
+/// Which parts an [`FusedEpilogue`] has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each part is there or not, whatever the others are"
 )]
-pub struct EndParts {
+pub struct EpilogueParts {
     /// Whether channels are scaled by a constant.
     pub scale: bool,
     /// Whether a bias is added.

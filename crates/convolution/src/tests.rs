@@ -328,7 +328,7 @@ mod on_a_gpu {
     use burn::tensor::{Device, Tensor, TensorData};
 
     use super::*;
-    use crate::layers::{End, convolve};
+    use crate::layers::{FusedEpilogue, convolve};
 
     /// Opens the GPU, or tells that there is none.
     #[expect(clippy::print_stderr, reason = "a skipped test tells why")]
@@ -387,11 +387,11 @@ mod on_a_gpu {
             ..
         } = case.tensors(&gpu);
         let (bias, residual) = (bias.require_grad(), residual.require_grad());
-        let end = End {
+        let end = FusedEpilogue {
             bias: Some(bias.clone()),
             residual: Some(residual.clone()),
             relu: true,
-            ..End::NOTHING
+            ..FusedEpilogue::NOTHING
         };
         let shape = residual.dims().to_vec();
         let output = convolve(input, weight, problem.clone(), shape, end);
@@ -458,11 +458,11 @@ mod on_a_gpu {
                 residual,
             } = self.tensors(device);
             let shape = residual.dims();
-            let plain = End {
+            let plain = FusedEpilogue {
                 scale: Some(scale),
-                ..End::NOTHING
+                ..FusedEpilogue::NOTHING
             };
-            let full = End {
+            let full = FusedEpilogue {
                 bias: Some(bias),
                 residual: Some(residual),
                 relu: true,

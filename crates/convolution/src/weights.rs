@@ -1,4 +1,4 @@
-//! How weights are drawn: on the host, from a generator of our own, each tensor by its name, so that
+//! How weights are sampled: on the host, from a generator of our own, each tensor by its name, so that
 //! a seed gives the same bits on every device.
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -8,10 +8,10 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Values that are drawn from one stream of the generator.
+/// Values that are sampled from one stream of the generator.
 const STREAM_VALUES: usize = 4096;
 
-/// The distribution that the weights of convolutions are drawn from.
+/// The distribution that the weights of convolutions are sampled from.
 ///
 /// Fans are as `PyTorch` counts them: channels in, of one group, times taps; and all channels out
 /// times taps.
@@ -32,7 +32,7 @@ impl WeightDistribution {
     /// Draws the weights of every convolution of a module anew, as a function of the seed, the
     /// module's name and the weights' place in it.
     #[must_use]
-    pub fn draw<M: Module>(self, module: M, seed: u64, name: &str) -> M {
+    pub fn sample<M: Module>(self, module: M, seed: u64, name: &str) -> M {
         module.map(&mut Drawer {
             distribution: self,
             seed,
@@ -83,8 +83,8 @@ impl ModuleMapper for Drawer {
         let values = self.distribution.values(&shape, self.seed, &path);
         param.map(|zeros| {
             let (device, learns) = (zeros.device(), zeros.is_require_grad());
-            let drawn = Tensor::from_data(TensorData::new(values, shape), &device);
-            drawn.set_require_grad(learns)
+            let sampled = Tensor::from_data(TensorData::new(values, shape), &device);
+            sampled.set_require_grad(learns)
         })
     }
 }
@@ -248,16 +248,16 @@ mod tests {
     }
 
     #[test]
-    fn only_the_weights_of_convolutions_are_drawn() {
+    fn only_the_weights_of_convolutions_are_sampled() {
         let device = Device::flex().autodiff();
         let conv = new_conv2d([4, 8], 3, ConvOptions::new(1, 1), Some(0.5), &device);
         let bias = conv.bias.as_ref().map(|bias| bias.val().into_data());
         let weight = conv.weight.val().into_data();
-        let drawn = WeightDistribution::KaimingNormal.draw(conv.clone().no_grad(), 1, "conv");
-        assert_eq!(drawn.bias.map(|bias| bias.val().into_data()), bias);
-        assert_ne!(drawn.weight.val().into_data(), weight);
-        assert!(!drawn.weight.val().is_require_grad());
-        let learning = WeightDistribution::KaimingNormal.draw(conv, 1, "conv");
+        let sampled = WeightDistribution::KaimingNormal.sample(conv.clone().no_grad(), 1, "conv");
+        assert_eq!(sampled.bias.map(|bias| bias.val().into_data()), bias);
+        assert_ne!(sampled.weight.val().into_data(), weight);
+        assert!(!sampled.weight.val().is_require_grad());
+        let learning = WeightDistribution::KaimingNormal.sample(conv, 1, "conv");
         assert!(learning.weight.is_require_grad());
     }
 }

@@ -220,7 +220,7 @@ fn reach_all(
             let bbox = transform
                 .preparation()
                 .place(object.bbox, (image.width, image.height));
-            let reach = generator.reach(height, width, &bbox);
+            let reach = generator.best_overlap(height, width, &bbox);
             bbox.is_proper().then_some(Covered {
                 class: object.class.index(),
                 original: object.bbox,

@@ -10,7 +10,7 @@ use retinanet_images::catch_panic;
 use crate::batch::{Sample, collate};
 use crate::cache::ImageCache;
 use crate::parallel::ParallelMap;
-use crate::plan::{Job, SampleKey, Share, TrainingPlan, evaluation_jobs};
+use crate::plan::{Job, SampleKey, Shard, TrainingPlan, evaluation_jobs};
 use crate::random::sample_rng;
 use crate::{
     Batch, CocoDataset, DataError, ImageRecord, LoaderConfig, OnBadImage, Transform, in_full,
@@ -62,13 +62,13 @@ impl TrainLoader {
         BatchIter::start(Box::new(jobs), self.config, &self.source)
     }
 
-    /// The same for one of several processes that share each batch: `rank` of `of`, from 0. Shares
+    /// The same for one of several processes that shard each batch: `rank` of `of`, from 0. Shards
     /// differ by one image at most, and all have as many parts.
     ///
     /// # Errors
     ///
     /// Returns [`DataError::Setting`] where a batch has fewer images than there are parts.
-    pub fn share(self, rank: usize, of: usize) -> Result<Self, DataError> {
+    pub fn shard(self, rank: usize, of: usize) -> Result<Self, DataError> {
         let parts = self.config.parts * of;
         if self.config.batch_size < parts {
             return Err(DataError::Setting {
@@ -77,7 +77,7 @@ impl TrainLoader {
                 found: format!("{}, for {parts}", self.config.batch_size),
             });
         }
-        let plan = self.plan.with_share(Share { rank, of });
+        let plan = self.plan.with_shard(Shard { rank, of });
         Ok(Self { plan, ..self })
     }
 
@@ -124,7 +124,7 @@ impl TrainLoader {
 #[derive(Clone, Debug)]
 pub struct EvalLoader {
     config: LoaderConfig,
-    share: Share,
+    shard: Shard,
     source: Arc<Source>,
 }
 
@@ -149,7 +149,7 @@ impl EvalLoader {
         };
         Ok(Self {
             config,
-            share: Share::WHOLE,
+            shard: Shard::WHOLE,
             source: Source::new(dataset, config, transform, generator, assigner)?,
         })
     }
@@ -157,16 +157,16 @@ impl EvalLoader {
     /// The same for one of several processes that share the batches: `rank` of `of`, from 0, takes
     /// every `of`th of them.
     #[must_use]
-    pub fn share(self, rank: usize, of: usize) -> Self {
-        let share = Share { rank, of };
-        Self { share, ..self }
+    pub fn shard(self, rank: usize, of: usize) -> Self {
+        let shard = Shard { rank, of };
+        Self { shard, ..self }
     }
 
     /// The batches from the first; the last one may be smaller than the others. After an error the others
     /// follow.
     pub fn start(&self) -> BatchIter {
         let jobs = evaluation_jobs(self.source.dataset.images.len(), self.config.batch_size);
-        let Share { rank, of } = self.share;
+        let Shard { rank, of } = self.shard;
         let jobs = jobs.skip(rank).step_by(of);
         BatchIter {
             ends_at_error: false,
@@ -194,7 +194,7 @@ impl EvalLoader {
     /// How many batches there are.
     pub fn batches(&self) -> usize {
         let all = (self.source.dataset.images.len()).div_ceil(self.config.batch_size);
-        all.saturating_sub(self.share.rank).div_ceil(self.share.of)
+        all.saturating_sub(self.shard.rank).div_ceil(self.shard.of)
     }
 }
 

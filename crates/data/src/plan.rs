@@ -30,14 +30,14 @@ pub(crate) struct SampleKey {
 
 /// The part of each batch that one of several processes takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Share {
+pub(crate) struct Shard {
     /// Which process, from 0.
     pub(crate) rank: usize,
     /// Of how many.
     pub(crate) of: usize,
 }
 
-impl Share {
+impl Shard {
     /// All of it.
     pub(crate) const WHOLE: Self = Self { rank: 0, of: 1 };
 
@@ -59,7 +59,7 @@ pub(crate) struct TrainingPlan {
     images: usize,
     batch_size: usize,
     /// Whose samples of each batch these are.
-    share: Share,
+    shard: Shard,
     /// Into how many parts they are divided, of which none is larger than another by more than one.
     parts: usize,
     seed: u64,
@@ -76,7 +76,7 @@ impl TrainingPlan {
         Self {
             images: dataset.images.len(),
             batch_size: config.batch_size,
-            share: Share::WHOLE,
+            shard: Shard::WHOLE,
             parts: config.parts,
             seed: config.seed,
             repeats: (config.repeat_threshold)
@@ -86,8 +86,8 @@ impl TrainingPlan {
     }
 
     /// The same for one of several processes.
-    pub(crate) fn with_share(self, share: Share) -> Self {
-        Self { share, ..self }
+    pub(crate) fn with_shard(self, shard: Shard) -> Self {
+        Self { shard, ..self }
     }
 
     /// How many samples an epoch has, repeats included; the same for all epochs.
@@ -111,7 +111,7 @@ impl TrainingPlan {
         };
         let samples = self.clone().samples(first_sample);
         let batches = batches(samples, batch_size, self.wide.clone()).skip(batches_before);
-        let (share, parts) = (self.share, self.parts);
+        let (share, parts) = (self.shard, self.parts);
         iterations.zip(batches).flat_map(move |(number, samples)| {
             let samples = share.of(&samples);
             let parts = (0..parts).map(|part| Job {
@@ -204,7 +204,7 @@ mod tests {
         TrainingPlan {
             images,
             batch_size,
-            share: Share::WHOLE,
+            shard: Shard::WHOLE,
             parts: 1,
             seed,
             repeats: None,
@@ -266,7 +266,7 @@ mod tests {
             let whole: Vec<_> = plan.jobs(start..start + 6).collect();
             let mut shares = vec![Vec::new(); whole.len()];
             for rank in 0..of {
-                let mut share = plan.clone().with_share(Share { rank, of });
+                let mut share = plan.clone().with_shard(Shard { rank, of });
                 share.parts = parts;
                 let jobs: Vec<_> = share.jobs(start..start + 6).collect();
                 prop_assert_eq!(jobs.len(), parts * whole.len());

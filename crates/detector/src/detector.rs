@@ -1,4 +1,4 @@
-//! A trained model with all that it needs to look at images.
+//! A trained model with all that it needs to detect.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
-use retinanet_images::{ImagesError, LookConfig, MAX_PIXELS, Preparation, Prepared, decode_image};
+use retinanet_images::{
+    ImagesError, MAX_PIXELS, Preparation, Prepared, TestTimeAugmentation, decode_image,
+};
 
 use crate::checkpoint::{CheckpointError, DetectorFile, SavedDetector};
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     read_classes,
 };
 
-/// A model that looks at images: weights, classes, and how images are prepared and predictions
+/// A model that detects: weights, classes, and how images are prepared and predictions
 /// decoded.
 pub struct Detector {
     model: RetinaNet,
@@ -24,9 +26,9 @@ pub struct Detector {
     pub(crate) decoder: Decoder,
     classes: ClassList,
     device: Device,
-    /// In which ways it looks at an image.
-    pub(crate) looks: LookConfig,
-    /// How many looks go through the network together.
+    /// The views of an image that it detects on.
+    pub(crate) test_time: TestTimeAugmentation,
+    /// How many views go through the network together.
     pub(crate) batch: usize,
 }
 
@@ -79,7 +81,7 @@ impl Detector {
             decoder: config.decode.init(&config.model)?,
             classes,
             device: device.clone().inner(),
-            looks: LookConfig::default(),
+            test_time: TestTimeAugmentation::default(),
             batch: 1,
         })
     }
@@ -89,9 +91,13 @@ impl Detector {
     /// # Errors
     ///
     /// Returns an error where a setting is out of its range.
-    pub fn with_looks(mut self, looks: LookConfig, batch: usize) -> Result<Self, ImagesError> {
-        looks.check()?;
-        self.looks = looks;
+    pub fn with_test_time_augmentation(
+        mut self,
+        test_time: TestTimeAugmentation,
+        batch: usize,
+    ) -> Result<Self, ImagesError> {
+        test_time.check()?;
+        self.test_time = test_time;
         self.batch = batch.max(1);
         Ok(self)
     }
@@ -108,7 +114,7 @@ impl Detector {
     /// Returns an error where the file cannot be read.
     pub fn detect_file(&self, path: &Path) -> Result<Vec<Detection>, ImagesError> {
         let decoding = self.preparation.decoding(MAX_PIXELS);
-        let found = self.find(&[Arc::new(decode_image(path, decoding)?)]);
+        let found = self.detect(&[Arc::new(decode_image(path, decoding)?)]);
         Ok(found
             .into_iter()
             .flat_map(|found| found.detections)
@@ -125,7 +131,7 @@ impl Detector {
         &self.model
     }
 
-    /// How many looks go through the network together.
+    /// How many views go through the network together.
     pub const fn batch(&self) -> usize {
         self.batch
     }

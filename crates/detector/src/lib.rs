@@ -1,5 +1,5 @@
 //! The assembled RetinaNet: its config, the forward pass, decoding with non-maximum suppression,
-//! weight files, and the [`Detector`] that looks at images.
+//! weight files, and the [`Detector`] that detects.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -25,9 +25,9 @@ mod candidates;
 mod checkpoint;
 mod config;
 mod decode;
+mod detect;
 mod detector;
 mod detector_config;
-mod finding;
 mod merge;
 mod model;
 mod numbers;
@@ -40,10 +40,10 @@ pub use checkpoint::{
 };
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};
+pub use detect::{ImageDetections, Times};
 pub use detector::{Detector, DetectorError};
 pub use detector_config::DetectorConfig;
-pub use finding::{Found, Times};
-pub use merge::Sighting;
+pub use merge::ViewDetection;
 pub use model::{Predictions, RetinaNet};
 pub use numbers::faulty_number;
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};

@@ -443,8 +443,8 @@ impl<'de> Deserialize<'de> for BatchSize {
     }
 }
 
-/// What happens where the loss or a gradient is not finite. The weights are not touched, and an
-/// autopsy is written.
+/// What happens where the loss or a gradient is not finite. The weights are not touched, and a
+/// non-finite report is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnNonFinite {

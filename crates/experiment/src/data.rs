@@ -115,7 +115,7 @@ impl DataConfig {
 /// # Errors
 ///
 /// Returns an error if it cannot be written.
-pub fn draw_shapes_if_absent(
+pub fn render_shapes_if_absent(
     data: &DataConfig,
     observer: &mut dyn Observer,
 ) -> Result<(), ExperimentError> {

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use image::RgbImage;
 use retinanet_boxes::{ClassList, Detection, ImageId};
 use retinanet_data::{DataError, ImageRecord, OnBadImage, ParallelMap, in_full};
-use retinanet_detector::{Detector, Found, Times};
+use retinanet_detector::{Detector, ImageDetections, Times};
 use retinanet_evaluation::{CocoDetection, Evaluator};
 use retinanet_images::Decoding;
 
 use crate::config::{DataConfig, SplitConfig};
-use crate::data::draw_shapes_if_absent;
+use crate::data::render_shapes_if_absent;
 use crate::error::EvaluateError;
 use crate::image_files::EvaluationData;
 use crate::observer::{Observer, Progress};
@@ -36,7 +36,7 @@ pub struct ImageTimes {
     /// Reading and decoding the file.
     pub read: Duration,
     /// The rest.
-    pub find: Times,
+    pub detect: Times,
 }
 
 /// Lets a detector look at all images of one of a config's splits, in the ways that it does.
@@ -50,7 +50,7 @@ pub fn examine(
     split: &SplitConfig,
     observer: &mut dyn Observer,
 ) -> Result<Examination, EvaluateError> {
-    draw_shapes_if_absent(data, observer)?;
+    render_shapes_if_absent(data, observer)?;
     let EvaluationData { dataset, evaluator } =
         data.to_evaluate(split, detector.classes(), observer)?;
     let mut examination = Examination {
@@ -80,13 +80,13 @@ pub fn examine(
             }
         }
         let pixels: Vec<_> = read.iter().map(|it| Arc::clone(&it.pixels)).collect();
-        for (image, found) in read.iter().zip(detector.find(&pixels)) {
-            let Found { detections, times } = found;
+        for (image, found) in read.iter().zip(detector.detect(&pixels)) {
+            let ImageDetections { detections, times } = found;
             let detections = coco_detections(detector.classes(), image.id, detections);
             examination.detections.extend(detections);
             examination.times.push(ImageTimes {
                 read: image.took,
-                find: times,
+                detect: times,
             });
             observer.progress(Progress::Tick);
         }

@@ -24,7 +24,7 @@ pub use config::{
     MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
     SplitConfig, TrainConfig,
 };
-pub use data::{draw_shapes_if_absent, tell_dropped};
+pub use data::{render_shapes_if_absent, tell_dropped};
 pub use data_files::{DataSplit, MissingData, require_data, what_lies_in};
 pub use error::{EvaluateError, ExperimentError};
 pub use examination::{Examination, ImageTimes, coco_detections, examine};

@@ -91,8 +91,8 @@ pub struct StepReport {
     pub waited: Duration,
     /// How many processes shared the batch.
     pub processes: usize,
-    /// How much of it went into talking to them, waiting for them included.
-    pub talked: Duration,
+    /// How much of it was communication with them, waiting for them included.
+    pub communicated: Duration,
 }
 
 impl StepReport {
@@ -106,9 +106,9 @@ impl StepReport {
         self.positives as f64 / self.images.max(1) as f64
     }
 
-    /// How much of the step was talking to other processes, in `[0, 1]`.
-    pub fn talked_share(&self) -> f64 {
-        self.talked.as_secs_f64() / self.duration.as_secs_f64().max(1e-9)
+    /// How much of the step was communication with other processes, in `[0, 1]`.
+    pub fn communicated_share(&self) -> f64 {
+        self.communicated.as_secs_f64() / self.duration.as_secs_f64().max(1e-9)
     }
 
     /// How much of the step was waiting for its batch, in `[0, 1]`.

@@ -2,8 +2,8 @@ use burn::module::{Module, Param};
 use burn::nn::GroupNorm;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    Conv2d, ConvOptions, End, Levels, WeightDistribution, conv2d_levels, group_norm, new_conv2d,
-    new_group_norm,
+    Conv2d, ConvOptions, FusedEpilogue, Levels, WeightDistribution, conv2d_levels, group_norm,
+    new_conv2d, new_group_norm,
 };
 
 use crate::config::{ClassScores, HeadConfig, HeadNorm};
@@ -31,8 +31,8 @@ impl HeadConfig {
             ClassScores::Sigmoid => foreground,
             ClassScores::Softmax => foreground - (classes as f64).ln(),
         };
-        let subnet = self.undrawn(channels_in, anchors_per_cell, classes, bias, device);
-        WEIGHTS.draw(subnet, seed, "class_subnet")
+        let subnet = self.uninitialised(channels_in, anchors_per_cell, classes, bias, device);
+        WEIGHTS.sample(subnet, seed, "class_subnet")
     }
 
     /// Makes a subnet that gives four box deltas for each anchor, about 0 at first. Its weights are
@@ -44,11 +44,11 @@ impl HeadConfig {
         seed: u64,
         device: &Device,
     ) -> Subnet {
-        let subnet = self.undrawn(channels_in, anchors_per_cell, 4, 0.0, device);
-        WEIGHTS.draw(subnet, seed, "box_subnet")
+        let subnet = self.uninitialised(channels_in, anchors_per_cell, 4, 0.0, device);
+        WEIGHTS.sample(subnet, seed, "box_subnet")
     }
 
-    fn undrawn(
+    fn uninitialised(
         &self,
         channels_in: usize,
         anchors_per_cell: usize,
@@ -116,9 +116,9 @@ impl Subnet {
         for (index, conv) in self.convs.iter().enumerate() {
             hidden = match self.norms.get(index) {
                 Some(norm) => {
-                    let end = End {
+                    let end = FusedEpilogue {
                         relu: true,
-                        ..End::NOTHING
+                        ..FusedEpilogue::NOTHING
                     };
                     group_norm(norm, convolve(conv, hidden, false), end)
                 }
@@ -133,10 +133,10 @@ impl Subnet {
 }
 
 fn convolve(conv: &Conv2d, levels: Levels, relu: bool) -> Levels {
-    let end = End {
+    let end = FusedEpilogue {
         bias: conv.bias.as_ref().map(Param::val),
         relu,
-        ..End::NOTHING
+        ..FusedEpilogue::NOTHING
     };
     conv2d_levels(levels, conv.weight.val(), conv.options, end)
 }

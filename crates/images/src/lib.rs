@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! image file ──────── decode_image ──┐
-//! LookConfig ──────── Look ──────────┼─► prepare_looks ─► Prepared ─► network ─► boxes
+//! TestTimeAugmentation ──────── TestTimeView ──────────┼─► prepare_views ─► Prepared ─► network ─► boxes
 //! PreparationConfig ─ Preparation ───┘                                             │
-//! boxes of the image ◄────────────────────── Look::to_original ◄───────────────────┘
+//! boxes of the image ◄────────────────────── TestTimeView::to_original ◄───────────────────┘
 //! ```
 //!
 //! [`decode_image`] gives upright RGB or an error with the file's name. A [`Preparation`] says how
 //! images are resized, as detectron2's `ResizeShortestEdge` does it, and how pixels become numbers. A
-//! [`Look`] is one way of looking at an image: as a whole, or at a tile, in a mirror, at another
+//! [`TestTimeView`] is one way of looking at an image: as a whole, or at a tile, in a mirror, at another
 //! scale. It takes boxes of what was prepared back to the image.
 //!
 //! Underneath, a [`View`] plans from the sizes alone what is shown of which images; pixels and boxes
@@ -22,7 +22,7 @@
 //! use std::sync::Arc;
 //!
 //! use retinanet_boxes::BoundingBox;
-//! use retinanet_images::{Decoding, Look, Preparation, PreparationConfig, decode_image, prepare_looks};
+//! use retinanet_images::{Decoding, TestTimeView, Preparation, PreparationConfig, decode_image, prepare_views};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
@@ -30,8 +30,8 @@
 //! # image::RgbImage::new(600, 400).save(&path)?;
 //! let image = Arc::new(decode_image(&path, Decoding::default())?);
 //! let preparation = Preparation::new(&PreparationConfig::default())?;
-//! let look = Look::plain(&preparation, image.dimensions());
-//! let prepared = prepare_looks(&[(image, look)], &preparation);
+//! let view = TestTimeView::plain(&preparation, image.dimensions());
+//! let prepared = prepare_views(&[(image, view)], &preparation);
 //!
 //! // 600×400 resized to 1200×800, and padded to multiples of 32.
 //! assert_eq!(prepared.sizes, [(1200, 800)]);
@@ -39,7 +39,7 @@
 //! assert_eq!(prepared.pixels.len(), 3 * 800 * 1216);
 //!
 //! let found = BoundingBox::new(0.0, 0.0, 1200.0, 400.0);
-//! assert_eq!(look.to_original(found), BoundingBox::new(0.0, 0.0, 600.0, 200.0));
+//! assert_eq!(view.to_original(found), BoundingBox::new(0.0, 0.0, 600.0, 200.0));
 //! # Ok(())
 //! # }
 //! ```
@@ -47,13 +47,13 @@
 mod colors;
 mod decode;
 mod error;
-mod look;
 mod normalization;
 mod panics;
 mod pixels;
 mod preparation;
 mod prepared;
 mod resize;
+mod test_time;
 mod view;
 
 pub use colors::ColorShift;
@@ -62,10 +62,10 @@ pub use decode::{
     range_of_16_bit, read_header,
 };
 pub use error::ImagesError;
-pub use look::{Look, LookConfig, prepare_looks};
 pub use normalization::{ChannelOrder, Normalization};
 pub use panics::catch_panic;
 pub use preparation::{Preparation, PreparationConfig};
 pub use prepared::{Prepared, Rendered};
 pub use resize::{Interpolation, SizeRounding};
+pub use test_time::{TestTimeAugmentation, TestTimeView, prepare_views};
 pub use view::{Piece, Region, View};

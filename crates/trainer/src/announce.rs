@@ -59,7 +59,7 @@ pub(crate) fn tell_start(
         tell(
             run,
             observer,
-            "warning: the weights are drawn at random, and `model.norm` or `model.freeze_at` keeps \
+            "warning: the weights are initialised at random, and `model.norm` or `model.freeze_at` keeps \
              some of them from learning; from scratch use norm = \"batch_norm\" or \
              \"group_norm\", and freeze_at = 0",
         )?;

@@ -30,7 +30,7 @@ impl ModelAverage {
         &self.model
     }
 
-    /// Goes on with a model that was drawn anew and has the same weights: its running statistics
+    /// Goes on with a model that was initialised anew and has the same weights: its running statistics
     /// have other ids.
     pub(crate) fn follow(&mut self, model: &RetinaNet) -> Result<(), RecordError> {
         let average = self.model.clone().into_record();

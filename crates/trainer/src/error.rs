@@ -32,7 +32,7 @@ pub enum TrainError {
         error: StepError,
         /// Where it begins, and what may help.
         cause: String,
-        /// Where the autopsy lies.
+        /// Where the non-finite report lies.
         folder: PathBuf,
     },
     /// The run goes on with annotations of other classes than it began with.
@@ -47,16 +47,18 @@ pub enum TrainError {
         /// In what they differ.
         differences: String,
     },
-    /// The autopsy cannot be written; the cause names the file.
-    #[error("the loss or its gradients are not finite, and the autopsy cannot be written")]
-    Autopsy(#[source] std::io::Error),
+    /// The non-finite report cannot be written; the cause names the file.
+    #[error(
+        "the loss or its gradients are not finite, and the non-finite report cannot be written"
+    )]
+    NonFiniteReport(#[source] std::io::Error),
     /// What was frozen cannot be made to learn.
     #[error("cannot let what was frozen learn")]
-    Thaw(#[source] RecordError),
+    Unfreeze(#[source] RecordError),
     /// The metrics cannot be logged; the cause names the file.
     #[error("cannot write the metrics")]
     Log(#[source] std::io::Error),
-    /// The model cannot be drawn.
+    /// The model cannot be initialised.
     #[error(transparent)]
     Experiment(#[from] ExperimentError),
     /// An image cannot be read.

@@ -10,17 +10,17 @@ use retinanet_experiment::{
     Observer, check_annotations, config_to_toml, require_data,
 };
 
-use crate::alone::Alone;
 use crate::auto_batch::measure_batch_size;
+use crate::communicator::Communicator;
 use crate::device_check::DeviceCheck;
 use crate::error::TrainError;
 use crate::estimate::{Estimate, estimate};
 use crate::follow::follow;
 use crate::plan::Plan;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
+use crate::single_process::SingleProcess;
 use crate::training::{TrainOutcome, train};
 use crate::update::is_flex;
-use crate::world::World;
 
 /// What a process says that has its device and its data.
 const READY: &[u8] = b"ready";
@@ -65,8 +65,8 @@ impl LaunchOptions {
 /// the CPU, with weights from files.
 pub trait Host {
     /// The processes that train together.
-    fn processes(&self) -> Rc<dyn World> {
-        Rc::new(Alone)
+    fn processes(&self) -> Rc<dyn Communicator> {
+        Rc::new(SingleProcess)
     }
 
     /// How many of these processes share this machine's memory.

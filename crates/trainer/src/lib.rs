@@ -4,12 +4,11 @@
 //! able to build), and [`train`] carries it out; [`launch`] does all of it. The crate prints nothing: what happens is told to
 //! an [`Observer`](retinanet_experiment::Observer).
 
-mod alone;
 mod announce;
 mod auto_batch;
-mod autopsy;
 mod average;
 mod checkpoint;
+mod communicator;
 mod data_changes;
 mod detector;
 mod device_check;
@@ -22,24 +21,25 @@ mod levels;
 mod lr_find;
 mod memory;
 mod metrics_log;
+mod non_finite;
 mod optimizer;
 mod plan;
+mod process_group;
 mod report;
 mod run_directory;
 mod sampling;
 mod schedule;
+mod single_process;
 mod step;
-mod team;
 mod tensorboard;
-mod trainee;
+mod train_state;
 mod training;
 mod update;
 mod validation;
-mod world;
 
-pub use alone::Alone;
 pub use auto_batch::measure_batch_size;
 pub use checkpoint::{Checkpoint, CheckpointState};
+pub use communicator::Communicator;
 pub use data_changes::DataMark;
 pub use device_check::{Checked, DeviceCheck, TOLERANCE};
 pub use error::TrainError;
@@ -53,6 +53,6 @@ pub use plan::Plan;
 pub use run_directory::{
     Change, Changes, DamagedCheckpoint, NewestCheckpoint, RunDirectory, RunDirectoryError,
 };
+pub use single_process::SingleProcess;
 pub use step::{Learner, StepError, StepLoss};
 pub use training::{Stopped, TrainOutcome, train};
-pub use world::World;

@@ -42,7 +42,7 @@ pub fn find_learning_rate(
     observer: &mut dyn Observer,
 ) -> Result<RateSearch, TrainError> {
     let device = device.clone().autodiff();
-    let (model, _) = plan.draw_model(&device)?;
+    let (model, _) = plan.initialise_model(&device)?;
     let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
     let mut losses = Smoothed::default();
     let what = "searching";

@@ -71,7 +71,7 @@ impl MetricsLog {
         });
         if report.processes > 1 {
             line["processes"] = json!(report.processes);
-            line["talked_seconds"] = json!(report.talked.as_secs_f64());
+            line["communicated_seconds"] = json!(report.communicated.as_secs_f64());
         }
         if !report.levels.is_empty() {
             line["levels"] = json!(report.levels);

@@ -12,7 +12,7 @@ use retinanet_detector::{ClassScores, Decoder, LoadedWeights, RetinaNet, load_pr
 use retinanet_evaluation::Evaluator;
 use retinanet_experiment::{
     EvaluationData, ExperimentConfig, ExperimentError, Observer, OptimizerConfig, ScheduleName,
-    check_settings, check_training_files, draw_shapes_if_absent, tell_dropped,
+    check_settings, check_training_files, render_shapes_if_absent, tell_dropped,
 };
 
 use crate::schedule::{Schedule, Shape};
@@ -49,7 +49,7 @@ pub struct Plan {
 
 impl Plan {
     /// Checks the settings, reads the annotations and looks for the images. Where the config asks
-    /// for the built-in data set and it is not there, it is drawn.
+    /// for the built-in data set and it is not there, it is rendered.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl Plan {
         let matcher = config.criterion.matcher.init()?;
         let transform = config.data.transform()?;
 
-        draw_shapes_if_absent(&config.data, observer)?;
+        render_shapes_if_absent(&config.data, observer)?;
         let train = Arc::new(config.data.read_train()?);
         check_training_files(&train, config.data.on_bad_image, observer)?;
         let EvaluationData {
@@ -128,7 +128,7 @@ impl Plan {
     ///
     /// Returns an error where there are more of them, and of the parts of each, than images.
     pub fn check_processes(&self, processes: usize) -> Result<(), ExperimentError> {
-        self.loader.clone().share(0, processes)?;
+        self.loader.clone().shard(0, processes)?;
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Plan {
     /// Returns an error where the file cannot be read or does not fit.
     pub fn check_pretrained(&self) -> Result<(), ExperimentError> {
         if self.config.model.pretrained.is_some() {
-            self.draw_model(&Device::flex())?;
+            self.initialise_model(&Device::flex())?;
         }
         Ok(())
     }
@@ -159,8 +159,8 @@ impl Plan {
         Ok(model.with_winograd(self.config.compute.winograd))
     }
 
-    /// Draws the model on a device, with the weights to start from if the config names any.
-    pub(crate) fn draw_model(
+    /// Initialises the model on a device, with the weights to start from if the config names any.
+    pub(crate) fn initialise_model(
         &self,
         device: &Device,
     ) -> Result<(RetinaNet, Option<LoadedWeights>), ExperimentError> {

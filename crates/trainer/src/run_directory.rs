@@ -1,5 +1,5 @@
 //! The run directory: `config.toml` (resolved), `classes.json`, `metrics.jsonl`, `log.txt`,
-//! TensorBoard's events, `checkpoints/{last,best,step-N}`, `eval/` and `autopsy/`.
+//! TensorBoard's events, `checkpoints/{last,best,step-N}`, `eval/` and `non_finite/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

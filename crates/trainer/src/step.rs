@@ -6,14 +6,14 @@ use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_experiment::OptimizerConfig;
 
 use crate::optimizer::{Optimizer, gradient_norm};
-use crate::team::Team;
+use crate::process_group::ProcessGroup;
 
 /// All that a training step moves on: the model, the optimiser's state and the loss's normaliser.
 pub struct Learner {
     pub(crate) model: RetinaNet,
     pub(crate) optimizer: Optimizer,
     pub(crate) criterion: Criterion,
-    pub(crate) team: Team,
+    pub(crate) group: ProcessGroup,
 }
 
 /// How a step went.
@@ -39,13 +39,13 @@ impl Learner {
             optimizer: Optimizer::new(optimizer, &model),
             model,
             criterion,
-            team: Team::alone(),
+            group: ProcessGroup::single(),
         }
     }
 
     /// The same as one of several processes that share each batch.
-    pub(crate) fn with_team(self, team: Team) -> Self {
-        Self { team, ..self }
+    pub(crate) fn with_team(self, group: ProcessGroup) -> Self {
+        Self { group, ..self }
     }
 
     /// The model as it stands.
@@ -136,7 +136,7 @@ impl Learner {
         let counts: Vec<_> = (targets.iter())
             .map(|part| part.positives_per_image())
             .collect();
-        let (counts, own) = self.team.gather_counts(&counts.concat());
+        let (counts, own) = self.group.gather_counts(&counts.concat());
         let weights = self.criterion.weights(&counts);
         let mut weights = &weights[own];
         let mut sum = GradientsAccumulator::new();
@@ -158,7 +158,7 @@ impl Learner {
             let gradients = GradientsParams::from_grads(loss.total().backward(), &self.model);
             sum.accumulate(&self.model, gradients);
         }
-        self.team.sum(&mut losses);
+        self.group.all_reduce(&mut losses);
         let [class, bbox] = losses;
         if !(class.is_finite() && bbox.is_finite()) {
             return Err(StepError {
@@ -167,9 +167,9 @@ impl Learner {
                 gradient_norm: None,
             });
         }
-        let gradients = self.team.sum_gradients(&self.model, sum.grads());
+        let gradients = self.group.all_reduce_gradients(&self.model, sum.grads());
         // The leader's, since other devices may round otherwise and would clip otherwise.
-        let gradient_norm = self.team.leaders(gradient_norm(&self.model, &gradients));
+        let gradient_norm = self.group.leaders(gradient_norm(&self.model, &gradients));
         if !gradient_norm.is_finite() {
             return Err(StepError {
                 class,
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(fingerprint(learner.model()), before);
         assert_eq!(*learner.criterion.normalizer(), normalizer);
 
-        // Nor does an autopsy, which sends the batch through again.
+        // Nor does a non-finite report, which sends the batch through again.
         learner.undisturbed(|learner| learner.model.forward(poisoned.clone()));
         assert_eq!(fingerprint(learner.model()), before);
 

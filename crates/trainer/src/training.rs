@@ -12,21 +12,21 @@ use retinanet_experiment::{
 };
 
 use crate::announce::{tell, tell_schedule, tell_start};
-use crate::autopsy::Patient;
 use crate::average::ModelAverage;
 use crate::checkpoint::{Checkpoint, CheckpointState, Content};
+use crate::communicator::Communicator;
 use crate::data_changes::{DataMark, class_differences};
 use crate::error::TrainError;
 use crate::memory::memory;
 use crate::metrics_log::MetricsLog;
+use crate::non_finite::NonFiniteStep;
 use crate::plan::Plan;
+use crate::process_group::{Command, ProcessGroup};
 use crate::report::{Findings, Reporter};
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::step::{Learner, StepError};
-use crate::team::{Command, Team};
-use crate::trainee::Trainee;
+use crate::train_state::TrainState;
 use crate::validation::{Validation, validate};
-use crate::world::World;
 
 /// The score from which on a detection counts where classes are confused and images ranked.
 const COUNTED_SCORE: f64 = 0.3;
@@ -58,7 +58,7 @@ pub enum Stopped {
 }
 
 /// Trains a plan in a run directory on a device, from the run's newest whole checkpoint or from
-/// the start; with the other processes of a world, which [`follow`](crate::follow).
+/// the start; with the other processes of a communicator, which [`follow`](crate::follow).
 ///
 /// # Errors
 ///
@@ -68,17 +68,17 @@ pub fn train(
     plan: &Plan,
     run: &RunDirectory,
     device: &Device,
-    world: Rc<dyn World>,
+    communicator: Rc<dyn Communicator>,
     observer: &mut dyn Observer,
 ) -> Result<TrainOutcome, TrainError> {
     let device = prepare(plan, device);
-    let team = Team::new(world);
+    let group = ProcessGroup::new(communicator);
     let _lock = run.lock()?;
-    let mut session = Session::start(plan, run, (&team, &device), observer)?;
-    session.trainee.share()?;
+    let mut session = Session::start(plan, run, (&group, &device), observer)?;
+    session.train_state.broadcast()?;
     observer.training_starts(session.iteration(), plan.iterations);
 
-    let loader = plan.loader.clone().share(team.rank(), team.size())?;
+    let loader = plan.loader.clone().shard(group.rank(), group.size())?;
     let mut batches = loader.start(session.iteration(), plan.iterations);
     let mut last = None;
     if session.awaits_evaluation {
@@ -97,8 +97,8 @@ pub fn train(
         let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
         let waited = started.elapsed();
         // What it was before has been no part of a step.
-        team.talked();
-        team.command(Command::Step);
+        group.communicated();
+        group.send_command(Command::Step);
         session.step(batch, started, waited, observer)?;
 
         session.awaits_evaluation = session.is_due(plan.eval_every);
@@ -120,7 +120,7 @@ pub fn train(
         session.write_checkpoint(observer)?;
         stopped = Some(Stopped::Asked);
     }
-    team.command(Command::End);
+    group.send_command(Command::End);
     Ok(TrainOutcome {
         run: run.root().to_owned(),
         iteration: session.iteration(),
@@ -144,7 +144,7 @@ pub(crate) fn prepare(plan: &Plan, device: &Device) -> Device {
 struct Session<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
-    trainee: Trainee<'a>,
+    train_state: TrainState<'a>,
     log: MetricsLog,
     /// What is trained and evaluated on.
     data: (DataMark, DataMark),
@@ -202,7 +202,7 @@ impl<'a> Session<'a> {
     fn start(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        process: (&Team, &'a Device),
+        process: (&ProcessGroup, &'a Device),
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         run.recover()?;
@@ -220,22 +220,22 @@ impl<'a> Session<'a> {
     fn begin(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        (team, device): (&Team, &'a Device),
+        (group, device): (&ProcessGroup, &'a Device),
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
-        let (model, pretrained) = plan.draw_model(device)?;
+        let (model, pretrained) = plan.initialise_model(device)?;
         run.write_classes(&plan.train.classes)?;
         let coverage = tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
         let decay = plan.config.train.ema_decay;
         Ok(Self {
             log: MetricsLog::open(run, 0, false, plan.generator.strides())
                 .map_err(TrainError::Log)?,
-            trainee: Trainee {
+            train_state: TrainState {
                 plan,
                 device,
                 average: decay.map(|decay| ModelAverage::new(decay, &model)),
                 learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone())
-                    .with_team(team.clone()),
+                    .with_team(group.clone()),
                 iteration: 0,
             },
             plan,
@@ -256,7 +256,7 @@ impl<'a> Session<'a> {
     fn resume(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        (team, device): (&Team, &'a Device),
+        (group, device): (&ProcessGroup, &'a Device),
         checkpoint: &Checkpoint,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
@@ -287,13 +287,13 @@ impl<'a> Session<'a> {
                 plan.generator.strides(),
             )
             .map_err(TrainError::Log)?,
-            trainee: Trainee {
+            train_state: TrainState {
                 plan,
                 device,
                 average: decay.map(|decay| {
                     ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))
                 }),
-                learner: learner.with_team(team.clone()),
+                learner: learner.with_team(group.clone()),
                 iteration,
             },
             plan,
@@ -313,7 +313,7 @@ impl<'a> Session<'a> {
 
     /// Steps done.
     const fn iteration(&self) -> u64 {
-        self.trainee.iteration
+        self.train_state.iteration
     }
 
     /// One step, and what is told of it.
@@ -324,22 +324,22 @@ impl<'a> Session<'a> {
         waited: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        for skipped in self.trainee.skipped(&batch) {
+        for skipped in self.train_state.skipped(&batch) {
             tell(self.run, observer, &format!("skipped: {skipped}"))?;
             self.skipped += 1;
         }
         let learning_rate = self.plan.schedule.learning_rate(self.iteration());
-        if self.trainee.unfreeze_if_due()? {
+        if self.train_state.unfreeze_if_due()? {
             let text = format!("step {}: everything learns from here on", self.iteration());
             tell(self.run, observer, &text)?;
         }
-        let (loss, levels) = match self.trainee.learn(&mut batch) {
+        let (loss, levels) = match self.train_state.learn(&mut batch) {
             Ok(learnt) => learnt,
             Err(error) => return self.not_finite(&error, batch, learning_rate, observer),
         };
         self.not_finite = 0;
 
-        let team = &self.trainee.learner.team;
+        let group = &self.train_state.learner.group;
         let seen = self.iteration() * self.plan.config.train.batch_size.images() as u64;
         let report = StepReport {
             iteration: self.iteration(),
@@ -355,15 +355,15 @@ impl<'a> Session<'a> {
             memory: memory(),
             duration: started.elapsed(),
             waited,
-            processes: team.size(),
-            talked: team.talked(),
+            processes: group.size(),
+            communicated: group.communicated(),
         };
         self.log.step(&report).map_err(TrainError::Log)?;
         observer.step(&report);
         Ok(())
     }
 
-    /// Writes an autopsy of a step whose loss or gradients are not finite, and stops or goes on, as
+    /// Writes a non-finite report of a step whose loss or gradients are not finite, and stops or goes on, as
     /// the config says.
     fn not_finite(
         &mut self,
@@ -372,34 +372,34 @@ impl<'a> Session<'a> {
         learning_rate: f64,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        let Trainee {
+        let TrainState {
             iteration,
             plan,
             device,
             ..
-        } = self.trainee;
+        } = self.train_state;
         let config = &plan.config.train;
         self.not_finite += 1;
         let skips =
             config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped;
         if skips && self.not_finite > 1 {
-            // The first of a row has its autopsy, and disks are not endless.
+            // The first of a row has its non-finite report, and disks are not endless.
             let text = format!("skipped: step {iteration}: {error}");
             return Ok(tell(self.run, observer, &text)?);
         }
-        let folder = self.run.root().join(format!("autopsy/step-{iteration}"));
-        let processes = self.trainee.learner.team.size();
+        let folder = self.run.root().join(format!("non_finite/step-{iteration}"));
+        let processes = self.train_state.learner.group.size();
         if processes > 1 {
             // What is wrong may be in another's share.
             let share = |rank| {
-                let loader = plan.loader.clone().share(rank, processes)?;
+                let loader = plan.loader.clone().shard(rank, processes)?;
                 loader.start(iteration - 1, iteration).collect()
             };
             let shares: Result<Vec<Vec<Batch>>, DataError> = (0..processes).map(share).collect();
             batch = shares?.into_iter().flatten().collect();
         }
-        let cause = self.trainee.learner.undisturbed(|learner| {
-            let patient = Patient {
+        let cause = self.train_state.learner.undisturbed(|learner| {
+            let patient = NonFiniteStep {
                 iteration,
                 learning_rate,
                 error,
@@ -410,7 +410,7 @@ impl<'a> Session<'a> {
             };
             patient.examine(&folder)
         });
-        let cause = cause.map_err(TrainError::Autopsy)?;
+        let cause = cause.map_err(TrainError::NonFiniteReport)?;
         let text = format!("step {iteration}: {error}; {cause}");
         if skips {
             let text = format!("skipped: {text}; see {}", folder.display());
@@ -428,16 +428,16 @@ impl<'a> Session<'a> {
     /// Evaluates the model as it stands, and writes down what that gave; keeps the run's best. Nothing if it
     /// is asked to stop meanwhile: then the evaluation is still to come.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<Option<Metrics>, TrainError> {
-        let Trainee {
+        let TrainState {
             learner, device, ..
-        } = &self.trainee;
-        learner.team.command(Command::Evaluate);
-        let model = self.trainee.to_evaluate()?;
+        } = &self.train_state;
+        learner.group.send_command(Command::Evaluate);
+        let model = self.train_state.to_evaluate()?;
         let validation = validate(
             &model,
             self.plan,
             &learner.criterion,
-            (&learner.team, device),
+            (&learner.group, device),
             observer,
         )?;
         let Some(validation) = validation else {
@@ -546,7 +546,7 @@ impl<'a> Session<'a> {
             run: self.run.id()?,
             iteration: self.iteration(),
             total: self.plan.iterations,
-            normalizer: *self.trainee.learner.criterion.normalizer(),
+            normalizer: *self.train_state.learner.criterion.normalizer(),
             best: self.best,
             best_iteration: self.best_iteration,
             best_score: self.best_score,
@@ -559,9 +559,9 @@ impl<'a> Session<'a> {
         };
         let config = config_to_toml(&self.plan.config).map_err(RunDirectoryError::Config)?;
         let content = Content {
-            model: &self.trainee.learner.model,
-            average: self.trainee.average.as_ref().map(ModelAverage::model),
-            optimizer: &self.trainee.learner.optimizer,
+            model: &self.train_state.learner.model,
+            average: self.train_state.average.as_ref().map(ModelAverage::model),
+            optimizer: &self.train_state.learner.optimizer,
             detector: (self.plan.config)
                 .detector_with(self.plan.transform.preparation().config().clone()),
             config: &config,

@@ -15,7 +15,7 @@ use retinanet_evaluation::CocoDetection;
 use retinanet_experiment::{EvaluateError, Observer, Progress, coco_detections};
 
 use crate::plan::Plan;
-use crate::team::Team;
+use crate::process_group::ProcessGroup;
 
 /// The most images whose anchors' losses are looked at one by one.
 const SPREAD_IMAGES: usize = 64;
@@ -43,12 +43,12 @@ pub(crate) fn validate(
     model: &RetinaNet,
     plan: &Plan,
     criterion: &Criterion,
-    (team, device): (&Team, &Device),
+    (group, device): (&ProcessGroup, &Device),
     observer: &mut dyn Observer,
 ) -> Result<Option<Validation>, EvaluateError> {
     let (model, device) = (model.valid(), device.clone().inner());
     let skips = plan.config.data.on_bad_image == OnBadImage::Skip;
-    let loader = validation_loader(plan)?.share(team.rank(), team.size());
+    let loader = validation_loader(plan)?.shard(group.rank(), group.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
     let mut spread = LossSpread::new(criterion.class().clone());
@@ -60,7 +60,7 @@ pub(crate) fn validate(
         total: images as u64,
     });
     for (place, batch) in loader.start().enumerate() {
-        if team.is_alone() && observer.stop_requested() {
+        if group.is_single() && observer.stop_requested() {
             observer.progress(Progress::Finish);
             return Ok(None);
         }
@@ -70,7 +70,7 @@ pub(crate) fn validate(
                 observer.message(&format!("left out: {}", in_full(&error)));
                 observer.progress(Progress::Tick);
                 // One image a batch, dealt out in turn.
-                unreadable[place * team.size() + team.rank()] = 1.0;
+                unreadable[place * group.size() + group.rank()] = 1.0;
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -100,11 +100,11 @@ pub(crate) fn validate(
     observer.progress(Progress::Finish);
     let read = images as f64 - unreadable.iter().sum::<f64>();
     let mut sums = [loss, read];
-    team.sum(&mut sums);
-    team.sum(&mut unreadable);
+    group.all_reduce(&mut sums);
+    group.all_reduce(&mut unreadable);
     let flagged = plan.val.images.iter().zip(&unreadable);
     Ok(Some(Validation {
-        detections: together(team, detections),
+        detections: together(group, detections),
         unreadable: (flagged.filter(|(_, flag)| **flag > 0.0))
             .map(|(image, _)| image.id)
             .collect(),
@@ -114,12 +114,12 @@ pub(crate) fn validate(
 }
 
 /// What all processes found, in the order of the data set.
-fn together(team: &Team, detections: Vec<(usize, CocoDetection)>) -> Vec<CocoDetection> {
-    let mut all = if team.is_alone() {
+fn together(group: &ProcessGroup, detections: Vec<(usize, CocoDetection)>) -> Vec<CocoDetection> {
+    let mut all = if group.is_single() {
         detections
     } else {
         let bytes: Vec<u8> = detections.iter().flat_map(to_bytes).collect();
-        let of_ranks = team.gather(&bytes);
+        let of_ranks = group.gather(&bytes);
         of_ranks
             .iter()
             .flat_map(|bytes| bytes.as_chunks().0.iter().map(from_bytes))

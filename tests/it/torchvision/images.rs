@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use retinanet_experiment::load_config;
-use retinanet_images::{Decoding, Look, decode_image, prepare_looks};
+use retinanet_images::{Decoding, TestTimeView, decode_image, prepare_views};
 use retinanet_tests::{Experiment, shared};
 
 use super::fixture::{Fixture, bits, sample_error};
@@ -56,8 +56,8 @@ fn error(experiment: &Experiment, photo: &str, name: &str, short: u32, long: u32
     let config = load_config(path.as_ref(), &[]).unwrap();
     let transform = config.data.transform().unwrap();
     let image = decode_image(photo.as_ref(), Decoding::default()).unwrap();
-    let look = Look::plain(transform.preparation(), image.dimensions());
-    let prepared = prepare_looks(&[(Arc::new(image), look)], transform.preparation());
+    let view = TestTimeView::plain(transform.preparation(), image.dimensions());
+    let prepared = prepare_views(&[(Arc::new(image), view)], transform.preparation());
 
     let fixture = Fixture::read("transform");
     let key = format!("{name}_{short}_{long}");

@@ -89,7 +89,7 @@ fn examine(
         Split::Train => &config.data.train,
         Split::Val => &config.data.val,
     };
-    let detector = super::with_looks(detector, &arguments.look)?;
+    let detector = super::with_test_time_augmentation(detector, &arguments.test_time)?;
     let mut console = Console::new(config.train.log_every);
     let examination = retinanet_experiment::examine(&detector, &config.data, split, &mut console)?;
     if examination.evaluator.is_none() && arguments.write_detections.is_none() {

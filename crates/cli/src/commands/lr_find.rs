@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
 
     if search.losses.is_empty() {
         return Err(Failure::work(anyhow!(
-            "the loss is not finite from the first step on; `retinanet train` writes an autopsy of it"
+            "the loss is not finite from the first step on; `retinanet train` writes a non-finite report of it"
         )));
     }
     // The config's rate is for another batch size.

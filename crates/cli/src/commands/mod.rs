@@ -27,10 +27,10 @@ use anyhow::{anyhow, Context};
 use image::{ImageFormat, RgbImage};
 use retinanet_detector::Detector;
 use retinanet_experiment::{load_config, ExperimentConfig};
-use retinanet_images::LookConfig;
+use retinanet_images::TestTimeAugmentation;
 use retinanet_trainer::{Checkpoint, RunDirectory};
 
-use crate::args::{LookArguments, ModelArguments};
+use crate::args::{ModelArguments, TestTimeArguments};
 use crate::console;
 use crate::device;
 use crate::failure::Failure;
@@ -124,15 +124,19 @@ fn tell_checkpoint(checkpoint: &Checkpoint, run: &RunDirectory, config: &Experim
     ));
 }
 
-/// Lets a detector look at images in these ways.
-fn with_looks(detector: Detector, arguments: &LookArguments) -> Result<Detector, Failure> {
-    let looks = LookConfig {
+/// A detector with this test-time augmentation.
+fn with_test_time_augmentation(
+    detector: Detector,
+    arguments: &TestTimeArguments,
+) -> Result<Detector, Failure> {
+    let test_time = TestTimeAugmentation {
         flip: arguments.flip,
         short_sides: arguments.short_sides.clone(),
         tile: arguments.tile,
         tile_overlap: arguments.tile_overlap,
     };
-    (detector.with_looks(looks, arguments.batch.unwrap_or(1))).map_err(Failure::usage)
+    (detector.with_test_time_augmentation(test_time, arguments.batch.unwrap_or(1)))
+        .map_err(Failure::usage)
 }
 
 /// Limits the CPU's threads; nothing where not given.

@@ -8,7 +8,7 @@ use anyhow::{anyhow, Context};
 use image::RgbImage;
 use retinanet_boxes::{CategoryId, ClassList, Detection};
 use retinanet_data::ParallelMap;
-use retinanet_detector::{Detector, Found};
+use retinanet_detector::{Detector, ImageDetections};
 use retinanet_experiment::{ImageTimes, Observer, Progress};
 use retinanet_images::{decode_image, Decoding, ImagesError};
 use serde::Serialize;
@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
     let model = super::load_model(&arguments.model)?;
     let score = model.score(arguments.score);
     let LoadedModel { detector, .. } = model;
-    let detector = super::with_looks(detector, &arguments.look)?;
+    let detector = super::with_test_time_augmentation(detector, &arguments.test_time)?;
     let images = inputs.len();
 
     let mut console = Console::new(1);
@@ -150,7 +150,7 @@ fn predict(
         what: "predicting",
         total: inputs.len() as u64,
     });
-    let batch = arguments.look.batch.unwrap_or(1);
+    let batch = arguments.test_time.batch.unwrap_or(1);
     let max_pixels = (arguments.max_megapixels as u64).saturating_mul(1_000_000);
     let decoding = detector.preparation().decoding(max_pixels);
     let read = move |job: Job| (read_image(&job.0.path, decoding), job);
@@ -177,15 +177,15 @@ fn predict(
                 }
             }
             let pixels: Vec<_> = readable.iter().map(|it| Arc::clone(&it.1)).collect();
-            let found = detector.find(&pixels);
+            let found = detector.detect(&pixels);
             drop(pixels);
             for (((input, drawing), pixels, read), found) in readable.into_iter().zip(found) {
-                let Found {
+                let ImageDetections {
                     mut detections,
-                    times: find,
+                    times: detect,
                 } = found;
                 detections.retain(|detection| detection.score >= min_score);
-                outcome.times.push(ImageTimes { read, find });
+                outcome.times.push(ImageTimes { read, detect });
                 let name = text_of(&input.name);
                 if let Some(drawing) = drawing {
                     if sender.send((drawing, pixels, detections.clone())).is_err() {

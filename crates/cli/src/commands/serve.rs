@@ -7,7 +7,7 @@ use retinanet_boxes::Detection;
 use retinanet_detector::Detector;
 use retinanet_service::{run as serve, Detect, ModelInfo, ServiceConfig, Stop};
 
-use crate::args::{LookArguments, ServeArguments};
+use crate::args::{ServeArguments, TestTimeArguments};
 use crate::console;
 use crate::failure::Failure;
 use crate::signals;
@@ -20,7 +20,7 @@ struct Model(Detector);
 impl Detect for Model {
     fn detect(&mut self, pictures: Vec<RgbImage>) -> Vec<Result<Vec<Detection>, String>> {
         let pictures: Vec<_> = pictures.into_iter().map(Arc::new).collect();
-        let found = self.0.find(&pictures).into_iter();
+        let found = self.0.detect(&pictures).into_iter();
         found.map(|found| Ok(found.detections)).collect()
     }
 }
@@ -32,11 +32,11 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let LoadedModel {
         detector, config, ..
     } = model;
-    let look = LookArguments {
+    let test_time = TestTimeArguments {
         batch: Some(service.batch.get()),
-        ..arguments.look.clone()
+        ..arguments.test_time.clone()
     };
-    let detector = super::with_looks(detector, &look)?;
+    let detector = super::with_test_time_augmentation(detector, &test_time)?;
     service.range_16_bit = detector.preparation().config().range_16_bit;
     let info = info(arguments, &detector, &config.compute.device);
 
@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
 fn config(arguments: &ServeArguments) -> Result<ServiceConfig, Failure> {
     let config = ServiceConfig {
         address: arguments.address,
-        batch: at_least_1(arguments.look.batch.unwrap_or(4)),
+        batch: at_least_1(arguments.test_time.batch.unwrap_or(4)),
         max_body_bytes: at_least_1(arguments.max_mebibytes.saturating_mul(1 << 20)),
         allow_hosts: arguments.allow_host.clone(),
         max_pixels: (arguments.max_megapixels as u64).saturating_mul(1_000_000),

@@ -242,9 +242,9 @@ fn has_ended(run: &StudyRun) -> Result<bool, Failure> {
     }))
 }
 
-/// A step that is not finite leaves an autopsy.
+/// A step that is not finite leaves a non-finite report.
 fn has_diverged(run: &StudyRun) -> bool {
-    run.directory.join("autopsy").is_dir()
+    run.directory.join("non_finite").is_dir()
 }
 
 /// What came of a run: its last evaluation's numbers.

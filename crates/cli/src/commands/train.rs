@@ -5,7 +5,8 @@ use anyhow::anyhow;
 use burn::tensor::Device;
 use retinanet_experiment::{load_config, what_lies_in, MetricName, Observer};
 use retinanet_trainer::{
-    join, DeviceCheck, Host, HostError, LaunchOptions, RunDirectory, Stopped, TrainOutcome, World,
+    join, Communicator, DeviceCheck, Host, HostError, LaunchOptions, RunDirectory, Stopped,
+    TrainOutcome,
 };
 
 use crate::args::TrainArguments;
@@ -60,8 +61,8 @@ struct Program<'a> {
 }
 
 impl Host for Program<'_> {
-    fn processes(&self) -> Rc<dyn World> {
-        Rc::clone(&self.joined.world)
+    fn processes(&self) -> Rc<dyn Communicator> {
+        Rc::clone(&self.joined.communicator)
     }
 
     fn processes_here(&self) -> usize {

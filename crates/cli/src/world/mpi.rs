@@ -5,10 +5,10 @@ use anyhow::anyhow;
 use mpi::collective::SystemOperation;
 use mpi::datatype::PartitionMut;
 use mpi::environment::Universe;
-use mpi::topology::{Communicator, SimpleCommunicator};
+use mpi::topology::{Communicator as _, SimpleCommunicator};
 use mpi::traits::{CommunicatorCollectives, Root};
 use mpi::{Count, Threading};
-use retinanet_trainer::World;
+use retinanet_trainer::Communicator;
 
 use super::{Joined, Machine};
 
@@ -56,7 +56,7 @@ pub(super) fn join() -> anyhow::Result<Joined> {
             .count(),
     };
     Ok(Joined {
-        world: Rc::new(Mpi {
+        communicator: Rc::new(Mpi {
             world,
             _universe: Some(universe),
         }),
@@ -74,7 +74,7 @@ fn cores() -> String {
     line.unwrap_or_default().to_owned()
 }
 
-impl World for Mpi {
+impl Communicator for Mpi {
     fn rank(&self) -> usize {
         self.world.rank() as usize
     }
@@ -83,7 +83,7 @@ impl World for Mpi {
         self.world.size() as usize
     }
 
-    fn sum(&self, values: &mut [f32]) {
+    fn all_reduce(&self, values: &mut [f32]) {
         let own = values.to_vec();
         (self.world).all_reduce_into(&own[..], values, SystemOperation::sum());
     }

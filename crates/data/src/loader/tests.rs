@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
 use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig};
-use retinanet_images::{ChannelOrder, Decoding, Look, decode_image, prepare_looks};
+use retinanet_images::{ChannelOrder, Decoding, TestTimeView, decode_image, prepare_views};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -379,8 +379,8 @@ fn evaluation_takes_each_image_once_as_prediction_does() {
 
     let transform = transform();
     let file = decode_image(&fixture.path("4.png"), Decoding::default()).expect("it is sound");
-    let look = Look::plain(transform.preparation(), file.dimensions());
-    let last = prepare_looks(&[(Arc::new(file), look)], transform.preparation());
+    let view = TestTimeView::plain(transform.preparation(), file.dimensions());
+    let last = prepare_views(&[(Arc::new(file), view)], transform.preparation());
     assert!(last.pixels == batches[2].images);
     assert_eq!(last.height, batches[2].height);
     assert_eq!(last.width, batches[2].width);
@@ -388,7 +388,7 @@ fn evaluation_takes_each_image_once_as_prediction_does() {
     let item = &batches[2].items[0];
     assert_eq!(last.sizes, [item.resized_size]);
     let bbox = item.objects[0].bbox;
-    assert_eq!(item.to_original(bbox), look.to_original(bbox));
+    assert_eq!(item.to_original(bbox), view.to_original(bbox));
     let back = item.to_original(bbox).to_array();
     let written = fixture.dataset.images[4].objects[0].bbox.to_array();
     assert!((back.iter().zip(written)).all(|(edge, written)| (edge - written).abs() < 1e-3));

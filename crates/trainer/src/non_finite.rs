@@ -19,7 +19,7 @@ use crate::step::{Learner, StepError};
 use crate::update::sum_of_squares;
 
 /// A step that failed.
-pub(crate) struct Patient<'a> {
+pub(crate) struct NonFiniteStep<'a> {
     /// Counted from 1.
     pub(crate) iteration: u64,
     pub(crate) learning_rate: f64,
@@ -33,7 +33,7 @@ pub(crate) struct Patient<'a> {
 }
 
 /// Where numbers stop being finite.
-struct Findings {
+struct NonFiniteValues {
     /// Images with values that are not finite: their files.
     images: Vec<String>,
     /// Parameters with values that are not finite.
@@ -48,7 +48,7 @@ struct Findings {
     gradients: Vec<(String, f64)>,
 }
 
-impl Findings {
+impl NonFiniteValues {
     /// The parameter whose gradient is the first on the way back that is not finite.
     fn first_bad_gradient(&self) -> Option<&str> {
         let mut on_the_way_back = self.gradients.iter().rev();
@@ -57,13 +57,13 @@ impl Findings {
     }
 }
 
-impl Patient<'_> {
-    /// Writes the folder: `autopsy.json`, and each image as the network saw it. Returns where it
+impl NonFiniteStep<'_> {
+    /// Writes the folder: `report.json`, and each image as the network saw it. Returns where it
     /// begins and what may help, in words.
     pub(crate) fn examine(&self, folder: &Path) -> io::Result<String> {
         fs_err::create_dir_all(folder)?;
-        let findings = self.find();
-        let cause = self.cause(&findings);
+        let values = self.find();
+        let cause = self.cause(&values);
         let mut images = Vec::new();
         for part in self.batch {
             for item in 0..part.items.len() {
@@ -81,26 +81,26 @@ impl Patient<'_> {
             "box_loss": number(self.error.bbox),
             "gradient_norm": self.error.gradient_norm.map(number),
             "learning_rate": self.learning_rate,
-            "images_not_finite": findings.images,
-            "parameters_not_finite": findings.parameters,
-            "first_stage_not_finite": findings.stage,
-            "largest_output_of_stages_before": findings.largest,
-            "losses_of_levels": (findings.levels.iter())
+            "images_not_finite": values.images,
+            "parameters_not_finite": values.parameters,
+            "first_stage_not_finite": values.stage,
+            "largest_output_of_stages_before": values.largest,
+            "losses_of_levels": (values.levels.iter())
                 .map(|[class, bbox]| json!({ "class": number(*class), "box": number(*bbox) }))
                 .collect::<Vec<_>>(),
-            "first_gradient_not_finite": findings.first_bad_gradient(),
-            "gradient_norms": (findings.gradients.iter())
+            "first_gradient_not_finite": values.first_bad_gradient(),
+            "gradient_norms": (values.gradients.iter())
                 .map(|(name, norm)| json!({ "parameter": name, "norm": number(*norm) }))
                 .collect::<Vec<_>>(),
             "images": images,
         });
         let text = serde_json::to_string_pretty(&report).map_err(io::Error::other)?;
-        fs_err::write(folder.join("autopsy.json"), text)?;
+        fs_err::write(folder.join("report.json"), text)?;
         Ok(cause)
     }
 
-    fn find(&self) -> Findings {
-        let mut findings = Findings {
+    fn find(&self) -> NonFiniteValues {
+        let mut values = NonFiniteValues {
             images: images_not_finite(self.batch),
             parameters: parameters_not_finite(&self.learner.model),
             stage: None,
@@ -110,20 +110,20 @@ impl Patient<'_> {
         };
         for part in self.batch {
             let images = self.images(part);
-            if findings.stage.is_none() {
-                (findings.stage, findings.largest) = stages(&self.learner.model, images.clone());
+            if values.stage.is_none() {
+                (values.stage, values.largest) = stages(&self.learner.model, images.clone());
             }
             let predictions = self.learner.model.forward(images);
             let weights = weights(part);
             let criterion = &self.learner.criterion;
             let levels = level_losses(criterion, &part.targets, &predictions, &weights);
-            add_levels(&mut findings.levels, levels);
+            add_levels(&mut values.levels, levels);
             let Predictions { logits, deltas, .. } = predictions;
-            if self.error.gradient_norm.is_some() && findings.first_bad_gradient().is_none() {
-                findings.gradients = self.gradient_norms(part, logits, deltas);
+            if self.error.gradient_norm.is_some() && values.first_bad_gradient().is_none() {
+                values.gradients = self.gradient_norms(part, logits, deltas);
             }
         }
-        findings
+        values
     }
 
     fn images(&self, part: &Batch) -> Tensor<4> {
@@ -151,15 +151,15 @@ impl Patient<'_> {
     }
 
     /// Where it begins and what may help.
-    fn cause(&self, findings: &Findings) -> String {
+    fn cause(&self, values: &NonFiniteValues) -> String {
         let rate = self.learning_rate;
-        if let [first, ..] = findings.images.as_slice() {
+        if let [first, ..] = values.images.as_slice() {
             return format!(
                 "the pixels of `{first}` are not finite as the network sees them: look at the file \
                  and at `data.normalization`"
             );
         }
-        if let [first, ..] = findings.parameters.as_slice() {
+        if let [first, ..] = values.parameters.as_slice() {
             return format!(
                 "the weights `{first}` are not finite before this step: a lower `optimizer.lr` (now \
                  {rate:.2e}) or weights to start from that are whole"
@@ -169,9 +169,9 @@ impl Patient<'_> {
             "likely the weights have grown too large: a lower `optimizer.lr` (now {rate:.2e}), a \
              longer `schedule.warmup` or `optimizer.clip_norm` may help"
         );
-        match findings.stage {
+        match values.stage {
             Some(stage) => format!("it begins at {stage}; {help}"),
-            None => match findings.first_bad_gradient() {
+            None => match values.first_bad_gradient() {
                 Some(parameter) => format!("it begins in the gradient of `{parameter}`; {help}"),
                 None => format!("it begins in the loss; {help}"),
             },

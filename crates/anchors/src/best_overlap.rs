@@ -7,7 +7,7 @@ use crate::generator::shifted;
 
 /// The anchor that overlaps a box most.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reach {
+pub struct BestOverlap {
     /// Its pyramid level, counted from the finest.
     pub level: usize,
     /// How much it overlaps the box, as intersection over union.
@@ -18,12 +18,12 @@ impl AnchorGenerator {
     /// The highest overlap of any anchor with a box, for an input of this size; the finest level
     /// where several have it; exact up to the rounding of anchors' edges. The time does not depend
     /// on the number of anchors.
-    pub fn reach(&self, height: usize, width: usize, bbox: &BoundingBox) -> Reach {
-        let mut best = Reach { level: 0, iou: 0.0 };
+    pub fn best_overlap(&self, height: usize, width: usize, bbox: &BoundingBox) -> BestOverlap {
+        let mut best = BestOverlap { level: 0, iou: 0.0 };
         for level in 0..self.strides().len() {
-            let iou = self.level_reach(level, height, width, bbox);
+            let iou = self.level_best_overlap(level, height, width, bbox);
             if iou > best.iou {
-                best = Reach { level, iou };
+                best = BestOverlap { level, iou };
             }
         }
         best
@@ -31,7 +31,13 @@ impl AnchorGenerator {
 
     /// Anchors of one shape overlap a box the less, the farther their centres are from its own, in
     /// each direction by itself. So only the cells around the box's centre count.
-    fn level_reach(&self, level: usize, height: usize, width: usize, bbox: &BoundingBox) -> f32 {
+    fn level_best_overlap(
+        &self,
+        level: usize,
+        height: usize,
+        width: usize,
+        bbox: &BoundingBox,
+    ) -> f32 {
         let (center_x, center_y) = bbox.center();
         let [rows, columns] = self.centers(level, height, width);
         let mut best = 0.0_f32;
@@ -92,7 +98,7 @@ mod tests {
             });
             let levels: Vec<f32> = levels.collect();
             let highest = levels.iter().copied().fold(0.0, f32::max);
-            let reach = generator.reach(height, width, &bbox);
+            let reach = generator.best_overlap(height, width, &bbox);
             // Edges far from the origin round otherwise than those near it.
             let same = |iou: f32| (iou - highest).abs() <= 1e-5 * highest;
             prop_assert!(same(reach.iou), "{reach:?} {highest}");

@@ -1,4 +1,4 @@
-//! What the processes of a run say to one another.
+//! The processes that train a run together, and what they exchange.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,8 +10,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 use retinanet_detector::RetinaNet;
 
-use crate::alone::Alone;
-use crate::world::World;
+use crate::communicator::Communicator;
+use crate::single_process::SingleProcess;
 
 /// Values that are added up in one go, at most: 64 MiB.
 const BUFFER: usize = 16 << 20;
@@ -25,66 +25,67 @@ pub(crate) enum Command {
     End,
 }
 
-/// This process among those that train together, with the time that talking took.
+/// This process among those that train together, with the time that communication took.
 #[derive(Clone)]
-pub(crate) struct Team {
-    world: Rc<dyn World>,
-    talked: Rc<Cell<Duration>>,
+pub(crate) struct ProcessGroup {
+    communicator: Rc<dyn Communicator>,
+    communicated: Rc<Cell<Duration>>,
 }
 
-impl fmt::Debug for Team {
+impl fmt::Debug for ProcessGroup {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} of {}", self.rank(), self.size())
     }
 }
 
-impl Team {
-    pub(crate) fn new(world: Rc<dyn World>) -> Self {
+impl ProcessGroup {
+    pub(crate) fn new(communicator: Rc<dyn Communicator>) -> Self {
         Self {
-            world,
-            talked: Rc::default(),
+            communicator,
+            communicated: Rc::default(),
         }
     }
 
-    pub(crate) fn alone() -> Self {
-        Self::new(Rc::new(Alone))
+    pub(crate) fn single() -> Self {
+        Self::new(Rc::new(SingleProcess))
     }
 
     pub(crate) fn rank(&self) -> usize {
-        self.world.rank()
+        self.communicator.rank()
     }
 
     pub(crate) fn size(&self) -> usize {
-        self.world.size()
+        self.communicator.size()
     }
 
-    pub(crate) fn is_alone(&self) -> bool {
+    pub(crate) fn is_single(&self) -> bool {
         self.size() == 1
     }
 
     /// How long talking took since this was asked last, gathering what is said included.
-    pub(crate) fn talked(&self) -> Duration {
-        self.talked.take()
+    pub(crate) fn communicated(&self) -> Duration {
+        self.communicated.take()
     }
 
-    fn timed<T>(&self, talk: impl FnOnce(&dyn World) -> T) -> T {
+    fn timed<T>(&self, operation: impl FnOnce(&dyn Communicator) -> T) -> T {
         let started = Instant::now();
-        let heard = talk(&*self.world);
-        self.talked.set(self.talked.get() + started.elapsed());
+        let heard = operation(&*self.communicator);
+        self.communicated
+            .set(self.communicated.get() + started.elapsed());
         heard
     }
 
     /// Says what all do next.
-    pub(crate) fn command(&self, command: Command) {
-        if !self.is_alone() {
-            self.timed(|world| world.broadcast(vec![command as u8]));
+    pub(crate) fn send_command(&self, command: Command) {
+        if !self.is_single() {
+            self.timed(|communicator| communicator.broadcast(vec![command as u8]));
         }
     }
 
     /// What the leader said that all do next.
-    pub(crate) fn hear(&self) -> Command {
+    pub(crate) fn receive_command(&self) -> Command {
         // Waiting for the leader is not talking.
-        match self.world.broadcast(Vec::new()).first() {
+        match self.communicator.broadcast(Vec::new()).first() {
             Some(&byte) if byte == Command::Step as u8 => Command::Step,
             Some(&byte) if byte == Command::Evaluate as u8 => Command::Evaluate,
             _ => Command::End,
@@ -93,17 +94,17 @@ impl Team {
 
     /// What the leader has, for all.
     pub(crate) fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8> {
-        self.timed(|world| world.broadcast(bytes))
+        self.timed(|communicator| communicator.broadcast(bytes))
     }
 
     /// What each has, in the order of their ranks, for all.
     pub(crate) fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
-        self.timed(|world| world.gather(bytes))
+        self.timed(|communicator| communicator.gather(bytes))
     }
 
     /// The leader's number, for all.
     pub(crate) fn leaders(&self, number: f64) -> f64 {
-        if self.is_alone() {
+        if self.is_single() {
             return number;
         }
         let heard = self.broadcast(number.to_le_bytes().to_vec());
@@ -111,8 +112,8 @@ impl Team {
     }
 
     /// Adds numbers up in the order of the ranks.
-    pub(crate) fn sum(&self, numbers: &mut [f64]) {
-        if self.is_alone() {
+    pub(crate) fn all_reduce(&self, numbers: &mut [f64]) {
+        if self.is_single() {
             return;
         }
         let bytes: Vec<u8> = numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
@@ -126,7 +127,7 @@ impl Team {
 
     /// The counts of all, those of this process at the range that comes with them.
     pub(crate) fn gather_counts(&self, counts: &[usize]) -> (Vec<usize>, std::ops::Range<usize>) {
-        if self.is_alone() {
+        if self.is_single() {
             return (counts.to_vec(), 0..counts.len());
         }
         let bytes: Vec<u8> = (counts.iter())
@@ -145,15 +146,15 @@ impl Team {
     }
 
     /// Adds up the gradients of all, in few large buffers.
-    pub(crate) fn sum_gradients(
+    pub(crate) fn all_reduce_gradients(
         &self,
         model: &RetinaNet,
         gradients: GradientsParams,
     ) -> GradientsParams {
-        if self.is_alone() {
+        if self.is_single() {
             return gradients;
         }
-        self.timed(|world| {
+        self.timed(|communicator| {
             let mut flat = Flattener {
                 gradients: &gradients,
                 values: Vec::new(),
@@ -161,7 +162,7 @@ impl Team {
             model.visit(&mut flat);
             let mut values = flat.values;
             for buffer in values.chunks_mut(BUFFER) {
-                world.sum(buffer);
+                communicator.all_reduce(buffer);
             }
             let mut summed = Rebuilder {
                 gradients,

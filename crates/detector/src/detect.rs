@@ -1,18 +1,18 @@
-//! From decoded images to detections: every look at them, in batches, and what each part takes.
+//! From decoded images to detections: every view of them, in batches, and what each part takes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use retinanet_boxes::Detection;
-use retinanet_images::{Look, prepare_looks};
+use retinanet_images::{TestTimeView, prepare_views};
 
 use crate::Detector;
-use crate::merge::Sighting;
+use crate::merge::ViewDetection;
 
 /// What was found on an image, and how long that took.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct ImageDetections {
     /// The detections, best first, in pixels of the upright image.
     pub detections: Vec<Detection>,
     /// How long it took. Of what several images shared, an equal part.
@@ -26,28 +26,28 @@ pub struct Times {
     pub prepare: Duration,
     /// The forward pass, until the device is done with it.
     pub network: Duration,
-    /// Decoding boxes, suppression, and putting looks together.
+    /// Decoding boxes, suppression, and merging views.
     pub post: Duration,
 }
 
-/// One look at one of several images.
-type Job = (usize, Look);
+/// One view of one of several images.
+type Job = (usize, TestTimeView);
 
 impl Detector {
-    /// What the model sees on upright images, in all the ways that it looks at them.
+    /// The detections on upright images, merged over the views of test-time augmentation.
     ///
-    /// Looks of one padded size go through the network together, as many as the detector's batch
+    /// Views of one padded size go through the network together, as many as the detector's batch
     /// has; what is found on an image does not depend on the others. No more than a batch of
-    /// looks is in memory at once.
-    pub fn find(&self, images: &[Arc<RgbImage>]) -> Vec<Found> {
-        let mut sightings = vec![Vec::new(); images.len()];
-        let mut found = vec![Found::default(); images.len()];
+    /// views is in memory at once.
+    pub fn detect(&self, images: &[Arc<RgbImage>]) -> Vec<ImageDetections> {
+        let mut of_views = vec![Vec::new(); images.len()];
+        let mut found = vec![ImageDetections::default(); images.len()];
         for jobs in self.batches(images) {
             let started = Instant::now();
-            let looks: Vec<_> = (jobs.iter())
-                .map(|&(image, look)| (Arc::clone(&images[image]), look))
+            let views: Vec<_> = (jobs.iter())
+                .map(|&(image, view)| (Arc::clone(&images[image]), view))
                 .collect();
-            let batch = prepare_looks(&looks, &self.preparation);
+            let batch = prepare_views(&views, &self.preparation);
             let sizes = batch.sizes.clone();
             let anchors = self.generator.generate(batch.height, batch.width);
             let prepared = Instant::now();
@@ -55,8 +55,8 @@ impl Detector {
             self.synchronize();
             let predicted = Instant::now();
             let decoded = self.decoder.decode(predictions, &anchors, &sizes);
-            for (&(image, look), detections) in jobs.iter().zip(decoded) {
-                sightings[image].extend(detections.into_iter().map(|it| sighting(look, it)));
+            for (&(image, view), detections) in jobs.iter().zip(decoded) {
+                of_views[image].extend(detections.into_iter().map(|it| of_view(view, it)));
             }
             let share = jobs.len() as u32;
             let post = predicted.elapsed() / share;
@@ -67,29 +67,29 @@ impl Detector {
                 times.post += post;
             }
         }
-        for ((found, sightings), image) in found.iter_mut().zip(sightings).zip(images) {
+        for ((found, of_views), image) in found.iter_mut().zip(of_views).zip(images) {
             let started = Instant::now();
             let single = self
-                .looks
-                .looks(&self.preparation, image.dimensions())
+                .test_time
+                .views(&self.preparation, image.dimensions())
                 .len()
                 == 1;
             found.detections = if single {
-                sightings.iter().map(|it| it.detection).collect()
+                of_views.iter().map(|it| it.detection).collect()
             } else {
-                self.decoder.merge(&sightings)
+                self.decoder.merge(&of_views)
             };
             found.times.post += started.elapsed();
         }
         found
     }
 
-    /// All looks at all images, grouped by the size of their batch.
+    /// All views of all images, grouped by the size of their batch.
     fn batches(&self, images: &[Arc<RgbImage>]) -> Vec<Vec<Job>> {
         let mut jobs: Vec<Job> = Vec::new();
         for (image, pixels) in images.iter().enumerate() {
-            let looks = self.looks.looks(&self.preparation, pixels.dimensions());
-            jobs.extend(looks.into_iter().map(|look| (image, look)));
+            let views = self.test_time.views(&self.preparation, pixels.dimensions());
+            jobs.extend(views.into_iter().map(|view| (image, view)));
         }
         let size = |job: &Job| job.1.padded_size(&self.preparation);
         jobs.sort_by_key(size);
@@ -100,10 +100,10 @@ impl Detector {
 }
 
 /// A detection in pixels of the image.
-fn sighting(look: Look, detection: Detection) -> Sighting {
-    let bbox = look.to_original(detection.bbox);
-    Sighting {
+fn of_view(view: TestTimeView, detection: Detection) -> ViewDetection {
+    let bbox = view.to_original(detection.bbox);
+    ViewDetection {
         detection: Detection { bbox, ..detection },
-        cut: look.cuts(&bbox),
+        cut: view.cuts(&bbox),
     }
 }

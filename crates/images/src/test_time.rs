@@ -16,10 +16,10 @@ const BORDER: f32 = 2.0;
 
 /// In which ways an image is looked at. The default is once: whole, and as evaluation sees it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LookConfig {
-    /// Whether each look is repeated with left and right swapped.
+pub struct TestTimeAugmentation {
+    /// Whether each view is repeated with left and right swapped.
     pub flip: bool,
-    /// The lengths of the shorter side, in pixels, each of which makes a look; where empty, that of
+    /// The lengths of the shorter side, in pixels, each of which makes a view; where empty, that of
     /// evaluation alone. The limit on the longer side grows and shrinks along.
     pub short_sides: Vec<u32>,
     /// Where given, larger images are looked at in square tiles of this side too, in pixels of the
@@ -29,7 +29,7 @@ pub struct LookConfig {
     pub tile_overlap: f64,
 }
 
-impl Default for LookConfig {
+impl Default for TestTimeAugmentation {
     fn default() -> Self {
         Self {
             flip: false,
@@ -40,7 +40,7 @@ impl Default for LookConfig {
     }
 }
 
-impl LookConfig {
+impl TestTimeAugmentation {
     /// Checks the settings.
     ///
     /// # Errors
@@ -68,9 +68,9 @@ impl LookConfig {
         Ok(())
     }
 
-    /// The looks at an image of this width and height.
-    pub fn looks(&self, preparation: &Preparation, size: (u32, u32)) -> Vec<Look> {
-        let mut looks = Vec::new();
+    /// The views of an image of this width and height.
+    pub fn views(&self, preparation: &Preparation, size: (u32, u32)) -> Vec<TestTimeView> {
+        let mut views = Vec::new();
         let plain = [preparation.config().short_side];
         let short_sides = match self.short_sides.as_slice() {
             [] => &plain,
@@ -79,20 +79,20 @@ impl LookConfig {
         for region in self.regions(size) {
             let seen = (region.width as u32, region.height as u32);
             for &short_side in short_sides {
-                let look = Look {
+                let view = TestTimeView {
                     region,
                     resized: preparation.scaled_to(seen, short_side),
                     mirrored: false,
                     image: size,
                 };
-                looks.push(look);
+                views.push(view);
                 if self.flip {
                     let mirrored = true;
-                    looks.push(Look { mirrored, ..look });
+                    views.push(TestTimeView { mirrored, ..view });
                 }
             }
         }
-        looks
+        views
     }
 
     /// The whole image, and its tiles where it is larger than one.
@@ -129,7 +129,7 @@ fn tile_starts(side: u32, tile: u32, overlap: f64) -> Vec<u32> {
 
 /// One way of looking at an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Look {
+pub struct TestTimeView {
     region: Region,
     /// Width and height that the region is resized to.
     resized: (u32, u32),
@@ -138,7 +138,7 @@ pub struct Look {
     image: (u32, u32),
 }
 
-impl Look {
+impl TestTimeView {
     /// At an image of this width and height: whole, as evaluation sees it.
     pub fn plain(preparation: &Preparation, size: (u32, u32)) -> Self {
         Self {
@@ -149,7 +149,7 @@ impl Look {
         }
     }
 
-    /// Height and width of a batch with room for it, in pixels: looks at images go into one batch
+    /// Height and width of a batch with room for it, in pixels: views go into one batch
     /// where this is the same, and nothing of it depends on its neighbours then.
     pub fn padded_size(&self, preparation: &Preparation) -> (usize, usize) {
         preparation.padded_size([self.resized])
@@ -171,7 +171,7 @@ impl Look {
             .translate(x as f32, y as f32)
     }
 
-    /// Whether an object with this box in the image may go on where this look ends.
+    /// Whether an object with this box in the image may go on where this view ends.
     pub fn cuts(&self, bbox: &BoundingBox) -> bool {
         let Region { x, y, .. } = self.region;
         let (left, top) = (x as f32, y as f32);
@@ -213,15 +213,18 @@ impl Look {
     }
 }
 
-/// Prepares looks at decoded, upright images, in one batch.
-pub fn prepare_looks(looks: &[(Arc<RgbImage>, Look)], preparation: &Preparation) -> Prepared {
-    let render = |(image, look): &(Arc<RgbImage>, Look)| {
-        let image = look.cut_out(image);
+/// Prepares views of decoded, upright images, in one batch.
+pub fn prepare_views(
+    views: &[(Arc<RgbImage>, TestTimeView)],
+    preparation: &Preparation,
+) -> Prepared {
+    let render = |(image, view): &(Arc<RgbImage>, TestTimeView)| {
+        let image = view.cut_out(image);
         let decoded = |_| Ok::<_, Infallible>(Arc::clone(&image));
-        let Ok(rendered) = look.view().render(preparation, decoded);
+        let Ok(rendered) = view.view().render(preparation, decoded);
         rendered
     };
-    let rendered: Vec<_> = looks.par_iter().map(render).collect();
+    let rendered: Vec<_> = views.par_iter().map(render).collect();
     Prepared::new(&rendered, preparation)
 }
 
@@ -260,16 +263,16 @@ mod tests {
     #[test]
     fn the_plain_look_is_the_whole_image() {
         let preparation = preparation(64, 128);
-        let looks = LookConfig::default().looks(&preparation, (90, 60));
-        assert_eq!(looks, [Look::plain(&preparation, (90, 60))]);
-        let prepared = prepare_looks(&[(Arc::new(picture(90, 60)), looks[0])], &preparation);
+        let views = TestTimeAugmentation::default().views(&preparation, (90, 60));
+        assert_eq!(views, [TestTimeView::plain(&preparation, (90, 60))]);
+        let prepared = prepare_views(&[(Arc::new(picture(90, 60)), views[0])], &preparation);
         assert_eq!(prepared.sizes, [(96, 64)]);
         assert_eq!((prepared.height, prepared.width), (64, 96));
         assert_eq!(prepared.pixels.len(), 3 * 64 * 96);
         // 90 / 96 = 60 / 64 = 0.9375, and the image ends at 90.
-        let original = looks[0].to_original(BoundingBox::new(10.0, 16.0, 200.0, 32.0));
+        let original = views[0].to_original(BoundingBox::new(10.0, 16.0, 200.0, 32.0));
         assert_eq!(original, BoundingBox::new(9.375, 15.0, 90.0, 30.0));
-        assert!(!looks[0].cuts(&original));
+        assert!(!views[0].cuts(&original));
     }
 
     #[test]
@@ -283,19 +286,19 @@ mod tests {
 
     fn compare_tile(preparation: &Preparation) {
         let whole = picture(100, 80);
-        let config = LookConfig {
+        let config = TestTimeAugmentation {
             tile: Some(40),
             tile_overlap: 0.0,
-            ..LookConfig::default()
+            ..TestTimeAugmentation::default()
         };
-        let looks = config.looks(preparation, (100, 80));
+        let views = config.views(preparation, (100, 80));
         // All of it, then three columns with starts 0, 30 and 60, and two rows.
-        assert_eq!(looks.len(), 1 + 3 * 2);
+        assert_eq!(views.len(), 1 + 3 * 2);
         let part = imageops::crop_imm(&whole, 30, 40, 40, 40).to_image();
-        let alone = LookConfig::default().looks(preparation, (40, 40))[0];
+        let alone = TestTimeAugmentation::default().views(preparation, (40, 40))[0];
         let prepared =
-            |image: RgbImage, look| prepare_looks(&[(Arc::new(image), look)], preparation);
-        assert_eq!(prepared(whole, looks[5]), prepared(part, alone));
+            |image: RgbImage, view| prepare_views(&[(Arc::new(image), view)], preparation);
+        assert_eq!(prepared(whole, views[5]), prepared(part, alone));
     }
 
     #[test]
@@ -303,40 +306,40 @@ mod tests {
         let image = picture(50, 40);
         let mirrored = imageops::flip_horizontal(&image);
         let preparation = preparation(40, 80);
-        let config = LookConfig {
+        let config = TestTimeAugmentation {
             flip: true,
             short_sides: vec![40, 80],
-            ..LookConfig::default()
+            ..TestTimeAugmentation::default()
         };
-        let looks = config.looks(&preparation, (50, 40));
-        assert_eq!(looks.len(), 4);
-        assert_eq!(looks[2].resized, (100, 80));
-        let prepared = |image: &RgbImage, look| {
-            prepare_looks(&[(Arc::new(image.clone()), look)], &preparation)
+        let views = config.views(&preparation, (50, 40));
+        assert_eq!(views.len(), 4);
+        assert_eq!(views[2].resized, (100, 80));
+        let prepared = |image: &RgbImage, view| {
+            prepare_views(&[(Arc::new(image.clone()), view)], &preparation)
         };
-        assert_eq!(prepared(&image, looks[1]), prepared(&mirrored, looks[0]));
+        assert_eq!(prepared(&image, views[1]), prepared(&mirrored, views[0]));
     }
 
     #[test]
     fn objects_that_reach_an_inner_border_are_cut() {
         let preparation = preparation(40, 80);
-        let config = LookConfig {
+        let config = TestTimeAugmentation {
             tile: Some(60),
-            ..LookConfig::default()
+            ..TestTimeAugmentation::default()
         };
-        let looks = config.looks(&preparation, (100, 60));
-        let left = looks[1];
+        let views = config.views(&preparation, (100, 60));
+        let left = views[1];
         assert!(left.cuts(&BoundingBox::new(30.0, 10.0, 59.5, 20.0)));
         // The image ends here too.
         assert!(!left.cuts(&BoundingBox::new(0.0, 0.0, 30.0, 60.0)));
-        assert!(!looks[0].cuts(&BoundingBox::new(0.0, 0.0, 100.0, 60.0)));
+        assert!(!views[0].cuts(&BoundingBox::new(0.0, 0.0, 100.0, 60.0)));
     }
 
     #[test]
     fn settings_are_checked() {
-        let config = LookConfig {
+        let config = TestTimeAugmentation {
             tile_overlap: 1.0,
-            ..LookConfig::default()
+            ..TestTimeAugmentation::default()
         };
         let error = config.check().unwrap_err().to_string();
         assert!(error.contains("tile_overlap"), "{error}");
@@ -367,9 +370,9 @@ mod tests {
             flip: bool,
             unit in [0.0..1.0_f32, 0.0..1.0, 0.0..1.0, 0.0..1.0],
         ) {
-            let config = LookConfig { flip, tile: Some(tile), ..LookConfig::default() };
-            for look in config.looks(&preparation(100, 200), (width, height)) {
-                let Region { x, y, width, height } = look.region;
+            let config = TestTimeAugmentation { flip, tile: Some(tile), ..TestTimeAugmentation::default() };
+            for view in config.views(&preparation(100, 200), (width, height)) {
+                let Region { x, y, width, height } = view.region;
                 let at = |start: f64, length: f64, share: f32| (start + length * f64::from(share)) as f32;
                 let bbox = BoundingBox::new(
                     at(x, width, unit[0].min(unit[2])),
@@ -378,7 +381,7 @@ mod tests {
                     at(y, height, unit[1].max(unit[3])),
                 );
                 let moved = bbox.translate(-x as f32, -y as f32);
-                let back = look.to_original(look.view().pieces[0].place_box(moved));
+                let back = view.to_original(view.view().pieces[0].place_box(moved));
                 for (found, expected) in back.to_array().into_iter().zip(bbox.to_array()) {
                     prop_assert!((found - expected).abs() < 1e-3, "{found}, not {expected}");
                 }

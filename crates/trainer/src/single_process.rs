@@ -1,10 +1,10 @@
-use crate::world::World;
+use crate::communicator::Communicator;
 
 /// A single process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Alone;
+pub struct SingleProcess;
 
-impl World for Alone {
+impl Communicator for SingleProcess {
     fn rank(&self) -> usize {
         0
     }
@@ -13,7 +13,7 @@ impl World for Alone {
         1
     }
 
-    fn sum(&self, _values: &mut [f32]) {}
+    fn all_reduce(&self, _values: &mut [f32]) {}
 
     fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
         vec![bytes.to_vec()]

@@ -18,12 +18,12 @@ use crate::checkpoint::weights_to_bytes;
 use crate::error::TrainError;
 use crate::levels::{add_levels, level_losses};
 use crate::plan::Plan;
+use crate::process_group::ProcessGroup;
 use crate::sampling::{Draw, choose};
 use crate::step::{Learner, StepError, StepLoss};
-use crate::team::Team;
 
 /// A model in training, with all that moves on with its steps.
-pub(crate) struct Trainee<'a> {
+pub(crate) struct TrainState<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) device: &'a Device,
     pub(crate) learner: Learner,
@@ -39,38 +39,45 @@ struct Beginning {
     normalizer: Normalizer,
 }
 
-impl<'a> Trainee<'a> {
-    /// Gives the others what the leader begins with.
-    pub(crate) fn share(&self) -> Result<(), TrainError> {
-        let team = &self.learner.team;
-        if team.is_alone() {
+impl<'a> TrainState<'a> {
+    /// Broadcasts what the leader begins with.
+    pub(crate) fn broadcast(&self) -> Result<(), TrainError> {
+        let group = &self.learner.group;
+        if group.is_single() {
             return Ok(());
         }
         let beginning = Beginning {
             iteration: self.iteration,
             normalizer: *self.learner.criterion.normalizer(),
         };
-        team.broadcast(serde_json::to_vec(&beginning).map_err(unheard)?);
-        let bytes = |bytes: Result<Bytes, RecordError>| bytes.map_err(unheard);
-        team.broadcast(bytes(weights_to_bytes(&self.learner.model))?.to_vec());
-        team.broadcast(bytes(self.learner.optimizer.to_bytes())?.to_vec());
+        group.broadcast(serde_json::to_vec(&beginning).map_err(not_received)?);
+        let bytes = |bytes: Result<Bytes, RecordError>| bytes.map_err(not_received);
+        group.broadcast(bytes(weights_to_bytes(&self.learner.model))?.to_vec());
+        group.broadcast(bytes(self.learner.optimizer.to_bytes())?.to_vec());
         Ok(())
     }
 
     /// Begins with what the leader gives.
-    pub(crate) fn join(plan: &'a Plan, device: &'a Device, team: Team) -> Result<Self, TrainError> {
-        let hear = || team.broadcast(Vec::new());
-        let beginning: Beginning = serde_json::from_slice(&hear()).map_err(unheard)?;
+    pub(crate) fn join(
+        plan: &'a Plan,
+        device: &'a Device,
+        group: ProcessGroup,
+    ) -> Result<Self, TrainError> {
+        let receive = || group.broadcast(Vec::new());
+        let beginning: Beginning = serde_json::from_slice(&receive()).map_err(not_received)?;
         let fresh = plan.fresh_model(beginning.iteration, device)?;
-        let model = load_record(&hear(), fresh, Path::new(LEADER))?;
-        let optimizer = Bytes::from_bytes_vec(hear());
+        let model = load_record(&receive(), fresh, Path::new(LEADER))?;
+        let optimizer = Bytes::from_bytes_vec(receive());
         let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
-        learner.optimizer = learner.optimizer.load_bytes(optimizer).map_err(unheard)?;
+        learner.optimizer = learner
+            .optimizer
+            .load_bytes(optimizer)
+            .map_err(not_received)?;
         learner.criterion.set_normalizer(beginning.normalizer);
         Ok(Self {
             plan,
             device,
-            learner: learner.with_team(team),
+            learner: learner.with_team(group),
             // The leader has it.
             average: None,
             iteration: beginning.iteration,
@@ -82,16 +89,20 @@ impl<'a> Trainee<'a> {
     pub(crate) fn to_evaluate(&self) -> Result<RetinaNet, TrainError> {
         let model = self.average.as_ref().map(ModelAverage::model);
         let model = model.unwrap_or(&self.learner.model).valid();
-        let team = &self.learner.team;
-        if team.is_alone() {
+        let group = &self.learner.group;
+        if group.is_single() {
             return Ok(model);
         }
-        let own = if team.rank() == 0 {
-            weights_to_bytes(&model).map_err(unheard)?.to_vec()
+        let own = if group.rank() == 0 {
+            weights_to_bytes(&model).map_err(not_received)?.to_vec()
         } else {
             Vec::new()
         };
-        Ok(load_record(&team.broadcast(own), model, Path::new(LEADER))?)
+        Ok(load_record(
+            &group.broadcast(own),
+            model,
+            Path::new(LEADER),
+        )?)
     }
 
     /// Lets what was frozen learn, from the step on that the config names; tells whether that is
@@ -100,11 +111,13 @@ impl<'a> Trainee<'a> {
         if self.plan.unfreeze_at != Some(self.iteration) {
             return Ok(false);
         }
-        let thawed = self.plan.fresh_model(self.iteration, self.device)?;
+        let unfrozen = self.plan.fresh_model(self.iteration, self.device)?;
         let weights = self.learner.model.valid().into_record();
-        self.learner.model = thawed.try_load_record(weights).map_err(TrainError::Thaw)?;
+        self.learner.model = unfrozen
+            .try_load_record(weights)
+            .map_err(TrainError::Unfreeze)?;
         if let Some(average) = &mut self.average {
-            (average.follow(&self.learner.model)).map_err(TrainError::Thaw)?;
+            (average.follow(&self.learner.model)).map_err(TrainError::Unfreeze)?;
         }
         Ok(true)
     }
@@ -114,8 +127,8 @@ impl<'a> Trainee<'a> {
         let own: Vec<_> = (batch.iter())
             .flat_map(|part| part.skipped.iter().cloned())
             .collect();
-        let team = &self.learner.team;
-        if team.is_alone() || self.plan.config.data.on_bad_image == OnBadImage::Stop {
+        let group = &self.learner.group;
+        if group.is_single() || self.plan.config.data.on_bad_image == OnBadImage::Stop {
             return own;
         }
         let texts = |bytes: &Vec<u8>| -> Vec<String> {
@@ -126,7 +139,11 @@ impl<'a> Trainee<'a> {
             .into_iter()
             .flat_map(|text| [text, "\0".into()])
             .collect();
-        team.gather(own.as_bytes()).iter().flat_map(texts).collect()
+        group
+            .gather(own.as_bytes())
+            .iter()
+            .flat_map(texts)
+            .collect()
     }
 
     /// Moves on by a batch, or by this process's share of it; gives the losses of the levels too
@@ -166,7 +183,7 @@ impl<'a> Trainee<'a> {
         let tells_levels = (self.iteration + 1).is_multiple_of(self.plan.config.train.log_every);
         let mut levels = Vec::new();
         let (iteration, device) = (self.iteration, self.device);
-        let first_part = self.learner.team.rank() * targets.len();
+        let first_part = self.learner.group.rank() * targets.len();
         let look = |part: usize, predictions: &Predictions, weights: &[f64]| {
             let targets = &anchor_targets[part];
             if tells_levels {
@@ -184,7 +201,7 @@ impl<'a> Trainee<'a> {
         let parts: Vec<_> = targets.iter().collect();
         let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
         if loss.is_err() {
-            // An autopsy looks at all of it.
+            // A non-finite report looks at all of it.
             for (part, images) in batch.iter_mut().zip(images) {
                 part.images = images.into_data().iter::<f32>().collect();
             }
@@ -194,7 +211,7 @@ impl<'a> Trainee<'a> {
         }
         let loss = loss?;
         if tells_levels {
-            self.learner.team.sum(levels.as_flattened_mut());
+            self.learner.group.all_reduce(levels.as_flattened_mut());
         }
         Ok((loss, levels))
     }
@@ -203,7 +220,7 @@ impl<'a> Trainee<'a> {
 /// What an error names in place of a checkpoint's folder.
 const LEADER: &str = "rank 0";
 
-fn unheard(error: impl std::fmt::Display) -> TrainError {
+fn not_received(error: impl std::fmt::Display) -> TrainError {
     TrainError::Checkpoint(CheckpointError::Unfit {
         folder: LEADER.into(),
         reason: error.to_string(),
