@@ -1,12 +1,22 @@
 //! The command line.
 
-use std::fmt;
+mod bench;
+mod dataset;
+mod training;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use retinanet_experiment::DataSplit;
+
+pub(crate) use self::bench::{BenchArguments, ImageSize, Workload};
+pub(crate) use self::dataset::{
+    AnchorsCommand, AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments,
+    AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, SplitArguments,
+    StatsArguments, SynthArguments, ViewArguments,
+};
+pub(crate) use self::training::{LrFindArguments, RunsArguments, StudyArguments, TrainArguments};
 
 /// Trains, evaluates and uses RetinaNet detectors.
 #[derive(Parser)]
@@ -60,36 +70,6 @@ pub(crate) struct Settings {
     pub(crate) set: Vec<(String, String)>,
 }
 
-#[derive(Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each flag is there or not, whatever the others are"
-)]
-pub(crate) struct TrainArguments {
-    /// The experiment, a TOML file; with --resume also the directory of a run alone
-    pub(crate) config: PathBuf,
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
-    #[arg(long)]
-    pub(crate) device: Option<String>,
-    /// Where the run goes; `runs/` and the config's name where not given
-    #[arg(long, value_name = "DIR")]
-    pub(crate) run_dir: Option<PathBuf>,
-    /// Goes on with a run that was stopped
-    #[arg(long)]
-    pub(crate) resume: bool,
-    /// Trains though it takes more days or more memory than seems meant
-    #[arg(long)]
-    pub(crate) yes: bool,
-    /// Trains though `dataset check` finds errors in the annotations
-    #[arg(long)]
-    pub(crate) no_check: bool,
-    /// Trains on a GPU without comparing it with the CPU first, or though it computes otherwise
-    #[arg(long)]
-    pub(crate) trust_device: bool,
-}
-
 /// Which trained model.
 #[derive(Clone, Args)]
 pub(crate) struct ModelArguments {
@@ -131,54 +111,6 @@ pub(crate) struct TestTimeArguments {
     /// for `serve`
     #[arg(long, value_parser = from_1_to::<1_024>)]
     pub(crate) batch: Option<usize>,
-}
-
-#[derive(Args)]
-pub(crate) struct LrFindArguments {
-    /// The experiment, a TOML file
-    pub(crate) config: PathBuf,
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
-    #[arg(long)]
-    pub(crate) device: Option<String>,
-    /// How many steps, from 1e-6 to 1
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..))]
-    pub(crate) steps: u64,
-    /// As for `train`
-    #[arg(long)]
-    pub(crate) trust_device: bool,
-}
-
-#[derive(Args)]
-pub(crate) struct StudyArguments {
-    /// The study, a TOML file
-    pub(crate) study: PathBuf,
-    /// The config that its runs start from, in place of the study's own
-    #[arg(long, value_name = "CONFIG")]
-    pub(crate) base: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
-    #[arg(long)]
-    pub(crate) device: Option<String>,
-    /// Where runs and tables go; `runs/studies/` and the study's name where not given
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// How many runs train at once
-    #[arg(long, value_parser = from_1_to::<64>, default_value_t = 1)]
-    pub(crate) jobs: usize,
-}
-
-#[derive(Args)]
-pub(crate) struct RunsArguments {
-    /// A folder of runs, or a run
-    #[arg(default_value = "runs")]
-    pub(crate) folder: PathBuf,
-    /// Gives a hash of the newest weights, and of their average if there is one: the same where they
-    /// are the same to the last bit
-    #[arg(long)]
-    pub(crate) hash: bool,
 }
 
 #[derive(Args)]
@@ -365,312 +297,6 @@ pub(crate) struct ImportArguments {
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-}
-
-#[derive(Subcommand)]
-pub(crate) enum DatasetCommand {
-    /// Looks annotations and images over: what is wrong, what training does about it, what to do
-    Check(CheckArguments),
-    /// Counts classes, sizes and boxes an image
-    Stats(StatsArguments),
-    /// Draws images with their boxes, as they are and as training sees them, and a page of them
-    View(ViewArguments),
-    /// Splits annotations into parts that have the same share of every class
-    Split(SplitArguments),
-    /// Converts annotations between COCO, Pascal VOC, YOLO and CSV
-    Convert(ConvertArguments),
-    /// Draws the built-in shapes data set: PNG files and COCO JSON
-    Synth(SynthArguments),
-}
-
-#[derive(Args)]
-pub(crate) struct ConvertArguments {
-    /// What is there
-    #[arg(long, value_enum)]
-    pub(crate) from: AnnotationFormat,
-    /// What shall be
-    #[arg(long, value_enum)]
-    pub(crate) to: AnnotationFormat,
-    /// The COCO or CSV file, or the folder of the VOC or YOLO files
-    pub(crate) source: PathBuf,
-    /// Where the file or the folder goes
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-    /// The folder of the images, for files that do not tell sizes, as YOLO's; the source, or the
-    /// folder that it lies in, where not given
-    #[arg(long, value_name = "DIR")]
-    pub(crate) images: Option<PathBuf>,
-    /// One of the splits that YOLO's data.yaml lists: train, val, test; all images where not given
-    #[arg(long, value_name = "NAME")]
-    pub(crate) split: Option<String>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum AnnotationFormat {
-    /// An instances JSON file
-    Coco,
-    /// A folder of XML files
-    Voc,
-    /// A folder of text files with a data.yaml or a classes.txt, or the data.yaml
-    Yolo,
-    /// A file with a line a box: `filename,width,height,class,xmin,ymin,xmax,ymax` with a header,
-    /// or `path,x1,y1,x2,y2,class` without
-    Csv,
-}
-
-#[derive(Args)]
-pub(crate) struct StatsArguments {
-    /// A COCO annotation file
-    pub(crate) annotations: PathBuf,
-    /// Writes the numbers as JSON too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub(crate) struct ViewArguments {
-    /// The experiment, a TOML file
-    pub(crate) config: PathBuf,
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// Which images of the config
-    #[arg(long, value_enum, default_value_t = Split::Train)]
-    pub(crate) split: Split,
-    /// Where the drawn images and the page go
-    #[arg(long, value_name = "DIR", default_value = "view")]
-    pub(crate) out: PathBuf,
-    /// How many images, spread over the data set
-    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 16)]
-    pub(crate) images: usize,
-    /// Of how many epochs each image is shown
-    #[arg(long, value_parser = from_1_to::<1_000>, default_value_t = 3)]
-    pub(crate) epochs: usize,
-}
-
-#[derive(Args)]
-pub(crate) struct SplitArguments {
-    /// A COCO annotation file
-    pub(crate) annotations: PathBuf,
-    /// A part and its share of the images, twice or more: `--part train.json=0.8`
-    #[arg(long = "part", value_name = "FILE=SHARE", required = true, value_parser = part, allow_hyphen_values = true)]
-    pub(crate) parts: Vec<(PathBuf, f64)>,
-    /// Another seed splits otherwise
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-}
-
-#[derive(Args)]
-pub(crate) struct CheckArguments {
-    /// An experiment, a TOML file: looks over both of its splits, and at its anchors
-    #[arg(
-        required_unless_present = "annotations",
-        conflicts_with = "annotations"
-    )]
-    pub(crate) config: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// Instead of a config: a COCO annotation file; needs --images
-    #[arg(long, value_name = "FILE", requires = "images")]
-    pub(crate) annotations: Option<PathBuf>,
-    /// The folder of the images; needs --annotations
-    #[arg(long, value_name = "DIR", requires = "annotations")]
-    pub(crate) images: Option<PathBuf>,
-    /// Does not open the images
-    #[arg(long)]
-    pub(crate) annotations_only: bool,
-    /// Writes what was found as JSON too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-    /// Writes a mended copy of the annotations; needs --annotations
-    #[arg(long, value_name = "FILE", requires = "annotations")]
-    pub(crate) fix: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub(crate) struct SynthArguments {
-    /// The folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// Another seed draws other images
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Images to train on
-    #[arg(long)]
-    pub(crate) train_images: Option<usize>,
-    /// Images to evaluate on
-    #[arg(long)]
-    pub(crate) val_images: Option<usize>,
-    /// Width of the images in pixels
-    #[arg(long)]
-    pub(crate) width: Option<u32>,
-    /// Height of the images in pixels
-    #[arg(long)]
-    pub(crate) height: Option<u32>,
-    /// The most objects in an image
-    #[arg(long)]
-    pub(crate) max_objects: Option<usize>,
-    /// Small objects in half of the images, among many things that look alike
-    #[arg(long)]
-    pub(crate) hard: bool,
-}
-
-#[derive(Subcommand)]
-pub(crate) enum AnchorsCommand {
-    /// Tells which share of the boxes anchors reach, by class, size and level
-    Report(AnchorsReportArguments),
-    /// Draws images with their positive anchors in green and missed boxes in red
-    View(AnchorsViewArguments),
-    /// Proposes sizes and aspect ratios that reach more boxes, as a patch for the config
-    Optimize(AnchorsDataArguments),
-}
-
-/// Which boxes.
-#[derive(Args)]
-pub(crate) struct AnchorsDataArguments {
-    /// The experiment, a TOML file
-    pub(crate) config: PathBuf,
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// Which images of the config
-    #[arg(long, value_enum, default_value_t = Split::Train)]
-    pub(crate) split: Split,
-}
-
-#[derive(Args)]
-pub(crate) struct AnchorsReportArguments {
-    #[command(flatten)]
-    pub(crate) data: AnchorsDataArguments,
-    /// Writes the numbers as JSON too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub(crate) struct AnchorsViewArguments {
-    #[command(flatten)]
-    pub(crate) data: AnchorsDataArguments,
-    /// Where the drawn images go
-    #[arg(long, value_name = "DIR", default_value = "anchors")]
-    pub(crate) out: PathBuf,
-    /// How many images, spread over the data set
-    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 16)]
-    pub(crate) images: usize,
-}
-
-#[derive(Args)]
-pub(crate) struct BenchArguments {
-    /// Only this, as often as needed; everything that has its data where not given
-    #[arg(long, value_enum, value_name = "NAME")]
-    pub(crate) only: Vec<Workload>,
-    /// The residual network, as `model.backbone`
-    #[arg(long, default_value = "resnet50")]
-    pub(crate) backbone: String,
-    /// The backbone's normalisation, as `model.norm`
-    #[arg(long, default_value = "frozen_batch_norm")]
-    pub(crate) norm: String,
-    /// How many of stem, C2, C3, C4 and C5 do not train, as `model.freeze_at`
-    #[arg(long, value_name = "STAGES", default_value_t = 2)]
-    pub(crate) freeze_at: usize,
-    /// Side of the images in pixels, or height and width: 800x1333
-    #[arg(long, default_value = "512")]
-    pub(crate) size: ImageSize,
-    /// Images at once
-    #[arg(long, value_parser = from_1_to::<1_024>, default_value_t = 1)]
-    pub(crate) batch: usize,
-    /// Classes that the model tells apart
-    #[arg(long, value_parser = from_1_to::<10_000>, default_value_t = 91)]
-    pub(crate) classes: usize,
-    /// How often each thing is measured
-    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 10)]
-    pub(crate) repeats: usize,
-    /// How often each thing is done before it is measured
-    #[arg(long, default_value_t = 2)]
-    pub(crate) warmup: usize,
-    /// Seed of the weights, the images and the boxes
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Threads of the CPU; all cores where not given
-    #[arg(long, value_parser = from_1_to::<1_024>)]
-    pub(crate) threads: Option<usize>,
-    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
-    #[arg(long, default_value = "flex")]
-    pub(crate) device: String,
-    /// For the loader: a config, whose training images are loaded as it says
-    #[arg(long, value_name = "CONFIG", conflicts_with = "annotations")]
-    pub(crate) data: Option<PathBuf>,
-    /// For the loader: a COCO annotation file; needs --images
-    #[arg(long, value_name = "FILE", requires = "images")]
-    pub(crate) annotations: Option<PathBuf>,
-    /// For the loader: the folder of the images; needs --annotations
-    #[arg(long, value_name = "DIR", requires = "annotations")]
-    pub(crate) images: Option<PathBuf>,
-    /// For the loader: threads that prepare images; the config's, or 2, where not given
-    #[arg(long)]
-    pub(crate) workers: Option<usize>,
-    /// Prints JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// What `bench` can measure.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Workload {
-    /// Single convolutions, forward and with their gradients
-    Convolution,
-    /// A training step: targets, forward, loss, backward, update
-    Step,
-    /// An image's way to detections: forward, decoding, non-maximum suppression
-    Inference,
-    /// Batches from a data set's files; needs --data, or --annotations and --images
-    Loader,
-    /// Targets for 100 boxes on an image of 800x1333
-    Matcher,
-    /// Decoding and non-maximum suppression for an image of 800x1333
-    Decode,
-}
-
-impl Workload {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Convolution => "convolution",
-            Self::Step => "step",
-            Self::Inference => "inference",
-            Self::Loader => "loader",
-            Self::Matcher => "matcher",
-            Self::Decode => "decode",
-        }
-    }
-}
-
-/// Height and width of an image in pixels, written `512` or `800x1333`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ImageSize {
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-}
-
-impl ImageSize {
-    pub(crate) const fn width_and_height(self) -> (u32, u32) {
-        (self.width as u32, self.height as u32)
-    }
-}
-
-impl FromStr for ImageSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (height, width) = text.split_once('x').unwrap_or((text, text));
-        Ok(Self {
-            height: from_1_to::<65_536>(height)?,
-            width: from_1_to::<65_536>(width)?,
-        })
-    }
-}
-
-impl fmt::Display for ImageSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.height, self.width)
-    }
 }
 
 #[derive(Subcommand)]

@@ -1,7 +1,8 @@
 //! Checks of settings that are one number each.
 
-use crate::config::{BatchSize, ExperimentConfig, OptimizerConfig, ScheduleConfig, TrainConfig};
+use crate::config::ExperimentConfig;
 use crate::error::ExperimentError;
+use crate::training_config::{BatchSize, OptimizerConfig, ScheduleConfig, TrainConfig};
 
 /// Checks what can be told from the config alone.
 ///

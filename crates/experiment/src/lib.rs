@@ -16,13 +16,12 @@ mod image_files;
 mod layers;
 mod observer;
 mod presets;
+mod training_config;
 
 pub use annotation_checks::{AnnotationsCheckError, check_annotations, check_requests};
 pub use checks::check_settings;
 pub use config::{
-    AugmentConfig, BatchSize, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig,
-    MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName,
-    SplitConfig, TrainConfig,
+    AugmentConfig, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig, SplitConfig,
 };
 pub use data::{render_shapes_if_absent, tell_dropped};
 pub use data_files::{DataSplit, MissingData, require_data, what_lies_in};
@@ -32,3 +31,7 @@ pub use image_files::{EvaluationData, check_training_files};
 pub use layers::{ConfigError, config_to_toml, load_config};
 pub use observer::{Evaluated, Observer, Progress, StepReport};
 pub use presets::Preset;
+pub use training_config::{
+    BatchSize, MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig,
+    ScheduleName, TrainConfig,
+};

@@ -29,6 +29,7 @@ mod report;
 mod run_directory;
 mod sampling;
 mod schedule;
+mod session;
 mod single_process;
 mod step;
 mod tensorboard;
@@ -53,6 +54,7 @@ pub use plan::Plan;
 pub use run_directory::{
     Change, Changes, DamagedCheckpoint, NewestCheckpoint, RunDirectory, RunDirectoryError,
 };
+pub use session::Stopped;
 pub use single_process::SingleProcess;
 pub use step::{Learner, StepError, StepLoss};
-pub use training::{Stopped, TrainOutcome, train};
+pub use training::{TrainOutcome, train};

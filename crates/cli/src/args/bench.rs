@@ -1,0 +1,125 @@
+//! The arguments of `bench`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+
+use super::from_1_to;
+
+#[derive(Args)]
+pub(crate) struct BenchArguments {
+    /// Only this, as often as needed; everything that has its data where not given
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) only: Vec<Workload>,
+    /// The residual network, as `model.backbone`
+    #[arg(long, default_value = "resnet50")]
+    pub(crate) backbone: String,
+    /// The backbone's normalisation, as `model.norm`
+    #[arg(long, default_value = "frozen_batch_norm")]
+    pub(crate) norm: String,
+    /// How many of stem, C2, C3, C4 and C5 do not train, as `model.freeze_at`
+    #[arg(long, value_name = "STAGES", default_value_t = 2)]
+    pub(crate) freeze_at: usize,
+    /// Side of the images in pixels, or height and width: 800x1333
+    #[arg(long, default_value = "512")]
+    pub(crate) size: ImageSize,
+    /// Images at once
+    #[arg(long, value_parser = from_1_to::<1_024>, default_value_t = 1)]
+    pub(crate) batch: usize,
+    /// Classes that the model tells apart
+    #[arg(long, value_parser = from_1_to::<10_000>, default_value_t = 91)]
+    pub(crate) classes: usize,
+    /// How often each thing is measured
+    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 10)]
+    pub(crate) repeats: usize,
+    /// How often each thing is done before it is measured
+    #[arg(long, default_value_t = 2)]
+    pub(crate) warmup: usize,
+    /// Seed of the weights, the images and the boxes
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Threads of the CPU; all cores where not given
+    #[arg(long, value_parser = from_1_to::<1_024>)]
+    pub(crate) threads: Option<usize>,
+    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: String,
+    /// For the loader: a config, whose training images are loaded as it says
+    #[arg(long, value_name = "CONFIG", conflicts_with = "annotations")]
+    pub(crate) data: Option<PathBuf>,
+    /// For the loader: a COCO annotation file; needs --images
+    #[arg(long, value_name = "FILE", requires = "images")]
+    pub(crate) annotations: Option<PathBuf>,
+    /// For the loader: the folder of the images; needs --annotations
+    #[arg(long, value_name = "DIR", requires = "annotations")]
+    pub(crate) images: Option<PathBuf>,
+    /// For the loader: threads that prepare images; the config's, or 2, where not given
+    #[arg(long)]
+    pub(crate) workers: Option<usize>,
+    /// Prints JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `bench` can measure.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// Single convolutions, forward and with their gradients
+    Convolution,
+    /// A training step: targets, forward, loss, backward, update
+    Step,
+    /// An image's way to detections: forward, decoding, non-maximum suppression
+    Inference,
+    /// Batches from a data set's files; needs --data, or --annotations and --images
+    Loader,
+    /// Targets for 100 boxes on an image of 800x1333
+    Matcher,
+    /// Decoding and non-maximum suppression for an image of 800x1333
+    Decode,
+}
+
+impl Workload {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Convolution => "convolution",
+            Self::Step => "step",
+            Self::Inference => "inference",
+            Self::Loader => "loader",
+            Self::Matcher => "matcher",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// Height and width of an image in pixels, written `512` or `800x1333`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageSize {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+}
+
+impl ImageSize {
+    pub(crate) const fn width_and_height(self) -> (u32, u32) {
+        (self.width as u32, self.height as u32)
+    }
+}
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        Ok(Self {
+            height: from_1_to::<65_536>(height)?,
+            width: from_1_to::<65_536>(width)?,
+        })
+    }
+}
+
+impl fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.height, self.width)
+    }
+}

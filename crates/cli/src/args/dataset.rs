@@ -1,0 +1,197 @@
+//! The arguments of `dataset` and `anchors`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{from_1_to, part, Settings, Split};
+
+#[derive(Subcommand)]
+pub(crate) enum DatasetCommand {
+    /// Looks annotations and images over: what is wrong, what training does about it, what to do
+    Check(CheckArguments),
+    /// Counts classes, sizes and boxes an image
+    Stats(StatsArguments),
+    /// Draws images with their boxes, as they are and as training sees them, and a page of them
+    View(ViewArguments),
+    /// Splits annotations into parts that have the same share of every class
+    Split(SplitArguments),
+    /// Converts annotations between COCO, Pascal VOC, YOLO and CSV
+    Convert(ConvertArguments),
+    /// Draws the built-in shapes data set: PNG files and COCO JSON
+    Synth(SynthArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct ConvertArguments {
+    /// What is there
+    #[arg(long, value_enum)]
+    pub(crate) from: AnnotationFormat,
+    /// What shall be
+    #[arg(long, value_enum)]
+    pub(crate) to: AnnotationFormat,
+    /// The COCO or CSV file, or the folder of the VOC or YOLO files
+    pub(crate) source: PathBuf,
+    /// Where the file or the folder goes
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// The folder of the images, for files that do not tell sizes, as YOLO's; the source, or the
+    /// folder that it lies in, where not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) images: Option<PathBuf>,
+    /// One of the splits that YOLO's data.yaml lists: train, val, test; all images where not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum AnnotationFormat {
+    /// An instances JSON file
+    Coco,
+    /// A folder of XML files
+    Voc,
+    /// A folder of text files with a data.yaml or a classes.txt, or the data.yaml
+    Yolo,
+    /// A file with a line a box: `filename,width,height,class,xmin,ymin,xmax,ymax` with a header,
+    /// or `path,x1,y1,x2,y2,class` without
+    Csv,
+}
+
+#[derive(Args)]
+pub(crate) struct StatsArguments {
+    /// A COCO annotation file
+    pub(crate) annotations: PathBuf,
+    /// Writes the numbers as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct ViewArguments {
+    /// The experiment, a TOML file
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Which images of the config
+    #[arg(long, value_enum, default_value_t = Split::Train)]
+    pub(crate) split: Split,
+    /// Where the drawn images and the page go
+    #[arg(long, value_name = "DIR", default_value = "view")]
+    pub(crate) out: PathBuf,
+    /// How many images, spread over the data set
+    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 16)]
+    pub(crate) images: usize,
+    /// Of how many epochs each image is shown
+    #[arg(long, value_parser = from_1_to::<1_000>, default_value_t = 3)]
+    pub(crate) epochs: usize,
+}
+
+#[derive(Args)]
+pub(crate) struct SplitArguments {
+    /// A COCO annotation file
+    pub(crate) annotations: PathBuf,
+    /// A part and its share of the images, twice or more: `--part train.json=0.8`
+    #[arg(long = "part", value_name = "FILE=SHARE", required = true, value_parser = part, allow_hyphen_values = true)]
+    pub(crate) parts: Vec<(PathBuf, f64)>,
+    /// Another seed splits otherwise
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct CheckArguments {
+    /// An experiment, a TOML file: looks over both of its splits, and at its anchors
+    #[arg(
+        required_unless_present = "annotations",
+        conflicts_with = "annotations"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Instead of a config: a COCO annotation file; needs --images
+    #[arg(long, value_name = "FILE", requires = "images")]
+    pub(crate) annotations: Option<PathBuf>,
+    /// The folder of the images; needs --annotations
+    #[arg(long, value_name = "DIR", requires = "annotations")]
+    pub(crate) images: Option<PathBuf>,
+    /// Does not open the images
+    #[arg(long)]
+    pub(crate) annotations_only: bool,
+    /// Writes what was found as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Writes a mended copy of the annotations; needs --annotations
+    #[arg(long, value_name = "FILE", requires = "annotations")]
+    pub(crate) fix: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct SynthArguments {
+    /// The folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Another seed draws other images
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Images to train on
+    #[arg(long)]
+    pub(crate) train_images: Option<usize>,
+    /// Images to evaluate on
+    #[arg(long)]
+    pub(crate) val_images: Option<usize>,
+    /// Width of the images in pixels
+    #[arg(long)]
+    pub(crate) width: Option<u32>,
+    /// Height of the images in pixels
+    #[arg(long)]
+    pub(crate) height: Option<u32>,
+    /// The most objects in an image
+    #[arg(long)]
+    pub(crate) max_objects: Option<usize>,
+    /// Small objects in half of the images, among many things that look alike
+    #[arg(long)]
+    pub(crate) hard: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum AnchorsCommand {
+    /// Tells which share of the boxes anchors reach, by class, size and level
+    Report(AnchorsReportArguments),
+    /// Draws images with their positive anchors in green and missed boxes in red
+    View(AnchorsViewArguments),
+    /// Proposes sizes and aspect ratios that reach more boxes, as a patch for the config
+    Optimize(AnchorsDataArguments),
+}
+
+/// Which boxes.
+#[derive(Args)]
+pub(crate) struct AnchorsDataArguments {
+    /// The experiment, a TOML file
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Which images of the config
+    #[arg(long, value_enum, default_value_t = Split::Train)]
+    pub(crate) split: Split,
+}
+
+#[derive(Args)]
+pub(crate) struct AnchorsReportArguments {
+    #[command(flatten)]
+    pub(crate) data: AnchorsDataArguments,
+    /// Writes the numbers as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct AnchorsViewArguments {
+    #[command(flatten)]
+    pub(crate) data: AnchorsDataArguments,
+    /// Where the drawn images go
+    #[arg(long, value_name = "DIR", default_value = "anchors")]
+    pub(crate) out: PathBuf,
+    /// How many images, spread over the data set
+    #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 16)]
+    pub(crate) images: usize,
+}

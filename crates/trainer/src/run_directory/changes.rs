@@ -1,0 +1,58 @@
+//! What of a config has changed since its run began, and what may.
+
+use std::fmt;
+
+/// Keys, and sections, that a resumed run may change: they do not change what a step does.
+pub(super) const MAY_CHANGE: [&str; 22] = [
+    "compute.device",
+    "compute.gradient_checkpointing",
+    "compute.threads",
+    "data.cache_mib",
+    "data.on_bad_image",
+    "data.prefetch",
+    "data.root",
+    "data.val",
+    "data.workers",
+    "eval",
+    "model.pretrained",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.epochs",
+    "train.eval_every",
+    "train.iterations",
+    "train.keep_last",
+    "train.log_every",
+    "train.max_skipped",
+    "train.memory_share",
+    "train.on_nonfinite",
+    "train.patience",
+];
+
+/// A key of a config that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key, with dots.
+    pub key: String,
+    /// What the run was made with.
+    pub was: String,
+    /// What the config says now.
+    pub is: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, was, is } = self;
+        write!(f, "`{key}` was {was} and is {is}")
+    }
+}
+
+/// Several [`Change`]s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes(pub Vec<Change>);
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&texts.join(", "))
+    }
+}

@@ -1,0 +1,376 @@
+//! All that changes while training, step by step.
+
+mod evaluation;
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::Device;
+use retinanet_data::{Batch, DataError};
+use retinanet_experiment::{Observer, OnNonFinite, StepReport, config_to_toml};
+
+use crate::announce::{tell, tell_schedule, tell_start};
+use crate::average::ModelAverage;
+use crate::checkpoint::{Checkpoint, CheckpointState, Content};
+use crate::data_changes::{DataMark, class_differences};
+use crate::error::TrainError;
+use crate::memory::memory;
+use crate::metrics_log::MetricsLog;
+use crate::non_finite::NonFiniteStep;
+use crate::plan::Plan;
+use crate::process_group::ProcessGroup;
+use crate::report::Reporter;
+use crate::run_directory::{RunDirectory, RunDirectoryError};
+use crate::step::{Learner, StepError};
+use crate::train_state::TrainState;
+
+/// Why training ended before its last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The observer asked for it.
+    Asked,
+    /// Evaluations brought nothing better, for as many as the config has patience for.
+    OutOfPatience,
+}
+
+/// All that changes while training.
+pub(crate) struct Session<'a> {
+    plan: &'a Plan,
+    run: &'a RunDirectory,
+    pub(crate) train_state: TrainState<'a>,
+    log: MetricsLog,
+    /// What is trained and evaluated on.
+    data: (DataMark, DataMark),
+    /// The best evaluation, by the config's metric.
+    pub(crate) best: Option<f64>,
+    /// The step that it was made at.
+    best_iteration: Option<u64>,
+    /// The score of the last evaluation's largest F1.
+    best_score: Option<f64>,
+    evaluations_since_best: u64,
+    /// Whether the model as it stands is to be evaluated.
+    pub(crate) awaits_evaluation: bool,
+    last_checkpoint: Instant,
+    /// Steps in a row whose loss or gradients were not finite.
+    not_finite: u64,
+    /// Images left out because they could not be read.
+    pub(crate) skipped: usize,
+    /// In a run that went on, from the first evaluation on.
+    reporter: Option<Reporter>,
+}
+
+fn marks(plan: &Plan) -> (DataMark, DataMark) {
+    (DataMark::of(&plan.train), DataMark::of(&plan.val))
+}
+
+/// Refuses other classes than those that the weights were trained for, and tells other images and
+/// boxes.
+fn tell_data_changes(
+    plan: &Plan,
+    run: &RunDirectory,
+    (state, data): (&CheckpointState, (DataMark, DataMark)),
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    if state.classes != plan.train.classes {
+        return Err(TrainError::OtherClasses {
+            annotations: plan.train.annotations.clone(),
+            differences: class_differences(&state.classes, &plan.train.classes),
+        });
+    }
+    for (annotations, was, is) in [
+        (&plan.train.annotations, state.train_data, data.0),
+        (&plan.val.annotations, state.val_data, data.1),
+    ] {
+        if was != is {
+            let file = annotations.display();
+            let text = format!("changed: {file} had {was}, and now has others: {is}");
+            tell(run, observer, &text)?;
+        }
+    }
+    Ok(())
+}
+
+impl<'a> Session<'a> {
+    /// Draws the model, and puts the run's newest whole checkpoint into it if there is one.
+    pub(crate) fn start(
+        plan: &'a Plan,
+        run: &'a RunDirectory,
+        process: (&ProcessGroup, &'a Device),
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        run.recover()?;
+        let (checkpoint, damaged) = run.newest()?;
+        for damaged in &damaged {
+            tell(run, observer, &format!("not used: {}", damaged.error))?;
+            damaged.set_aside()?;
+        }
+        match checkpoint {
+            Some(checkpoint) => Self::resume(plan, run, process, &checkpoint, observer),
+            None => Self::begin(plan, run, process, observer),
+        }
+    }
+
+    fn begin(
+        plan: &'a Plan,
+        run: &'a RunDirectory,
+        (group, device): (&ProcessGroup, &'a Device),
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let (model, pretrained) = plan.initialise_model(device)?;
+        run.write_classes(&plan.train.classes)?;
+        let coverage = tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
+        let decay = plan.config.train.ema_decay;
+        Ok(Self {
+            log: MetricsLog::open(run, 0, false, plan.generator.strides())
+                .map_err(TrainError::Log)?,
+            train_state: TrainState {
+                plan,
+                device,
+                average: decay.map(|decay| ModelAverage::new(decay, &model)),
+                learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone())
+                    .with_team(group.clone()),
+                iteration: 0,
+            },
+            plan,
+            run,
+            data: marks(plan),
+            best: None,
+            best_iteration: None,
+            best_score: None,
+            evaluations_since_best: 0,
+            awaits_evaluation: false,
+            last_checkpoint: Instant::now(),
+            not_finite: 0,
+            skipped: 0,
+            reporter: Some(Reporter::with_coverage(plan, coverage)),
+        })
+    }
+
+    fn resume(
+        plan: &'a Plan,
+        run: &'a RunDirectory,
+        (group, device): (&ProcessGroup, &'a Device),
+        checkpoint: &Checkpoint,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let state = &checkpoint.state;
+        let iteration = state.iteration;
+        let folder = checkpoint.folder.display();
+        let text = format!("going on from {folder}, step {iteration}");
+        tell(run, observer, &text)?;
+        let data = marks(plan);
+        tell_data_changes(plan, run, (state, data), observer)?;
+        tell_schedule(plan, run, observer)?;
+        if state.best_iteration == Some(iteration) && run.best_iteration() < state.best_iteration {
+            // The end came before it was kept as best.
+            run.keep_as_best(&checkpoint.folder)?;
+        }
+
+        let model = checkpoint.load_model(plan.fresh_model(iteration, device)?)?;
+        let average = checkpoint.load_average(&model)?;
+        let decay = plan.config.train.ema_decay;
+        let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
+        learner.optimizer = checkpoint.load_optimizer(learner.optimizer)?;
+        learner.criterion.set_normalizer(state.normalizer);
+        Ok(Self {
+            log: MetricsLog::open(
+                run,
+                iteration,
+                !state.awaits_evaluation,
+                plan.generator.strides(),
+            )
+            .map_err(TrainError::Log)?,
+            train_state: TrainState {
+                plan,
+                device,
+                average: decay.map(|decay| {
+                    ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))
+                }),
+                learner: learner.with_team(group.clone()),
+                iteration,
+            },
+            plan,
+            run,
+            data,
+            best: state.best,
+            best_iteration: state.best_iteration,
+            best_score: state.best_score,
+            evaluations_since_best: state.evaluations_since_best,
+            awaits_evaluation: state.awaits_evaluation,
+            last_checkpoint: Instant::now(),
+            not_finite: state.not_finite,
+            skipped: 0,
+            reporter: None,
+        })
+    }
+
+    /// Steps done.
+    pub(crate) const fn iteration(&self) -> u64 {
+        self.train_state.iteration
+    }
+
+    /// One step, and what is told of it.
+    pub(crate) fn step(
+        &mut self,
+        mut batch: Vec<Batch>,
+        started: Instant,
+        waited: Duration,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        for skipped in self.train_state.skipped(&batch) {
+            tell(self.run, observer, &format!("skipped: {skipped}"))?;
+            self.skipped += 1;
+        }
+        let learning_rate = self.plan.schedule.learning_rate(self.iteration());
+        if self.train_state.unfreeze_if_due()? {
+            let text = format!("step {}: everything learns from here on", self.iteration());
+            tell(self.run, observer, &text)?;
+        }
+        let (loss, levels) = match self.train_state.learn(&mut batch) {
+            Ok(learnt) => learnt,
+            Err(error) => return self.not_finite(&error, batch, learning_rate, observer),
+        };
+        self.not_finite = 0;
+
+        let group = &self.train_state.learner.group;
+        let seen = self.iteration() * self.plan.config.train.batch_size.images() as u64;
+        let report = StepReport {
+            iteration: self.iteration(),
+            total: self.plan.iterations,
+            epoch: seen as f64 / self.plan.loader.samples_per_epoch() as f64,
+            learning_rate,
+            class_loss: loss.class,
+            box_loss: loss.bbox,
+            gradient_norm: loss.gradient_norm,
+            positives: loss.positives,
+            images: loss.images,
+            levels,
+            memory: memory(),
+            duration: started.elapsed(),
+            waited,
+            processes: group.size(),
+            communicated: group.communicated(),
+        };
+        self.log.step(&report).map_err(TrainError::Log)?;
+        observer.step(&report);
+        Ok(())
+    }
+
+    /// Writes a non-finite report of a step whose loss or gradients are not finite, and stops or goes on, as
+    /// the config says.
+    fn not_finite(
+        &mut self,
+        error: &StepError,
+        mut batch: Vec<Batch>,
+        learning_rate: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let TrainState {
+            iteration,
+            plan,
+            device,
+            ..
+        } = self.train_state;
+        let config = &plan.config.train;
+        self.not_finite += 1;
+        let skips =
+            config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped;
+        if skips && self.not_finite > 1 {
+            // The first of a row has its non-finite report, and disks are not endless.
+            let text = format!("skipped: step {iteration}: {error}");
+            return Ok(tell(self.run, observer, &text)?);
+        }
+        let folder = self.run.root().join(format!("non_finite/step-{iteration}"));
+        let processes = self.train_state.learner.group.size();
+        if processes > 1 {
+            // What is wrong may be in another's share.
+            let share = |rank| {
+                let loader = plan.loader.clone().shard(rank, processes)?;
+                loader.start(iteration - 1, iteration).collect()
+            };
+            let shares: Result<Vec<Vec<Batch>>, DataError> = (0..processes).map(share).collect();
+            batch = shares?.into_iter().flatten().collect();
+        }
+        let cause = self.train_state.learner.undisturbed(|learner| {
+            let patient = NonFiniteStep {
+                iteration,
+                learning_rate,
+                error,
+                batch: &batch,
+                learner,
+                preparation: plan.transform.preparation(),
+                device,
+            };
+            patient.examine(&folder)
+        });
+        let cause = cause.map_err(TrainError::NonFiniteReport)?;
+        let text = format!("step {iteration}: {error}; {cause}");
+        if skips {
+            let text = format!("skipped: {text}; see {}", folder.display());
+            return Ok(tell(self.run, observer, &text)?);
+        }
+        self.run.log(&text)?;
+        Err(TrainError::NotFinite {
+            iteration,
+            error: *error,
+            cause,
+            folder,
+        })
+    }
+
+    pub(crate) fn write_checkpoint(
+        &mut self,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let state = CheckpointState {
+            run: self.run.id()?,
+            iteration: self.iteration(),
+            total: self.plan.iterations,
+            normalizer: *self.train_state.learner.criterion.normalizer(),
+            best: self.best,
+            best_iteration: self.best_iteration,
+            best_score: self.best_score,
+            evaluations_since_best: self.evaluations_since_best,
+            awaits_evaluation: self.awaits_evaluation,
+            not_finite: self.not_finite,
+            classes: self.plan.train.classes.clone(),
+            train_data: self.data.0,
+            val_data: self.data.1,
+        };
+        let config = config_to_toml(&self.plan.config).map_err(RunDirectoryError::Config)?;
+        let content = Content {
+            model: &self.train_state.learner.model,
+            average: self.train_state.average.as_ref().map(ModelAverage::model),
+            optimizer: &self.train_state.learner.optimizer,
+            detector: (self.plan.config)
+                .detector_with(self.plan.transform.preparation().config().clone()),
+            config: &config,
+            state,
+        };
+        let keep = self.plan.config.train.keep_last;
+        let folder = self.run.write_last(content, keep)?;
+        self.last_checkpoint = Instant::now();
+        observer.checkpoint_written(self.iteration(), &folder);
+        Ok(())
+    }
+
+    /// Whether this step has a checkpoint, which does not know of its evaluation.
+    pub(crate) fn checkpoint_is_there(&self) -> bool {
+        self.run.last_iteration() == Some(self.iteration())
+    }
+
+    pub(crate) fn checkpoint_is_due(&self) -> bool {
+        let minutes = self.plan.config.train.checkpoint_minutes;
+        let age = self.last_checkpoint.elapsed().as_secs_f64() / 60.0;
+        self.is_due(self.plan.checkpoint_every) || minutes.is_some_and(|minutes| age >= minutes)
+    }
+
+    pub(crate) fn out_of_patience(&self) -> Option<Stopped> {
+        let patience = self.plan.config.train.patience?;
+        (self.evaluations_since_best >= patience).then_some(Stopped::OutOfPatience)
+    }
+
+    /// Whether something that happens every so many steps, and at the end, happens now.
+    pub(crate) fn is_due(&self, every: u64) -> bool {
+        self.iteration().is_multiple_of(every) || self.iteration() == self.plan.iterations
+    }
+}

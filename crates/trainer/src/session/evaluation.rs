@@ -1,0 +1,137 @@
+//! The evaluation of a session, and what follows from it: the best checkpoint, patience, the report.
+
+use retinanet_evaluation::Metrics;
+use retinanet_experiment::{EvaluateError, Evaluated, Observer, OnNonFinite};
+
+use super::Session;
+use crate::announce::tell;
+use crate::error::TrainError;
+use crate::process_group::Command;
+use crate::report::{Findings, Reporter};
+use crate::run_directory::RunDirectoryError;
+use crate::train_state::TrainState;
+use crate::validation::{Validation, validate};
+
+/// The score from which on a detection counts where classes are confused and images ranked.
+const COUNTED_SCORE: f64 = 0.3;
+
+impl Session<'_> {
+    /// Evaluates the model as it stands, and writes down what that gave; keeps the run's best. Nothing if it
+    /// is asked to stop meanwhile: then the evaluation is still to come.
+    pub(crate) fn evaluate(
+        &mut self,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Metrics>, TrainError> {
+        let TrainState {
+            learner, device, ..
+        } = &self.train_state;
+        learner.group.send_command(Command::Evaluate);
+        let model = self.train_state.to_evaluate()?;
+        let validation = validate(
+            &model,
+            self.plan,
+            &learner.criterion,
+            (&learner.group, device),
+            observer,
+        )?;
+        let Some(validation) = validation else {
+            return Ok(None);
+        };
+        let Validation {
+            detections,
+            unreadable,
+            loss,
+            shares,
+        } = validation;
+        if !unreadable.is_empty() {
+            let text = format!(
+                "{} images could not be read and are left out of the evaluation",
+                unreadable.len()
+            );
+            tell(self.run, observer, &text)?;
+        }
+        let stops = self.plan.config.train.on_nonfinite == OnNonFinite::Stop;
+        if stops && !loss.is_finite() {
+            let iteration = self.iteration();
+            self.run.log(&format!(
+                "step {iteration}: the loss on the validation images is {loss}"
+            ))?;
+            return Err(TrainError::Diverged { iteration, loss });
+        }
+        let analysis = (self.plan.evaluator.clone())
+            .without_images(&unreadable)
+            .analyse(&detections, COUNTED_SCORE)
+            .map_err(EvaluateError::from)?;
+        let metrics = analysis.metrics.clone();
+        let reached = self.plan.config.train.best_metric.of(&metrics);
+        self.best_score = analysis.best.map(|best| best.score);
+        let is_best = self.judge(reached);
+        self.log
+            .evaluation(self.iteration(), &metrics, loss)
+            .map_err(TrainError::Log)?;
+        self.run.write_evaluation(self.iteration(), &metrics)?;
+        self.run.log(&format!(
+            "step {}: AP {:.4}, AP50 {:.4}, loss {loss:.4}{}",
+            self.iteration(),
+            metrics.ap,
+            metrics.ap50,
+            if is_best { ", the best so far" } else { "" }
+        ))?;
+        observer.evaluated(&Evaluated {
+            iteration: self.iteration(),
+            metrics: &metrics,
+            loss,
+            is_best,
+        });
+        self.awaits_evaluation = false;
+        if is_best || self.out_of_patience().is_some() || self.checkpoint_is_there() {
+            self.write_checkpoint(observer)?;
+        }
+        if is_best {
+            self.run.keep_best()?;
+        }
+        // Last, since it may fail and the run can do without.
+        let findings = Findings {
+            iteration: self.iteration(),
+            detections,
+            analysis,
+            shares,
+        };
+        self.write_report(&findings, observer)?;
+        Ok(Some(metrics))
+    }
+
+    /// Whether an evaluation is the best so far: the latest of those that are equal, none that is
+    /// undefined.
+    fn judge(&mut self, reached: Option<f64>) -> bool {
+        let Some(reached) = reached else {
+            return false;
+        };
+        if self.best.is_none_or(|best| reached > best) {
+            self.evaluations_since_best = 0;
+        } else {
+            self.evaluations_since_best += 1;
+        }
+        let is_best = self.best.is_none_or(|best| reached >= best);
+        if is_best {
+            self.best = Some(reached);
+            self.best_iteration = Some(self.iteration());
+        }
+        is_best
+    }
+
+    /// Nobody should lose a run for its report: what goes wrong is told.
+    fn write_report(
+        &mut self,
+        findings: &Findings,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunDirectoryError> {
+        let reporter = (self.reporter).get_or_insert_with(|| Reporter::new(self.plan));
+        reporter
+            .write(self.plan, self.run, findings)
+            .or_else(|error| {
+                let text = format!("warning: the report was not written: {error}");
+                tell(self.run, observer, &text)
+            })
+    }
+}
