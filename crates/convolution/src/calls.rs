@@ -13,6 +13,7 @@ use crate::layers::{
 };
 use crate::levels::Levels;
 use crate::record::{EpilogueParts, LayerCall};
+use crate::shape::ConvOptions;
 use crate::weights::normal_values;
 
 /// Added to the variance by the norms under comparison.
@@ -132,16 +133,7 @@ impl LayerCall {
                 options,
                 end,
             } => {
-                let maps = trial.levels("input", images, levels, weight[1] * options.groups);
-                let scale = 1.0 / ((weight[1] * weight[2] * weight[3]) as f32).sqrt();
-                let weight = trial.leaf("weight", *weight, scale);
-                let sizes = levels.iter().map(|size| {
-                    let [height, width] =
-                        options.output_size(*size, [weight.dims()[2], weight.dims()[3]]);
-                    height * width
-                });
-                let end = trial.end(*end, [images, sizes.sum(), weight.dims()[0]]);
-                let output = conv2d_levels(maps, weight, *options, end).values;
+                let output = trial.convolution(images, levels, (*weight, *options), *end);
                 trial.finish(output, slope)
             }
             Self::BatchNorm {
@@ -149,14 +141,7 @@ impl LayerCall {
                 channels,
                 end,
             } => {
-                let shape = [images, *height, *width, *channels];
-                let input = trial.leaf("input", shape, 1.0);
-                let mut norm = new_batch_norm(*channels, EPSILON, &trial.device);
-                norm.gamma = Param::from_tensor(trial.leaf("gamma", [*channels], 1.0));
-                norm.beta = Param::from_tensor(trial.leaf("beta", [*channels], 1.0));
-                let end = trial.end(*end, shape);
-                let output = batch_norm(&norm, input, end);
-                trial.statistics = statistics(&norm);
+                let output = trial.batch_norm([images, *height, *width, *channels], *end);
                 trial.finish(output, slope)
             }
             Self::GroupNorm {
@@ -165,13 +150,7 @@ impl LayerCall {
                 groups,
                 end,
             } => {
-                let maps = trial.levels("input", images, levels, *channels);
-                let mut norm = new_group_norm(*channels, EPSILON, &trial.device);
-                norm.num_groups = *groups;
-                norm.gamma = Some(Param::from_tensor(trial.leaf("gamma", [*channels], 1.0)));
-                norm.beta = Some(Param::from_tensor(trial.leaf("beta", [*channels], 1.0)));
-                let end = trial.end(*end, maps.values.dims());
-                let output = group_norm(&norm, maps, end).values;
+                let output = trial.group_norm(images, levels, (*channels, *groups), *end);
                 trial.finish(output, slope)
             }
             Self::MaxPool {
@@ -206,6 +185,52 @@ struct Leaf(&'static str, TakeGradient);
 type TakeGradient = Box<dyn FnOnce(&mut Gradients) -> Option<Vec<f32>>>;
 
 impl Trial {
+    fn convolution(
+        &mut self,
+        images: usize,
+        levels: &[[usize; 2]],
+        (weight, options): ([usize; 4], ConvOptions),
+        end: EpilogueParts,
+    ) -> Tensor<3> {
+        let maps = self.levels("input", images, levels, weight[1] * options.groups);
+        let scale = 1.0 / ((weight[1] * weight[2] * weight[3]) as f32).sqrt();
+        let weight = self.leaf("weight", weight, scale);
+        let sizes = levels.iter().map(|size| {
+            let [height, width] = options.output_size(*size, [weight.dims()[2], weight.dims()[3]]);
+            height * width
+        });
+        let end = self.end(end, [images, sizes.sum(), weight.dims()[0]]);
+        conv2d_levels(maps, weight, options, end).values
+    }
+
+    fn batch_norm(&mut self, shape: [usize; 4], end: EpilogueParts) -> Tensor<4> {
+        let channels = shape[3];
+        let input = self.leaf("input", shape, 1.0);
+        let mut norm = new_batch_norm(channels, EPSILON, &self.device);
+        norm.gamma = Param::from_tensor(self.leaf("gamma", [channels], 1.0));
+        norm.beta = Param::from_tensor(self.leaf("beta", [channels], 1.0));
+        let end = self.end(end, shape);
+        let output = batch_norm(&norm, input, end);
+        self.statistics = statistics(&norm);
+        output
+    }
+
+    fn group_norm(
+        &mut self,
+        images: usize,
+        levels: &[[usize; 2]],
+        (channels, groups): (usize, usize),
+        end: EpilogueParts,
+    ) -> Tensor<3> {
+        let maps = self.levels("input", images, levels, channels);
+        let mut norm = new_group_norm(channels, EPSILON, &self.device);
+        norm.num_groups = groups;
+        norm.gamma = Some(Param::from_tensor(self.leaf("gamma", [channels], 1.0)));
+        norm.beta = Some(Param::from_tensor(self.leaf("beta", [channels], 1.0)));
+        let end = self.end(end, maps.values.dims());
+        group_norm(&norm, maps, end).values
+    }
+
     fn constant<const D: usize>(&self, name: &str, shape: [usize; D], scale: f32) -> Tensor<D> {
         let values = normal_values(shape.iter().product(), 0, name);
         let values: Vec<f32> = values.into_iter().map(|value| value * scale).collect();
@@ -395,7 +420,6 @@ impl fmt::Display for Sizes<'_> {
 mod tests {
     use super::*;
     use crate::record::record_calls;
-    use crate::shape::ConvOptions;
 
     fn calls() -> Vec<LayerCall> {
         let relu = EpilogueParts {

@@ -258,52 +258,8 @@ impl CocoDataset {
         file.require_sound(annotations)?;
         let classes = class_list(annotations, file.categories.into_records(), options.labels)?;
         let mut images = image_records(annotations, images_root, file.images.into_records())?;
-        let positions: HashMap<_, _> = (images.iter().map(|image| image.id)).zip(0..).collect();
-
-        let mut dropped = Vec::new();
         let records = file.annotations.into_records();
-        let unnumbered =
-            (records.iter().filter_map(|it| it.id).max()).map_or(1, |id| id.saturating_add(1));
-        for (index, annotation) in records.iter().enumerate() {
-            // An id that is missing is told by the place in the list, after all ids that are there.
-            let id = (annotation.id).unwrap_or_else(|| unnumbered.saturating_add(index as u64));
-            let image = annotation.image.unwrap_or_default();
-            let position: usize =
-                *(positions.get(&ImageId(image))).ok_or_else(|| DataError::UnknownImage {
-                    path: annotations.into(),
-                    annotation: id,
-                    image,
-                })?;
-            let category = annotation.category.unwrap_or_default();
-            let class = classes
-                .class(CategoryId(category))
-                .filter(|&class| !classes.is_unused(class))
-                .ok_or_else(|| DataError::UnknownCategory {
-                    path: annotations.into(),
-                    annotation: id,
-                    category,
-                })?;
-            let image = &mut images[position];
-            match usable_box(annotation, image) {
-                Ok(Ok(bbox)) => image.objects.push(GroundTruth {
-                    bbox,
-                    class,
-                    crowd: annotation.crowd,
-                }),
-                Ok(Err(reason)) => dropped.push(Dropped {
-                    annotation: id,
-                    image: image.id,
-                    reason,
-                }),
-                Err(found) => {
-                    return Err(DataError::MalformedBox {
-                        path: annotations.into(),
-                        annotation: id,
-                        found: found.clone(),
-                    });
-                }
-            }
-        }
+        let dropped = take_objects(annotations, &records, &classes, &mut images)?;
         if !options.keep_empty {
             images.retain(|image| image.objects.iter().any(|object| !object.crowd));
         }
@@ -402,6 +358,60 @@ impl CocoDataset {
             root: self.images_root.clone(),
         })
     }
+}
+
+/// Gives each image its objects; tells which annotations are left out.
+fn take_objects(
+    path: &Path,
+    records: &[Annotation],
+    classes: &ClassList,
+    images: &mut [ImageRecord],
+) -> Result<Vec<Dropped>, DataError> {
+    let positions: HashMap<_, _> = (images.iter().map(|image| image.id)).zip(0..).collect();
+    let mut dropped = Vec::new();
+    let unnumbered =
+        (records.iter().filter_map(|it| it.id).max()).map_or(1, |id| id.saturating_add(1));
+    for (index, annotation) in records.iter().enumerate() {
+        // An id that is missing is told by the place in the list, after all ids that are there.
+        let id = (annotation.id).unwrap_or_else(|| unnumbered.saturating_add(index as u64));
+        let image = annotation.image.unwrap_or_default();
+        let position: usize =
+            *(positions.get(&ImageId(image))).ok_or_else(|| DataError::UnknownImage {
+                path: path.into(),
+                annotation: id,
+                image,
+            })?;
+        let category = annotation.category.unwrap_or_default();
+        let class = classes
+            .class(CategoryId(category))
+            .filter(|&class| !classes.is_unused(class))
+            .ok_or_else(|| DataError::UnknownCategory {
+                path: path.into(),
+                annotation: id,
+                category,
+            })?;
+        let image = &mut images[position];
+        match usable_box(annotation, image) {
+            Ok(Ok(bbox)) => image.objects.push(GroundTruth {
+                bbox,
+                class,
+                crowd: annotation.crowd,
+            }),
+            Ok(Err(reason)) => dropped.push(Dropped {
+                annotation: id,
+                image: image.id,
+                reason,
+            }),
+            Err(found) => {
+                return Err(DataError::MalformedBox {
+                    path: path.into(),
+                    annotation: id,
+                    found: found.clone(),
+                });
+            }
+        }
+    }
+    Ok(dropped)
 }
 
 fn class_list(

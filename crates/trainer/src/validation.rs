@@ -85,16 +85,7 @@ pub(crate) fn validate(
             // One image a batch.
             spread.add(&logits, &batch.targets[0].labels);
         }
-        let sizes: Vec<_> = batch.items.iter().map(|item| item.resized_size).collect();
-        let decoded = plan.decoder.decode(predictions, &batch.anchors, &sizes);
-        for (item, found) in batch.items.iter().zip(decoded) {
-            let found = found.into_iter().map(|mut detection| {
-                detection.bbox = item.to_original(detection.bbox);
-                detection
-            });
-            let found = coco_detections(&plan.train.classes, item.image_id, found);
-            detections.extend(found.map(|detection| (item.index, detection)));
-        }
+        detections.extend(detections_of(plan, predictions, &batch));
         observer.progress(Progress::Tick);
     }
     observer.progress(Progress::Finish);
@@ -111,6 +102,26 @@ pub(crate) fn validate(
         loss: sums[0] / sums[1].max(1.0),
         shares: spread.shares(),
     }))
+}
+
+/// The detections on a batch, in pixels of the images as they are stored, each with its image's place.
+fn detections_of(
+    plan: &Plan,
+    predictions: Predictions,
+    batch: &Batch,
+) -> Vec<(usize, CocoDetection)> {
+    let sizes: Vec<_> = batch.items.iter().map(|item| item.resized_size).collect();
+    let decoded = plan.decoder.decode(predictions, &batch.anchors, &sizes);
+    let mut detections = Vec::new();
+    for (item, found) in batch.items.iter().zip(decoded) {
+        let found = found.into_iter().map(|mut detection| {
+            detection.bbox = item.to_original(detection.bbox);
+            detection
+        });
+        let found = coco_detections(&plan.train.classes, item.image_id, found);
+        detections.extend(found.map(|detection| (item.index, detection)));
+    }
+    detections
 }
 
 /// What all processes found, in the order of the data set.

@@ -1,5 +1,9 @@
 //! The kernels themselves, in `CubeCL`'s subset of Rust. A cube is a workgroup, a unit a thread.
 #![expect(
+    clippy::too_many_lines,
+    reason = "a kernel is one straight line, whose parts share registers and shared memory"
+)]
+#![expect(
     clippy::needless_pass_by_value,
     reason = "a kernel's arguments are its bindings"
 )]

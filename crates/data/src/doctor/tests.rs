@@ -183,6 +183,7 @@ fn plant(file: &mut Value, kind: Kind, seed: Seed) -> u64 {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of faults")]
 fn plant_annotation(file: &mut Value, kind: Kind, Seed { pick, way, x }: Seed) -> u64 {
     let id = 1000 + kind as u64;
     // A box of its own for every kind.
@@ -972,6 +973,7 @@ fn the_boxes_without_area_of_bccd_are_found_and_fixed() -> Result<(), DataError>
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of faults")]
 fn planted_faults_of_others_are_found() -> Result<(), DataError> {
     let Some(folder) = shared_data("json_cases") else {
         return Ok(());

@@ -45,66 +45,85 @@ fn paint_clutter(pixmap: &mut Pixmap, rng: &mut impl Rng) {
     let count = |low: f32, high: f32, rng: &mut dyn Rng| {
         (squares * rng.random_range(low..=high)).round() as usize
     };
-    let anywhere = |rng: &mut dyn Rng| {
-        Point::from_xy(
-            rng.random_range(0.0..=width),
-            rng.random_range(0.0..=height),
-        )
-    };
-
+    let size = (width, height);
     for _ in 0..count(3.0, 6.0, rng) {
-        let (center, radius) = (anywhere(rng), rng.random_range(15.0..=45.0) * scale);
-        let color = any_color(rng);
-        let stops = vec![
-            GradientStop::new(0.0, to_color(color, rng.random_range(0.08..=0.2))),
-            GradientStop::new(1.0, to_color(color, 0.0)),
-        ];
-        let shader = RadialGradient::new(
-            center,
-            0.0,
-            center,
-            radius,
-            stops,
-            SpreadMode::Pad,
-            Transform::identity(),
-        );
-        if let (Some(shader), Some(path)) =
-            (shader, PathBuilder::from_circle(center.x, center.y, radius))
-        {
-            fill(pixmap, &path, shader);
-        }
+        paint_blob(pixmap, size, scale, rng);
     }
     for _ in 0..count(5.0, 11.0, rng) {
-        let (start, bend) = (anywhere(rng), rng.random_range(-8.0..=8.0) * scale);
-        let (length, angle) = (
-            rng.random_range(12.0..=60.0) * scale,
-            rng.random_range(0.0..TAU),
-        );
-        let (sin, cos) = angle.sin_cos();
-        let mut builder = PathBuilder::new();
-        builder.move_to(start.x, start.y);
-        builder.quad_to(
-            start.x + 0.5 * length * cos - bend * sin,
-            start.y + 0.5 * length * sin + bend * cos,
-            start.x + length * cos,
-            start.y + length * sin,
-        );
-        let stroke = Stroke {
-            width: rng.random_range(0.7..=1.3) * scale.max(1.0),
-            ..Stroke::default()
-        };
-        let color = to_color(any_color(rng), rng.random_range(0.12..=0.3));
-        if let Some(path) = builder.finish() {
-            let paint = paint_with(Shader::SolidColor(color));
-            pixmap.stroke_path(&path, &paint, &stroke, Transform::identity(), None);
-        }
+        paint_line(pixmap, size, scale, rng);
     }
     for _ in 0..count(12.0, 28.0, rng) {
-        let (center, radius) = (anywhere(rng), rng.random_range(0.6..=1.5) * scale.max(1.0));
-        let color = to_color(any_color(rng), rng.random_range(0.2..=0.4));
-        if let Some(path) = PathBuilder::from_circle(center.x, center.y, radius) {
-            fill(pixmap, &path, Shader::SolidColor(color));
-        }
+        paint_dot(pixmap, size, scale, rng);
+    }
+}
+
+fn anywhere((width, height): (f32, f32), rng: &mut impl Rng) -> Point {
+    Point::from_xy(
+        rng.random_range(0.0..=width),
+        rng.random_range(0.0..=height),
+    )
+}
+
+/// A broad faint blob without an edge.
+fn paint_blob(pixmap: &mut Pixmap, size: (f32, f32), scale: f32, rng: &mut impl Rng) {
+    let (center, radius) = (anywhere(size, rng), rng.random_range(15.0..=45.0) * scale);
+    let color = any_color(rng);
+    let stops = vec![
+        GradientStop::new(0.0, to_color(color, rng.random_range(0.08..=0.2))),
+        GradientStop::new(1.0, to_color(color, 0.0)),
+    ];
+    let shader = RadialGradient::new(
+        center,
+        0.0,
+        center,
+        radius,
+        stops,
+        SpreadMode::Pad,
+        Transform::identity(),
+    );
+    if let (Some(shader), Some(path)) =
+        (shader, PathBuilder::from_circle(center.x, center.y, radius))
+    {
+        fill(pixmap, &path, shader);
+    }
+}
+
+/// A thin line, a little bent.
+fn paint_line(pixmap: &mut Pixmap, size: (f32, f32), scale: f32, rng: &mut impl Rng) {
+    let (start, bend) = (anywhere(size, rng), rng.random_range(-8.0..=8.0) * scale);
+    let (length, angle) = (
+        rng.random_range(12.0..=60.0) * scale,
+        rng.random_range(0.0..TAU),
+    );
+    let (sin, cos) = angle.sin_cos();
+    let mut builder = PathBuilder::new();
+    builder.move_to(start.x, start.y);
+    builder.quad_to(
+        start.x + 0.5 * length * cos - bend * sin,
+        start.y + 0.5 * length * sin + bend * cos,
+        start.x + length * cos,
+        start.y + length * sin,
+    );
+    let stroke = Stroke {
+        width: rng.random_range(0.7..=1.3) * scale.max(1.0),
+        ..Stroke::default()
+    };
+    let color = to_color(any_color(rng), rng.random_range(0.12..=0.3));
+    if let Some(path) = builder.finish() {
+        let paint = paint_with(Shader::SolidColor(color));
+        pixmap.stroke_path(&path, &paint, &stroke, Transform::identity(), None);
+    }
+}
+
+/// A tiny dot.
+fn paint_dot(pixmap: &mut Pixmap, size: (f32, f32), scale: f32, rng: &mut impl Rng) {
+    let (center, radius) = (
+        anywhere(size, rng),
+        rng.random_range(0.6..=1.5) * scale.max(1.0),
+    );
+    let color = to_color(any_color(rng), rng.random_range(0.2..=0.4));
+    if let Some(path) = PathBuilder::from_circle(center.x, center.y, radius) {
+        fill(pixmap, &path, Shader::SolidColor(color));
     }
 }
 

@@ -1,5 +1,8 @@
 //! The evaluation of a session, and what follows from it: the best checkpoint, patience, the report.
 
+use std::collections::HashSet;
+
+use retinanet_boxes::ImageId;
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::{EvaluateError, Evaluated, Observer, OnNonFinite};
 
@@ -43,21 +46,7 @@ impl Session<'_> {
             loss,
             shares,
         } = validation;
-        if !unreadable.is_empty() {
-            let text = format!(
-                "{} images could not be read and are left out of the evaluation",
-                unreadable.len()
-            );
-            tell(self.run, observer, &text)?;
-        }
-        let stops = self.plan.config.train.on_nonfinite == OnNonFinite::Stop;
-        if stops && !loss.is_finite() {
-            let iteration = self.iteration();
-            self.run.log(&format!(
-                "step {iteration}: the loss on the validation images is {loss}"
-            ))?;
-            return Err(TrainError::Diverged { iteration, loss });
-        }
+        self.require_finite(loss, &unreadable, observer)?;
         let analysis = (self.plan.evaluator.clone())
             .without_images(&unreadable)
             .analyse(&detections, COUNTED_SCORE)
@@ -66,23 +55,7 @@ impl Session<'_> {
         let reached = self.plan.config.train.best_metric.of(&metrics);
         self.best_score = analysis.best.map(|best| best.score);
         let is_best = self.judge(reached);
-        self.log
-            .evaluation(self.iteration(), &metrics, loss)
-            .map_err(TrainError::Log)?;
-        self.run.write_evaluation(self.iteration(), &metrics)?;
-        self.run.log(&format!(
-            "step {}: AP {:.4}, AP50 {:.4}, loss {loss:.4}{}",
-            self.iteration(),
-            metrics.ap,
-            metrics.ap50,
-            if is_best { ", the best so far" } else { "" }
-        ))?;
-        observer.evaluated(&Evaluated {
-            iteration: self.iteration(),
-            metrics: &metrics,
-            loss,
-            is_best,
-        });
+        self.tell_metrics(&metrics, (loss, is_best), observer)?;
         self.awaits_evaluation = false;
         if is_best || self.out_of_patience().is_some() || self.checkpoint_is_there() {
             self.write_checkpoint(observer)?;
@@ -99,6 +72,56 @@ impl Session<'_> {
         };
         self.write_report(&findings, observer)?;
         Ok(Some(metrics))
+    }
+
+    /// Tells which images were left out, and refuses a loss that is non-finite, unless training goes on with it.
+    fn require_finite(
+        &self,
+        loss: f64,
+        unreadable: &HashSet<ImageId>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        if !unreadable.is_empty() {
+            let text = format!(
+                "{} images could not be read and are left out of the evaluation",
+                unreadable.len()
+            );
+            tell(self.run, observer, &text)?;
+        }
+        if loss.is_finite() || self.plan.config.train.on_nonfinite == OnNonFinite::Skip {
+            return Ok(());
+        }
+        let iteration = self.iteration();
+        self.run.log(&format!(
+            "step {iteration}: the loss on the validation images is {loss}"
+        ))?;
+        Err(TrainError::Diverged { iteration, loss })
+    }
+
+    fn tell_metrics(
+        &mut self,
+        metrics: &Metrics,
+        (loss, is_best): (f64, bool),
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        self.log
+            .evaluation(self.iteration(), metrics, loss)
+            .map_err(TrainError::Log)?;
+        self.run.write_evaluation(self.iteration(), metrics)?;
+        self.run.log(&format!(
+            "step {}: AP {:.4}, AP50 {:.4}, loss {loss:.4}{}",
+            self.iteration(),
+            metrics.ap,
+            metrics.ap50,
+            if is_best { ", the best so far" } else { "" }
+        ))?;
+        observer.evaluated(&Evaluated {
+            iteration: self.iteration(),
+            metrics,
+            loss,
+            is_best,
+        });
+        Ok(())
     }
 
     /// Whether an evaluation is the best so far: the latest of those that are equal, none that is

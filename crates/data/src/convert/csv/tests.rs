@@ -198,6 +198,7 @@ fn degenerate_boxes_stay() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_malformed_line_is_told_with_its_number() {
     for (lines, expected) in [
         (
