@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use retinanet_tests::{Experiment, Finished, retinanet};
+use retinanet_tests::{Experiment, Finished, retinanet, run};
 
 /// Commands that are not run here, by how they begin, and why.
 const ELSEWHERE: [(&str, &str); 8] = [
@@ -154,6 +154,29 @@ fn every_command_runs() {
     for (begin, times) in elsewhere {
         assert!(times > 0, "no document has `{begin}` any more");
     }
+}
+
+#[test]
+fn every_setting_that_is_shown_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("shown.toml");
+    let mut shown = 0;
+    for document in documents() {
+        let text = fs_err::read_to_string(&document).unwrap();
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            fs_err::write(&config, block).unwrap();
+            let read = run(&["config", "show", config.to_str().unwrap()]);
+            assert_eq!(
+                read.code,
+                Some(0),
+                "{}: {block}{read:#?}",
+                document.display()
+            );
+            shown += 1;
+        }
+    }
+    assert!(shown >= 3, "{shown}");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Whole-program tests: the binary as a user runs it, from outside.
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests, helpers included")]
-#![expect(clippy::too_many_lines, reason = "a test of the whole program is one story")]
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test of the whole program is one story"
+)]
 
 mod backends;
 mod bench;
