@@ -240,7 +240,7 @@ fn what_is_no_config_is_answered_with_what_to_do() {
         &["gone.json", "there is no such file", "train.json, val.json"],
     );
     run(&["train", &plain, "--set", "data.root=nowhere"])
-        .expect_refusal(1, &["`nowhere`, which is no folder"]);
+        .expect_refusal(1, &["`nowhere`, which is not a folder"]);
 }
 
 #[test]

@@ -19,8 +19,8 @@ pub enum DataSplit {
 pub enum MissingData {
     /// There is no such folder.
     #[error(
-        "`data.root` is `{}`, which is no folder; it starts from where the program is started, {}, where there \
-         lie {found}; `--set data.root=DIR` names another",
+        "`data.root` is `{}`, which is not a folder; it starts from where the program is started, {}, which holds \
+         {found}; `--set data.root=DIR` names another",
         root.display(),
         here.display()
     )]
@@ -34,7 +34,7 @@ pub enum MissingData {
     },
     /// There is no such file.
     #[error(
-        "`data.{split}.annotations` is `{}`, and there is no such file; in `{}` lie {found}",
+        "`data.{split}.annotations` is `{}`, and there is no such file; `{}` holds {found}",
         annotations.display(),
         root.display()
     )]

@@ -124,8 +124,8 @@ fn named(arguments: &TrainArguments) -> Result<Named, Failure> {
         .is_some_and(|it| it.eq_ignore_ascii_case("json"));
     if path.is_dir() {
         return Err(Failure::usage(anyhow!(
-            "`{}` is a folder, and `train` takes a config: a TOML file that says where the data lies \
-             (`data.root`, `data.train`, `data.val`); there lie {}",
+            "`{}` is a folder, and `train` takes a config: a TOML file that says where the data is located \
+             (`data.root`, `data.train`, `data.val`); it holds {}",
             path.display(),
             what_lies_in(path)
         )));
