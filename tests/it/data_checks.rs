@@ -301,6 +301,12 @@ fn the_page_begins_with_the_most_suspicious_image_and_says_why() {
     let boxes = first["views"][0]["objects"].as_array().unwrap();
     assert_eq!(boxes[0]["bbox"].as_array().unwrap().len(), 4);
     assert_eq!(data["images"][1]["findings"], serde_json::json!([]));
+
+    // Again it writes the same files; files of others are not mixed with, nor written over.
+    run(&view).expect_success();
+    experiment.write("view/index.html", "a page of mine");
+    run(&view).expect_refusal(2, &["a file that is none", "--yes"]);
+    assert_eq!(experiment.bytes("view/index.html"), b"a page of mine");
 }
 
 #[test]

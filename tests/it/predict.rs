@@ -87,6 +87,11 @@ fn a_drawing_has_its_images_format_and_is_not_mixed_with_other_files() {
     let (finished, _) = predict(&experiment, &[&one], &["--yes"]);
     finished.expect_success();
 
+    // Nor are the files that the run keeps.
+    let config = experiment.path("run/config.toml");
+    let (finished, _) = predict(&experiment, &[&one], &["--csv", &config, "--yes"]);
+    finished.expect_refusal(2, &["--csv", "a file that the run keeps"]);
+
     // Photos are never written over by their drawings.
     let root = experiment.path("run");
     let onto = ["predict", "--run", &root, &one, "--out", &photos, "--yes"];

@@ -236,11 +236,11 @@ fn what_is_no_config_is_answered_with_what_to_do() {
     experiment.write("plain.toml", &config);
     let plain = experiment.path("plain.toml");
     run(&["train", &plain]).expect_refusal(
-        1,
+        2,
         &["gone.json", "there is no such file", "train.json, val.json"],
     );
     run(&["train", &plain, "--set", "data.root=nowhere"])
-        .expect_refusal(1, &["`nowhere`, which is not a folder"]);
+        .expect_refusal(2, &["`nowhere`, which is not a folder"]);
 }
 
 #[test]

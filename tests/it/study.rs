@@ -84,6 +84,18 @@ fn a_study_starts_from_another_base_where_one_is_given() {
 }
 
 #[test]
+fn a_study_that_becomes_longer_goes_on_and_one_that_becomes_shorter_is_refused() {
+    let experiment = Experiment::new();
+    study(&experiment, STUDY, &[]).expect_success();
+    let steps = |run: &str| crate::training::losses(&experiment, &format!("study/{run}")).len();
+    assert_eq!(steps("focal-seed-0"), 3);
+    let longer = ["--set", "train.iterations=5"];
+    study(&experiment, STUDY, &longer).expect_success();
+    assert_eq!(steps("focal-seed-0"), 5);
+    study(&experiment, STUDY, &[]).expect_refusal(2, &["train.iterations", "--out"]);
+}
+
+#[test]
 fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
     let experiment = Experiment::new();
     let diverges = r#"

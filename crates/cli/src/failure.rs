@@ -131,7 +131,7 @@ impl From<EvaluateError> for Failure {
 
 impl From<MissingData> for Failure {
     fn from(error: MissingData) -> Self {
-        Self::work(error)
+        Self::usage(error)
     }
 }
 
@@ -161,6 +161,7 @@ impl From<LaunchError> for Failure {
             LaunchError::Data(error) => error.into(),
             LaunchError::Annotations(AnnotationsCheckError::Experiment(error))
             | LaunchError::Experiment(error) => error.into(),
+            LaunchError::Annotations(AnnotationsCheckError::Data(error)) => error.into(),
             LaunchError::Host(error) => error.into(),
             LaunchError::Costly { .. } => Self::usage(error),
             _ => Self::work(error),

@@ -9,6 +9,25 @@ use toml::Value;
 
 use crate::failure::Failure;
 
+/// The numbers that a table can have: those of an evaluation, and the losses of the first step.
+const METRICS: [&str; 15] = [
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARs",
+    "ARm",
+    "ARl",
+    "loss",
+    "first_loss",
+    "first_class_loss",
+];
+
 /// What a study's file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +120,20 @@ impl Study {
     fn new(file: StudyFile, path: &Path, out: &Path) -> anyhow::Result<Self> {
         if file.seeds.is_empty() || file.metrics.is_empty() {
             return Err(anyhow!("`seeds` and `metrics` must not be empty"));
+        }
+        let mut seeds = HashSet::new();
+        if let Some(seed) = file.seeds.iter().find(|seed| !seeds.insert(**seed)) {
+            return Err(anyhow!("`seeds` has {seed} twice"));
+        }
+        if let Some(metric) = file
+            .metrics
+            .iter()
+            .find(|it| !METRICS.contains(&it.as_str()))
+        {
+            return Err(anyhow!(
+                "`metrics` has `{metric}`, and knows {}",
+                METRICS.join(", ")
+            ));
         }
         let mut variants = file.runs;
         if !file.grid.is_empty() {
@@ -317,6 +350,14 @@ mod tests {
             (
                 "title = \"t\"\nbase = \"b\"\nseeds = []\n[grid]\na = [1]",
                 "seeds",
+            ),
+            (
+                "title = \"t\"\nbase = \"b\"\nseeds = [1, 1]\n[grid]\na = [1]",
+                "`seeds` has 1 twice",
+            ),
+            (
+                "title = \"t\"\nbase = \"b\"\nmetrics = [\"APP\"]\n[grid]\na = [1]",
+                "`APP`",
             ),
             (
                 "title = \"t\"\nbase = \"b\"\n[[runs]]\nname = \"a b\"\n[[runs]]\nname = \"a-b\"",

@@ -119,7 +119,8 @@ impl Table {
             let bars: String = self.metrics.iter().map(|it| self.bar(row, it)).collect();
             let _ = writeln!(
                 rows,
-                "<tr>{cells}</tr>\n<tr class=bars><td>{reports}</td><td></td>{bars}</tr>"
+                "<tr>{cells}</tr>\n<tr class=bars><td>{reports}</td><td></td>{bars}{}</tr>",
+                if self.has_paper { "<td></td>" } else { "" }
             );
         }
         let axes = self.metrics.iter().map(|metric| {

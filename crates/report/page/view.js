@@ -77,7 +77,7 @@ function showImages() {
 
 function imageSection({ file_name, about, findings, views }) {
   const finding = ({ severity, title, detail }) =>
-    make("li", {}, make("strong", { class: `severity ${severity}` }, severity), ` ${title}: ${detail}`);
+    make("li", {}, make("strong", { class: `severity ${severity}` }, severity), ...prose(` ${title}: ${detail}`));
   return make(
     "section",
     { class: "image" },
@@ -114,7 +114,15 @@ function drawPicture({ shown, overlay }) {
     const box = { x, y, width: Math.max(width, 0), height: Math.max(height, 0), style };
     overlay.append(drawn("rect", { class: crowd ? "object crowd" : "object truth", ...box }, drawn("title", {}, label)));
     if (!view.labels) continue;
-    const at = { x, y: Math.max(y - 0.3 * size, size), "font-size": size, "stroke-width": size / 4 };
+    // Towards the right edge a name ends with its box, so that it is not cut off.
+    const atEnd = x > 0.7 * shown.width;
+    const at = {
+      x: atEnd ? x + width : x,
+      y: Math.max(y - 0.3 * size, size),
+      "text-anchor": atEnd ? "end" : "start",
+      "font-size": size,
+      "stroke-width": size / 4,
+    };
     overlay.append(drawn("text", at, label));
   }
 }

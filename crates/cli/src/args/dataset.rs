@@ -78,6 +78,9 @@ pub(crate) struct ViewArguments {
     /// Where the drawn images and the page go
     #[arg(long, value_name = "DIR", default_value = "view")]
     pub(crate) out: PathBuf,
+    /// Writes into a folder that holds other files too, without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// How many images, spread over the data set
     #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 16)]
     pub(crate) images: usize,

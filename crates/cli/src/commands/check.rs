@@ -3,7 +3,7 @@ use std::path::Path;
 use anyhow::{anyhow, Context};
 use retinanet_data::doctor::{check, fix, CheckRequest, Report, Split};
 use retinanet_experiment::{
-    check_requests, load_config, require_data, DataSplit, ExperimentConfig,
+    check_requests, check_settings, load_config, require_data, DataSplit, ExperimentConfig,
 };
 
 use crate::args::{self, CheckArguments};
@@ -65,6 +65,8 @@ fn requests(arguments: &CheckArguments) -> Result<Vec<CheckRequest>, Failure> {
         return Err(Failure::usage(anyhow!("which data? give a config")));
     };
     let config = load_config(config, &arguments.settings.set)?;
+    check_settings(&config)?;
+    config.data.transform()?;
     require_data(&config.data, &[DataSplit::Train, DataSplit::Val])?;
     Ok(check_requests(&config)?.into())
 }

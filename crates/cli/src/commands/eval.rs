@@ -48,6 +48,9 @@ fn refuse_to_write_over_inputs(arguments: &EvalArguments) -> Result<(), Failure>
         given("--json", arguments.json.as_ref()),
         given("--write-detections", arguments.write_detections.as_ref()),
     ];
+    for (option, path) in written.iter().flatten() {
+        super::refuse_file_of_run(arguments.model.run.as_deref(), (option, path))?;
+    }
     refuse_overlaps(read.into_iter().flatten(), written.into_iter().flatten())
 }
 
@@ -162,7 +165,8 @@ fn tell(analysis: &Analysis) {
             analysis.errors.table(),
         ),
     ];
-    let from = format!("from a score of {}", analysis.score);
+    // As it was asked for: most decimals are longer as f64.
+    let from = format!("from a score of {}", analysis.score as f32);
     parts.push(headed(
         &format!("Classes taken for others, {from}"),
         analysis.confusion.table(),

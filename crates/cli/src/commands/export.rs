@@ -2,7 +2,6 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use retinanet_detector::{save_backbone, save_weights, ClassScores, Detector, Names, WeightFormat};
-use retinanet_trainer::RunDirectory;
 
 use super::LoadedModel;
 use crate::args::{ExportArguments, ExportNames, Format};
@@ -67,13 +66,7 @@ fn refuse_to_damage(arguments: &ExportArguments) -> Result<(), Failure> {
         given("--config", model.config.as_ref()),
     ];
     refuse_overlaps(read.into_iter().flatten(), [("--out", out.as_path())])?;
-    match &model.run {
-        Some(run) if RunDirectory::keeps(run, out) => Err(Failure::usage(anyhow!(
-            "--out `{}` is a file that the run keeps; nothing was written",
-            out.display()
-        ))),
-        _ => Ok(()),
-    }
+    super::refuse_file_of_run(model.run.as_deref(), ("--out", out))
 }
 
 /// Refuses a file name that says another format than the one that is written.

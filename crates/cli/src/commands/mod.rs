@@ -157,6 +157,17 @@ fn spread(count: usize, total: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |place| place * total / count)
 }
 
+/// Refuses to write over a file that a run keeps.
+fn refuse_file_of_run(run: Option<&Path>, (option, path): (&str, &Path)) -> Result<(), Failure> {
+    match run {
+        Some(run) if RunDirectory::keeps(run, path) => Err(Failure::usage(anyhow!(
+            "{option} `{}` is a file that the run keeps; nothing was written",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// A file's name without what would lead out of the folder that it is written below.
 pub(crate) fn below(file_name: impl AsRef<Path>) -> PathBuf {
     let parts = file_name.as_ref().components();

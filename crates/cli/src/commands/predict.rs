@@ -78,11 +78,11 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         drawings::files(folder, names)
     });
     refuse_overlaps(arguments, &inputs, drawings.as_deref().unwrap_or_default())?;
+    let model = super::load_model(&arguments.model)?;
     if let Some(drawings) = drawings.as_ref().filter(|_| !arguments.yes) {
         drawings::ask_before_mixing(&arguments.out, drawings)?;
     }
     let inputs = with_drawings(inputs, drawings);
-    let model = super::load_model(&arguments.model)?;
     let score = model.score(arguments.score);
     let LoadedModel { detector, .. } = model;
     let detector = super::with_test_time_augmentation(detector, &arguments.test_time)?;
@@ -130,6 +130,9 @@ fn refuse_overlaps(
         .iter()
         .map(|input| ("an image", input.path.as_path()));
     let written = [given("--json", json.as_ref()), given("--csv", csv.as_ref())];
+    for (option, path) in written.iter().flatten() {
+        super::refuse_file_of_run(model.run.as_deref(), (option, path))?;
+    }
     let drawings = drawings.iter().map(|path| ("a drawing", path.as_path()));
     outputs::refuse_overlaps(
         read.into_iter().flatten().chain(images),
@@ -327,7 +330,12 @@ fn tell(arguments: &PredictArguments, outcome: &Outcome, took: Duration) {
         format!(", drawn into {}", arguments.out.display())
     };
     let images = predictions.len();
-    console::result(&format!("{objects} objects on {images} images{drawn}"));
+    let counted = |count: usize, noun: &str| match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    };
+    let (objects, images_told) = (counted(objects, "object"), counted(images, "image"));
+    console::result(&format!("{objects} on {images_told}{drawn}"));
     if let Some(times) = timing::describe(times) {
         let rate = images as f64 / took.as_secs_f64().max(1e-9);
         console::result(&format!("{times}; {rate:.1} images/s"));

@@ -68,14 +68,20 @@ fn describe(folder: &Path, with_hash: bool) -> Result<String, Failure> {
         Err(error) => return Err(error.into()),
     };
     let state = &checkpoint.state;
-    let step = format!("{}/{}", state.iteration, state.total);
+    // A longer length may have been asked for since, and the run been killed before its next checkpoint.
+    let total = config
+        .train
+        .iterations
+        .unwrap_or(state.total)
+        .max(state.total);
+    let step = format!("{}/{total}", state.iteration);
     let best = state.best.map_or_else(
         || "-".to_owned(),
         |best| format!("{} {best:.4}", config.train.best_metric),
     );
     let ended = if is_running {
         "running"
-    } else if state.iteration >= state.total {
+    } else if state.iteration >= total {
         "finished"
     } else {
         "stopped"

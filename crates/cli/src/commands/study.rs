@@ -125,8 +125,10 @@ fn train(
     run: &StudyRun,
 ) -> Result<Option<Ended>, Failure> {
     if is_done(run)? {
-        require_same_settings(arguments, study, run)?;
-        return Ok(None);
+        let goes_on = is_to_be_longer(arguments, study, run)?;
+        if !goes_on || has_diverged(run) {
+            return Ok(None);
+        }
     }
     let log = log(&run.directory);
     let said_before = log.metadata().map_or(0, |it| it.len());
@@ -213,22 +215,30 @@ fn is_done(run: &StudyRun) -> Result<bool, Failure> {
     Ok(has_diverged(run) || has_ended(run)?)
 }
 
-/// A folder of another study's runs, or of an older version of this one, must not pass for this one.
-fn require_same_settings(
+/// Whether a run that is done is to go on, because the study has become longer. A folder of another study's runs,
+/// or of an older version of this one, must not pass for this one.
+fn is_to_be_longer(
     arguments: &StudyArguments,
     study: &Study,
     run: &StudyRun,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
+    const OTHER: &str = "it is done already, but with other settings: choose another --out";
     let set: Vec<_> = (run.set.iter().chain(&arguments.settings.set))
         .cloned()
         .collect();
     let mut config = load_config(&study.base, &set)?;
     config.data.root = std::path::absolute(&config.data.root).map_err(Failure::work)?;
-    RunDirectory::open(&run.directory)?
-        .check_continues(&config)
-        .map(drop)
-        .context("it is done already, but with other settings: choose another --out")
-        .map_err(Failure::Usage)
+    let changes = RunDirectory::open(&run.directory)?.check_continues(&config);
+    let changes = changes.context(OTHER).map_err(Failure::Usage)?;
+    let length = (changes.into_iter())
+        .find(|change| ["train.iterations", "train.epochs"].contains(&change.key.as_str()));
+    let Some(change) = length else {
+        return Ok(false);
+    };
+    match (change.was.parse::<u64>(), change.is.parse::<u64>()) {
+        (Ok(was), Ok(is)) if is > was => Ok(true),
+        _ => Err(Failure::usage(anyhow!("{change}: {OTHER}"))),
+    }
 }
 
 fn has_ended(run: &StudyRun) -> Result<bool, Failure> {

@@ -1,5 +1,6 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -21,10 +22,14 @@ use crate::args::{Split, ViewArguments};
 use crate::commands::check;
 use crate::console;
 use crate::draw::class_color;
+use crate::drawings;
 use crate::failure::Failure;
 
 /// The longer side of an image that is shown as it is, in pixels.
 const LONGEST: u32 = 1_280;
+
+/// What pages of this program say of who made them.
+const GENERATOR: &str = "name=\"generator\" content=\"retinanet\"";
 
 /// Of more images than this the files are not looked over, which would take minutes.
 const MOST_FILES: usize = 2_000;
@@ -38,6 +43,10 @@ pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {
     let report = check::split_of(&scene.config, arguments.split, images <= MOST_FILES)?;
     let findings = by_file(&report);
     let chosen = choose(&scene.dataset.images, &findings, arguments.images);
+    if !arguments.yes {
+        let written = scene.files(&chosen, arguments);
+        drawings::ask_before_mixing(&arguments.out, &written)?;
+    }
     let views = (chosen.par_iter())
         .map(|&index| scene.view(index, arguments, &findings))
         .collect::<Result<Vec<_>, _>>()?;
@@ -149,6 +158,26 @@ impl Scene {
         })
     }
 
+    /// The files that showing these images writes.
+    fn files(&self, chosen: &[usize], arguments: &ViewArguments) -> Vec<PathBuf> {
+        let epochs = match self.seen {
+            Seen::InTraining(_) => arguments.epochs,
+            Seen::InEvaluation(_) => 1,
+        };
+        let pictures = chosen.iter().flat_map(|&index| {
+            let name = address(&self.dataset.images[index]);
+            let after = (0..epochs).map(move |epoch| after(&name, epoch));
+            [before(&address(&self.dataset.images[index]))]
+                .into_iter()
+                .chain(after)
+        });
+        // A page of somebody else's is a file like any other.
+        let page = arguments.out.join("index.html");
+        let is_ours = fs_err::read_to_string(&page).is_ok_and(|text| text.contains(GENERATOR));
+        let files = pictures.map(|file| arguments.out.join(file));
+        files.chain(is_ours.then_some(page)).collect()
+    }
+
     /// Writes an image's pictures, and tells what the page shows of it.
     fn view(
         &self,
@@ -158,9 +187,8 @@ impl Scene {
     ) -> Result<ImageView, Failure> {
         let record = &self.dataset.images[index];
         let image = decode_image(&record.path, self.dataset.decoding)?;
-        let name = super::below(&record.file_name);
-        let name = name.to_string_lossy().replace('\\', "/");
-        let file = format!("before/{name}.jpg");
+        let name = address(record);
+        let file = before(&name);
         let jpeg = thumbnail(&image, LONGEST)
             .with_context(|| format!("cannot show `{}`", record.file_name))
             .map_err(Failure::Work)?;
@@ -169,7 +197,7 @@ impl Scene {
         for (epoch, batch) in self.samples(index, arguments.epochs).enumerate() {
             let batch = batch?;
             let image = batch.picture(0, self.transform.preparation());
-            let file = format!("after/{name}.{epoch}.png");
+            let file = after(&name, epoch);
             super::write_png(&arguments.out.join(&file), &image)?;
             let caption = match self.seen {
                 Seen::InTraining(_) => format!("as the network sees it in epoch {epoch}"),
@@ -235,6 +263,20 @@ impl Scene {
             images,
         }
     }
+}
+
+/// An image's name, parted by `/`, within the page's folder.
+fn address(record: &ImageRecord) -> String {
+    let name = super::below(&record.file_name);
+    name.to_string_lossy().replace('\\', "/")
+}
+
+fn before(name: &str) -> String {
+    format!("before/{name}.jpg")
+}
+
+fn after(name: &str, epoch: usize) -> String {
+    format!("after/{name}.{epoch}.png")
 }
 
 fn picture(caption: String, file: String, image: &RgbImage, objects: &[GroundTruth]) -> Picture {
