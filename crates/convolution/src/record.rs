@@ -56,7 +56,7 @@ pub enum LayerCall {
     },
 }
 
-/// Which parts an [`FusedEpilogue`] has.
+/// Which parts an [`FusedEpilogue`](crate::FusedEpilogue) has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(
     clippy::struct_excessive_bools,
