@@ -5,7 +5,7 @@
 pub(crate) struct Centers {
     pub(crate) count: usize,
     pub(crate) spacing: usize,
-    /// Where the first centre lies, in cells.
+    /// Where the first centre is, in cells.
     pub(crate) offset: f32,
 }
 

@@ -23,7 +23,7 @@ impl BoxCoderConfig {
     ///
     /// # Errors
     ///
-    /// Returns an error where a weight is not finite and above 0.
+    /// Returns an error unless every weight is finite and above 0.
     pub fn init(&self) -> Result<BoxCoder, AnchorError> {
         let &Self {
             weights,
@@ -80,7 +80,7 @@ impl BoxCoder {
     }
 
     /// `[dx, dy, dw, dh]` of a box as seen from an anchor. Both must cover something, else the
-    /// deltas are not finite.
+    /// deltas are non-finite.
     pub fn encode(&self, anchor: &BoundingBox, target: &BoundingBox) -> [f32; 4] {
         let [wx, wy, ww, wh] = self.weights;
         let (anchor_x, anchor_y) = anchor.center();

@@ -241,7 +241,7 @@ impl ViewSampler<'_> {
         self.rng.random_range(0..self.images.len() as u64) as usize
     }
 
-    /// Draws nothing where it never happens, so that switching one variation on leaves those before
+    /// Samples nothing if it never happens, so that switching one variation on leaves those before
     /// it as they were.
     fn happens(&mut self, probability: f32) -> bool {
         probability > 0.0 && self.rng.random::<f32>() < probability

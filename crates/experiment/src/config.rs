@@ -54,7 +54,7 @@ pub struct DataConfig {
     pub train: SplitConfig,
     /// What is evaluated on.
     pub val: SplitConfig,
-    /// Length of the shorter side in pixels, or several of which one is drawn for each training
+    /// Length of the shorter side in pixels, or several of which one is sampled for each training
     /// image.
     #[serde(deserialize_with = "one_or_many")]
     pub short_side: Vec<u32>,
@@ -101,7 +101,7 @@ pub struct DataConfig {
     pub prefetch: Option<usize>,
     /// Mebibytes of decoded images that stay in memory, so that training decodes them once.
     pub cache_mib: u64,
-    /// Where given, the built-in shapes data set is drawn into `root` unless it is there.
+    /// Where given, the built-in shapes data set is rendered into `root` unless it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub synth: Option<ShapesConfig>,
 }

@@ -40,7 +40,7 @@ pub enum ExperimentError {
     /// The weights to start from cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The built-in data set cannot be drawn.
+    /// The built-in data set cannot be rendered.
     #[error(transparent)]
     Shapes(#[from] ShapesError),
     /// The annotations cannot be evaluated on.

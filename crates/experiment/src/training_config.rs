@@ -175,7 +175,7 @@ pub struct TrainConfig {
     /// Where given, training ends after so many evaluations in a row without a new best.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
-    /// What happens where the loss or a gradient is not finite.
+    /// What happens where the loss or a gradient is non-finite.
     pub on_nonfinite: OnNonFinite,
     /// How many steps in a row `on_nonfinite = "skip"` leaves out at most.
     pub max_skipped: u64,
@@ -267,7 +267,7 @@ impl<'de> Deserialize<'de> for BatchSize {
     }
 }
 
-/// What happens where the loss or a gradient is not finite. The weights are not touched, and a
+/// What happens where the loss or a gradient is non-finite. The weights are not touched, and a
 /// non-finite report is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,11 +2,10 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::error::{ImageFormatHint, ParameterError, ParameterErrorKind, UnsupportedError};
-use image::metadata::Orientation;
-use image::{
-    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage,
-};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, RgbImage};
 
+use crate::complete::is_complete;
+use crate::header::orientation;
 use crate::{ImagesError, catch_panic};
 
 /// Most pixels that an image has unless someone says otherwise: Pillow's bound against decompression bombs,
@@ -229,171 +228,17 @@ pub enum BytesError {
     },
 }
 
-/// What stands at the beginning of an image file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Width and height of the pixels as they are stored.
-    pub stored: (u32, u32),
-    /// Width and height of the image as [`decode_image`] gives it.
-    pub upright: (u32, u32),
-    /// Whether the EXIF orientation turns or mirrors the stored pixels.
-    pub is_turned: bool,
-    /// Whether a value has more than 8 bits.
-    pub is_deep: bool,
-}
-
-impl Header {
-    /// Whether the EXIF orientation turns or mirrors the image, and the size does not show it.
-    pub fn is_turned_unseen(&self) -> bool {
-        self.is_turned && self.stored == self.upright
-    }
-}
-
-/// Reads an image file's header, without decoding the pixels.
-///
-/// # Errors
-///
-/// Returns an error that names the file if it cannot be read or does not begin as an image.
-pub fn read_header(path: &Path) -> Result<Header, ImagesError> {
-    retinanet_files::require_file(path).map_err(|source| ImagesError::Read {
-        path: path.into(),
-        source,
-    })?;
-    header(path).map_err(|source| ImagesError::Decode {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn header(path: &Path) -> ImageResult<Header> {
-    let reader = ImageReader::open(path)?.with_guessed_format()?;
-    let mut decoder = reader.into_decoder()?;
-    let stored @ (width, height) = decoder.dimensions();
-    let is_deep = decoder.color_type().bytes_per_pixel() > decoder.color_type().channel_count();
-    let orientation = orientation(&mut decoder)?;
-    Ok(Header {
-        stored,
-        upright: match orientation {
-            Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH => (height, width),
-            _ => stored,
-        },
-        is_turned: orientation != Orientation::NoTransforms,
-        is_deep,
-    })
-}
-
-fn orientation(decoder: &mut impl ImageDecoder) -> ImageResult<Orientation> {
-    // Pillow and others write JPEG's prefix into WebP files too, where the decoder does not expect
-    // it.
-    if let Some(exif) = decoder.exif_metadata()?
-        && let Some(tiff) = exif.strip_prefix(b"Exif\0\0")
-        && let Some(orientation) = Orientation::from_exif_chunk(tiff)
-    {
-        return Ok(orientation);
-    }
-    decoder.orientation()
-}
-
-/// Reads a whole file, to see that it is an image and not cut short, without decoding the pixels: a
-/// hundredth of the work.
-///
-/// # Errors
-///
-/// As [`read_header`], and [`ImagesError::Truncated`].
-pub fn check_image(path: &Path) -> Result<Header, ImagesError> {
-    let header = read_header(path)?;
-    let bytes = retinanet_files::read(path).map_err(|source| ImagesError::Read {
-        path: path.into(),
-        source,
-    })?;
-    match image::guess_format(&bytes) {
-        Ok(format) if !is_complete(&bytes, format) => {
-            Err(ImagesError::Truncated { path: path.into() })
-        }
-        _ => Ok(header),
-    }
-}
-
-/// Whether a file has its end. The decoders of JPEG and PNG take what they get: they fill the rest of a file
-/// that was cut short with grey, or stop at the last pixel. A model must not learn from grey.
-fn is_complete(bytes: &[u8], format: ImageFormat) -> bool {
-    match format {
-        ImageFormat::Jpeg => jpeg_is_complete(bytes),
-        ImageFormat::Png => png_is_complete(bytes),
-        _ => true,
-    }
-}
-
-/// Whether the chunks of a PNG follow one another up to `IEND`.
-fn png_is_complete(bytes: &[u8]) -> bool {
-    const SIGNATURE: usize = 8;
-    const LENGTH_TYPE_AND_CHECKSUM: usize = 12;
-    let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
-    while let &[a, b, c, d, ref tail @ ..] = rest {
-        if tail.starts_with(b"IEND") {
-            return true;
-        }
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        rest = rest
-            .get(length.saturating_add(LENGTH_TYPE_AND_CHECKSUM)..)
-            .unwrap_or_default();
-    }
-    false
-}
-
-/// Whether the segments and scans of a JPEG follow one another up to the end marker.
-///
-/// Searching for the marker's bytes would not do: an embedded thumbnail has one of its own.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    const START_OF_IMAGE: u8 = 0xD8;
-    const END_OF_IMAGE: u8 = 0xD9;
-    /// In a scan: an escaped `0xFF`, restarts, fill bytes. Outside: `TEM`, which is as bare.
-    const BARE: [u8; 11] = [
-        0x00,
-        0x01,
-        0xD0,
-        0xD1,
-        0xD2,
-        0xD3,
-        0xD4,
-        0xD5,
-        0xD6,
-        0xD7,
-        START_OF_IMAGE,
-    ];
-    let mut rest = bytes;
-    // Between segments nothing but markers should stand, so that skipping to the next `0xFF`
-    // crosses the data of a scan, and whatever junk a camera left, in the same way.
-    while let Some(next) = rest.iter().position(|&byte| byte == 0xFF) {
-        rest = &rest[next + 1..];
-        match rest {
-            [END_OF_IMAGE, ..] => return true,
-            // A fill byte: the marker may begin at the next one.
-            [0xFF, ..] => {}
-            [marker, tail @ ..] if BARE.contains(marker) => rest = tail,
-            &[_, high, low, ..] => {
-                let length = usize::from(u16::from_be_bytes([high, low]));
-                rest = rest.get(1 + length..).unwrap_or_default();
-            }
-            _ => return false,
-        }
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use std::env;
     use std::path::PathBuf;
 
-    use image::{ImageBuffer, Luma, Rgb};
+    use image::{ImageBuffer, ImageFormat, Luma, Rgb};
     use serde::Deserialize;
     use tempfile::TempDir;
 
     use super::*;
+    use crate::header::read_header;
 
     const fn at_most(max_pixels: u64) -> Decoding {
         Decoding {

@@ -45,8 +45,10 @@
 //! ```
 
 mod colors;
+mod complete;
 mod decode;
 mod error;
+mod header;
 mod normalization;
 mod panics;
 mod pixels;
@@ -57,11 +59,9 @@ mod test_time;
 mod view;
 
 pub use colors::ColorShift;
-pub use decode::{
-    BytesError, Decoding, Header, MAX_PIXELS, check_image, decode_bytes, decode_image,
-    range_of_16_bit, read_header,
-};
+pub use decode::{BytesError, Decoding, MAX_PIXELS, decode_bytes, decode_image, range_of_16_bit};
 pub use error::ImagesError;
+pub use header::{Header, check_image, read_header};
 pub use normalization::{ChannelOrder, Normalization};
 pub use panics::catch_panic;
 pub use preparation::{Preparation, PreparationConfig};

@@ -187,7 +187,7 @@ impl TestTimeView {
     }
 
     /// How the region is seen once it is an image of its own: so a tile is seen as an image of its
-    /// pixels would be, to the last bit.
+    /// pixels would be, to the bit.
     fn view(&self) -> View {
         let size = (self.region.width as u32, self.region.height as u32);
         let mut view = View::of(0, Region::whole(size), self.resized);

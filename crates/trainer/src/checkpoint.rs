@@ -1,4 +1,4 @@
-//! Checkpoints: everything that a run needs to go on to the last bit. A checkpoint is a folder,
+//! Checkpoints: everything that a run needs to go on bit-identically. A checkpoint is a folder,
 //! written beside its place and renamed over it; its `state.json` seals the other files and itself
 //! with checksums, and names the run, so that a damaged or strange one is recognised.
 //!
@@ -50,7 +50,7 @@ pub struct CheckpointState {
     pub evaluations_since_best: u64,
     /// Whether an evaluation is due that has not been yet.
     pub awaits_evaluation: bool,
-    /// Steps in a row, up to this one, whose loss or gradients were not finite.
+    /// Steps in a row, up to this one, whose loss or gradients were non-finite.
     pub not_finite: u64,
     /// The classes that the model tells apart.
     pub classes: ClassList,

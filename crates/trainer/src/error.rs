@@ -23,7 +23,7 @@ pub enum TrainError {
         /// The loss.
         loss: f64,
     },
-    /// The loss or its gradients are not finite.
+    /// The loss or its gradients are non-finite.
     #[error("step {iteration}: {error}; {cause}; see {}", folder.display())]
     NotFinite {
         /// The step, counted from 1.
@@ -32,7 +32,7 @@ pub enum TrainError {
         error: StepError,
         /// Where it begins, and what may help.
         cause: String,
-        /// Where the non-finite report lies.
+        /// Where the non-finite report is located.
         folder: PathBuf,
     },
     /// The run goes on with annotations of other classes than it began with.

@@ -38,7 +38,7 @@ pub fn follow(
                 let mut batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
                 train_state.skipped(&batch);
                 train_state.unfreeze_if_due()?;
-                // What is not finite is so for all, and the leader says how to go on.
+                // What is non-finite is so for all, and the leader says how to go on.
                 let _ = train_state.learn(&mut batch);
             }
             Command::Evaluate => {

@@ -1,4 +1,4 @@
-//! What is left of a step whose loss or gradients are not finite: a folder that says where it
+//! What is left of a step whose loss or gradients are non-finite: a folder that says where it
 //! begins, and shows the batch.
 
 use std::io;
@@ -34,11 +34,11 @@ pub(crate) struct NonFiniteStep<'a> {
 
 /// Where numbers stop being finite.
 struct NonFiniteValues {
-    /// Images with values that are not finite: their files.
+    /// Images with values that are non-finite: their files.
     images: Vec<String>,
-    /// Parameters with values that are not finite.
+    /// Parameters with values that are non-finite.
     parameters: Vec<String>,
-    /// The first stage of the network whose output is not finite, and the largest absolute output
+    /// The first stage of the network whose output is non-finite, and the largest absolute output
     /// of each stage before it.
     stage: Option<&'static str>,
     largest: Vec<(&'static str, f64)>,
@@ -49,7 +49,7 @@ struct NonFiniteValues {
 }
 
 impl NonFiniteValues {
-    /// The parameter whose gradient is the first on the way back that is not finite.
+    /// The parameter whose gradient is the first on the way back that is non-finite.
     fn first_bad_gradient(&self) -> Option<&str> {
         let mut on_the_way_back = self.gradients.iter().rev();
         let bad = on_the_way_back.find(|(_, norm)| !norm.is_finite());
@@ -185,7 +185,7 @@ fn weights(part: &Batch) -> Vec<f64> {
     vec![1.0 / positives.max(1) as f64; part.items.len()]
 }
 
-/// The files of images with values that are not finite.
+/// The files of images with values that are non-finite.
 fn images_not_finite(batch: &[Batch]) -> Vec<String> {
     let mut files = Vec::new();
     for part in batch {
@@ -205,7 +205,7 @@ fn parameters_not_finite(model: &RetinaNet) -> Vec<String> {
     parameters.found
 }
 
-/// The first stage of the network whose output is not finite, and the largest absolute output of
+/// The first stage of the network whose output is non-finite, and the largest absolute output of
 /// those before it.
 fn stages(
     model: &RetinaNet,
@@ -235,7 +235,7 @@ fn stages(
     (None, largest)
 }
 
-/// Collects the names of parameters with values that are not finite.
+/// Collects the names of parameters with values that are non-finite.
 #[derive(Default)]
 struct NotFinite {
     path: Vec<String>,

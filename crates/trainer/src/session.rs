@@ -50,7 +50,7 @@ pub(crate) struct Session<'a> {
     /// Whether the model as it stands is to be evaluated.
     pub(crate) awaits_evaluation: bool,
     last_checkpoint: Instant,
-    /// Steps in a row whose loss or gradients were not finite.
+    /// Steps in a row whose loss or gradients were non-finite.
     not_finite: u64,
     /// Images left out because they could not be read.
     pub(crate) skipped: usize,
@@ -90,7 +90,7 @@ fn tell_data_changes(
 }
 
 impl<'a> Session<'a> {
-    /// Draws the model, and puts the run's newest whole checkpoint into it if there is one.
+    /// Initialises the model, and puts the run's newest whole checkpoint into it if there is one.
     pub(crate) fn start(
         plan: &'a Plan,
         run: &'a RunDirectory,
@@ -255,7 +255,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Writes a non-finite report of a step whose loss or gradients are not finite, and stops or goes on, as
+    /// Writes a non-finite report of a step whose loss or gradients are non-finite, and stops or goes on, as
     /// the config says.
     fn not_finite(
         &mut self,

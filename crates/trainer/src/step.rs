@@ -61,7 +61,7 @@ impl Learner {
     ///
     /// # Errors
     ///
-    /// Returns an error where the loss or the gradients are not finite; weights, optimiser and
+    /// Returns an error where the loss or the gradients are non-finite; weights, optimiser and
     /// normaliser stay as they were.
     pub fn step(
         &mut self,
@@ -188,7 +188,7 @@ impl Learner {
     }
 }
 
-/// The loss of a step or its gradients are not finite.
+/// The loss of a step or its gradients are non-finite.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
     "not finite: the {} (class loss {class}, box loss {bbox})",

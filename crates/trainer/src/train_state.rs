@@ -201,7 +201,7 @@ impl<'a> TrainState<'a> {
         let parts: Vec<_> = targets.iter().collect();
         let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
         if loss.is_err() {
-            // A non-finite report looks at all of it.
+            // A non-finite report needs all of it.
             for (part, images) in batch.iter_mut().zip(images) {
                 part.images = images.into_data().iter::<f32>().collect();
             }

@@ -18,7 +18,7 @@ pub(crate) enum DatasetCommand {
     Split(SplitArguments),
     /// Converts annotations between COCO, Pascal VOC, YOLO and CSV
     Convert(ConvertArguments),
-    /// Draws the built-in shapes data set: PNG files and COCO JSON
+    /// Renders the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
 }
 
@@ -123,7 +123,7 @@ pub(crate) struct CheckArguments {
     /// Writes what was found as JSON too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Writes a mended copy of the annotations; needs --annotations
+    /// Writes a repaired copy of the annotations; needs --annotations
     #[arg(long, value_name = "FILE", requires = "annotations")]
     pub(crate) fix: Option<PathBuf>,
 }
@@ -133,7 +133,7 @@ pub(crate) struct SynthArguments {
     /// The folder
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Another seed draws other images
+    /// Another seed renders other images
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Images to train on

@@ -79,7 +79,7 @@ pub(crate) struct RunsArguments {
     #[arg(default_value = "runs")]
     pub(crate) folder: PathBuf,
     /// Gives a hash of the newest weights, and of their average if there is one: the same where they
-    /// are the same to the last bit
+    /// are bit-identical
     #[arg(long)]
     pub(crate) hash: bool,
 }

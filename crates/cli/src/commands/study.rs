@@ -252,7 +252,7 @@ fn has_ended(run: &StudyRun) -> Result<bool, Failure> {
     }))
 }
 
-/// A step that is not finite leaves a non-finite report.
+/// A step that is non-finite leaves a non-finite report.
 fn has_diverged(run: &StudyRun) -> bool {
     run.directory.join("non_finite").is_dir()
 }

@@ -451,7 +451,7 @@ fn a_run_of_one_step_without_objects_is_drawn() {
     assert_eq!(window.complaints(), Vec::<String>::new());
 }
 
-/// A run's first step, whose loss is not finite, and an evaluation without anything to find.
+/// A run's first step, whose loss is non-finite, and an evaluation without anything to find.
 fn bare_report() -> Report {
     let nothing = ErrorPart {
         ap: f64::NAN,
