@@ -2,16 +2,20 @@
 //! has a GPU in software, Mesa's llvmpipe.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use retinanet_anchors::PyramidAnchors;
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
 use retinanet_criterion::{
-    BatchTargets, BoxLossConfig, CriterionConfig, LossParts, NormalizerKind,
+    BatchTargets, BoxLossConfig, BoxLossKind, Criterion, CriterionConfig, Loss, LossOptions,
+    NormalizerKind, PredictionForm, SmoothL1Config,
 };
 use retinanet_detector::{Architecture, HeadNorm, ModelConfig, NormKind, Predictions, RetinaNet};
 use retinanet_experiment::{ExperimentConfig, load_config};
+use retinanet_settings::{NonNegative, Whole};
 
 const CLASSES: usize = 2;
 const SIDE: usize = 64;
@@ -71,8 +75,7 @@ impl Network {
             ..ExperimentConfig::default()
         };
         experiment.criterion.normalizer = NormalizerKind::Batch;
-        // L1's slope jumps where a box is right, and rounding would tell on which side.
-        experiment.criterion.bbox.beta = 0.1;
+        experiment.criterion.bbox = rounded_l1();
         Self {
             name: format!("{norm:?}"),
             config: experiment,
@@ -238,18 +241,18 @@ fn wgpu_device() -> Option<Device> {
 fn config(norm: NormKind) -> ModelConfig {
     let mut config = ModelConfig {
         backbone: Architecture::Resnet18,
-        width: 8,
+        width: Whole::literal(8),
         norm,
-        freeze_at: 0,
-        fpn_channels: 64,
+        freeze_at: Whole::literal(0),
+        fpn_channels: Whole::literal(64),
         ..ModelConfig::default()
     };
-    config.head.depth = 1;
+    config.head.depth = Whole::literal(1);
     if norm == NormKind::GroupNorm {
         config.head.norm = HeadNorm::GroupNorm;
         config.head.conv_bias = false;
     }
-    config.anchors.scales_per_octave = 1;
+    config.anchors.scales_per_octave = Whole::literal(1);
     config
 }
 
@@ -259,20 +262,41 @@ fn model(config: &ModelConfig, device: &Device) -> RetinaNet {
     config.init(CLASSES, SEED, &device).unwrap()
 }
 
-fn loss(model: &RetinaNet) -> LossParts {
+/// L1's slope jumps where a box is right, and rounding would tell on which side.
+fn rounded_l1() -> BoxLossConfig {
+    BoxLossConfig {
+        kind: BoxLossKind::SmoothL1(SmoothL1Config {
+            beta: NonNegative::literal(0.1),
+        }),
+        ..BoxLossConfig::default()
+    }
+}
+
+fn loss(model: &RetinaNet) -> Loss {
     let device = model.devices()[0].clone().autodiff();
-    let Predictions { logits, deltas, .. } = model.forward(images([2, SIDE], 0, &device));
-    let targets = BatchTargets::new(&targets(logits.dims()[1]), &device);
+    let predictions = model.forward(images([2, SIDE], 0, &device));
+    let targets = targets(predictions.logits.dims()[1]);
     let config = CriterionConfig {
-        // L1's slope jumps where a box is right, and rounding would tell on which side.
-        bbox: BoxLossConfig {
-            beta: 0.1,
-            ..BoxLossConfig::default()
-        },
+        bbox: rounded_l1(),
         normalizer: NormalizerKind::Batch,
         ..CriterionConfig::default()
     };
-    config.init().unwrap().forward(logits, deltas, &targets)
+    let criterion = config.init(PredictionForm::default()).unwrap();
+    loss_of(criterion, predictions, targets, &device)
+}
+
+fn loss_of(
+    mut criterion: Criterion,
+    predictions: Predictions,
+    targets: Vec<AnchorTargets>,
+    device: &Device,
+) -> Loss {
+    let unit = BoundingBox::new(0.0, 0.0, 1.0, 1.0);
+    let anchors = PyramidAnchors::new([vec![unit; targets[0].labels.len()]]);
+    let targets = BatchTargets::new(targets, Arc::new(anchors), device);
+    let weights = criterion.weights(&targets.positives_per_image());
+    let Predictions { logits, deltas, .. } = predictions;
+    criterion.forward(logits, deltas, &targets, LossOptions::new(&weights))
 }
 
 impl Network {
@@ -282,16 +306,10 @@ impl Network {
         let [images, other] =
             [step, step + 1000].map(|step| images([self.images, self.side], step, &device));
         let images = images + other * nudge;
-        let Predictions { logits, deltas, .. } = model.forward(images);
-        let targets = vec![targets(logits.dims()[1]).remove(0); self.images];
-        let criterion = CriterionConfig {
-            class: self.config.criterion.class.clone(),
-            bbox: self.config.criterion.bbox,
-            normalizer: self.config.criterion.normalizer,
-            ..CriterionConfig::default()
-        };
-        let targets = BatchTargets::new(&targets, &device);
-        let parts = criterion.init().unwrap().forward(logits, deltas, &targets);
+        let predictions = model.forward(images);
+        let targets = vec![targets(predictions.logits.dims()[1]).remove(0); self.images];
+        let criterion = self.config.criterion().unwrap();
+        let parts = loss_of(criterion, predictions, targets, &device);
         let gradients = parts.total().backward();
         let computed = Computed {
             class_loss: f64::from(parts.class.into_scalar::<f32>()),

@@ -3,11 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use retinanet_anchors::LowQuality;
-use retinanet_criterion::NormalizerKind;
+use retinanet_anchors::{AssignerKind, LowQuality};
+use retinanet_criterion::{ClassLossConfig, NormalizerKind};
+use retinanet_data::ShortSides;
 use retinanet_data::shapes::ShapesConfig;
 use retinanet_detector::Predictions;
-use retinanet_experiment::{BatchSize, ExperimentConfig, SplitConfig, config_to_toml, load_config};
+use retinanet_experiment::{
+    BatchSize, ExperimentConfig, Images, Milestones, ScheduleKind, SplitConfig, check_settings,
+    config_to_toml, load_config,
+};
+use retinanet_images::{ChannelStd, Side};
+use retinanet_settings::{Count, Whole};
 use retinanet_tests::run;
 use serde_json::Value;
 
@@ -29,7 +35,7 @@ fn every_config_and_data_set_reads() {
                 .is_some_and(|extension| extension == "toml")
             {
                 let config = load_config(&path, &[]).unwrap();
-                config.model.check().unwrap();
+                check_settings(&config).unwrap();
             }
         }
     }
@@ -44,7 +50,7 @@ fn detectron2s_recipe_for_torchvisions_backbone_is_the_default() {
     assert_eq!(config.optimizer, default.optimizer);
     assert_eq!(config.schedule, default.schedule);
     assert_eq!(config.eval, default.eval);
-    assert_eq!(config.train.iterations, Some(90_000));
+    assert_eq!(config.train.iterations, Some(Count::literal(90_000)));
     config.train.iterations = None;
     config.train.eval_every = None;
     config.train.checkpoint_every = None;
@@ -57,7 +63,12 @@ fn each_recipe_is_its_owners() {
     let length = |name: &str| {
         let config = read(name);
         let train = config.train;
-        (train.iterations, train.epochs, config.schedule.milestones)
+        let ScheduleKind::MultiStep(schedule) = config.schedule.kind else {
+            panic!("{name}");
+        };
+        let milestones = schedule.milestones.get().to_vec();
+        let number = |count: Option<Count>| count.map(Count::get);
+        (number(train.iterations), number(train.epochs), milestones)
     };
     let one_x = "coco_detectron2_r50_fpn_1x.toml";
     assert_eq!(length(one_x), (Some(90_000), None, vec![60_000, 80_000]));
@@ -73,37 +84,50 @@ fn each_recipe_is_its_owners() {
     );
 
     let config = read(one_x);
-    assert_eq!(config.data.short_side, [640, 672, 704, 736, 768, 800]);
-    assert_eq!(config.data.normalization.std, [1.0; 3]);
+    let resize = config.data.transform.resize;
+    assert_eq!(
+        resize.short_side.to_pixels(),
+        [640, 672, 704, 736, 768, 800]
+    );
+    assert_eq!(
+        config.data.transform.normalization.std,
+        [ChannelStd::literal(1.0); 3]
+    );
     assert!(config.model.stride_in_1x1);
     assert_eq!(
-        (config.schedule.warmup, config.schedule.warmup_start),
+        (
+            config.schedule.warmup_iterations(),
+            config.schedule.warmup_start.get()
+        ),
         (1000, 0.001)
     );
     assert_eq!(config.criterion.normalizer, NormalizerKind::MovingAverage);
 
     let config = read(mmdetection);
-    assert_eq!(
-        (&*config.data.short_side, config.data.long_side),
-        (&[800][..], 1333)
-    );
-    assert_eq!(config.schedule.warmup, 500);
+    let resize = config.data.transform.resize;
+    assert_eq!(resize.short_side.to_pixels(), [800]);
+    assert_eq!(resize.long_side, 1333);
+    assert_eq!(config.schedule.warmup_iterations(), 500);
     assert!(!config.model.relu_before_p7);
-    assert_eq!(config.criterion.matcher.low_quality, LowQuality::Reassign);
+    let AssignerKind::MaxIou(matcher) = config.criterion.assigner.kind;
+    assert_eq!(matcher.low_quality, LowQuality::Reassign);
 
     let config = read("coco_paper_r50_fpn_600.toml");
-    assert_eq!(config.data.short_side, [600]);
-    assert_eq!(config.schedule.warmup, 0);
+    let resize = config.data.transform.resize;
+    assert_eq!(resize.short_side.to_pixels(), [600]);
+    assert_eq!(config.schedule.warmup_iterations(), 0);
     assert_eq!(config.criterion.normalizer, NormalizerKind::Batch);
-    assert_eq!(config.criterion.matcher.low_quality, LowQuality::Off);
+    let AssignerKind::MaxIou(matcher) = config.criterion.assigner.kind;
+    assert_eq!(matcher.low_quality, LowQuality::Off);
     assert_eq!(
-        (config.optimizer.lr, config.optimizer.weight_decay),
+        (
+            config.optimizer.lr.get(),
+            config.optimizer.weight_decay.get()
+        ),
         (0.01, 1e-4)
     );
-    assert_eq!(
-        (config.model.head.prior, config.criterion.class.gamma),
-        (0.01, 2.0)
-    );
+    assert_eq!(config.model.head.prior, 0.01);
+    assert_eq!(config.criterion.class, ClassLossConfig::default());
 }
 
 /// The recipe as it is, on thin networks and tiny images.
@@ -115,25 +139,28 @@ fn shrunk(mut config: ExperimentConfig, shapes: &Path) -> ExperimentConfig {
     shapes.clone_into(&mut config.data.root);
     (config.data.train, config.data.val) = (split("train"), split("val"));
     config.data.synth = Some(ShapesConfig {
-        train_images: 6,
-        val_images: 2,
-        width: 96,
-        height: 64,
+        train_images: Whole::literal(6),
+        val_images: Whole::literal(2),
+        width: Whole::literal(96),
+        height: Whole::literal(64),
         ..ShapesConfig::default()
     });
-    config.data.short_side = vec![64];
-    config.data.long_side = 96;
-    config.data.eval_short_side = None;
-    config.data.batch_shapes.clear();
-    config.model.width = 4;
-    config.model.fpn_channels = 8;
+    let transform = &mut config.data.transform;
+    transform.resize.short_side = ShortSides::literal(&[64]);
+    transform.resize.long_side = Side::literal(96);
+    transform.resize.eval_short_side = None;
+    transform.padding.batch_shapes.clear();
+    config.model.width = Whole::literal(4);
+    config.model.fpn_channels = Whole::literal(8);
     config.train.epochs = None;
-    config.train.iterations = Some(1);
-    config.train.batch_size = BatchSize::Images(2);
-    config.train.log_every = 1;
+    config.train.iterations = Some(Count::literal(1));
+    config.train.batch_size = BatchSize::Images(Images::literal(2));
+    config.train.log_every = Count::literal(1);
     config.train.eval_every = None;
     config.train.checkpoint_every = None;
-    config.schedule.milestones.clear();
+    if let ScheduleKind::MultiStep(schedule) = &mut config.schedule.kind {
+        schedule.milestones = Milestones::default();
+    }
     config
 }
 
@@ -209,7 +236,7 @@ fn config_show_prints_what_reads_back_the_same() {
     let copy = folder.path().join("copy.toml");
     fs_err::write(&copy, shown).unwrap();
     let mut expected = load_config(&path, &[]).unwrap();
-    expected.seed = 9;
+    expected.seed = Whole::literal(9);
     assert_eq!(load_config(&copy, &[]).unwrap(), expected);
 }
 

@@ -14,7 +14,8 @@ use retinanet_detector::{
 };
 use retinanet_evaluation::Evaluator;
 use retinanet_experiment::load_config;
-use retinanet_images::{Decoding, decode_bytes};
+use retinanet_images::{Decoding, Range16Bit, decode_bytes};
+use retinanet_settings::Whole;
 use retinanet_tests::Experiment;
 use retinanet_trainer::{RunDirectory, peak_memory};
 
@@ -178,7 +179,7 @@ fn images() {
     });
     let decoding = Decoding {
         max_pixels: 1_000_000,
-        range_16_bit: Some([300, 900]),
+        range_16_bit: Range16Bit::try_from([300, 900]).ok(),
     };
     try_all("images", &encoded, |bytes| {
         // Decoders may panic; that is caught where files are read, and not here.
@@ -216,11 +217,11 @@ fn weights() {
     let inputs = names.map(|name| fs_err::read(fixtures.join(name)).unwrap());
     let config = ModelConfig {
         backbone: Architecture::Resnet18,
-        width: 4,
+        width: Whole::literal(4),
         norm: NormKind::BatchNorm,
-        fpn_channels: 8,
+        fpn_channels: Whole::literal(8),
         head: HeadConfig {
-            depth: 1,
+            depth: Whole::literal(1),
             norm: HeadNorm::None,
             ..HeadConfig::default()
         },

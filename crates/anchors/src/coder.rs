@@ -1,53 +1,40 @@
 use retinanet_boxes::BoundingBox;
+use retinanet_settings::Positive;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::AnchorError;
 
 /// The largest growth in log scale that decoding grants, `ln(1000 / 16)`: a side of 16 pixels
 /// becomes 1000. Without it `exp` overflows early in training.
 pub const MAX_LOG_SCALE: f32 = 4.135_166_6;
 
 /// Settings of the [`BoxCoder`].
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BoxCoderConfig {
-    /// What `dx`, `dy`, `dw`, `dh` are multiplied by, above 0; default 1.
-    pub weights: [f32; 4],
-    /// Whether decoding limits how far a side shrinks as it limits how far one grows: mmdetection;
-    /// default false.
+    /// What `dx`, `dy`, `dw`, `dh` are multiplied by.
+    pub weights: [Positive; 4],
+    /// Whether decoding limits how far a side shrinks as it limits how far one grows: mmdetection.
     pub limit_shrinking: bool,
 }
 
 impl BoxCoderConfig {
-    /// Checks the settings and builds the coder.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error unless every weight is finite and above 0.
-    pub fn init(&self) -> Result<BoxCoder, AnchorError> {
-        let &Self {
-            weights,
-            limit_shrinking,
-        } = self;
-        if !weights
-            .iter()
-            .all(|weight| weight.is_finite() && *weight > 0.0)
-        {
-            return Err(AnchorError::Weights { got: weights });
+    /// Builds the coder.
+    pub fn init(&self) -> BoxCoder {
+        BoxCoder {
+            weights: self.weights.map(Positive::as_f32),
+            smallest: if self.limit_shrinking {
+                -MAX_LOG_SCALE
+            } else {
+                f32::NEG_INFINITY
+            },
         }
-        let smallest = if limit_shrinking {
-            -MAX_LOG_SCALE
-        } else {
-            f32::NEG_INFINITY
-        };
-        Ok(BoxCoder { weights, smallest })
     }
 }
 
 impl Default for BoxCoderConfig {
     fn default() -> Self {
         Self {
-            weights: [1.0; 4],
+            weights: [Positive::literal(1.0); 4],
             limit_shrinking: false,
         }
     }
@@ -129,9 +116,9 @@ mod tests {
 
     use super::*;
 
-    fn weighted(weights: [f32; 4]) -> Result<BoxCoder, AnchorError> {
+    fn weighted(weights: [f32; 4]) -> BoxCoder {
         BoxCoderConfig {
-            weights,
+            weights: weights.map(|weight| Positive::new(f64::from(weight)).unwrap()),
             ..BoxCoderConfig::default()
         }
         .init()
@@ -155,7 +142,7 @@ mod tests {
             target in any_box(),
             weights in prop::array::uniform4(0.5_f32..10.0),
         ) {
-            let coder = weighted(weights).unwrap();
+            let coder = weighted(weights);
             let decoded = coder.decode(&anchor, coder.encode(&anchor, &target));
             for (edge, expected) in decoded.to_array().into_iter().zip(target.to_array()) {
                 prop_assert!((edge - expected).abs() < 1e-2, "{decoded:?} {target:?}");
@@ -173,7 +160,7 @@ mod tests {
             BoxCoder::default().encode(&anchor, &target),
             [0.25, -0.05, ln_2, -ln_2]
         );
-        let coder = weighted([10.0, 10.0, 5.0, 5.0]).unwrap();
+        let coder = weighted([10.0, 10.0, 5.0, 5.0]);
         assert_eq!(
             coder.encode(&anchor, &target),
             [2.5, -0.5, 5.0 * ln_2, -5.0 * ln_2]
@@ -209,10 +196,7 @@ mod tests {
             limit_shrinking: true,
             ..BoxCoderConfig::default()
         };
-        let shrunk = coder
-            .init()
-            .unwrap()
-            .decode(&anchor, [0.0, 0.0, -6.0, -2.0]);
+        let shrunk = coder.init().decode(&anchor, [0.0, 0.0, -6.0, -2.0]);
         assert!((shrunk.width() - 16.0).abs() < 1e-3, "{shrunk:?}");
         assert!((shrunk.height() - 1000.0 * (-2.0_f32).exp()).abs() < 1e-3);
     }
@@ -230,14 +214,5 @@ mod tests {
     #[test]
     fn the_limit_is_a_growth_from_16_to_1000() {
         assert!((f64::from(MAX_LOG_SCALE) - (1000.0_f64 / 16.0).ln()).abs() < 1e-6);
-    }
-
-    #[test]
-    fn a_weight_must_be_above_0() {
-        let error = weighted([1.0, 1.0, 0.0, 1.0]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`model.box_coder.weights` must be finite and above 0, got [1.0, 1.0, 0.0, 1.0]"
-        );
     }
 }

@@ -1,6 +1,8 @@
+use retinanet_settings::Whole;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{AnchorError, MOST_SHAPES};
+use crate::lengths::{Lengths, MOST_LENGTHS};
 
 /// Settings of the [`AnchorGenerator`](crate::AnchorGenerator).
 ///
@@ -14,16 +16,16 @@ use crate::error::{AnchorError, MOST_SHAPES};
 /// order = "ratio_major"
 /// spacing = "measured"
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnchorConfig {
     /// The base size of each pyramid level, finest first: the side, in pixels of the network
     /// input, of a square of the anchor's area.
-    pub sizes: Vec<f32>,
-    /// How many sizes a level has: `size · 2^(k / scales_per_octave)` for `k` from 0; `>= 1`.
-    pub scales_per_octave: usize,
+    pub sizes: Lengths,
+    /// How many sizes a level has: `size · 2^(k / scales_per_octave)` for `k` from 0.
+    pub scales_per_octave: Whole<1, { MOST_LENGTHS as u64 }>,
     /// Height over width of the anchors.
-    pub aspect_ratios: Vec<f32>,
+    pub aspect_ratios: Lengths,
     /// Sizes and aspect ratios of each level, finest first, in place of `sizes`,
     /// `scales_per_octave` and `aspect_ratios`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,38 +47,25 @@ impl AnchorConfig {
             Some(levels) => levels
                 .first()
                 .map_or(0, |level| level.sizes.len() * level.aspect_ratios.len()),
-            None => self.scales_per_octave * self.aspect_ratios.len(),
+            None => self.scales_per_octave.as_usize() * self.aspect_ratios.len(),
         }
     }
 
     /// The sizes and ratios of each level, whichever way they are written.
-    pub(crate) fn shapes(&self) -> Result<Vec<CellShapes>, AnchorError> {
+    pub(crate) fn shapes(&self) -> Vec<CellShapes> {
         if let Some(levels) = &self.levels {
-            return levels
-                .iter()
-                .enumerate()
-                .map(|(index, level)| level.shapes(&format!("anchors.levels[{index}]")))
-                .collect();
+            return levels.iter().map(LevelAnchors::shapes).collect();
         }
-        if !(1..=MOST_SHAPES).contains(&self.scales_per_octave) {
-            return Err(AnchorError::ScalesPerOctave {
-                got: self.scales_per_octave,
-            });
-        }
-        let aspect_ratios = positive("anchors.aspect_ratios", &self.aspect_ratios)?;
-        let shapes = positive("anchors.sizes", &self.sizes)?
-            .into_iter()
-            .map(|size| CellShapes {
-                sizes: self.octave(size),
-                aspect_ratios: aspect_ratios.clone(),
-            })
-            .collect();
-        Ok(shapes)
+        let of_level = |size: f64| CellShapes {
+            sizes: self.octave(size),
+            aspect_ratios: self.aspect_ratios.to_f64(),
+        };
+        self.sizes.to_f64().into_iter().map(of_level).collect()
     }
 
     /// The sizes from this one up to its double.
     fn octave(&self, size: f64) -> Vec<f64> {
-        let steps = self.scales_per_octave;
+        let steps = self.scales_per_octave.get();
         (0..steps)
             .map(|step| size * (step as f64 / steps as f64).exp2())
             .map(|size| match self.rounding {
@@ -90,9 +79,9 @@ impl AnchorConfig {
 impl Default for AnchorConfig {
     fn default() -> Self {
         Self {
-            sizes: vec![32.0, 64.0, 128.0, 256.0, 512.0],
-            scales_per_octave: 3,
-            aspect_ratios: vec![0.5, 1.0, 2.0],
+            sizes: Lengths::literal(&[32.0, 64.0, 128.0, 256.0, 512.0]),
+            scales_per_octave: Whole::literal(3),
+            aspect_ratios: Lengths::literal(&[0.5, 1.0, 2.0]),
             levels: None,
             center: CellCenter::default(),
             rounding: CellRounding::default(),
@@ -103,26 +92,26 @@ impl Default for AnchorConfig {
 }
 
 /// The anchors of one pyramid level: every size with every aspect ratio.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LevelAnchors {
     /// Sides, in pixels of the network input, of squares of the anchors' areas.
-    pub sizes: Vec<f32>,
+    pub sizes: Lengths,
     /// Height over width of the anchors.
-    pub aspect_ratios: Vec<f32>,
+    pub aspect_ratios: Lengths,
 }
 
 impl LevelAnchors {
-    fn shapes(&self, key: &str) -> Result<CellShapes, AnchorError> {
-        Ok(CellShapes {
-            sizes: positive(&format!("{key}.sizes"), &self.sizes)?,
-            aspect_ratios: positive(&format!("{key}.aspect_ratios"), &self.aspect_ratios)?,
-        })
+    fn shapes(&self) -> CellShapes {
+        CellShapes {
+            sizes: self.sizes.to_f64(),
+            aspect_ratios: self.aspect_ratios.to_f64(),
+        }
     }
 }
 
 /// Which point of its cell an anchor is centred on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CellCenter {
     /// Upper left: `i · stride`, as in detectron2, torchvision and mmdetection.
@@ -133,7 +122,7 @@ pub enum CellCenter {
 }
 
 /// Whether sizes and edges are rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CellRounding {
     /// As they come out.
@@ -146,7 +135,7 @@ pub enum CellRounding {
 }
 
 /// The order of the anchors of one cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CellOrder {
     /// Size by size, each with all its aspect ratios, as in detectron2.
@@ -157,7 +146,7 @@ pub enum CellOrder {
 }
 
 /// How far apart the cells of a level are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CellSpacing {
     /// The level's stride.
@@ -181,34 +170,6 @@ impl CellShapes {
     }
 }
 
-/// Sizes in pixels, and aspect ratios, that anchors can have.
-const LENGTHS: std::ops::RangeInclusive<f32> = 1e-3..=1e6;
-
-fn positive(key: &str, values: &[f32]) -> Result<Vec<f64>, AnchorError> {
-    if values.is_empty() {
-        return Err(AnchorError::Empty { key: key.into() });
-    }
-    if values.len() > MOST_SHAPES {
-        return Err(AnchorError::TooMany {
-            key: key.into(),
-            got: values.len(),
-        });
-    }
-    values
-        .iter()
-        .map(|&value| {
-            if LENGTHS.contains(&value) {
-                Ok(f64::from(value))
-            } else {
-                Err(AnchorError::NotPositive {
-                    key: key.into(),
-                    got: value,
-                })
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,8 +191,8 @@ mod tests {
     fn a_config_survives_being_written_and_read() {
         let config = AnchorConfig {
             levels: Some(vec![LevelAnchors {
-                sizes: vec![20.0, 30.0],
-                aspect_ratios: vec![1.0],
+                sizes: Lengths::literal(&[20.0, 30.0]),
+                aspect_ratios: Lengths::literal(&[1.0]),
             }]),
             center: CellCenter::Middle,
             rounding: CellRounding::Torchvision,
@@ -257,12 +218,12 @@ mod tests {
     #[test]
     fn sizes_must_match_the_pyramid() {
         let config = AnchorConfig {
-            sizes: vec![32.0, 64.0],
+            sizes: Lengths::literal(&[32.0, 64.0]),
             ..AnchorConfig::default()
         };
         assert_eq!(
             refusal(&config),
-            "`anchors.sizes` must have one entry for each of the 5 pyramid levels, got 2"
+            "`sizes` must be of one entry for each of the 5 pyramid levels, got 2"
         );
     }
 
@@ -274,107 +235,50 @@ mod tests {
         };
         assert_eq!(
             refusal(&config),
-            "`anchors.levels` must have one entry for each of the 5 pyramid levels, got 0"
-        );
-    }
-
-    #[test]
-    fn a_size_must_be_above_0() {
-        let config = AnchorConfig {
-            sizes: vec![32.0, 64.0, -1.0, 256.0, 512.0],
-            ..AnchorConfig::default()
-        };
-        assert_eq!(
-            refusal(&config),
-            "`anchors.sizes` must be in [0.001, 1e6], got -1"
-        );
-    }
-
-    #[test]
-    fn an_aspect_ratio_must_be_finite() {
-        let config = AnchorConfig {
-            aspect_ratios: vec![f32::NAN],
-            ..AnchorConfig::default()
-        };
-        assert_eq!(
-            refusal(&config),
-            "`anchors.aspect_ratios` must be in [0.001, 1e6], got NaN"
-        );
-    }
-
-    #[test]
-    fn an_octave_has_a_scale() {
-        let config = AnchorConfig {
-            scales_per_octave: 0,
-            ..AnchorConfig::default()
-        };
-        assert_eq!(
-            refusal(&config),
-            "`anchors.scales_per_octave` must be in [1, 64], got 0"
-        );
-    }
-
-    #[test]
-    fn a_list_in_a_level_must_have_an_entry() {
-        let level = |sizes: &[f32]| LevelAnchors {
-            sizes: sizes.to_vec(),
-            aspect_ratios: vec![1.0],
-        };
-        let config = AnchorConfig {
-            levels: Some(vec![level(&[32.0]), level(&[])]),
-            ..AnchorConfig::default()
-        };
-        assert_eq!(
-            refusal(&config),
-            "`anchors.levels[1].sizes` must have at least one entry, got none"
+            "`levels` must be of one entry for each of the 5 pyramid levels, got 0"
         );
     }
 
     #[test]
     fn levels_must_agree_on_anchors_per_cell() {
         let level = |sizes: &[f32]| LevelAnchors {
-            sizes: sizes.to_vec(),
-            aspect_ratios: vec![0.5, 2.0],
+            sizes: Lengths::literal(sizes),
+            aspect_ratios: Lengths::literal(&[0.5, 2.0]),
         };
         let config = AnchorConfig {
             levels: Some(vec![level(&[16.0]), level(&[32.0, 40.0])]),
             ..AnchorConfig::default()
         };
-        let error = config.init(&[8, 16]).unwrap_err();
         assert_eq!(
-            error,
-            AnchorError::UnequalCells {
-                level: 1,
-                got: 4,
-                expected: 2
-            }
+            config.init(&[8, 16]).unwrap_err().to_string(),
+            "`levels[1]` must be of as many anchors a cell as `levels[0]`, 2, since the head is shared, got 4"
         );
     }
 
     #[test]
     fn an_anchor_must_not_round_away() {
         let config = AnchorConfig {
-            sizes: vec![0.5],
+            sizes: Lengths::literal(&[0.5]),
             rounding: CellRounding::Torchvision,
             ..AnchorConfig::default()
         };
         let error = config.init(&[8]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "an anchor of size 0 and aspect ratio 0.5 has no finite area above 0 after \
-             `anchors.rounding`"
+            "`sizes` must be such that every anchor has a finite area above 0 after `rounding`, got 0 \
+             with an aspect ratio of 0.5"
         );
     }
 
     #[test]
     fn a_stride_must_be_above_0() {
         let config = AnchorConfig {
-            sizes: vec![32.0, 64.0],
+            sizes: Lengths::literal(&[32.0, 64.0]),
             ..AnchorConfig::default()
         };
         assert_eq!(
             config.init(&[8, 0]).unwrap_err(),
-            AnchorError::Stride { level: 1 }
+            crate::AnchorError::Stride { level: 1 }
         );
     }
 }

@@ -1,8 +1,10 @@
 use retinanet_boxes::BoundingBox;
+use retinanet_settings::SettingError;
 
 use crate::AnchorError;
 use crate::centers::Centers;
 use crate::config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellShapes, CellSpacing};
+use crate::pyramid::PyramidAnchors;
 
 /// Lays anchors over the feature maps of a pyramid. Should be created with
 /// [`AnchorConfig::init`].
@@ -27,31 +29,32 @@ impl AnchorConfig {
     ///
     /// # Errors
     ///
-    /// Returns an error where a size or a ratio is not finite and above 0, a list is empty, a
-    /// stride is 0, the settings describe another number of levels than there are strides, or the
-    /// levels differ in their number of anchors a cell.
+    /// Returns an error if a stride is 0, if the settings describe another number of levels than there are strides,
+    /// if the levels differ in their number of anchors a cell, or if an anchor rounds away.
     pub fn init(&self, strides: &[usize]) -> Result<AnchorGenerator, AnchorError> {
-        let shapes = self.shapes()?;
+        let shapes = self.shapes();
         if shapes.len() != strides.len() {
-            return Err(AnchorError::LevelCount {
-                key: match self.levels {
-                    Some(_) => "anchors.levels",
-                    None => "anchors.sizes",
-                },
-                got: shapes.len(),
-                expected: strides.len(),
-            });
+            let path = if self.levels.is_some() {
+                "levels"
+            } else {
+                "sizes"
+            };
+            let allowed = format!(
+                "of one entry for each of the {} pyramid levels",
+                strides.len()
+            );
+            return Err(SettingError::new(path, allowed, shapes.len()).into());
         }
         if let Some(level) = strides.iter().position(|&stride| stride == 0) {
             return Err(AnchorError::Stride { level });
         }
-        let expected = self.anchors_per_cell();
-        if let Some(level) = shapes.iter().position(|shape| shape.count() != expected) {
-            return Err(AnchorError::UnequalCells {
-                level,
-                got: shapes[level].count(),
-                expected,
-            });
+        let first = self.anchors_per_cell();
+        if let Some(level) = shapes.iter().position(|shape| shape.count() != first) {
+            let allowed = format!(
+                "of as many anchors a cell as `levels[0]`, {first}, since the head is shared"
+            );
+            let got = shapes[level].count();
+            return Err(SettingError::new(format!("levels[{level}]"), allowed, got).into());
         }
         AnchorGenerator::new(self, &shapes, strides)
     }
@@ -94,17 +97,8 @@ impl AnchorGenerator {
     }
 
     /// The anchors of all levels for an input of this size, in pixels of the input.
-    pub fn generate(&self, height: usize, width: usize) -> Vec<BoundingBox> {
-        let cells: usize = self
-            .feature_sizes(height, width)
-            .iter()
-            .map(|[rows, columns]| rows * columns)
-            .sum();
-        let mut anchors = Vec::with_capacity(cells * self.anchors_per_cell());
-        for level in 0..self.strides.len() {
-            anchors.extend(self.anchors(level, height, width));
-        }
-        anchors
+    pub fn generate(&self, height: usize, width: usize) -> PyramidAnchors {
+        PyramidAnchors::new((0..self.strides.len()).map(|level| self.level(level, height, width)))
     }
 
     /// The anchors of one level for an input of this size, in pixels of the input.
@@ -196,7 +190,9 @@ fn cell(
             if anchor.is_proper() {
                 Ok(anchor)
             } else {
-                Err(AnchorError::NoArea { size, aspect_ratio })
+                let allowed = "such that every anchor has a finite area above 0 after `rounding`";
+                let got = format!("{size} with an aspect ratio of {aspect_ratio}");
+                Err(SettingError::new("sizes", allowed, got).into())
             }
         })
         .collect()
@@ -222,6 +218,7 @@ fn rounded(size: f64, aspect_ratio: f64) -> BoundingBox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Lengths;
 
     const STRIDES: [usize; 5] = [8, 16, 32, 64, 128];
 
@@ -309,9 +306,9 @@ mod tests {
     #[test]
     fn anchors_go_by_level_then_row_then_column_then_cell() {
         let generator = AnchorConfig {
-            sizes: vec![4.0, 8.0],
-            scales_per_octave: 1,
-            aspect_ratios: vec![1.0, 4.0],
+            sizes: Lengths::literal(&[4.0, 8.0]),
+            scales_per_octave: retinanet_settings::Whole::literal(1),
+            aspect_ratios: Lengths::literal(&[1.0, 4.0]),
             ..AnchorConfig::default()
         }
         .init(&[8, 16])
@@ -331,7 +328,7 @@ mod tests {
             [-2.0, -8.0, 2.0, 8.0],
         ]
         .map(BoundingBox::from);
-        assert_eq!(generator.generate(9, 16), expected);
+        assert_eq!(generator.generate(9, 16)[..], expected);
         assert_eq!(generator.level(0, 9, 16), expected[..8]);
         assert_eq!(generator.level(1, 9, 16), expected[8..]);
     }
@@ -375,7 +372,7 @@ mod tests {
     fn an_input_without_pixels_has_no_anchors() {
         for config in [AnchorConfig::default(), torchvision()] {
             let generator = config.init(&STRIDES).unwrap();
-            assert_eq!(generator.generate(0, 100), []);
+            assert_eq!(generator.generate(0, 100)[..], []);
         }
     }
 }

@@ -4,21 +4,21 @@
 //!
 //! ```text
 //! AnchorConfig ── init ─► AnchorGenerator ── generate ─► anchors
-//! MatcherConfig ─ init ─► Matcher ─┐                        │
-//!                       BoxCoder ──┴─► TargetAssigner ── assign ─► AnchorTargets
+//!                                                           │
+//! AssignerConfig + BoxCoder ─────► TargetAssigner ── assign ─► AnchorTargets
 //! ```
 //!
 //! The order of anchors is stated at [`AnchorGenerator`]. The defaults are detectron2's; where
 //! another implementation differs, the difference is a setting with a name.
 //!
 //! ```
-//! use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig, TargetAssigner};
+//! use retinanet_anchors::{AnchorConfig, AssignerConfig, BoxCoder, TargetAssigner};
 //! use retinanet_boxes::{AnchorLabel, BoundingBox, ClassId, GroundTruth};
 //!
 //! # fn main() -> Result<(), retinanet_anchors::AnchorError> {
 //! let generator = AnchorConfig::default().init(&[8, 16, 32, 64, 128])?;
 //! let anchors = generator.generate(256, 256);
-//! let assigner = TargetAssigner::new(MatcherConfig::default().init()?, BoxCoder::default());
+//! let assigner = TargetAssigner::new(&AssignerConfig::default(), BoxCoder::default())?;
 //!
 //! let object = GroundTruth {
 //!     bbox: BoundingBox::new(100.0, 100.0, 164.0, 164.0),
@@ -34,21 +34,27 @@
 //! # }
 //! ```
 
+mod assigner;
 mod best_overlap;
 mod centers;
 mod coder;
 mod config;
 mod error;
 mod generator;
+mod lengths;
 mod matcher;
 mod optimize;
+mod pyramid;
 mod targets;
 
+pub use assigner::{Assigner, AssignerConfig, AssignerKind};
 pub use best_overlap::BestOverlap;
 pub use coder::{BoxCoder, BoxCoderConfig, MAX_LOG_SCALE};
 pub use config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellSpacing, LevelAnchors};
 pub use error::AnchorError;
 pub use generator::AnchorGenerator;
-pub use matcher::{Assignment, LowQuality, Matcher, MatcherConfig};
+pub use lengths::Lengths;
+pub use matcher::{Assignment, LowQuality, MaxIouConfig, MaxIouMatcher};
 pub use optimize::{Fit, Proposal, Target, fit, optimize};
+pub use pyramid::PyramidAnchors;
 pub use targets::TargetAssigner;

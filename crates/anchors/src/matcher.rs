@@ -1,34 +1,26 @@
 use retinanet_boxes::BoundingBox;
+use retinanet_settings::{PositiveShare, SettingError, Share};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::AnchorError;
-
-/// Settings of the [`Matcher`].
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Settings of the [`MaxIouMatcher`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct MatcherConfig {
-    /// Overlap with its best box from which an anchor is an object, in `(0, 1]`; default 0.5.
-    pub foreground: f32,
-    /// Overlap with its best box below which an anchor is background, in `[0, foreground]`;
-    /// default 0.4. Anchors between the two are ignored.
-    pub background: f32,
-    /// Whether the anchors that overlap a box most are objects however little that is; default
-    /// `keep`.
+pub struct MaxIouConfig {
+    /// Overlap with its best box from which an anchor is an object.
+    pub foreground: PositiveShare,
+    /// Overlap with its best box below which an anchor is background, at most `foreground`. Anchors between the two
+    /// are ignored.
+    pub background: Share,
+    /// Whether the anchors that overlap a box most are objects however little that is.
     pub low_quality: LowQuality,
-    /// The overlap from which that holds, in `[0, 1]`; default 0, any at all. Detectron's amounts
-    /// to 0.4.
-    pub min_low_quality: f32,
-    /// Whether anchors inside crowd regions are left out of the background; default true. The
-    /// peers take them for background.
-    pub ignore_crowds: bool,
-    /// The share of an anchor's area inside a crowd region from which it is left out, in `[0, 1]`;
-    /// default 0.5.
-    pub crowd_overlap: f32,
+    /// The overlap from which that holds; 0 is any at all. Detectron's amounts to 0.4.
+    pub min_low_quality: Share,
 }
 
 /// What becomes of the anchors that overlap a box most where that is less than
-/// [`foreground`](MatcherConfig::foreground).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// [`foreground`](MaxIouConfig::foreground).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LowQuality {
     /// Nothing special: keras-retinanet and others.
@@ -41,49 +33,34 @@ pub enum LowQuality {
     Reassign,
 }
 
-impl MatcherConfig {
+impl MaxIouConfig {
     /// Checks the settings and builds the matcher.
     ///
     /// # Errors
     ///
-    /// Returns an error unless `0 <= background <= foreground <= 1` and `foreground` is above 0,
-    /// or where `min_low_quality` or `crowd_overlap` is not in `[0, 1]`.
-    pub fn init(&self) -> Result<Matcher, AnchorError> {
-        let &Self {
+    /// Returns an error if `background` is above `foreground`.
+    pub fn init(&self) -> Result<MaxIouMatcher, SettingError> {
+        let (foreground, background) = (self.foreground.as_f32(), self.background.as_f32());
+        if background > foreground {
+            let allowed = format!("at most `foreground`, {foreground}");
+            return Err(SettingError::new("background", allowed, background));
+        }
+        Ok(MaxIouMatcher {
             foreground,
             background,
-            min_low_quality,
-            crowd_overlap,
-            ..
-        } = self;
-        if !(0.0..=1.0).contains(&crowd_overlap) {
-            return Err(AnchorError::CrowdOverlap { got: crowd_overlap });
-        }
-        if !(0.0..=1.0).contains(&min_low_quality) {
-            return Err(AnchorError::MinLowQuality {
-                got: min_low_quality,
-            });
-        }
-        if 0.0 <= background && background <= foreground && 0.0 < foreground && foreground <= 1.0 {
-            Ok(Matcher { config: *self })
-        } else {
-            Err(AnchorError::Thresholds {
-                background,
-                foreground,
-            })
-        }
+            low_quality: self.low_quality,
+            min_low_quality: self.min_low_quality.as_f32(),
+        })
     }
 }
 
-impl Default for MatcherConfig {
+impl Default for MaxIouConfig {
     fn default() -> Self {
         Self {
-            foreground: 0.5,
-            background: 0.4,
+            foreground: PositiveShare::literal(0.5),
+            background: Share::literal(0.4),
             low_quality: LowQuality::Keep,
-            min_low_quality: 0.0,
-            ignore_crowds: true,
-            crowd_overlap: 0.5,
+            min_low_quality: Share::literal(0.0),
         }
     }
 }
@@ -100,25 +77,33 @@ pub enum Assignment {
 }
 
 /// Matches anchors to boxes by their overlap, which is intersection over union. Should be created
-/// with [`MatcherConfig::init`].
+/// with [`MaxIouConfig::init`].
 ///
 /// An anchor belongs to the box that it overlaps most, the first where several are equal. It is
-/// an object from [`foreground`](MatcherConfig::foreground) on, background below
-/// [`background`](MatcherConfig::background), and ignored between. Unless
-/// [`low_quality`](MatcherConfig::low_quality) is off, whichever anchors overlap a box most (all of
+/// an object from [`foreground`](MaxIouConfig::foreground) on, background below
+/// [`background`](MaxIouConfig::background), and ignored between. Unless
+/// [`low_quality`](MaxIouConfig::low_quality) is off, whichever anchors overlap a box most (all of
 /// them where several are equal) are objects too.
 ///
 /// A box that no anchor overlaps chooses none. The peers would make every anchor that misses it an
 /// object.
 #[derive(Clone, Copy, Debug)]
-pub struct Matcher {
-    config: MatcherConfig,
+pub struct MaxIouMatcher {
+    foreground: f32,
+    background: f32,
+    low_quality: LowQuality,
+    min_low_quality: f32,
 }
 
-impl Matcher {
-    /// The settings.
-    pub const fn config(&self) -> &MatcherConfig {
-        &self.config
+impl MaxIouMatcher {
+    /// Overlap from which an anchor is an object.
+    pub const fn foreground(&self) -> f32 {
+        self.foreground
+    }
+
+    /// Overlap below which an anchor is background.
+    pub const fn background(&self) -> f32 {
+        self.background
     }
 
     /// Assigns each anchor. The time grows with anchors times boxes where they overlap at like
@@ -137,15 +122,15 @@ impl Matcher {
         // high overlap, and need not be held against the many anchors of the fine levels.
         for (place, (anchors, assignments)) in blocks.rev() {
             let best = self.offer(&Block::new(anchors), place, &mut claims);
-            if best.peak >= self.config.background {
+            if best.peak >= self.background {
                 for (lane, assignment) in assignments.iter_mut().enumerate() {
                     *assignment = self.assignment(best.iou[lane], best.index[lane]);
                 }
             }
         }
-        if self.config.low_quality != LowQuality::Off {
+        if self.low_quality != LowQuality::Off {
             for (index, claim) in claims.iter().enumerate() {
-                if claim.highest >= self.config.min_low_quality {
+                if claim.highest >= self.min_low_quality {
                     claim.choose(anchors, |anchor| {
                         self.assign_chosen(
                             &anchors[anchor],
@@ -168,7 +153,7 @@ impl Matcher {
         boxes: &[BoundingBox],
         assignment: &mut Assignment,
     ) {
-        if self.config.low_quality == LowQuality::Reassign {
+        if self.low_quality == LowQuality::Reassign {
             *assignment = Assignment::Object(chooser);
         } else if !matches!(assignment, Assignment::Object(_)) {
             *assignment = Assignment::Object(most_overlapping(anchor, boxes));
@@ -181,7 +166,7 @@ impl Matcher {
         let mut best = Best::NONE;
         for (index, claim) in claims.iter_mut().enumerate() {
             // What stays below both changes neither an assignment nor a box's choice.
-            let needed = self.config.background.min(claim.highest);
+            let needed = self.background.min(claim.highest);
             if block.meets(&claim.bbox) && block.ceiling(claim.area) >= needed {
                 let peak = best.offer(index, &block.ious(&claim.bbox, claim.area));
                 claim.raise(peak, place);
@@ -191,9 +176,9 @@ impl Matcher {
     }
 
     fn assignment(&self, iou: f32, index: u32) -> Assignment {
-        if iou >= self.config.foreground {
+        if iou >= self.foreground {
             Assignment::Object(index as usize)
-        } else if iou >= self.config.background {
+        } else if iou >= self.background {
             Assignment::Ignored
         } else {
             Assignment::Background

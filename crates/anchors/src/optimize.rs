@@ -3,8 +3,9 @@
 
 use rayon::prelude::*;
 use retinanet_boxes::BoundingBox;
+use retinanet_settings::SettingError;
 
-use crate::{AnchorConfig, AnchorError, AnchorGenerator};
+use crate::{AnchorConfig, AnchorError, AnchorGenerator, Lengths};
 
 /// A box that anchors shall reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +64,8 @@ pub fn optimize(
     foreground: f32,
 ) -> Result<Proposal, AnchorError> {
     if config.levels.is_some() {
-        return Err(AnchorError::LevelsAreFixed);
+        let allowed = "left out to look for better sizes, since it describes each level by itself";
+        return Err(SettingError::new("levels", allowed, "levels").into());
     }
     let measure = |config: &AnchorConfig| {
         let generator = config.init(strides)?;
@@ -113,11 +115,15 @@ fn resized(config: &AnchorConfig) -> Vec<AnchorConfig> {
     let steps = (-SIZE_STEPS..=SIZE_STEPS).filter(|step| *step != 0);
     let factors = steps.map(|step| (f64::from(step) / 6.0).exp2());
     factors
-        .map(|factor| AnchorConfig {
-            sizes: (config.sizes.iter())
+        .filter_map(|factor| {
+            let sizes = config.sizes.iter();
+            let sizes = sizes
                 .map(|size| rounded(f64::from(*size) * factor))
-                .collect(),
-            ..config.clone()
+                .collect();
+            Some(AnchorConfig {
+                sizes: scaled(sizes)?,
+                ..config.clone()
+            })
         })
         .collect()
 }
@@ -133,18 +139,25 @@ fn reshaped(config: &AnchorConfig, targets: &[Target]) -> Vec<AnchorConfig> {
         return Vec::new();
     };
     let count = config.aspect_ratios.len();
-    let spread = |center: f64, factor: f64| AnchorConfig {
-        aspect_ratios: (0..count)
-            .map(|index| index as f64 - (count as f64 - 1.0) / 2.0)
-            .map(|place| rounded(center * factor.powf(place)))
-            .collect(),
-        ..config.clone()
+    let spread = |center: f64, factor: f64| {
+        let places = (0..count).map(|index| index as f64 - (count as f64 - 1.0) / 2.0);
+        let ratios = places.map(|place| rounded(center * factor.powf(place)));
+        Some(AnchorConfig {
+            aspect_ratios: scaled(ratios.collect())?,
+            ..config.clone()
+        })
     };
     let centers = [1.0, middle, middle.sqrt()];
     centers
         .into_iter()
         .flat_map(|center| RATIO_SPREADS.map(|factor| spread(center, factor)))
+        .flatten()
         .collect()
+}
+
+/// Lengths, unless one left what lengths can be.
+fn scaled(lengths: Vec<f32>) -> Option<Lengths> {
+    Lengths::try_from(lengths).ok()
 }
 
 /// To three digits: more say nothing and are hard to read.
@@ -216,6 +229,9 @@ mod tests {
             ..config
         };
         let error = optimize(&fixed, &STRIDES, &[], 0.5).unwrap_err();
-        assert_eq!(error, AnchorError::LevelsAreFixed);
+        assert!(
+            error.to_string().starts_with("`levels` must be left out"),
+            "{error}"
+        );
     }
 }

@@ -1,26 +1,45 @@
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, GroundTruth, PositiveAnchor};
+use retinanet_settings::SettingError;
 
-use crate::{Assignment, BoxCoder, Matcher};
+use crate::assigner::{Assigner, AssignerConfig};
+use crate::pyramid::PyramidAnchors;
+use crate::{Assignment, BoxCoder};
 
 /// Turns the objects of an image into [`AnchorTargets`].
 ///
 /// Crowd regions are dropped before matching. The anchors inside them that no object claims count
 /// nowhere, since there are objects that are not told apart; or they are background as in the
-/// peers, where [`ignore_crowds`](crate::MatcherConfig::ignore_crowds) is off.
+/// peers, where [`ignore_crowds`](AssignerConfig::ignore_crowds) is off.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetAssigner {
-    matcher: Matcher,
+    assigner: Assigner,
+    /// The share of an anchor inside a crowd region from which it is left out, if crowds are ignored.
+    crowd_overlap: Option<f32>,
     coder: BoxCoder,
 }
 
 impl TargetAssigner {
-    /// The assigner of this matcher and this coder.
-    pub const fn new(matcher: Matcher, coder: BoxCoder) -> Self {
-        Self { matcher, coder }
+    /// The assigner with these settings, of deltas by this coder.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if settings do not fit each other.
+    pub fn new(config: &AssignerConfig, coder: BoxCoder) -> Result<Self, SettingError> {
+        let overlap = config.crowd_overlap.as_f32();
+        Ok(Self {
+            assigner: config.kind.init()?,
+            crowd_overlap: config.ignore_crowds.then_some(overlap),
+            coder,
+        })
+    }
+
+    /// What decides which anchors answer for which boxes.
+    pub const fn assigner(&self) -> &Assigner {
+        &self.assigner
     }
 
     /// The targets of these anchors for an image with these objects.
-    pub fn assign(&self, anchors: &[BoundingBox], objects: &[GroundTruth]) -> AnchorTargets {
+    pub fn assign(&self, anchors: &PyramidAnchors, objects: &[GroundTruth]) -> AnchorTargets {
         let single: Vec<usize> = (0..objects.len())
             .filter(|&index| !objects[index].crowd)
             .collect();
@@ -28,7 +47,7 @@ impl TargetAssigner {
 
         let mut positives = Vec::new();
         let mut labels: Vec<AnchorLabel> = self
-            .matcher
+            .assigner
             .assign(anchors, &boxes)
             .into_iter()
             .enumerate()
@@ -50,23 +69,22 @@ impl TargetAssigner {
                 }
             })
             .collect();
-        if self.matcher.config().ignore_crowds {
+        if let Some(overlap) = self.crowd_overlap {
             for crowd in objects.iter().filter(|object| object.crowd) {
-                self.ignore(anchors, &crowd.bbox, &mut labels);
+                ignore(anchors, &crowd.bbox, overlap, &mut labels);
             }
         }
         AnchorTargets { labels, positives }
     }
+}
 
-    /// Leaves the background anchors inside a crowd region out.
-    fn ignore(&self, anchors: &[BoundingBox], crowd: &BoundingBox, labels: &mut [AnchorLabel]) {
-        let share = self.matcher.config().crowd_overlap;
-        for (anchor, label) in anchors.iter().zip(labels) {
-            let inside = anchor.intersection(crowd);
-            let is_inside = inside > 0.0 && inside >= share * anchor.area();
-            if *label == AnchorLabel::Background && is_inside {
-                *label = AnchorLabel::Ignored;
-            }
+/// Leaves the background anchors out of which at least this share is inside a crowd region.
+fn ignore(anchors: &[BoundingBox], crowd: &BoundingBox, share: f32, labels: &mut [AnchorLabel]) {
+    for (anchor, label) in anchors.iter().zip(labels) {
+        let inside = anchor.intersection(crowd);
+        let is_inside = inside > 0.0 && inside >= share * anchor.area();
+        if *label == AnchorLabel::Background && is_inside {
+            *label = AnchorLabel::Ignored;
         }
     }
 }
@@ -76,13 +94,10 @@ mod tests {
     use retinanet_boxes::ClassId;
 
     use super::*;
-    use crate::{AnchorConfig, MatcherConfig};
+    use crate::AnchorConfig;
 
     fn assigner() -> TargetAssigner {
-        TargetAssigner::new(
-            MatcherConfig::default().init().unwrap(),
-            BoxCoder::default(),
-        )
+        TargetAssigner::new(&AssignerConfig::default(), BoxCoder::default()).unwrap()
     }
 
     fn object(bbox: BoundingBox, class: u32, crowd: bool) -> GroundTruth {
@@ -95,7 +110,9 @@ mod tests {
 
     #[test]
     fn targets_worked_by_hand() {
-        let anchors = [0.0, 10.0, 14.0, 40.0].map(|x| BoundingBox::new(x, 0.0, x + 10.0, 10.0));
+        let anchors = PyramidAnchors::new([Vec::from(
+            [0.0, 10.0, 14.0, 40.0].map(|x| BoundingBox::new(x, 0.0, x + 10.0, 10.0)),
+        )]);
         let crowd = object(BoundingBox::new(40.0, 0.0, 50.0, 10.0), 7, true);
         let single = object(BoundingBox::new(10.0, 0.0, 20.0, 10.0), 2, false);
         let targets = assigner().assign(&anchors, &[crowd, single]);
@@ -160,17 +177,17 @@ mod tests {
 
     #[test]
     fn an_image_without_objects_is_background() {
-        let anchors = [BoundingBox::new(0.0, 0.0, 10.0, 10.0); 3];
+        let anchors = PyramidAnchors::new([Vec::from([BoundingBox::new(0.0, 0.0, 10.0, 10.0); 3])]);
         let crowd = object(anchors[0], 0, true);
         for (ignore_crowds, of_crowd) in [
             (true, AnchorLabel::Ignored),
             (false, AnchorLabel::Background),
         ] {
-            let config = MatcherConfig {
+            let config = AssignerConfig {
                 ignore_crowds,
-                ..MatcherConfig::default()
+                ..AssignerConfig::default()
             };
-            let assigner = TargetAssigner::new(config.init().unwrap(), BoxCoder::default());
+            let assigner = TargetAssigner::new(&config, BoxCoder::default()).unwrap();
             for (objects, label) in [(&[][..], AnchorLabel::Background), (&[crowd], of_crowd)] {
                 let targets = assigner.assign(&anchors, objects);
                 assert_eq!(targets.labels, [label; 3]);
@@ -182,7 +199,9 @@ mod tests {
     #[test]
     fn anchors_half_inside_a_crowd_are_left_out_and_objects_there_stay() {
         // 4, 5 and 6 of 10 columns inside the crowd; the last is an object itself.
-        let anchors = [6.0, 5.0, 4.0, -20.0].map(|x| BoundingBox::new(x, 0.0, x + 10.0, 10.0));
+        let anchors = PyramidAnchors::new([Vec::from(
+            [6.0, 5.0, 4.0, -20.0].map(|x| BoundingBox::new(x, 0.0, x + 10.0, 10.0)),
+        )]);
         let crowd = object(BoundingBox::new(-30.0, 0.0, 10.0, 10.0), 0, true);
         let single = object(anchors[3], 1, false);
         let targets = assigner().assign(&anchors, &[crowd, single]);
@@ -199,7 +218,7 @@ mod tests {
 
     #[test]
     fn an_object_without_area_claims_nothing() {
-        let anchors = [BoundingBox::new(0.0, 0.0, 10.0, 10.0)];
+        let anchors = PyramidAnchors::new([Vec::from([BoundingBox::new(0.0, 0.0, 10.0, 10.0)])]);
         let point = object(BoundingBox::new(5.0, 5.0, 5.0, 5.0), 0, false);
         assert_eq!(
             assigner().assign(&anchors, &[point]).labels,

@@ -5,10 +5,11 @@ use retinanet_convolution::{
     Conv2d, FusedEpilogue, Levels, batch_norm, conv2d_with_epilogue, group_norm, new_batch_norm,
     new_group_norm,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which normalisation follows a convolution of the backbone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
     /// Batch norm whose statistics and scale never move: the peers' choice with pretrained

@@ -2,13 +2,14 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{Conv2d, WeightDistribution, add_upsampled, conv2d};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::biased;
 use crate::resnet::BackboneFeatures;
 
 /// Which map P6 is computed from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum P6Source {
     /// The backbone's last map: the paper, detectron2 and most others.
@@ -19,7 +20,7 @@ pub enum P6Source {
 }
 
 /// The pyramid's finest level; the coarsest is P7.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FinestLevel {
     /// Stride 4, four times the anchors: for objects of a few pixels.

@@ -1,6 +1,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{Conv2d, WeightDistribution, max_pool2d};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::unbiased;
@@ -13,7 +14,7 @@ const BOTTLENECK_EXPANSION: usize = 4;
 /// The ResNets of He et al. 2016, table 1; the ResNeXts of Xie et al. 2017, whose 3×3
 /// convolutions have 32 groups; and a wide ResNet (Zagoruyko and Komodakis 2016), whose 3×3
 /// convolutions have twice the channels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it all")]
 pub enum Architecture {

@@ -330,6 +330,18 @@ pub(crate) struct DeviceCheckArguments {
 pub(crate) enum ConfigCommand {
     /// Prints the whole config with every default
     Show(ShowArguments),
+    /// Lists the keys of a config: what each may be, its default, unit and meaning, and whether a run that goes on may
+    /// change it
+    Keys(KeysArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct KeysArguments {
+    /// Only keys of this section or with this beginning, such as `train` or `data.augment.crop`
+    pub(crate) section: Option<String>,
+    /// As a document, with a table for each section
+    #[arg(long)]
+    pub(crate) markdown: bool,
 }
 
 #[derive(Args)]

@@ -111,7 +111,8 @@ impl From<DetectorError> for Failure {
     fn from(error: DetectorError) -> Self {
         match error {
             DetectorError::Model(error) => error.into(),
-            DetectorError::Images(error) => error.into(),
+            DetectorError::Image(error) => error.into(),
+            DetectorError::Setting(_) => Self::usage(error),
             _ => Self::work(error),
         }
     }

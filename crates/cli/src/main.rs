@@ -76,5 +76,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Dataset(DatasetCommand::Convert(arguments)) => commands::convert::run(&arguments),
         Command::Dataset(DatasetCommand::Synth(arguments)) => commands::synth::run(&arguments),
         Command::Config(ConfigCommand::Show(arguments)) => commands::config::show(&arguments),
+        Command::Config(ConfigCommand::Keys(arguments)) => commands::keys::run(&arguments),
     }
 }

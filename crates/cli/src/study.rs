@@ -239,7 +239,7 @@ fn folder_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_experiment::load_config;
+    use retinanet_experiment::{check_settings, load_config};
 
     use super::*;
 
@@ -267,7 +267,7 @@ mod tests {
             set = { "train.epochs" = 2, "criterion.class.gamma" = 1.0 }
             [[runs]]
             name = "γ = 2"
-            set = { "criterion.class.gamma" = 2.0, "criterion.class.loss" = "focal" }
+            set = { "criterion.class.gamma" = 2.0, "criterion.class.kind" = "focal" }
             paper = { AP = 34.0 }
             "#,
         )
@@ -283,7 +283,7 @@ mod tests {
             set,
             [
                 "criterion.class.gamma=2.0",
-                "criterion.class.loss=focal",
+                "criterion.class.kind=focal",
                 "train.epochs=2",
                 "seed=7"
             ]
@@ -333,9 +333,7 @@ mod tests {
                 let study = Study::read(&path, Path::new("out"), base.as_deref()).unwrap();
                 for run in study.runs() {
                     let config = load_config(&study.base, &run.set).unwrap();
-                    config.model.check().unwrap();
-                    config.criterion.class.init().unwrap();
-                    config.criterion.sampling.init().unwrap();
+                    check_settings(&config).unwrap();
                 }
             }
         }

@@ -11,14 +11,15 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use retinanet_anchors::{AnchorGenerator, BoxCoder, MatcherConfig, TargetAssigner};
+use retinanet_anchors::{AnchorGenerator, AssignerConfig, BoxCoder, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, BoundingBox, ClassId, GroundTruth};
 use retinanet_convolution::{conv2d, ConvOptions};
-use retinanet_criterion::{BatchTargets, CriterionConfig};
-use retinanet_data::TrainLoader;
+use retinanet_criterion::{BatchTargets, CriterionConfig, PredictionForm};
+use retinanet_data::{Batching, TrainLoader};
 use retinanet_detector::{DecodeConfig, ModelConfig, Predictions};
 use retinanet_experiment::{DataConfig, OptimizerConfig};
-use retinanet_trainer::Learner;
+use retinanet_settings::{Count, Whole};
+use retinanet_trainer::{DeviceBatch, Learner, StepOptions};
 use serde::Serialize;
 
 use crate::args::{BenchArguments, ImageSize, Workload};
@@ -125,11 +126,10 @@ impl<'a> Bench<'a> {
         data: Option<DataConfig>,
         device: &'a Device,
     ) -> Result<Self, Failure> {
-        model.check()?;
-        let matcher = MatcherConfig::default().init().map_err(Failure::usage)?;
+        let assigner = TargetAssigner::new(&AssignerConfig::default(), BoxCoder::default());
         Ok(Self {
             generator: model.anchor_generator()?,
-            assigner: TargetAssigner::new(matcher, BoxCoder::default()),
+            assigner: assigner.map_err(Failure::usage)?,
             arguments,
             device,
             model,
@@ -202,10 +202,14 @@ impl<'a> Bench<'a> {
         } = self.arguments;
         let device = self.device.clone().autodiff();
         let model = self.model.init(classes, seed, &device)?;
-        let criterion = CriterionConfig::default().init().map_err(Failure::usage)?;
-        let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion);
+        let criterion = CriterionConfig::default().init(PredictionForm::default());
+        let mut learner = Learner::new(
+            model,
+            &OptimizerConfig::default(),
+            criterion.map_err(Failure::usage)?,
+        );
         let images = self.images(&device);
-        let anchors = self.generator.generate(size.height, size.width);
+        let anchors = Arc::new(self.generator.generate(size.height, size.width));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let objects: Vec<Vec<GroundTruth>> = (0..batch)
             .map(|_| draw_objects(&mut rng, OBJECTS, size, classes))
@@ -219,8 +223,12 @@ impl<'a> Bench<'a> {
                 let targets: Vec<AnchorTargets> = (objects.iter())
                     .map(|objects| self.assigner.assign(&anchors, objects))
                     .collect();
-                let targets = BatchTargets::new(&targets, &device);
-                (learner.step(&images, &targets, LEARNING_RATE)).map_err(Failure::work)
+                let batch = DeviceBatch {
+                    images,
+                    targets: BatchTargets::new(targets, Arc::clone(&anchors), &device),
+                };
+                let options = StepOptions::at(LEARNING_RATE);
+                learner.step(&[batch], options).map_err(Failure::work)
             },
         )?;
         Ok(Measurement::new(Workload::Step, self.describe_model(), seconds).with_images(batch))
@@ -235,7 +243,7 @@ impl<'a> Bench<'a> {
             ..
         } = self.arguments;
         let model = self.model.init(classes, seed, self.device)?.valid();
-        let decoder = DecodeConfig::default().init(&ModelConfig::default())?;
+        let decoder = DecodeConfig::default().init(&ModelConfig::default());
         let images = self.images(self.device);
         let anchors = self.generator.generate(size.height, size.width);
         let sizes = vec![size.width_and_height(); batch];
@@ -255,12 +263,18 @@ impl<'a> Bench<'a> {
         };
         let &BenchArguments { batch, seed, .. } = self.arguments;
         let mut data = data.clone();
-        data.workers = self.arguments.workers.unwrap_or(data.workers);
+        if let Some(workers) = self.arguments.workers {
+            data.loader.workers = Whole::new(workers).map_err(Failure::usage)?;
+        }
         let dataset = data.read_train().map_err(Failure::work)?;
         let batches = dataset.images.len().min(MOST_IMAGES).div_ceil(batch);
         let loader = TrainLoader::new(
             Arc::new(dataset),
-            data.loader(batch, seed),
+            data.loader,
+            Batching {
+                seed,
+                ..Batching::of(Count::new(batch).map_err(Failure::usage)?)
+            },
             data.transform().map_err(Failure::usage)?,
             self.generator.clone(),
             self.assigner,
@@ -277,10 +291,12 @@ impl<'a> Bench<'a> {
                 Ok(values)
             },
         )?;
-        let images = batches * batch;
+        let (images, resize) = (batches * batch, &data.transform.resize);
         let what = format!(
             "{images} images, sides {:?} to {}, batch {batch}, {} workers",
-            data.short_side, data.long_side, data.workers
+            resize.short_side.to_pixels(),
+            resize.long_side,
+            data.loader.workers
         );
         Ok(Some(
             Measurement::new(Workload::Loader, what, seconds).with_images(images),
@@ -302,7 +318,7 @@ impl<'a> Bench<'a> {
 
     fn decode(&self) -> Result<Measurement, Failure> {
         let &BenchArguments { classes, seed, .. } = self.arguments;
-        let decoder = DecodeConfig::default().init(&ModelConfig::default())?;
+        let decoder = DecodeConfig::default().init(&ModelConfig::default());
         let anchors = self.generator.generate(COCO_SIZE.height, COCO_SIZE.width);
         let level_anchors: Vec<usize> = (self
             .generator

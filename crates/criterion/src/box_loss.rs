@@ -2,76 +2,82 @@
 
 use burn::tensor::Tensor;
 use retinanet_anchors::BoxCoder;
+use retinanet_settings::NonNegative;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::CriterionError;
 use crate::iou_loss::{IouLoss, Penalty};
 use crate::targets::Positives;
 
-/// Settings of the box loss, `[criterion.box]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Settings of the box loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct BoxLossConfig {
     /// Which loss.
-    pub loss: BoxLossKind,
-    /// For smooth L1: where it turns from a parabola into a line, in units of the deltas; at 0 it is L1.
-    pub beta: f64,
+    #[serde(flatten)]
+    pub kind: BoxLossKind,
     /// Factor on the box loss in the total.
-    pub weight: f64,
+    pub weight: NonNegative,
 }
 
 impl Default for BoxLossConfig {
     /// L1 with weight 1: detectron2's RetinaNet.
     fn default() -> Self {
         Self {
-            loss: BoxLossKind::SmoothL1,
-            beta: 0.0,
-            weight: 1.0,
+            kind: BoxLossKind::default(),
+            weight: NonNegative::literal(1.0),
         }
     }
 }
 
 /// The box losses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BoxLossKind {
     /// Smooth L1 of the four deltas, summed (Girshick 2015).
-    #[default]
-    SmoothL1,
+    SmoothL1(SmoothL1Config),
     /// Generalised IoU of the decoded box (Rezatofighi et al. 2019): torchvision's second version.
-    Giou,
+    Giou {},
     /// Distance IoU (Zheng et al. 2020).
-    Diou,
+    Diou {},
     /// Complete IoU (Zheng et al. 2020).
-    Ciou,
+    Ciou {},
+}
+
+impl Default for BoxLossKind {
+    fn default() -> Self {
+        Self::SmoothL1(SmoothL1Config::default())
+    }
+}
+
+/// Settings of smooth L1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SmoothL1Config {
+    /// Where it turns from a parabola into a line, in units of the deltas; at 0 it is L1.
+    pub beta: NonNegative,
+}
+
+impl Default for SmoothL1Config {
+    fn default() -> Self {
+        Self {
+            beta: NonNegative::literal(0.0),
+        }
+    }
 }
 
 impl BoxLossConfig {
-    /// Checks the settings and builds the loss, for deltas that this coder encoded.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where `beta` or `weight` is negative or not finite.
-    pub fn init(&self, coder: BoxCoder) -> Result<BoxLoss, CriterionError> {
-        for (key, got) in [
-            ("criterion.box.beta", self.beta),
-            ("criterion.box.weight", self.weight),
-        ] {
-            if !(got.is_finite() && got >= 0.0) {
-                return Err(CriterionError {
-                    key,
-                    got: got.to_string(),
-                    allowed: "finite and at least 0",
-                });
-            }
-        }
+    /// Builds the loss, for deltas that this coder encoded.
+    pub fn init(&self, coder: BoxCoder) -> BoxLoss {
         let over_boxes = |penalty| BoxLoss::Iou(IouLoss { penalty, coder });
-        Ok(match self.loss {
-            BoxLossKind::SmoothL1 => BoxLoss::SmoothL1(SmoothL1 { beta: self.beta }),
-            BoxLossKind::Giou => over_boxes(Penalty::Enclosing),
-            BoxLossKind::Diou => over_boxes(Penalty::Distance),
-            BoxLossKind::Ciou => over_boxes(Penalty::DistanceAndAspect),
-        })
+        match self.kind {
+            BoxLossKind::SmoothL1(config) => BoxLoss::SmoothL1(SmoothL1 {
+                beta: config.beta.get(),
+            }),
+            BoxLossKind::Giou {} => over_boxes(Penalty::Enclosing),
+            BoxLossKind::Diou {} => over_boxes(Penalty::Distance),
+            BoxLossKind::Ciou {} => over_boxes(Penalty::DistanceAndAspect),
+        }
     }
 }
 
@@ -136,11 +142,13 @@ mod tests {
     fn loss_and_gradient(beta: f64, differences: [f32; 5]) -> (Vec<f32>, Vec<f32>) {
         let device = Device::flex().autodiff();
         let config = BoxLossConfig {
-            beta,
+            kind: BoxLossKind::SmoothL1(SmoothL1Config {
+                beta: NonNegative::new(beta).unwrap(),
+            }),
             ..BoxLossConfig::default()
         };
         let predictions = Tensor::<1>::from_floats(differences, &device).require_grad();
-        let BoxLoss::SmoothL1(loss) = config.init(BoxCoder::default()).unwrap() else {
+        let BoxLoss::SmoothL1(loss) = config.init(BoxCoder::default()) else {
             panic!("another loss");
         };
         let losses = loss.forward(predictions.clone(), Tensor::zeros([5], &device));
@@ -180,14 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_beta_is_refused_by_name() {
-        let config = BoxLossConfig {
-            beta: -1.0,
-            ..BoxLossConfig::default()
-        };
+    fn beta_beside_an_iou_loss_is_refused() {
+        let read = |json: &str| serde_json::from_str::<BoxLossConfig>(json);
+        let config = read(r#"{"kind": "giou", "weight": 2}"#).unwrap();
         assert_eq!(
-            config.init(BoxCoder::default()).unwrap_err().to_string(),
-            "`criterion.box.beta` must be finite and at least 0, got -1"
+            (config.kind, config.weight.get()),
+            (BoxLossKind::Giou {}, 2.0)
+        );
+        let error = read(r#"{"kind": "giou", "beta": 0.1}"#).unwrap_err();
+        assert!(
+            error.to_string().contains("unknown field `beta`"),
+            "{error}"
         );
     }
 }

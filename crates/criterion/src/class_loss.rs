@@ -2,62 +2,133 @@
 
 use burn::tensor::Tensor;
 use retinanet_boxes::AnchorLabel;
+use retinanet_settings::{SettingError, Share, ShareBelowOne, real};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::CriterionError;
-use crate::alpha::{Alpha, NamedAlpha, by_effective_number};
+use crate::alpha::{Alpha, NamedAlpha};
 use crate::focal::{FocalLoss, Term};
 use crate::softmax::SoftmaxFocalLoss;
 
-/// Settings of the classification loss, `[criterion.class]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClassLossConfig {
-    /// Which loss.
-    pub loss: ClassLossKind,
-    /// How positives and negatives are weighted against each other.
-    pub alpha: Alpha,
-    /// Focusing exponent, at least 0; above 0 for FL*.
-    pub gamma: f64,
+real! {
+    /// A focusing exponent γ.
+    pub Gamma: at_least 0, at_most 20
+}
+real! {
+    /// FL*'s γ, which it divides by.
+    pub StarGamma: above 0, at_most 20
+}
+real! {
     /// FL*'s shift β.
-    pub beta: f64,
-    /// Label smoothing ε, in `[0, 1)`: labels become `y (1 - ε) + ε / 2`, the focus stays that of
-    /// the plain label, as in TensorFlow's RetinaNet. With thousands of negatives to a positive, try
-    /// 0.01 before more.
-    pub label_smoothing: f64,
+    pub Shift: at_least -1000, at_most 1000
+}
+
+/// The classification losses that the paper compares, with their settings: sums over independent sigmoids, or each an
+/// anchor's one term of a softmax, as the logits are meant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ClassLossConfig {
+    /// Focal loss, equation 5: the one to start with.
+    Focal(FocalConfig),
+    /// FL* of appendix A: `-alpha_t * log(sigmoid(gamma * x_t + beta)) / gamma`. As good as focal
+    /// loss for γ = 2, β = 1 and γ = 4, β = 0 (table 3).
+    FocalStar(FocalStarConfig),
+    /// Cross-entropy. For comparison: it needs the prior to be stable at all.
+    CrossEntropy(CrossEntropyConfig),
+    /// Cross-entropy weighted by `alpha` (equation 3). For comparison: best with α = 0.75
+    /// (table 1a).
+    BalancedCrossEntropy(BalancedCrossEntropyConfig),
 }
 
 impl Default for ClassLossConfig {
+    fn default() -> Self {
+        Self::Focal(FocalConfig::default())
+    }
+}
+
+/// Settings of focal loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FocalConfig {
+    /// How positives and negatives are weighted against each other.
+    pub alpha: Alpha,
+    /// The focusing exponent.
+    pub gamma: Gamma,
+    /// Label smoothing ε: labels become `y (1 - ε) + ε / 2`, the focus stays that of the plain label, as in
+    /// TensorFlow's RetinaNet. With thousands of negatives to a positive, try 0.01 before more.
+    pub label_smoothing: ShareBelowOne,
+}
+
+impl Default for FocalConfig {
     /// The paper's best: α = 0.25, γ = 2 (table 1b).
     fn default() -> Self {
         Self {
-            loss: ClassLossKind::Focal,
-            alpha: Alpha::Fixed(0.25),
-            gamma: 2.0,
-            beta: 0.0,
-            label_smoothing: 0.0,
+            alpha: PAPERS_ALPHA,
+            gamma: Gamma::literal(2.0),
+            label_smoothing: NO_SMOOTHING,
         }
     }
 }
 
-/// The classification losses that the paper compares: sums over independent sigmoids, or each an
-/// anchor's one term of a softmax, as the logits are meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClassLossKind {
-    /// Focal loss with `alpha` and `gamma`, equation 5: the one to start with.
-    #[default]
-    Focal,
-    /// FL* of appendix A: `-alpha_t * log(sigmoid(gamma * x_t + beta)) / gamma`. As good as focal
-    /// loss for γ = 2, β = 1 and γ = 4, β = 0 (table 3).
-    FocalStar,
-    /// Cross-entropy; neither `alpha` nor `gamma` counts. For comparison: it needs the prior to be
-    /// stable at all.
-    CrossEntropy,
-    /// Cross-entropy weighted by `alpha` (equation 3); `gamma` does not count. For comparison: best
-    /// with α = 0.75 (table 1a).
-    BalancedCrossEntropy,
+/// Settings of FL*.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FocalStarConfig {
+    /// How positives and negatives are weighted against each other.
+    pub alpha: Alpha,
+    /// The steepness.
+    pub gamma: StarGamma,
+    /// The shift.
+    pub beta: Shift,
 }
+
+impl Default for FocalStarConfig {
+    fn default() -> Self {
+        Self {
+            alpha: PAPERS_ALPHA,
+            gamma: StarGamma::literal(2.0),
+            beta: Shift::literal(0.0),
+        }
+    }
+}
+
+/// Settings of cross-entropy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CrossEntropyConfig {
+    /// Label smoothing ε: labels become `y (1 - ε) + ε / 2`.
+    pub label_smoothing: ShareBelowOne,
+}
+
+impl Default for CrossEntropyConfig {
+    fn default() -> Self {
+        Self {
+            label_smoothing: NO_SMOOTHING,
+        }
+    }
+}
+
+/// Settings of balanced cross-entropy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BalancedCrossEntropyConfig {
+    /// How positives and negatives are weighted against each other.
+    pub alpha: Alpha,
+    /// Label smoothing ε: labels become `y (1 - ε) + ε / 2`.
+    pub label_smoothing: ShareBelowOne,
+}
+
+impl Default for BalancedCrossEntropyConfig {
+    fn default() -> Self {
+        Self {
+            alpha: PAPERS_ALPHA,
+            label_smoothing: NO_SMOOTHING,
+        }
+    }
+}
+
+const PAPERS_ALPHA: Alpha = Alpha::Fixed(Share::literal(0.25));
+const NO_SMOOTHING: ShareBelowOne = ShareBelowOne::literal(0.0);
 
 impl ClassLossConfig {
     /// The same for a data set whose classes have so many objects: with weights where they are to
@@ -65,109 +136,77 @@ impl ClassLossConfig {
     ///
     /// # Errors
     ///
-    /// Returns an error where weights are given for another number of classes.
-    pub fn for_objects(mut self, objects: &[usize]) -> Result<Self, CriterionError> {
-        match &self.alpha {
-            Alpha::PerClass(alphas) if alphas.len() != objects.len() => {
-                return Err(CriterionError {
-                    key: "criterion.class.alpha",
-                    got: alphas.len().to_string(),
-                    allowed: "as many numbers as there are classes",
-                });
+    /// Returns an error if weights are given for another number of classes.
+    pub fn for_objects(mut self, objects: &[usize]) -> Result<Self, SettingError> {
+        match &mut self {
+            Self::Focal(FocalConfig { alpha, .. })
+            | Self::FocalStar(FocalStarConfig { alpha, .. })
+            | Self::BalancedCrossEntropy(BalancedCrossEntropyConfig { alpha, .. }) => {
+                alpha.for_objects(objects)?;
             }
-            Alpha::Named(NamedAlpha::EffectiveNumber) => {
-                self.alpha = Alpha::PerClass(by_effective_number(objects));
-            }
-            _ => {}
+            Self::CrossEntropy(_) => {}
         }
         Ok(self)
     }
 
-    /// Checks the settings and builds the loss over independent sigmoids. Weights that are to come from a data set do so by
+    /// Builds the loss over independent sigmoids. Weights that are to come from a data set do so by
     /// [`for_objects`](Self::for_objects); without it all weigh 1.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error where a setting is out of its range.
-    pub fn init(&self) -> Result<FocalLoss, CriterionError> {
-        let Self {
+    pub fn init(&self) -> FocalLoss {
+        let unweighted = Alpha::Named(NamedAlpha::None);
+        let (alpha, gamma, shift, smoothing) = match self {
+            Self::Focal(config) => (
+                config.alpha.clone(),
+                config.gamma.get(),
+                None,
+                config.label_smoothing.get(),
+            ),
+            Self::FocalStar(config) => (
+                config.alpha.clone(),
+                config.gamma.get(),
+                Some(config.beta.get()),
+                0.0,
+            ),
+            Self::CrossEntropy(config) => (unweighted, 0.0, None, config.label_smoothing.get()),
+            Self::BalancedCrossEntropy(config) => (
+                config.alpha.clone(),
+                0.0,
+                None,
+                config.label_smoothing.get(),
+            ),
+        };
+        FocalLoss {
+            alpha,
             gamma,
-            beta,
-            label_smoothing,
-            ..
-        } = *self;
-        let out_of_range = |key, got: f64, allowed| {
-            let got = got.to_string();
-            Err(CriterionError { key, got, allowed })
-        };
-        let alphas = match &self.alpha {
-            Alpha::Fixed(alpha) => std::slice::from_ref(alpha),
-            Alpha::PerClass(alphas) => alphas,
-            Alpha::Named(_) => &[],
-        };
-        if let Some(&alpha) = alphas.iter().find(|alpha| !(0.0..=1.0).contains(*alpha)) {
-            return out_of_range("criterion.class.alpha", alpha, "in [0, 1]");
+            shift,
+            smoothing: smoothing / 2.0,
         }
-        if !(0.0..=20.0).contains(&gamma) {
-            let key = "criterion.class.gamma";
-            return out_of_range(key, gamma, "in [0, 20]");
-        }
-        if self.loss == ClassLossKind::FocalStar && gamma == 0.0 {
-            return out_of_range("criterion.class.gamma", gamma, "above 0 for `focal_star`");
-        }
-        if !(-1000.0..=1000.0).contains(&beta) {
-            return out_of_range("criterion.class.beta", beta, "in [-1000, 1000]");
-        }
-        if !(0.0..1.0).contains(&label_smoothing) {
-            let key = "criterion.class.label_smoothing";
-            return out_of_range(key, label_smoothing, "in [0, 1)");
-        }
-        if self.loss == ClassLossKind::FocalStar && label_smoothing > 0.0 {
-            let key = "criterion.class.label_smoothing";
-            return out_of_range(key, label_smoothing, "0 for `focal_star`");
-        }
-        Ok(FocalLoss {
-            alpha: match self.loss {
-                ClassLossKind::CrossEntropy => Alpha::Named(NamedAlpha::None),
-                _ => self.alpha.clone(),
-            },
-            gamma: match self.loss {
-                ClassLossKind::Focal | ClassLossKind::FocalStar => gamma,
-                ClassLossKind::CrossEntropy | ClassLossKind::BalancedCrossEntropy => 0.0,
-            },
-            shift: (self.loss == ClassLossKind::FocalStar).then_some(beta),
-            smoothing: label_smoothing / 2.0,
-        })
     }
 
-    /// Checks the settings and builds the loss over a softmax of the classes and the background.
+    /// Builds the loss over a softmax of the classes and the background.
     ///
     /// # Errors
     ///
-    /// Returns an error where a setting is out of its range, or means nothing for a softmax: FL*,
-    /// label smoothing, and weights by class, since the background has one weight.
-    pub fn init_softmax(&self) -> Result<SoftmaxFocalLoss, CriterionError> {
-        let means_nothing = |key, got: String, allowed| Err(CriterionError { key, got, allowed });
-        if self.label_smoothing != 0.0 {
-            let got = self.label_smoothing.to_string();
-            return means_nothing(
-                "criterion.class.label_smoothing",
-                got,
-                "0 with `model.head.scores = \"softmax\"`",
-            );
-        }
-        let loss = self.init()?;
+    /// Returns an error if a setting means nothing for a softmax: FL*, label smoothing, and weights by class, since
+    /// the background has one weight.
+    pub fn init_softmax(&self) -> Result<SoftmaxFocalLoss, SettingError> {
+        let loss = self.init();
+        let means_nothing = |path, allowed: &str, got: String| {
+            let allowed = format!("{allowed}, since scores are a softmax");
+            Err(SettingError::new(path, allowed, got))
+        };
         if loss.shift.is_some() {
-            let allowed = "`focal` or a cross-entropy with `model.head.scores = \"softmax\"`";
-            return means_nothing("criterion.class.loss", "focal_star".into(), allowed);
+            return means_nothing("kind", "`focal` or a cross-entropy", "focal_star".into());
+        }
+        if loss.smoothing > 0.0 {
+            let got = (2.0 * loss.smoothing).to_string();
+            return means_nothing("label_smoothing", "0", got);
         }
         let alpha = match loss.alpha {
-            Alpha::Fixed(alpha) => Some(alpha),
+            Alpha::Fixed(alpha) => Some(alpha.get()),
             Alpha::Named(NamedAlpha::None) => None,
             Alpha::PerClass(_) | Alpha::Named(NamedAlpha::EffectiveNumber) => {
                 let got = "one for each class".into();
-                let allowed = "a number or \"none\" with `model.head.scores = \"softmax\"`";
-                return means_nothing("criterion.class.alpha", got, allowed);
+                return means_nothing("alpha", "a number or \"none\"", got);
             }
         };
         Ok(SoftmaxFocalLoss {

@@ -1,45 +1,79 @@
+use std::ops::Range;
+
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use retinanet_anchors::BoxCoder;
+use retinanet_anchors::{AssignerConfig, BoxCoder};
+use retinanet_boxes::AnchorTargets;
+use retinanet_settings::SettingError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::CriterionError;
 use crate::box_loss::{BoxLoss, BoxLossConfig};
 use crate::class_loss::{ClassLoss, ClassLossConfig};
 use crate::normalizer::{Normalizer, NormalizerKind};
-use crate::targets::{BatchTargets, IGNORED};
+use crate::sampling::{Sampler, SamplingConfig};
+use crate::targets::{BatchTargets, DeviceTargets, IGNORED, of_range};
 
 /// Settings of the whole loss.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct CriterionConfig {
     /// The loss over the classes of all anchors.
     pub class: ClassLossConfig,
+    /// The loss over the boxes of positive anchors.
+    #[serde(rename = "box")]
+    pub bbox: BoxLossConfig,
+    /// Which anchors are positive, negative or ignored.
+    pub assigner: AssignerConfig,
+    /// Which of them the loss counts over.
+    pub sampling: SamplingConfig,
+    /// What both losses are divided by.
+    pub normalizer: NormalizerKind,
+}
+
+/// What a model's predictions mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PredictionForm {
     /// Whether an anchor's logits are those of a softmax over the classes and the background, whose
     /// own is 0, and not of independent sigmoids.
     pub softmax: bool,
-    /// The loss over the boxes of positive anchors.
-    pub bbox: BoxLossConfig,
-    /// What both are divided by.
-    pub normalizer: NormalizerKind,
-    /// What encodes boxes as the deltas that are learnt.
+    /// What encodes boxes as deltas.
     pub coder: BoxCoder,
 }
 
 impl CriterionConfig {
-    /// Checks the settings and builds the criterion.
+    /// The same for a data set whose classes have so many objects, as
+    /// [`ClassLossConfig::for_objects`].
     ///
     /// # Errors
     ///
-    /// Returns an error that names the first setting out of range.
-    pub fn init(&self) -> Result<Criterion, CriterionError> {
+    /// Returns an error if weights are given for another number of classes.
+    pub fn for_objects(&self, objects: &[usize]) -> Result<Self, SettingError> {
+        let class = self.class.clone().for_objects(objects);
+        Ok(Self {
+            class: class.map_err(|error| error.within("class"))?,
+            ..self.clone()
+        })
+    }
+
+    /// Builds the criterion.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a setting means nothing for such predictions.
+    pub fn init(&self, predictions: PredictionForm) -> Result<Criterion, SettingError> {
+        let PredictionForm { softmax, coder } = predictions;
         Ok(Criterion {
-            class: if self.softmax {
-                ClassLoss::Softmax(self.class.init_softmax()?)
+            class: if softmax {
+                let loss = self.class.init_softmax();
+                ClassLoss::Softmax(loss.map_err(|error| error.within("class"))?)
             } else {
-                ClassLoss::Sigmoid(self.class.init()?)
+                ClassLoss::Sigmoid(self.class.init())
             },
-            bbox: self.bbox.init(self.coder)?,
-            box_weight: self.bbox.weight,
+            bbox: self.bbox.init(coder),
+            box_weight: self.bbox.weight.get(),
             normalizer: self.normalizer.init(),
+            sampler: self.sampling.init(),
         })
     }
 }
@@ -53,18 +87,43 @@ pub struct Criterion {
     bbox: BoxLoss,
     box_weight: f64,
     normalizer: Normalizer,
+    sampler: Sampler,
 }
 
-/// The parts of the loss, `[1]` each, normalised and weighted: the total is their sum.
+/// How the loss of a batch, or of a part of one, is computed.
+#[derive(Clone, Copy, Debug)]
+pub struct LossOptions<'a> {
+    /// The factor on the summed loss of each image, by [`Criterion::weights`].
+    pub weights: &'a [f64],
+    /// What sampling of anchors by chance follows from; each image adds its place.
+    pub seed: u64,
+    /// Whether the loss is told level by level too.
+    pub by_level: bool,
+}
+
+impl<'a> LossOptions<'a> {
+    /// The loss with these weights, as a whole.
+    pub const fn new(weights: &'a [f64]) -> Self {
+        Self {
+            weights,
+            seed: 0,
+            by_level: false,
+        }
+    }
+}
+
+/// The loss of a batch, normalised and weighted: the total is the sum of its parts, `[1]` each.
 #[derive(Clone, Debug)]
-pub struct LossParts {
+pub struct Loss {
     /// Over the classes of all anchors that are not ignored.
     pub class: Tensor<1>,
     /// Over the boxes of positive anchors.
     pub bbox: Tensor<1>,
+    /// Class and box loss of each pyramid level, finest first, if they were asked for; their sum is the loss.
+    pub levels: Vec<[f64; 2]>,
 }
 
-impl LossParts {
+impl Loss {
     /// What training minimises.
     pub fn total(&self) -> Tensor<1> {
         self.class.clone() + self.bbox.clone()
@@ -72,45 +131,88 @@ impl LossParts {
 }
 
 impl Criterion {
-    /// Computes the loss of a batch; a moving normaliser moves.
-    ///
-    /// # Shapes
-    ///
-    /// - `logits`: `[batch, anchors, classes]`
-    /// - `deltas`: `[batch, anchors, 4]`
-    pub fn forward(
-        &mut self,
-        logits: Tensor<3>,
-        deltas: Tensor<3>,
-        targets: &BatchTargets,
-    ) -> LossParts {
-        let weights = self.normalizer.weights(&targets.positives_per_image);
-        self.weighted(logits, deltas, targets, &weights)
-    }
-
     /// The factor on the summed loss of each image of a batch, by how many positive anchors each
     /// has; a moving normaliser moves.
     pub fn weights(&mut self, positives_per_image: &[usize]) -> Vec<f64> {
         self.normalizer.weights(positives_per_image)
     }
 
-    /// Computes the loss of a part of a batch with these [`weights`](Self::weights); the sum over
-    /// the parts is the batch's.
+    /// Computes the loss of a batch, or of a part of one; the sum over the parts is the batch's.
     ///
     /// # Shapes
     ///
-    /// As [`forward`](Self::forward).
-    pub fn weighted(
+    /// - `logits`: `[batch, anchors, classes]`
+    /// - `deltas`: `[batch, anchors, 4]`
+    pub fn forward(
         &self,
         logits: Tensor<3>,
         deltas: Tensor<3>,
         targets: &BatchTargets,
-        weights: &[f64],
-    ) -> LossParts {
-        LossParts {
-            class: self.class_loss(logits, targets, weights),
-            bbox: self.box_loss(deltas, targets, weights),
+        options: LossOptions<'_>,
+    ) -> Loss {
+        let sampled = self.sample(&logits, targets, options.seed);
+        let images = sampled.as_deref().unwrap_or(targets.images());
+        let levels = if options.by_level {
+            self.levels(&logits, &deltas, targets, images, options.weights)
+        } else {
+            Vec::new()
+        };
+        let on_device;
+        let counted = if sampled.is_some() {
+            on_device = DeviceTargets::new(images, &logits.device());
+            &on_device
+        } else {
+            targets.on_device()
+        };
+        Loss {
+            class: self.class_loss(logits, counted, options.weights),
+            bbox: self.box_loss(deltas, counted, options.weights),
+            levels,
         }
+    }
+
+    /// The targets of each image with those anchors alone that count; nothing where all do.
+    fn sample(
+        &self,
+        logits: &Tensor<3>,
+        targets: &BatchTargets,
+        seed: u64,
+    ) -> Option<Vec<AnchorTargets>> {
+        if self.sampler.takes_all() {
+            return None;
+        }
+        let [_, anchors, classes] = logits.dims();
+        let logits: Vec<f32> = logits.clone().into_data().iter().collect();
+        let images = targets.images().iter();
+        let sampled = images.zip(logits.chunks(anchors * classes)).zip(0_u64..);
+        let sampled = sampled.map(|((image, logits), place)| {
+            let seed = seed.wrapping_add(place);
+            (self.sampler).choose(image, logits, &self.class, targets.anchors(), seed)
+        });
+        Some(sampled.collect())
+    }
+
+    /// Class and box loss of each level, finest first. Nothing of this is learnt from.
+    fn levels(
+        &self,
+        logits: &Tensor<3>,
+        deltas: &Tensor<3>,
+        targets: &BatchTargets,
+        images: &[AnchorTargets],
+        weights: &[f64],
+    ) -> Vec<[f64; 2]> {
+        let (logits, deltas) = (logits.clone().detach(), deltas.clone().detach());
+        let loss = |level: Range<usize>| {
+            let images: Vec<_> = images.iter().map(|image| of_range(image, &level)).collect();
+            let targets = DeviceTargets::new(&images, &logits.device());
+            let part = |of: &Tensor<3>| of.clone().narrow(1, level.start, level.len());
+            [
+                self.class_loss(part(&logits), &targets, weights),
+                self.box_loss(part(&deltas), &targets, weights),
+            ]
+            .map(|loss| f64::from(loss.into_scalar::<f32>()))
+        };
+        targets.anchors().levels().map(loss).collect()
     }
 
     /// The loss over classes, without a normaliser.
@@ -128,7 +230,7 @@ impl Criterion {
         self.normalizer = normalizer;
     }
 
-    fn class_loss(&self, logits: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
+    fn class_loss(&self, logits: Tensor<3>, targets: &DeviceTargets, weights: &[f64]) -> Tensor<1> {
         let device = logits.device();
         if let ClassLoss::Sigmoid(loss) = &self.class
             && is_flex(&device)
@@ -153,7 +255,7 @@ impl Criterion {
         (sum_of_each(losses) * weights).sum()
     }
 
-    fn box_loss(&self, deltas: Tensor<3>, targets: &BatchTargets, weights: &[f64]) -> Tensor<1> {
+    fn box_loss(&self, deltas: Tensor<3>, targets: &DeviceTargets, weights: &[f64]) -> Tensor<1> {
         let [batch, anchors, _] = deltas.dims();
         let device = deltas.device();
         let Some(positives) = &targets.positives else {
@@ -208,7 +310,10 @@ fn is_flex(device: &Device) -> bool {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
-    use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
+    use std::sync::Arc;
+
+    use retinanet_anchors::PyramidAnchors;
+    use retinanet_boxes::{AnchorLabel, BoundingBox, ClassId, PositiveAnchor};
 
     use super::*;
 
@@ -243,12 +348,28 @@ mod tests {
         ]
     }
 
+    fn batch(images: Vec<AnchorTargets>, device: &Device) -> BatchTargets {
+        let unit = BoundingBox::new(0.0, 0.0, 1.0, 1.0);
+        let anchors = PyramidAnchors::new([vec![unit; 2], vec![unit; 1]]);
+        BatchTargets::new(images, Arc::new(anchors), device)
+    }
+
+    fn forward(
+        criterion: &mut Criterion,
+        logits: Tensor<3>,
+        deltas: Tensor<3>,
+        targets: &BatchTargets,
+    ) -> Loss {
+        let weights = criterion.weights(&targets.positives_per_image());
+        criterion.forward(logits, deltas, targets, LossOptions::new(&weights))
+    }
+
     fn criterion(normalizer: NormalizerKind) -> Criterion {
         let config = CriterionConfig {
             normalizer,
             ..CriterionConfig::default()
         };
-        config.init().unwrap()
+        config.init(PredictionForm::default()).unwrap()
     }
 
     fn scalar(tensor: Tensor<1>) -> f32 {
@@ -258,7 +379,7 @@ mod tests {
     #[test]
     fn parts_are_sums_over_counted_anchors_and_positives() {
         let device = Device::flex();
-        let targets = BatchTargets::new(&images(), &device);
+        let targets = batch(images(), &device);
         // All logits 0: every element costs α_t (1/2)² ln 2, α_t = 1/4 or 3/4. Of the 5 counted
         // anchors with 2 classes, 1 element is positive and 9 are negative.
         let element = 0.25_f32 * std::f32::consts::LN_2;
@@ -266,13 +387,22 @@ mod tests {
         let logits = Tensor::zeros([2, 3, 2], &device);
         let deltas = Tensor::zeros([2, 3, 4], &device);
 
-        let parts =
-            criterion(NormalizerKind::Batch).forward(logits.clone(), deltas.clone(), &targets);
+        let parts = forward(
+            &mut criterion(NormalizerKind::Batch),
+            logits.clone(),
+            deltas.clone(),
+            &targets,
+        );
         assert!((scalar(parts.class) - expected_class).abs() < 1e-6);
         assert_eq!(scalar(parts.bbox), 2.0);
 
         // By image: both divide by 1, and the mean halves.
-        let parts = criterion(NormalizerKind::Image).forward(logits, deltas, &targets);
+        let parts = forward(
+            &mut criterion(NormalizerKind::Image),
+            logits,
+            deltas,
+            &targets,
+        );
         assert!((scalar(parts.class.clone()) - 0.5 * expected_class).abs() < 1e-6);
         assert_eq!(scalar(parts.bbox.clone()), 1.0);
         assert_eq!(scalar(parts.total()), scalar(parts.class) + 1.0);
@@ -281,9 +411,8 @@ mod tests {
     #[test]
     fn a_softmax_has_one_term_for_each_counted_anchor() {
         let device = Device::flex();
-        let targets = BatchTargets::new(&images(), &device);
+        let targets = batch(images(), &device);
         let config = CriterionConfig {
-            softmax: true,
             normalizer: NormalizerKind::Image,
             ..CriterionConfig::default()
         };
@@ -292,8 +421,12 @@ mod tests {
             logits[2] = ignored_logit;
             let logits = Tensor::<3>::from_data(TensorData::new(logits, [2, 3, 2]), &device);
             let deltas = Tensor::zeros([2, 3, 4], &device);
-            let mut criterion = config.init().unwrap();
-            scalar(criterion.forward(logits, deltas, &targets).class)
+            let softmax = PredictionForm {
+                softmax: true,
+                ..PredictionForm::default()
+            };
+            let mut criterion = config.init(softmax).unwrap();
+            scalar(forward(&mut criterion, logits, deltas, &targets).class)
         };
         // All logits 0: p_t is a third. One object and four times background are counted, and the
         // mean over images halves.
@@ -306,7 +439,7 @@ mod tests {
     #[test]
     fn ignored_anchors_have_neither_loss_nor_gradient() {
         let device = Device::flex().autodiff();
-        let targets = BatchTargets::new(&images(), &device);
+        let targets = batch(images(), &device);
         let run = |ignored_logit: f32| {
             let mut values = vec![0.3_f32; 12];
             values[2] = ignored_logit;
@@ -314,8 +447,12 @@ mod tests {
             let logits =
                 Tensor::<3>::from_data(TensorData::new(values, [2, 3, 2]), &device).require_grad();
             let deltas = Tensor::<3>::zeros([2, 3, 4], &device).require_grad();
-            let parts =
-                criterion(NormalizerKind::Batch).forward(logits.clone(), deltas.clone(), &targets);
+            let parts = forward(
+                &mut criterion(NormalizerKind::Batch),
+                logits.clone(),
+                deltas.clone(),
+                &targets,
+            );
             let total = parts.total();
             let gradients = total.backward();
             let values = |tensor: &Tensor<3>| -> Vec<f32> {
@@ -344,15 +481,49 @@ mod tests {
     #[test]
     fn a_batch_without_objects_has_a_class_loss_and_a_box_loss_of_zero() {
         let device = Device::flex().autodiff();
-        let targets = BatchTargets::new(&images()[1..], &device);
+        let targets = batch(images().split_off(1), &device);
         let logits = Tensor::<3>::zeros([1, 3, 2], &device).require_grad();
         let deltas = Tensor::<3>::random([1, 3, 4], Distribution::Default, &device).require_grad();
-        let parts =
-            criterion(NormalizerKind::MovingAverage).forward(logits, deltas.clone(), &targets);
+        let parts = forward(
+            &mut criterion(NormalizerKind::MovingAverage),
+            logits,
+            deltas.clone(),
+            &targets,
+        );
         assert!(scalar(parts.class.clone()) > 0.0);
         assert_eq!(scalar(parts.bbox.clone()), 0.0);
         let gradients = parts.total().backward();
         let gradient = deltas.grad(&gradients).unwrap().abs().sum();
         assert_eq!(gradient.into_scalar::<f32>(), 0.0);
+    }
+
+    /// The sum over the levels is the loss, whether all anchors count or a sample of them.
+    #[test]
+    fn levels_sum_to_the_loss() {
+        let device = Device::flex();
+        let targets = batch(images(), &device);
+        let random = SamplingConfig::Random(crate::RandomConfig {
+            negatives_per_positive: retinanet_settings::Positive::literal(1.0),
+        });
+        for sampling in [SamplingConfig::default(), random] {
+            let config = CriterionConfig {
+                sampling,
+                ..CriterionConfig::default()
+            };
+            let criterion = config.init(PredictionForm::default()).unwrap();
+            let random = |classes| Tensor::random([2, 3, classes], Distribution::Default, &device);
+            let options = LossOptions {
+                seed: 3,
+                by_level: true,
+                ..LossOptions::new(&[0.5, 0.25])
+            };
+            let loss = criterion.forward(random(2), random(4), &targets, options);
+            assert_eq!(loss.levels.len(), 2);
+            let sum = |part: usize| loss.levels.iter().map(|level| level[part]).sum::<f64>();
+            for (part, whole) in [(0, loss.class.clone()), (1, loss.bbox.clone())] {
+                let whole = f64::from(scalar(whole));
+                assert!((sum(part) - whole).abs() <= 1e-6 * whole.abs(), "{loss:?}");
+            }
+        }
     }
 }

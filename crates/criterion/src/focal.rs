@@ -55,9 +55,12 @@ impl FocalLoss {
         let loss = self.of_signed(signed);
         match &self.alpha {
             Alpha::Named(_) => loss,
-            Alpha::Fixed(alpha) => loss * (targets * (2.0 * alpha - 1.0) + (1.0 - alpha)),
+            Alpha::Fixed(alpha) => {
+                let alpha = alpha.get();
+                loss * (targets * (2.0 * alpha - 1.0) + (1.0 - alpha))
+            }
             Alpha::PerClass(alphas) => {
-                let alphas: Vec<f32> = alphas.iter().map(|&alpha| alpha as f32).collect();
+                let alphas: Vec<f32> = alphas.iter().map(|alpha| alpha.as_f32()).collect();
                 let mut shape = [1; D];
                 shape[D - 1] = alphas.len();
                 let alphas = Tensor::from_data(TensorData::new(alphas, shape), &loss.device());
@@ -88,12 +91,15 @@ impl FocalLoss {
     /// of where it is `positive`.
     pub(crate) fn of_element(&self, logit: f32, class: usize, positive: bool) -> Term {
         let signed = if positive { logit } else { -logit };
-        let alpha = match &self.alpha {
-            Alpha::Named(_) => 1.0,
-            Alpha::Fixed(alpha) if positive => *alpha,
-            Alpha::Fixed(alpha) => 1.0 - alpha,
-            Alpha::PerClass(alphas) if positive => alphas[class],
-            Alpha::PerClass(alphas) => 1.0 - alphas[class],
+        let of_positives = match &self.alpha {
+            Alpha::Named(_) => None,
+            Alpha::Fixed(alpha) => Some(alpha.get()),
+            Alpha::PerClass(alphas) => Some(alphas[class].get()),
+        };
+        let alpha = match of_positives {
+            None => 1.0,
+            Some(alpha) if positive => alpha,
+            Some(alpha) => 1.0 - alpha,
         };
         let gamma = self.gamma as f32;
         let (plain, wrong) = cross_entropy(signed);
@@ -125,7 +131,7 @@ impl FocalLoss {
         weights: Vec<f32>,
     ) -> Tensor<1> {
         let alphas = match self.alpha {
-            Alpha::Fixed(alpha) => [1.0 - alpha, alpha],
+            Alpha::Fixed(alpha) => [1.0 - alpha.get(), alpha.get()],
             _ => [1.0, 1.0],
         };
         let call = FocalCall {
@@ -168,7 +174,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ClassLossConfig, ClassLossKind, NamedAlpha};
+    use crate::{
+        ClassLossConfig, CrossEntropyConfig, FocalConfig, FocalStarConfig, Gamma, NamedAlpha,
+        Shift, StarGamma,
+    };
+    use retinanet_settings::{Share, ShareBelowOne};
 
     const CROSS_ENTROPY: FocalLoss = FocalLoss {
         alpha: Alpha::Named(NamedAlpha::None),
@@ -181,7 +191,9 @@ mod tests {
 
     fn focal(alpha: Option<f64>, gamma: f64) -> FocalLoss {
         FocalLoss {
-            alpha: alpha.map_or(Alpha::Named(NamedAlpha::None), Alpha::Fixed),
+            alpha: alpha.map_or(Alpha::Named(NamedAlpha::None), |alpha| {
+                Alpha::Fixed(Share::new(alpha).unwrap())
+            }),
             gamma,
             ..CROSS_ENTROPY
         }
@@ -299,40 +311,35 @@ mod tests {
 
     /// A loss of every kind, the kernel's and others.
     fn all_kinds() -> Vec<FocalLoss> {
-        let config = ClassLossConfig::default();
-        let star = ClassLossKind::FocalStar;
-        let per_class = Alpha::PerClass(vec![0.1, 0.5, 0.9]);
+        let per_class = Alpha::PerClass([0.1, 0.5, 0.9].map(Share::literal).into());
+        let focal = FocalConfig::default();
+        let star = |gamma, beta, alpha| {
+            ClassLossConfig::FocalStar(FocalStarConfig {
+                alpha,
+                gamma: StarGamma::literal(gamma),
+                beta: Shift::literal(beta),
+            })
+        };
         [
-            config.clone(),
-            ClassLossConfig {
+            ClassLossConfig::default(),
+            ClassLossConfig::Focal(FocalConfig {
                 alpha: Alpha::Named(NamedAlpha::None),
-                ..config.clone()
-            },
-            ClassLossConfig {
+                ..focal.clone()
+            }),
+            ClassLossConfig::Focal(FocalConfig {
                 alpha: per_class.clone(),
-                gamma: 0.7,
-                ..config.clone()
-            },
-            ClassLossConfig {
-                label_smoothing: 0.1,
-                ..config.clone()
-            },
-            ClassLossConfig {
-                loss: star,
-                gamma: 2.0,
-                beta: 1.0,
-                ..config.clone()
-            },
-            ClassLossConfig {
-                loss: star,
-                gamma: 4.0,
-                beta: 0.0,
-                alpha: per_class,
-                ..config
-            },
+                gamma: Gamma::literal(0.7),
+                ..focal.clone()
+            }),
+            ClassLossConfig::Focal(FocalConfig {
+                label_smoothing: ShareBelowOne::literal(0.1),
+                ..focal.clone()
+            }),
+            star(2.0, 1.0, focal.alpha),
+            star(4.0, 0.0, per_class),
         ]
         .iter()
-        .map(|config| config.init().unwrap())
+        .map(ClassLossConfig::init)
         .collect()
     }
 
@@ -340,8 +347,8 @@ mod tests {
     fn in_f64(loss: &FocalLoss, x: f64, positive: bool) -> f64 {
         let alpha = match &loss.alpha {
             Alpha::Named(_) => None,
-            Alpha::Fixed(alpha) => Some(*alpha),
-            Alpha::PerClass(alphas) => Some(alphas[2]),
+            Alpha::Fixed(alpha) => Some(alpha.get()),
+            Alpha::PerClass(alphas) => Some(alphas[2].get()),
         };
         let alpha_t = alpha.map_or(1.0, |alpha| if positive { alpha } else { 1.0 - alpha });
         let x_t = if positive { x } else { -x };
@@ -385,8 +392,8 @@ mod tests {
         fn without_gamma_and_alpha_it_is_cross_entropy(x in -20.0_f64..20.0, positive: bool) {
             let target = f64::from(u8::from(positive));
             let expected = x.max(0.0) - x * target + (-x.abs()).exp().ln_1p();
-            let config = ClassLossConfig { loss: ClassLossKind::CrossEntropy, ..Default::default() };
-            let (got, _) = evaluate(&config.init().unwrap(), x, target);
+            let config = ClassLossConfig::CrossEntropy(CrossEntropyConfig::default());
+            let (got, _) = evaluate(&config.init(), x, target);
             prop_assert!((got - expected).abs() <= 1e-6 + 1e-5 * expected, "{got} {expected}");
         }
 
@@ -438,34 +445,38 @@ mod tests {
     /// ```
     #[test]
     fn rare_classes_weigh_more_by_the_effective_number() {
-        let config = ClassLossConfig {
-            alpha: Alpha::Named(NamedAlpha::EffectiveNumber),
-            ..Default::default()
+        let with = |alpha| {
+            ClassLossConfig::Focal(FocalConfig {
+                alpha,
+                ..FocalConfig::default()
+            })
         };
-        let config = config.for_objects(&[200, 1_000, 10_000]).unwrap();
-        let Alpha::PerClass(alphas) = config.alpha else {
-            panic!("{:?}", config.alpha)
+        let by_number = with(Alpha::Named(NamedAlpha::EffectiveNumber));
+        let config = by_number.for_objects(&[200, 1_000, 10_000]).unwrap();
+        let Alpha::PerClass(alphas) = config.init().alpha else {
+            panic!("{config:?}")
         };
         for (found, expected) in alphas.iter().zip(EFFECTIVE_ALPHAS) {
-            assert!((found - expected).abs() < 1e-6, "{alphas:?}");
+            assert!((found.get() - expected).abs() < 1e-6, "{alphas:?}");
         }
-        let given = ClassLossConfig {
-            alpha: Alpha::PerClass(vec![0.5; 2]),
-            ..Default::default()
-        };
+        let given = with(Alpha::PerClass(vec![Share::literal(0.5); 2]));
         let error = given.for_objects(&[1, 2, 3]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`criterion.class.alpha` must be as many numbers as there are classes, got 2"
+            "`alpha` must be as many numbers as there are classes, got 2"
         );
     }
 
     #[test]
     fn alpha_is_a_number_a_list_or_a_name() {
-        let read = |json: &str| serde_json::from_str::<ClassLossConfig>(json);
+        let read = |json: &str| serde_json::from_str::<FocalConfig>(json);
+        let [half, tenth] = [0.5, 0.1].map(Share::literal);
         for (json, alpha) in [
-            (r#"{"alpha": 0.5}"#, Alpha::Fixed(0.5)),
-            (r#"{"alpha": [0.5, 0.1]}"#, Alpha::PerClass(vec![0.5, 0.1])),
+            (r#"{"alpha": 0.5}"#, Alpha::Fixed(half)),
+            (
+                r#"{"alpha": [0.5, 0.1]}"#,
+                Alpha::PerClass(vec![half, tenth]),
+            ),
             (r#"{"alpha": "none"}"#, Alpha::Named(NamedAlpha::None)),
             (
                 r#"{"alpha": "effective_number"}"#,
@@ -474,31 +485,24 @@ mod tests {
         ] {
             assert_eq!(read(json).unwrap().alpha, alpha);
         }
-        let error = read(r#"{"alpha": "some"}"#).unwrap_err().to_string();
-        assert!(error.contains("a number, a list"), "{error}");
+        for wrong in [r#"{"alpha": "some"}"#, r#"{"alpha": 1.5}"#] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains("must be a number in [0, 1], a list"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
-    fn settings_out_of_range_are_refused_by_name() {
-        let error = ClassLossConfig {
-            alpha: Alpha::Fixed(1.5),
-            ..Default::default()
+    fn what_means_nothing_beside_a_kind_is_refused() {
+        for wrong in [
+            r#"{"kind": "cross_entropy", "gamma": 2}"#,
+            r#"{"kind": "focal", "beta": 1}"#,
+            r#"{"kind": "focal_star", "label_smoothing": 0.1}"#,
+        ] {
+            let error = serde_json::from_str::<ClassLossConfig>(wrong).unwrap_err();
+            assert!(error.to_string().contains("unknown field"), "{error}");
         }
-        .init()
-        .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`criterion.class.alpha` must be in [0, 1], got 1.5"
-        );
-        let error = ClassLossConfig {
-            gamma: f64::NAN,
-            ..Default::default()
-        }
-        .init()
-        .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`criterion.class.gamma` must be in [0, 20], got NaN"
-        );
     }
 }

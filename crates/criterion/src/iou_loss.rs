@@ -142,6 +142,7 @@ mod tests {
     use burn::tensor::Device;
     use retinanet_anchors::BoxCoderConfig;
     use retinanet_boxes::BoundingBox;
+    use retinanet_settings::Positive;
 
     use super::*;
 
@@ -163,10 +164,10 @@ mod tests {
 
     fn coder(weights: [f32; 4], limit_shrinking: bool) -> BoxCoder {
         let config = BoxCoderConfig {
-            weights,
+            weights: weights.map(|weight| Positive::new(f64::from(weight)).unwrap()),
             limit_shrinking,
         };
-        config.init().unwrap()
+        config.init()
     }
 
     fn loss_and_gradient(loss: IouLoss, deltas: [[f32; 4]; 3]) -> ([f32; 3], Vec<f32>) {

@@ -19,26 +19,16 @@ mod softmax;
 mod targets;
 
 pub use alpha::{Alpha, NamedAlpha};
-pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1};
-pub use class_loss::{ClassLoss, ClassLossConfig, ClassLossKind};
-pub use criterion::{Criterion, CriterionConfig, LossParts};
+pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1, SmoothL1Config};
+pub use class_loss::{
+    BalancedCrossEntropyConfig, ClassLoss, ClassLossConfig, CrossEntropyConfig, FocalConfig,
+    FocalStarConfig, Gamma, Shift, StarGamma,
+};
+pub use criterion::{Criterion, CriterionConfig, Loss, LossOptions, PredictionForm};
 pub use focal::FocalLoss;
 pub use iou_loss::IouLoss;
 pub use loss_spread::{LossCurves, LossShares, LossSpread};
 pub use normalizer::{Normalizer, NormalizerKind};
-pub use sampling::{Sampler, SamplingConfig, SamplingKind};
+pub use sampling::{OhemConfig, RandomConfig, Sampler, SamplingConfig};
 pub use softmax::SoftmaxFocalLoss;
 pub use targets::BatchTargets;
-
-/// A setting of the criterion is out of range; the text names the key, what it got and what it
-/// allows.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("`{key}` must be {allowed}, got {got}")]
-pub struct CriterionError {
-    /// The key in the run's config, such as `criterion.class.alpha`.
-    pub key: &'static str,
-    /// What the config says.
-    pub got: String,
-    /// What it may say.
-    pub allowed: &'static str,
-}

@@ -205,12 +205,12 @@ mod tests {
     use retinanet_boxes::ClassId;
 
     use super::*;
-    use crate::ClassLossConfig;
+    use crate::{ClassLossConfig, FocalConfig, Gamma};
 
     const POSITIVE: AnchorLabel = AnchorLabel::Object(ClassId(1));
 
     fn spread(config: &ClassLossConfig) -> LossSpread {
-        LossSpread::new(ClassLoss::Sigmoid(config.init().unwrap()))
+        LossSpread::new(ClassLoss::Sigmoid(config.init()))
     }
 
     #[test]
@@ -220,14 +220,14 @@ mod tests {
             (ClassLossConfig::default(), [0.0, 1.0]),
             (ClassLossConfig::default(), [0.0, 0.0]),
             (
-                ClassLossConfig {
-                    gamma: 0.7,
-                    ..ClassLossConfig::default()
-                },
+                ClassLossConfig::Focal(FocalConfig {
+                    gamma: Gamma::literal(0.7),
+                    ..FocalConfig::default()
+                }),
                 [0.0, 1.0],
             ),
         ] {
-            let loss = config.init().unwrap();
+            let loss = config.init();
             let label = match targets {
                 [_, 1.0] => POSITIVE,
                 _ => AnchorLabel::Background,

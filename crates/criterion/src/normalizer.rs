@@ -1,6 +1,7 @@
 //! What the summed losses are divided by. The paper divides by the number of positive anchors;
 //! the peers differ in over what they count.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How fast detectron2's moving average follows.
@@ -9,7 +10,7 @@ const MOMENTUM: f64 = 0.9;
 const INITIAL_AVERAGE: f64 = 100.0;
 
 /// Over what positive anchors are counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NormalizerKind {
     /// A moving average over batches that starts at 100: detectron2.

@@ -5,78 +5,76 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox};
+use retinanet_settings::{Count, Positive, Share};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ClassLoss, CriterionError};
-
-/// Settings of the choice of anchors, `[criterion.sampling]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SamplingConfig {
-    /// How anchors are chosen.
-    pub kind: SamplingKind,
-    /// The most negatives for each positive, above 0. Default: as many as come; 3 for `random`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub negatives_per_positive: Option<f64>,
-    /// For `ohem`: how many anchors of an image count, at least 1.
-    pub examples: usize,
-    /// For `ohem`: an anchor that overlaps a harder one by more than this `IoU` does not count, in
-    /// `[0, 1]`; with 1 all do.
-    pub nms_iou: f32,
-}
+use crate::ClassLoss;
 
 /// How the anchors that count are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SamplingKind {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SamplingConfig {
     /// All count: the paper's way with focal loss.
-    #[default]
-    All,
+    All {},
     /// All positives, and so many negatives for each, drawn at random: as two-stage detectors train.
-    Random,
+    Random(RandomConfig),
     /// Online hard example mining (Shrivastava et al. 2016): those with the largest class loss after
     /// non-maximum suppression over their anchors. With `negatives_per_positive = 3` and
     /// positives first it is SSD's.
-    Ohem,
+    Ohem(OhemConfig),
 }
 
 impl Default for SamplingConfig {
-    /// All anchors; for `ohem` what was best in table 1d: 128 and 0.5.
+    fn default() -> Self {
+        Self::All {}
+    }
+}
+
+/// Settings of random sampling.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RandomConfig {
+    /// The most negatives for each positive.
+    pub negatives_per_positive: Positive,
+}
+
+impl Default for RandomConfig {
     fn default() -> Self {
         Self {
-            kind: SamplingKind::All,
+            negatives_per_positive: Positive::literal(3.0),
+        }
+    }
+}
+
+/// Settings of online hard example mining.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct OhemConfig {
+    /// The most negatives for each positive; as many as come where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negatives_per_positive: Option<Positive>,
+    /// How many anchors of an image count.
+    pub examples: Count,
+    /// An anchor that overlaps a harder one by more than this IoU does not count; with 1 all do.
+    pub nms_iou: Share,
+}
+
+impl Default for OhemConfig {
+    /// What was best in table 1d: 128 and 0.5.
+    fn default() -> Self {
+        Self {
             negatives_per_positive: None,
-            examples: 128,
-            nms_iou: 0.5,
+            examples: Count::literal(128),
+            nms_iou: Share::literal(0.5),
         }
     }
 }
 
 impl SamplingConfig {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error that names the first setting out of range.
-    pub fn init(&self) -> Result<Sampler, CriterionError> {
-        let out_of_range = |key, got: f64, allowed| {
-            let got = got.to_string();
-            Err(CriterionError { key, got, allowed })
-        };
-        if let Some(ratio) = self.negatives_per_positive
-            && !(ratio.is_finite() && ratio > 0.0)
-        {
-            let key = "criterion.sampling.negatives_per_positive";
-            return out_of_range(key, ratio, "finite and above 0");
-        }
-        if self.examples == 0 {
-            return out_of_range("criterion.sampling.examples", 0.0, "at least 1");
-        }
-        if !(0.0..=1.0).contains(&self.nms_iou) {
-            let key = "criterion.sampling.nms_iou";
-            return out_of_range(key, f64::from(self.nms_iou), "in [0, 1]");
-        }
-        Ok(Sampler(*self))
+    /// Builds the sampler.
+    pub const fn init(&self) -> Sampler {
+        Sampler(*self)
     }
 }
 
@@ -88,15 +86,15 @@ pub struct Sampler(SamplingConfig);
 
 impl Sampler {
     /// Whether all anchors count, so that there is nothing to choose.
-    pub fn takes_all(&self) -> bool {
-        self.0.kind == SamplingKind::All
+    pub const fn takes_all(&self) -> bool {
+        matches!(self.0, SamplingConfig::All {})
     }
 
     /// An image's targets with the anchors ignored that do not count.
     ///
     /// `logits` are the image's `[anchors × classes]`, on the host. The same `seed` makes the same
     /// choice.
-    pub fn choose(
+    pub(crate) fn choose(
         &self,
         targets: &AnchorTargets,
         logits: &[f32],
@@ -104,15 +102,17 @@ impl Sampler {
         anchors: &[BoundingBox],
         seed: u64,
     ) -> AnchorTargets {
-        match self.0.kind {
-            SamplingKind::All => targets.clone(),
-            SamplingKind::Random => self.at_random(targets, seed),
-            SamplingKind::Ohem => self.hardest(targets, logits, loss, anchors),
+        match &self.0 {
+            SamplingConfig::All {} => targets.clone(),
+            SamplingConfig::Random(config) => config.sample(targets, seed),
+            SamplingConfig::Ohem(config) => config.mine(targets, logits, loss, anchors),
         }
     }
+}
 
-    fn at_random(&self, targets: &AnchorTargets, seed: u64) -> AnchorTargets {
-        let ratio = self.0.negatives_per_positive.unwrap_or(3.0);
+impl RandomConfig {
+    fn sample(self, targets: &AnchorTargets, seed: u64) -> AnchorTargets {
+        let ratio = self.negatives_per_positive.get();
         let mut negatives = anchors_of(targets, |label| label == AnchorLabel::Background);
         // An image without positives has as many negatives as one with a single one.
         let count = (ratio * targets.positives.len().max(1) as f64).round() as usize;
@@ -122,8 +122,10 @@ impl Sampler {
         let positives = anchors_of(targets, |label| matches!(label, AnchorLabel::Object(_)));
         keep(targets, drawn.iter().copied().chain(positives))
     }
+}
 
-    fn hardest(
+impl OhemConfig {
+    fn mine(
         &self,
         targets: &AnchorTargets,
         logits: &[f32],
@@ -142,8 +144,9 @@ impl Sampler {
         // Of equals the first, so that nothing depends on chance.
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
 
-        let examples = self.0.examples;
-        let (most_positives, ratio) = match self.0.negatives_per_positive {
+        let examples = self.examples.as_usize();
+        let nms_iou = self.nms_iou.as_f32();
+        let (most_positives, ratio) = match self.negatives_per_positive.map(Positive::get) {
             Some(ratio) => (
                 (examples as f64 / (1.0 + ratio)).round() as usize,
                 Some(ratio),
@@ -158,8 +161,7 @@ impl Sampler {
                 if chosen.len() - before == most {
                     break;
                 }
-                let overlaps =
-                    |&other: &usize| anchors[anchor].iou(&anchors[other]) > self.0.nms_iou;
+                let overlaps = |&other: &usize| anchors[anchor].iou(&anchors[other]) > nms_iou;
                 if of(anchor) && !chosen.iter().any(overlaps) {
                     chosen.push(anchor);
                 }
@@ -209,27 +211,20 @@ mod tests {
     use retinanet_boxes::{ClassId, PositiveAnchor};
 
     use super::*;
-    use crate::{ClassLossConfig, ClassLossKind};
+    use crate::{ClassLossConfig, CrossEntropyConfig};
 
-    fn sampler(config: SamplingConfig) -> Sampler {
-        config.init().unwrap()
-    }
-
-    fn ohem(examples: usize, nms_iou: f32, ratio: Option<f64>) -> Sampler {
-        sampler(SamplingConfig {
-            kind: SamplingKind::Ohem,
-            negatives_per_positive: ratio,
-            examples,
-            nms_iou,
-        })
+    fn ohem(examples: u64, nms_iou: f64, ratio: Option<f64>) -> Sampler {
+        let config = OhemConfig {
+            negatives_per_positive: ratio.map(|ratio| Positive::new(ratio).unwrap()),
+            examples: Count::literal(examples),
+            nms_iou: Share::literal(nms_iou),
+        };
+        SamplingConfig::Ohem(config).init()
     }
 
     fn cross_entropy() -> ClassLoss {
-        let config = ClassLossConfig {
-            loss: ClassLossKind::CrossEntropy,
-            ..ClassLossConfig::default()
-        };
-        ClassLoss::Sigmoid(config.init().unwrap())
+        let config = ClassLossConfig::CrossEntropy(CrossEntropyConfig::default());
+        ClassLoss::Sigmoid(config.init())
     }
 
     /// The first `positives` anchors are objects, the next is ignored, the rest are background; ten
@@ -302,27 +297,16 @@ mod tests {
         assert_eq!(chosen.positives[0].anchor, 1);
     }
 
-    #[test]
-    fn settings_out_of_range_are_named() {
-        let config = SamplingConfig {
-            negatives_per_positive: Some(0.0),
-            ..SamplingConfig::default()
-        };
-        let error = config.init().unwrap_err().to_string();
-        assert!(error.contains("negatives_per_positive"), "{error}");
-    }
-
     proptest! {
         #[test]
         fn random_sampling_keeps_all_positives_and_so_many_negatives(
             positives in 0..20_usize, more in 1..200_usize, ratio in 0.5..5.0_f64, seed: u64
         ) {
             let (targets, anchors) = targets(positives, positives + more);
-            let sampler = sampler(SamplingConfig {
-                kind: SamplingKind::Random,
-                negatives_per_positive: Some(ratio),
-                ..SamplingConfig::default()
-            });
+            let config = RandomConfig {
+                negatives_per_positive: Positive::new(ratio).unwrap(),
+            };
+            let sampler = SamplingConfig::Random(config).init();
             let choose = |seed| sampler.choose(&targets, &[], &cross_entropy(), &anchors, seed);
             let chosen = choose(seed);
             prop_assert_eq!(&chosen.positives, &targets.positives);

@@ -95,7 +95,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Alpha, ClassLossConfig, ClassLossKind, NamedAlpha};
+    use retinanet_settings::ShareBelowOne;
+
+    use crate::{Alpha, ClassLossConfig, FocalConfig, FocalStarConfig, Gamma, NamedAlpha};
 
     /// The definition, in `f64`.
     fn defined(loss: &SoftmaxFocalLoss, logits: &[f64], object: Option<usize>) -> f64 {
@@ -184,11 +186,14 @@ mod tests {
             positive: bool,
             gamma in prop_oneof![Just(0.0), Just(2.0), 0.1..5.0],
         ) {
-            let config = ClassLossConfig { gamma, ..ClassLossConfig::default() };
+            let config = ClassLossConfig::Focal(FocalConfig {
+                gamma: Gamma::new(gamma).unwrap(),
+                ..FocalConfig::default()
+            });
             let logit = logit as f32;
             let object = positive.then_some(0);
             let found = config.init_softmax().unwrap().of_anchor(&[logit], object);
-            let expected = config.init().unwrap().of_element(logit, 0, positive);
+            let expected = config.init().of_element(logit, 0, positive);
             prop_assert!((found.loss - expected.loss).abs() <= 1e-5 * expected.loss);
         }
     }
@@ -215,31 +220,28 @@ mod tests {
 
     #[test]
     fn what_means_nothing_for_a_softmax_is_refused() {
-        let default = ClassLossConfig::default;
-        for (config, key) in [
+        let focal = FocalConfig::default;
+        for (config, path) in [
             (
-                ClassLossConfig {
-                    loss: ClassLossKind::FocalStar,
-                    ..default()
-                },
-                "criterion.class.loss",
+                ClassLossConfig::FocalStar(FocalStarConfig::default()),
+                "kind",
             ),
             (
-                ClassLossConfig {
+                ClassLossConfig::Focal(FocalConfig {
                     alpha: Alpha::Named(NamedAlpha::EffectiveNumber),
-                    ..default()
-                },
-                "criterion.class.alpha",
+                    ..focal()
+                }),
+                "alpha",
             ),
             (
-                ClassLossConfig {
-                    label_smoothing: 0.1,
-                    ..default()
-                },
-                "criterion.class.label_smoothing",
+                ClassLossConfig::Focal(FocalConfig {
+                    label_smoothing: ShareBelowOne::literal(0.1),
+                    ..focal()
+                }),
+                "label_smoothing",
             ),
         ] {
-            assert_eq!(config.init_softmax().unwrap_err().key, key);
+            assert_eq!(config.init_softmax().unwrap_err().path, path);
         }
     }
 }

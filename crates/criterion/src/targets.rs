@@ -1,22 +1,33 @@
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use retinanet_boxes::{AnchorLabel, AnchorTargets};
+use retinanet_anchors::PyramidAnchors;
+use retinanet_boxes::{AnchorLabel, AnchorTargets, PositiveAnchor};
 
 /// Stands for [`AnchorLabel::Background`] in the tensor of labels.
 pub(crate) const BACKGROUND: i32 = -1;
 /// Stands for [`AnchorLabel::Ignored`] in the tensor of labels.
 pub(crate) const IGNORED: i32 = -2;
 
-/// What the anchors of a batch shall learn, on the device.
+/// What the anchors of a batch shall learn.
 #[derive(Clone, Debug)]
 pub struct BatchTargets {
+    /// The targets of each image, on the host.
+    images: Arc<Vec<AnchorTargets>>,
+    /// The anchors that they are for.
+    anchors: Arc<PyramidAnchors>,
+    on_device: DeviceTargets,
+}
+
+/// What the anchors of a batch shall learn, as the losses read it.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceTargets {
     /// `[batch, anchors]`: the class, or [`BACKGROUND`] or [`IGNORED`]. On the host, where the
     /// CPU's loss reads them as they are.
     pub(crate) labels: Arc<Vec<i32>>,
     /// Only where there are positives, since not every backend has empty tensors.
     pub(crate) positives: Option<Positives>,
-    pub(crate) positives_per_image: Vec<usize>,
 }
 
 /// The positive anchors of a batch.
@@ -35,18 +46,62 @@ pub(crate) struct Positives {
 }
 
 impl BatchTargets {
-    /// Moves the targets of a batch's images to the device.
+    /// The targets of a batch's images, for these anchors.
     ///
     /// # Panics
     ///
-    /// Panics where the images have different numbers of anchors: they come from one batch.
-    pub fn new(images: &[AnchorTargets], device: &Device) -> Self {
+    /// Panics if an image has targets for another number of anchors: they come from one batch.
+    pub fn new(images: Vec<AnchorTargets>, anchors: Arc<PyramidAnchors>, device: &Device) -> Self {
+        for (index, image) in images.iter().enumerate() {
+            assert_eq!(
+                image.labels.len(),
+                anchors.len(),
+                "anchors of image {index}"
+            );
+        }
+        Self {
+            on_device: DeviceTargets::new(&images, device),
+            images: Arc::new(images),
+            anchors,
+        }
+    }
+
+    /// The targets of each image.
+    pub fn images(&self) -> &[AnchorTargets] {
+        &self.images
+    }
+
+    /// The anchors that the targets are for.
+    pub fn anchors(&self) -> &PyramidAnchors {
+        &self.anchors
+    }
+
+    /// How many anchors of each image are positive.
+    pub fn positives_per_image(&self) -> Vec<usize> {
+        self.images
+            .iter()
+            .map(|image| image.positives.len())
+            .collect()
+    }
+
+    /// The targets of the images, of nobody else.
+    pub fn into_images(self) -> Vec<AnchorTargets> {
+        Arc::unwrap_or_clone(self.images)
+    }
+
+    pub(crate) const fn on_device(&self) -> &DeviceTargets {
+        &self.on_device
+    }
+}
+
+impl DeviceTargets {
+    /// Moves the targets of a batch's images to the device.
+    pub(crate) fn new(images: &[AnchorTargets], device: &Device) -> Self {
         let anchors = images.first().map_or(0, |image| image.labels.len());
         let mut labels = Vec::with_capacity(images.len() * anchors);
         let (mut indices, mut image_of) = (Vec::new(), Vec::new());
         let (mut deltas, mut anchor_boxes, mut objects) = (Vec::new(), Vec::new(), Vec::new());
         for (index, image) in images.iter().enumerate() {
-            assert_eq!(image.labels.len(), anchors, "anchors of image {index}");
             labels.extend(image.labels.iter().copied().map(encode));
             for positive in &image.positives {
                 indices.push((index * anchors + positive.anchor) as i32);
@@ -68,18 +123,22 @@ impl BatchTargets {
                 anchors: rows(anchor_boxes),
                 objects: rows(objects),
             }),
-            positives_per_image: images.iter().map(|image| image.positives.len()).collect(),
         }
     }
+}
 
-    /// How many anchors of each image are positive.
-    pub fn positives_per_image(&self) -> &[usize] {
-        &self.positives_per_image
-    }
-
-    /// How many anchors of the batch are positive.
-    pub fn positives(&self) -> usize {
-        self.positives_per_image.iter().sum()
+/// The targets of a range of an image's anchors.
+pub(crate) fn of_range(targets: &AnchorTargets, range: &Range<usize>) -> AnchorTargets {
+    let positives = targets.positives.iter();
+    AnchorTargets {
+        labels: targets.labels[range.clone()].to_vec(),
+        positives: positives
+            .filter(|positive| range.contains(&positive.anchor))
+            .map(|positive| PositiveAnchor {
+                anchor: positive.anchor - range.start,
+                ..*positive
+            })
+            .collect(),
     }
 }
 

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::{RgbImage, imageops};
-use retinanet_anchors::TargetAssigner;
+use retinanet_anchors::{PyramidAnchors, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth, ImageId};
 use retinanet_images::{Preparation, Prepared, Rendered, View};
 
@@ -21,7 +21,7 @@ pub struct Batch {
     /// The images one by one.
     pub items: Vec<BatchItem>,
     /// The anchors of an image of the padded size, in the order of the model's predictions.
-    pub anchors: Arc<Vec<BoundingBox>>,
+    pub anchors: Arc<PyramidAnchors>,
     /// For every image what each anchor should say; nothing where the loader has no targets.
     pub targets: Vec<AnchorTargets>,
     /// The images of the batch that could not be read and were left out: the file and what is wrong
@@ -92,7 +92,7 @@ impl Sample {
         transform: &Transform,
         decoded: impl Fn(usize) -> Result<Arc<RgbImage>, E>,
     ) -> Result<Self, E> {
-        let min_kept = transform.augment().min_kept_area;
+        let min_kept = transform.augment().min_kept_area.as_f32();
         let mut objects = Vec::new();
         for piece in &view.pieces {
             let record = &images[piece.image];
@@ -119,7 +119,7 @@ impl Sample {
 pub(crate) fn collate(
     samples: Vec<Sample>,
     transform: &Transform,
-    anchors: impl FnOnce(usize, usize) -> Arc<Vec<BoundingBox>>,
+    anchors: impl FnOnce(usize, usize) -> Arc<PyramidAnchors>,
     assigner: Option<&TargetAssigner>,
 ) -> Batch {
     let (items, rendered): (Vec<_>, Vec<_>) = (samples.into_iter())

@@ -9,6 +9,7 @@ use retinanet_boxes::{
     BoundingBox, CategoryId, Class, ClassList, ClassListError, GroundTruth, ImageId,
 };
 use retinanet_images::{Decoding, Header, check_image, decode_image, read_header};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
@@ -153,7 +154,7 @@ impl Default for ReadOptions {
 }
 
 /// How categories become class indices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelIds {
     /// Without gaps from 0, in the order of the category ids: 80 classes for COCO.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rayon::prelude::*;
-use retinanet_anchors::{AnchorGenerator, Assignment, Matcher};
+use retinanet_anchors::{AnchorGenerator, Assigner, Assignment};
 use retinanet_boxes::BoundingBox;
 use serde::Serialize;
 
@@ -71,10 +71,10 @@ impl Coverage {
         self.iou_sum / self.boxes.max(1) as f64
     }
 
-    fn add(&mut self, covered: &Covered, matcher: &Matcher) {
+    fn add(&mut self, covered: &Covered, assigner: &Assigner) {
         self.boxes += 1;
-        self.foreground += usize::from(covered.iou >= matcher.config().foreground);
-        self.background += usize::from(covered.iou >= matcher.config().background);
+        self.foreground += usize::from(covered.iou >= assigner.foreground());
+        self.background += usize::from(covered.iou >= assigner.background());
         self.iou_sum += f64::from(covered.iou);
         self.positives += covered.positives;
         self.low_quality += covered.low_quality;
@@ -126,17 +126,17 @@ impl CoverageReport {
         dataset: &CocoDataset,
         transform: &Transform,
         generator: &AnchorGenerator,
-        matcher: &Matcher,
+        assigner: &Assigner,
         depth: Depth,
     ) -> Self {
-        let covered = cover(dataset, transform, generator, matcher, depth);
+        let covered = cover(dataset, transform, generator, assigner, depth);
         let group = |key: &dyn Fn(&Covered) -> usize, names: Vec<String>| {
             let mut groups: BTreeMap<usize, Coverage> = BTreeMap::new();
             for covered in &covered {
                 groups
                     .entry(key(covered))
                     .or_default()
-                    .add(covered, matcher);
+                    .add(covered, assigner);
             }
             let named = names.into_iter().enumerate();
             named
@@ -151,13 +151,13 @@ impl CoverageReport {
         let mut all = Coverage::default();
         let mut histogram = [0; BARS];
         for covered in &covered {
-            all.add(covered, matcher);
+            all.add(covered, assigner);
             let bar = (covered.iou * BARS as f32) as usize;
             histogram[bar.min(BARS - 1)] += 1;
         }
         Self {
-            foreground: matcher.config().foreground,
-            background: matcher.config().background,
+            foreground: assigner.foreground(),
+            background: assigner.background(),
             all,
             by_class: group(&|covered| covered.class, classes),
             by_size: group(&|covered| area_class(&covered.original), sizes),
@@ -172,12 +172,12 @@ pub fn cover(
     dataset: &CocoDataset,
     transform: &Transform,
     generator: &AnchorGenerator,
-    matcher: &Matcher,
+    assigner: &Assigner,
     depth: Depth,
 ) -> Vec<Covered> {
     let images = dataset.images.par_iter();
     let covered =
-        images.flat_map_iter(|image| cover_image(image, transform, generator, matcher, depth));
+        images.flat_map_iter(|image| cover_image(image, transform, generator, assigner, depth));
     covered.collect()
 }
 
@@ -186,18 +186,18 @@ pub fn cover_image(
     image: &ImageRecord,
     transform: &Transform,
     generator: &AnchorGenerator,
-    matcher: &Matcher,
+    assigner: &Assigner,
     depth: Depth,
 ) -> Vec<Covered> {
     let mut covered = reach_all(image, transform, generator);
     if depth == Depth::Reach || covered.is_empty() {
         return covered;
     }
-    let foreground = matcher.config().foreground;
+    let foreground = assigner.foreground();
     let boxes: Vec<_> = covered.iter().map(|covered| covered.bbox).collect();
     let (height, width) = padded_size(image, transform);
     let anchors = generator.generate(height, width);
-    for (anchor, assignment) in anchors.iter().zip(matcher.assign(&anchors, &boxes)) {
+    for (anchor, assignment) in anchors.iter().zip(assigner.assign(&anchors, &boxes)) {
         if let Assignment::Object(index) = assignment {
             let low_quality = boxes.iter().all(|bbox| anchor.iou(bbox) < foreground);
             covered[index].positives += 1;
@@ -303,18 +303,19 @@ fn row(f: &mut fmt::Formatter<'_>, width: usize, name: &str, coverage: &Coverage
 
 #[cfg(test)]
 mod tests {
-    use retinanet_anchors::{AnchorConfig, MatcherConfig};
+    use retinanet_anchors::{AnchorConfig, AssignerKind, MaxIouConfig};
 
     use super::*;
     use crate::shared::shared_data;
-    use crate::{ReadOptions, ResizeConfig, TransformConfig};
+    use crate::{ReadOptions, ResizeConfig, ShortSides, TransformConfig};
+    use retinanet_images::Side;
 
     /// The definition: every box against every anchor.
     fn dense(
         image: &ImageRecord,
         transform: &Transform,
         generator: &AnchorGenerator,
-        matcher: &MatcherConfig,
+        config: &MaxIouConfig,
     ) -> Vec<(f32, usize, usize)> {
         let (height, width) = padded_size(image, transform);
         let anchors = generator.generate(height, width);
@@ -329,19 +330,20 @@ mod tests {
             ious.fold(0.0, f32::max)
         };
         let best: Vec<f32> = boxes.iter().map(highest).collect();
+        let foreground = config.foreground.as_f32();
         let mut found: Vec<_> = best.iter().map(|iou| (*iou, 0, 0)).collect();
-        for anchor in &anchors {
+        for anchor in anchors.iter() {
             let ious: Vec<f32> = boxes.iter().map(|bbox| anchor.iou(bbox)).collect();
             let own = ious.iter().copied().fold(0.0, f32::max);
             let chosen = ious
                 .iter()
                 .zip(&best)
                 .any(|(iou, best)| iou == best && *best > 0.0);
-            if own >= matcher.foreground || chosen {
+            if own >= foreground || chosen {
                 let first = ious.iter().position(|iou| *iou == own);
                 let (_, positives, low_quality) = &mut found[first.unwrap()];
                 *positives += 1;
-                *low_quality += usize::from(own < matcher.foreground);
+                *low_quality += usize::from(own < foreground);
             }
         }
         found
@@ -358,20 +360,20 @@ mod tests {
             let dataset =
                 CocoDataset::read_with(&folder.join("train.json"), &images, options).unwrap();
             // Small, so that a dense calculation ends soon.
-            let transform = Transform::new(&TransformConfig {
+            let config = TransformConfig {
                 resize: ResizeConfig {
-                    short_side: vec![200],
-                    long_side: 333,
+                    short_side: ShortSides::literal(&[200]),
+                    long_side: Side::literal(333),
                     ..ResizeConfig::default()
                 },
                 ..TransformConfig::default()
-            })
-            .unwrap();
+            };
+            let transform = Transform::new(&config, None).unwrap();
             let generator = AnchorConfig::default().init(&[8, 16, 32, 64, 128]).unwrap();
-            let config = MatcherConfig::default();
-            let matcher = config.init().unwrap();
+            let config = MaxIouConfig::default();
+            let assigner = AssignerKind::MaxIou(config).init().unwrap();
 
-            let found = cover(&dataset, &transform, &generator, &matcher, Depth::Match);
+            let found = cover(&dataset, &transform, &generator, &assigner, Depth::Match);
             let dense: Vec<_> = dataset
                 .images
                 .par_iter()
@@ -390,7 +392,7 @@ mod tests {
             assert!(dense.len() > expected, "{name}: {} boxes", dense.len());
 
             let report =
-                CoverageReport::new(&dataset, &transform, &generator, &matcher, Depth::Match);
+                CoverageReport::new(&dataset, &transform, &generator, &assigner, Depth::Match);
             assert_eq!(report.all.boxes, dense.len());
             for group in [&report.by_class, &report.by_size, &report.by_level] {
                 let sum = |count: fn(&Coverage) -> usize| -> usize {

@@ -110,9 +110,8 @@ impl Split {
 ///
 /// # Errors
 ///
-/// Returns an error where an annotations file cannot be read, is not JSON, or is JSON but not an
-/// object, and [`DataError::Setting`] where the anchors' resizing is out of range. All else is a
-/// finding.
+/// Returns an error if an annotations file cannot be read, is not JSON, or is JSON but not an
+/// object; all else is a finding.
 pub fn check(
     request: &CheckRequest,
     progress: &(dyn Fn(usize, usize) + Sync),

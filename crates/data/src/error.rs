@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use retinanet_annotations::AnnotationsError;
 use retinanet_boxes::ClassListError;
 use retinanet_images::ImagesError;
+use retinanet_settings::SettingError;
 
 /// What can go wrong between the annotations file and a batch.
 #[derive(Debug, thiserror::Error)]
@@ -216,18 +217,21 @@ pub enum DataError {
         /// Width and height of the pixels as they are stored.
         stored: (u32, u32),
     },
-    /// A setting out of its range.
-    #[error("`{key}` must be {expected}, got {found}")]
-    Setting {
-        /// The setting as the configuration names it.
-        key: &'static str,
-        /// What it must be.
-        expected: &'static str,
-        /// What it is.
-        found: String,
+    /// Settings that do not fit each other, or the images.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// A batch that its parts and processes cannot share.
+    #[error(
+        "a batch of {batch_size} images cannot be shared by {parts} parts, of all processes together"
+    )]
+    Parts {
+        /// Images of a batch.
+        batch_size: usize,
+        /// The parts of all processes.
+        parts: usize,
     },
     /// The loader's threads could not be started.
-    #[error("could not start the loader's threads; lower `data.workers`")]
+    #[error("could not start the loader's threads; lower `workers`")]
     Workers(#[source] io::Error),
     /// A bug: the code that prepares batches panicked.
     #[error("reading panicked on {what}: {message}")]
@@ -244,7 +248,7 @@ impl DataError {
     pub const fn is_about_config(&self) -> bool {
         matches!(
             self,
-            Self::Setting { .. } | Self::Image(ImagesError::Setting { .. })
+            Self::Setting(_) | Self::Parts { .. } | Self::Image(ImagesError::Setting(_))
         )
     }
 }

@@ -26,8 +26,9 @@
 //! use std::path::Path;
 //! use std::sync::Arc;
 //!
-//! use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig, TargetAssigner};
-//! use retinanet_data::{CocoDataset, LoaderConfig, TrainLoader, Transform, TransformConfig};
+//! use retinanet_anchors::{AnchorConfig, AssignerConfig, BoxCoder, TargetAssigner};
+//! use retinanet_data::{Batching, CocoDataset, LoaderConfig, TrainLoader, Transform, TransformConfig};
+//! use retinanet_settings::Count;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let dataset = CocoDataset::read(Path::new("train.json"), Path::new("images"))?;
@@ -35,10 +36,11 @@
 //!
 //! let loader = TrainLoader::new(
 //!     Arc::new(dataset),
-//!     LoaderConfig { batch_size: 4, ..LoaderConfig::default() },
-//!     Transform::new(&TransformConfig::default())?,
+//!     LoaderConfig::default(),
+//!     Batching::of(Count::literal(4)),
+//!     Transform::new(&TransformConfig::default(), None)?,
 //!     AnchorConfig::default().init(&[8, 16, 32, 64, 128])?,
-//!     TargetAssigner::new(MatcherConfig::default().init()?, BoxCoder::default()),
+//!     TargetAssigner::new(&AssignerConfig::default(), BoxCoder::default())?,
 //! )?;
 //! for batch in loader.start(0, 90_000) {
 //!     let batch = batch?;
@@ -72,7 +74,7 @@ mod transform;
 mod view_sampler;
 
 pub use augment::{
-    AugmentConfig, CropConfig, JitterConfig, MixupConfig, MosaicConfig, PhotometricConfig,
+    AugmentConfig, CropConfig, HueTurn, JitterConfig, MixupConfig, MosaicConfig, PhotometricConfig,
 };
 pub use batch::{Batch, BatchItem};
 pub use coco::{
@@ -82,9 +84,9 @@ pub use convert::{Converted, DatasetFormat, Source, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use error::{DataError, in_full};
 pub use loader::{BatchIter, EvalLoader, TrainLoader};
-pub use loader_config::{LoaderConfig, OnBadImage};
+pub use loader_config::{Batching, LoaderConfig, OnBadImage};
 pub use parallel::ParallelMap;
-pub use resize::ResizeConfig;
+pub use resize::{ResizeConfig, ShortSides};
 pub use split::split;
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};
 pub use transform::{Transform, TransformConfig};

@@ -3,9 +3,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
-use retinanet_anchors::{AnchorGenerator, TargetAssigner};
-use retinanet_boxes::BoundingBox;
+use retinanet_anchors::{AnchorGenerator, PyramidAnchors, TargetAssigner};
 use retinanet_images::catch_panic;
+use retinanet_settings::Count;
 
 use crate::batch::{Sample, collate};
 use crate::cache::ImageCache;
@@ -13,7 +13,8 @@ use crate::parallel::ParallelMap;
 use crate::plan::{Job, SampleKey, Shard, TrainingPlan, evaluation_jobs};
 use crate::random::sample_rng;
 use crate::{
-    Batch, CocoDataset, DataError, ImageRecord, LoaderConfig, OnBadImage, Transform, in_full,
+    Batch, Batching, CocoDataset, DataError, ImageRecord, LoaderConfig, OnBadImage, Transform,
+    in_full,
 };
 
 /// Loads shuffled and varied batches with targets, without end.
@@ -26,6 +27,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct TrainLoader {
     config: LoaderConfig,
+    batching: Batching,
     plan: TrainingPlan,
     source: Arc<Source>,
 }
@@ -35,28 +37,40 @@ impl TrainLoader {
     ///
     /// # Errors
     ///
-    /// Returns an error where a setting is out of its range or the data set has no images.
+    /// Returns an error if a batch does not divide into its parts, if images have no room in any batch shape, or if
+    /// the data set has no images.
     pub fn new(
         dataset: Arc<CocoDataset>,
         config: LoaderConfig,
+        batching: Batching,
         transform: Transform,
         generator: AnchorGenerator,
         assigner: TargetAssigner,
     ) -> Result<Self, DataError> {
-        let config = checked(config)?;
+        let Batching {
+            batch_size, parts, ..
+        } = batching;
+        if !batch_size.get().is_multiple_of(parts.get()) {
+            return Err(DataError::Parts {
+                batch_size: batch_size.as_usize(),
+                parts: parts.as_usize(),
+            });
+        }
         for group in groups(&transform, &dataset.images, config.group_by_aspect) {
             transform.check_training_shapes(group.into_iter())?;
         }
-        let source = Source::new(dataset, config, transform, generator, Some(assigner))?;
+        let seed = batching.seed;
+        let source = Source::new(dataset, config, seed, transform, generator, Some(assigner))?;
         Ok(Self {
             config,
-            plan: TrainingPlan::new(&source.dataset, &config),
+            batching,
+            plan: TrainingPlan::new(&source.dataset, &config, batching),
             source,
         })
     }
 
     /// The batches of the iterations from `first` up to, but not including, `end`, each in its
-    /// [`parts`](LoaderConfig::parts).
+    /// [`parts`](Batching::parts).
     pub fn start(&self, first: u64, end: u64) -> BatchIter {
         let jobs = self.plan.jobs(first..end);
         BatchIter::start(Box::new(jobs), self.config, &self.source)
@@ -67,15 +81,12 @@ impl TrainLoader {
     ///
     /// # Errors
     ///
-    /// Returns [`DataError::Setting`] where a batch has fewer images than there are parts.
+    /// Returns an error if a batch has fewer images than there are parts.
     pub fn shard(self, rank: usize, of: usize) -> Result<Self, DataError> {
-        let parts = self.config.parts * of;
-        if self.config.batch_size < parts {
-            return Err(DataError::Setting {
-                key: "train.batch_size",
-                expected: "at least as many images as there are processes, times `train.accumulate`",
-                found: format!("{}, for {parts}", self.config.batch_size),
-            });
+        let parts = self.batching.parts.as_usize().saturating_mul(of);
+        let batch_size = self.batching.batch_size.as_usize();
+        if batch_size < parts {
+            return Err(DataError::Parts { batch_size, parts });
         }
         let plan = self.plan.with_shard(Shard { rank, of });
         Ok(Self { plan, ..self })
@@ -124,6 +135,7 @@ impl TrainLoader {
 #[derive(Clone, Debug)]
 pub struct EvalLoader {
     config: LoaderConfig,
+    batch_size: usize,
     shard: Shard,
     source: Arc<Source>,
 }
@@ -133,24 +145,27 @@ impl EvalLoader {
     ///
     /// # Errors
     ///
-    /// Returns an error where a setting is out of its range or the data set has no images.
+    /// Returns an error if images have no room in any batch shape, or if the data set has no images.
     pub fn new(
         dataset: Arc<CocoDataset>,
         config: LoaderConfig,
+        batch_size: Count,
         transform: Transform,
         generator: AnchorGenerator,
         assigner: Option<TargetAssigner>,
     ) -> Result<Self, DataError> {
-        transform.check_evaluation_shapes(&dataset.images, config.batch_size)?;
-        // Numbers of some of the images would lie.
+        let batch_size = batch_size.as_usize();
+        transform.check_evaluation_shapes(&dataset.images, batch_size)?;
+        // Numbers of some of the images would be wrong.
         let config = LoaderConfig {
             on_bad_image: OnBadImage::Stop,
-            ..checked(config)?
+            ..config
         };
         Ok(Self {
             config,
+            batch_size,
             shard: Shard::WHOLE,
-            source: Source::new(dataset, config, transform, generator, assigner)?,
+            source: Source::new(dataset, config, 0, transform, generator, assigner)?,
         })
     }
 
@@ -165,7 +180,7 @@ impl EvalLoader {
     /// The batches from the first; the last one may be smaller than the others. After an error the others
     /// follow.
     pub fn start(&self) -> BatchIter {
-        let jobs = evaluation_jobs(self.source.dataset.images.len(), self.config.batch_size);
+        let jobs = evaluation_jobs(self.source.dataset.images.len(), self.batch_size);
         let Shard { rank, of } = self.shard;
         let jobs = jobs.skip(rank).step_by(of);
         BatchIter {
@@ -193,7 +208,7 @@ impl EvalLoader {
 
     /// How many batches there are.
     pub fn batches(&self) -> usize {
-        let all = (self.source.dataset.images.len()).div_ceil(self.config.batch_size);
+        let all = (self.source.dataset.images.len()).div_ceil(self.batch_size);
         all.saturating_sub(self.shard.rank).div_ceil(self.shard.of)
     }
 }
@@ -218,9 +233,7 @@ impl BatchIter {
         config: LoaderConfig,
         source: &Arc<Source>,
     ) -> Self {
-        let LoaderConfig {
-            workers, prefetch, ..
-        } = config;
+        let (workers, prefetch) = (config.workers.as_usize(), config.prefetch());
         let source = Arc::clone(source);
         let batches = ParallelMap::start(jobs, workers, prefetch, move |job| source.batch(&job));
         Self {
@@ -270,45 +283,12 @@ fn groups<'a>(
     images: &'a [ImageRecord],
     group_by_aspect: bool,
 ) -> Vec<Vec<&'a ImageRecord>> {
-    if !group_by_aspect || transform.augment().mixup.probability > 0.0 {
+    if !group_by_aspect || transform.augment().mixup.probability.get() > 0.0 {
         return vec![images.iter().collect()];
     }
     let (wide, others) = images.iter().partition(|image| image.is_wide());
     let groups = [wide, others].into_iter();
     groups.filter(|group: &Vec<_>| !group.is_empty()).collect()
-}
-
-fn checked(config: LoaderConfig) -> Result<LoaderConfig, DataError> {
-    for (key, value) in [
-        ("train.batch_size", config.batch_size),
-        ("train.accumulate", config.parts),
-        ("data.prefetch", config.prefetch),
-    ] {
-        if value == 0 {
-            return Err(DataError::Setting {
-                key,
-                expected: "at least 1",
-                found: value.to_string(),
-            });
-        }
-    }
-    if !config.batch_size.is_multiple_of(config.parts) {
-        return Err(DataError::Setting {
-            key: "train.accumulate",
-            expected: "a divisor of `train.batch_size`",
-            found: config.parts.to_string(),
-        });
-    }
-    if let Some(threshold) = config.repeat_threshold
-        && !(threshold > 0.0 && threshold <= 1.0)
-    {
-        return Err(DataError::Setting {
-            key: "data.repeat_threshold",
-            expected: "above 0 and at most 1",
-            found: threshold.to_string(),
-        });
-    }
-    Ok(config)
 }
 
 /// What the threads share.
@@ -330,7 +310,7 @@ struct Source {
 struct SizedAnchors {
     height: usize,
     width: usize,
-    anchors: Arc<Vec<BoundingBox>>,
+    anchors: Arc<PyramidAnchors>,
 }
 
 impl Source {
@@ -340,6 +320,7 @@ impl Source {
     fn new(
         dataset: Arc<CocoDataset>,
         config: LoaderConfig,
+        seed: u64,
         transform: Transform,
         generator: AnchorGenerator,
         assigner: Option<TargetAssigner>,
@@ -351,12 +332,12 @@ impl Source {
         }
         Ok(Arc::new(Self {
             dataset,
-            seed: config.seed,
+            seed,
             skips: config.on_bad_image == OnBadImage::Skip,
             transform,
             generator,
             assigner,
-            cache: ImageCache::new(config.cache_bytes),
+            cache: ImageCache::new(config.cache_bytes()),
             anchors: Mutex::default(),
         }))
     }
@@ -429,7 +410,7 @@ impl Source {
         })
     }
 
-    fn anchors(&self, height: usize, width: usize) -> Arc<Vec<BoundingBox>> {
+    fn anchors(&self, height: usize, width: usize) -> Arc<PyramidAnchors> {
         let kept = || self.anchors.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |sized: &&SizedAnchors| (sized.height, sized.width) == (height, width);
         if let Some(sized) = kept().iter().find(fits) {

@@ -1,54 +1,81 @@
+use retinanet_settings::{Count, MOST, PositiveShare, Whole};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of the loaders.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct LoaderConfig {
-    /// Images in a batch, at least 1. Default: 16.
-    pub batch_size: usize,
-    /// Into how many equal parts a training batch is divided, which come one after another; a
-    /// divisor of the batch size. Default: 1.
-    pub parts: usize,
-    /// Threads that prepare batches; with 0 the caller's thread does it. Default: 2.
-    pub workers: usize,
-    /// Batches that are under way or ready at once, at most, and at least 1; a batch of 16 images
-    /// of 1333×800 takes 200 MB. Default: 4.
-    pub prefetch: usize,
-    /// Bytes of decoded images that stay in memory, so that they are read and decoded once.
-    /// Default: 0.
-    pub cache_bytes: u64,
-    /// What the order and the variation of the training images follow from. Default: 0.
-    pub seed: u64,
-    /// What training does about an image that cannot be read; evaluation always stops, since its
-    /// numbers would lie. Default: `stop`.
-    pub on_bad_image: OnBadImage,
+    /// Trains more often on images with a class that less than this share of the images has:
+    /// √(threshold ÷ share) times an epoch, for the rarest class of an image. Without it every
+    /// image comes once an epoch. Source: [Gupta et al. 2019](https://arxiv.org/abs/1908.03195),
+    /// appendix B.2, with 0.001 for LVIS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat_threshold: Option<PositiveShare>,
     /// Whether a training batch holds only images that are wider than high or only others, as in
-    /// detectron2, so that less of it is padding. Default: `true`.
+    /// detectron2, so that less of it is padding.
     pub group_by_aspect: bool,
-    /// Trains more often on images with a class that less than this share of the images has, in
-    /// (0, 1]: `sqrt(threshold / share)` times an epoch, for the rarest class of an image. Without
-    /// it every image comes once an epoch. Source: [Gupta et al.
-    /// 2019](https://arxiv.org/abs/1908.03195), appendix B.2, with 0.001 for LVIS. Default: none.
-    pub repeat_threshold: Option<f64>,
+    /// What training and evaluation do about an image that cannot be read.
+    pub on_bad_image: OnBadImage,
+    /// Threads that prepare images; 0 prepares them between the steps.
+    pub workers: Whole<0, 256>,
+    /// Batches that are under way or ready at once, at most; twice `workers` where not given. A
+    /// batch of 16 images of 1333×800 takes 200 MB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefetch: Option<Whole<1, 4096>>,
+    /// Mebibytes of decoded images that stay in memory, so that training decodes them once.
+    pub cache_mib: Whole<0, MOST>,
 }
 
 impl Default for LoaderConfig {
     fn default() -> Self {
         Self {
-            batch_size: 16,
-            parts: 1,
-            workers: 2,
-            prefetch: 4,
-            cache_bytes: 0,
-            seed: 0,
-            on_bad_image: OnBadImage::Stop,
-            group_by_aspect: true,
             repeat_threshold: None,
+            group_by_aspect: true,
+            on_bad_image: OnBadImage::Stop,
+            workers: Whole::literal(2),
+            prefetch: None,
+            cache_mib: Whole::literal(0),
+        }
+    }
+}
+
+impl LoaderConfig {
+    pub(crate) fn prefetch(&self) -> usize {
+        let twice = (2 * self.workers.as_usize()).max(1);
+        self.prefetch.map_or(twice, Whole::as_usize)
+    }
+
+    pub(crate) const fn cache_bytes(&self) -> u64 {
+        self.cache_mib.get().saturating_mul(1 << 20)
+    }
+}
+
+/// How images become batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Images in a batch.
+    pub batch_size: Count,
+    /// Into how many equal parts a training batch is divided, which come one after another; a
+    /// divisor of the batch size.
+    pub parts: Count,
+    /// What the order and the variation of the training images follow from.
+    pub seed: u64,
+}
+
+impl Batching {
+    /// Batches of so many images, in one part.
+    pub const fn of(batch_size: Count) -> Self {
+        Self {
+            batch_size,
+            parts: Count::literal(1),
+            seed: 0,
         }
     }
 }
 
 /// What training does about an image that cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadImage {
     /// It stops, and names the image.

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 
 use crate::random::epoch_rng;
 use crate::sampling::{Repeats, repeat_factors};
-use crate::{CocoDataset, ImageRecord, LoaderConfig};
+use crate::{Batching, CocoDataset, ImageRecord, LoaderConfig};
 
 /// The samples of one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,16 +71,16 @@ pub(crate) struct TrainingPlan {
 
 impl TrainingPlan {
     /// Takes settings that are in their ranges and a data set with images.
-    pub(crate) fn new(dataset: &CocoDataset, config: &LoaderConfig) -> Self {
+    pub(crate) fn new(dataset: &CocoDataset, config: &LoaderConfig, batching: Batching) -> Self {
         let wide = || dataset.images.iter().map(ImageRecord::is_wide);
         Self {
             images: dataset.images.len(),
-            batch_size: config.batch_size,
+            batch_size: batching.batch_size.as_usize(),
             shard: Shard::WHOLE,
-            parts: config.parts,
-            seed: config.seed,
+            parts: batching.parts.as_usize(),
+            seed: batching.seed,
             repeats: (config.repeat_threshold)
-                .map(|threshold| Repeats::new(&repeat_factors(dataset, threshold))),
+                .map(|threshold| Repeats::new(&repeat_factors(dataset, threshold.get()))),
             wide: config.group_by_aspect.then(|| wide().collect()),
         }
     }

@@ -28,6 +28,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use retinanet_boxes::{Class, ClassList};
+use retinanet_settings::{MOST, Whole};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::annotations::{FileKind, annotations_json, file_kind};
@@ -40,43 +42,40 @@ use self::scene::{Figure, Scene};
 /// # Defaults
 ///
 /// 600 images to train on and 150 to validate on, 160×160 pixels, up to 6 objects each, seed 0.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShapesConfig {
     /// What all drawing follows from.
-    pub seed: u64,
-    /// Images in the training split, at least 1.
-    pub train_images: usize,
-    /// Images in the validation split, at least 1.
-    pub val_images: usize,
-    /// Width of every image in pixels, in `64..=4096`.
-    pub width: u32,
-    /// Height of every image in pixels, in `64..=4096`.
-    pub height: u32,
-    /// The most objects in an image, in `1..=50`; each count from 1 up is equally likely, except
-    /// that a crowded image drops the objects that find no place.
-    pub max_objects: usize,
+    pub seed: Whole<0, MOST>,
+    /// Images in the training split.
+    pub train_images: Whole<1, 100_000>,
+    /// Images in the validation split.
+    pub val_images: Whole<1, 100_000>,
+    /// Width of every image in pixels.
+    pub width: Whole<64, 4096>,
+    /// Height of every image in pixels.
+    pub height: Whole<64, 4096>,
+    /// The most objects in an image; each count from 1 up is equally likely, except that a crowded image drops the
+    /// objects that find no place.
+    pub max_objects: Whole<1, 50>,
     /// Whether objects are rare and small, half of the images have none, and the background is full
-    /// of things that look alike. Default: no.
+    /// of things that look alike.
     pub hard: bool,
 }
 
 impl Default for ShapesConfig {
     fn default() -> Self {
         Self {
-            seed: 0,
-            train_images: 600,
-            val_images: 150,
-            width: 160,
-            height: 160,
-            max_objects: 6,
+            seed: Whole::literal(0),
+            train_images: Whole::literal(600),
+            val_images: Whole::literal(150),
+            width: Whole::literal(160),
+            height: Whole::literal(160),
+            max_objects: Whole::literal(6),
             hard: false,
         }
     }
 }
-
-/// The most images that a split has.
-const MOST_IMAGES: usize = 100_000;
 
 impl ShapesConfig {
     /// The classes, the same for every config.
@@ -107,7 +106,7 @@ impl ShapesConfig {
     ///
     /// # Errors
     ///
-    /// Returns an error when a setting is out of range, when the folder holds a `train.json` or
+    /// Returns an error if the folder holds a `train.json` or
     /// `val.json` of another data set, or when a file cannot be written.
     pub fn write(&self, root: &Path) -> Result<ShapesSummary, ShapesError> {
         self.write_with(root, || ())
@@ -123,7 +122,6 @@ impl ShapesConfig {
         root: &Path,
         on_image: impl Fn() + Sync,
     ) -> Result<ShapesSummary, ShapesError> {
-        self.check()?;
         let [train_file, val_file] = Split::ALL.map(|split| split.annotations_path(root));
         for path in [&train_file, &val_file] {
             match file_kind(path)? {
@@ -156,26 +154,6 @@ impl ShapesConfig {
         })
     }
 
-    fn check(&self) -> Result<(), ShapesError> {
-        for (field, got) in [("width", self.width), ("height", self.height)] {
-            if !(64..=4096).contains(&got) {
-                return Err(ShapesError::ImageSize { field, got });
-            }
-        }
-        if !(1..=50).contains(&self.max_objects) {
-            return Err(ShapesError::MaxObjects(self.max_objects));
-        }
-        for (field, count) in [
-            ("train_images", self.train_images),
-            ("val_images", self.val_images),
-        ] {
-            if !(1..=MOST_IMAGES).contains(&count) {
-                return Err(ShapesError::ImageCount { field, got: count });
-            }
-        }
-        Ok(())
-    }
-
     /// Writes the images of a split and returns what they show, in the order of their indices.
     fn write_images(
         &self,
@@ -197,7 +175,7 @@ impl ShapesConfig {
     }
 
     fn draw(&self, split: Split, index: usize) -> (RgbImage, Vec<Figure>) {
-        let mut rng = image_rng(self.seed, split, index);
+        let mut rng = image_rng(self.seed.get(), split, index);
         let scene = Scene::draw(self, &mut rng);
         let image = paint(&scene, &mut rng);
         (image, scene.figures)
@@ -205,8 +183,8 @@ impl ShapesConfig {
 
     const fn image_count(&self, split: Split) -> usize {
         match split {
-            Split::Train => self.train_images,
-            Split::Val => self.val_images,
+            Split::Train => self.train_images.as_usize(),
+            Split::Val => self.val_images.as_usize(),
         }
     }
 }
@@ -257,25 +235,6 @@ impl SplitSummary {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShapesError {
-    /// `width` or `height` is out of range.
-    #[error("`{field}` must be in 64..=4096, got {got}")]
-    ImageSize {
-        /// The setting.
-        field: &'static str,
-        /// Its value.
-        got: u32,
-    },
-    /// `max_objects` is out of range.
-    #[error("`max_objects` must be in 1..=50, got {0}")]
-    MaxObjects(usize),
-    /// A split would be empty, or larger than anyone means.
-    #[error("`{field}` must be in [1, {MOST_IMAGES}], got {got}")]
-    ImageCount {
-        /// The setting.
-        field: &'static str,
-        /// What it holds.
-        got: usize,
-    },
     /// The folder belongs to another data set.
     #[error(
         "`{}` belongs to another data set and is left alone: choose another folder for the shapes",
@@ -367,10 +326,10 @@ mod tests {
 
     fn small() -> ShapesConfig {
         ShapesConfig {
-            train_images: 5,
-            val_images: 3,
-            width: 96,
-            height: 80,
+            train_images: Whole::literal(5),
+            val_images: Whole::literal(3),
+            width: Whole::literal(96),
+            height: Whole::literal(80),
             ..ShapesConfig::default()
         }
     }
@@ -410,7 +369,10 @@ mod tests {
     #[test]
     fn seeds_splits_and_indices_give_different_images() {
         let config = small();
-        let other = ShapesConfig { seed: 1, ..small() };
+        let other = ShapesConfig {
+            seed: Whole::literal(1),
+            ..small()
+        };
         let (first, _) = config.draw(Split::Train, 0);
         let hard = ShapesConfig {
             hard: true,
@@ -431,7 +393,7 @@ mod tests {
         let (few, more) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         small().write(few.path()).unwrap();
         let config = ShapesConfig {
-            train_images: 9,
+            train_images: Whole::literal(9),
             ..small()
         };
         config.write(more.path()).unwrap();
@@ -515,7 +477,10 @@ mod tests {
         config.write(root.path()).unwrap();
         assert!(config.is_written_at(root.path()));
 
-        let other = ShapesConfig { seed: 1, ..small() };
+        let other = ShapesConfig {
+            seed: Whole::literal(1),
+            ..small()
+        };
         assert!(!other.is_written_at(root.path()));
         other.write(root.path()).unwrap();
         assert!(other.is_written_at(root.path()));
@@ -543,46 +508,12 @@ mod tests {
     }
 
     #[test]
-    fn settings_out_of_range_are_refused_by_name() {
-        let root = tempfile::tempdir().unwrap();
-        let error = |change: fn(&mut ShapesConfig)| {
-            let mut config = small();
-            change(&mut config);
-            config.write(root.path()).unwrap_err().to_string()
-        };
-        assert_eq!(
-            error(|c| c.width = 63),
-            "`width` must be in 64..=4096, got 63"
-        );
-        assert_eq!(
-            error(|c| c.height = 4097),
-            "`height` must be in 64..=4096, got 4097"
-        );
-        assert_eq!(
-            error(|c| c.max_objects = 0),
-            "`max_objects` must be in 1..=50, got 0"
-        );
-        assert_eq!(
-            error(|c| c.max_objects = 51),
-            "`max_objects` must be in 1..=50, got 51"
-        );
-        assert_eq!(
-            error(|c| c.train_images = 0),
-            "`train_images` must be in [1, 100000], got 0"
-        );
-        assert_eq!(
-            error(|c| c.val_images = 0),
-            "`val_images` must be in [1, 100000], got 0"
-        );
-    }
-
-    #[test]
     fn unknown_settings_are_refused_and_missing_ones_filled() {
         let config: ShapesConfig = serde_json::from_str(r#"{"seed": 7}"#).unwrap();
         assert_eq!(
             config,
             ShapesConfig {
-                seed: 7,
+                seed: Whole::literal(7),
                 ..ShapesConfig::default()
             }
         );

@@ -10,6 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use retinanet_annotations::read_json;
 use serde_json::Value;
 
+use retinanet_settings::SettingError;
+
 use crate::{CocoDataset, DataError, ImageRecord};
 
 /// A part may hold a fiftieth of all images more than its share, where that helps the classes.
@@ -44,11 +46,8 @@ pub fn split(annotations: &Path, shares: &[f64], seed: u64) -> Result<Vec<Value>
     // So written that NaN fails too.
     let sound = shares.iter().all(|share| *share > 0.0) && (sum - 1.0).abs() <= ROUNDING;
     if !sound {
-        return Err(DataError::Setting {
-            key: "shares",
-            expected: "positive numbers that sum to 1",
-            found: format!("{shares:?}"),
-        });
+        let (allowed, got) = ("positive numbers that sum to 1", format!("{shares:?}"));
+        return Err(SettingError::new("shares", allowed, got).into());
     }
     // Refuses all that could not be told to belong to a part.
     let dataset = CocoDataset::read(annotations, Path::new(""))?;

@@ -4,7 +4,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
 use retinanet_boxes::GroundTruth;
-use retinanet_images::{ColorShift, Piece, Region, View};
+use retinanet_images::{ColorShift, Piece, Region, Side, View};
+use retinanet_settings::Share;
 
 use crate::augment::{JitterConfig, MixupConfig, PhotometricConfig};
 use crate::{ImageRecord, Transform};
@@ -43,7 +44,8 @@ impl ViewSampler<'_> {
         }
         let other = self.any_image();
         let other = self.unmixed(other);
-        let share = Beta::new(alpha, alpha).map_or(0.5, |beta| beta.sample(self.rng));
+        let share =
+            Beta::new(alpha.as_f32(), alpha.as_f32()).map_or(0.5, |beta| beta.sample(self.rng));
         view.mix(other, share)
     }
 
@@ -72,7 +74,7 @@ impl ViewSampler<'_> {
     fn single(&mut self, image: usize, short_side: u32) -> View {
         let augment = self.transform.augment();
         let source = if self.happens(augment.crop.probability) {
-            self.crop(&self.images[image], augment.crop.min_side)
+            self.crop(&self.images[image], augment.crop.min_side.as_f32())
         } else {
             Region::whole(self.images[image].size())
         };
@@ -87,7 +89,7 @@ impl ViewSampler<'_> {
     fn crop(&mut self, record: &ImageRecord, min_side: f32) -> Region {
         const TRIES: usize = 10;
         let (width, height) = record.size();
-        let min_kept = self.transform.augment().min_kept_area;
+        let min_kept = self.transform.augment().min_kept_area.as_f32();
         let objects = || record.objects.iter().filter(|object| !object.crowd);
         for _ in 0..TRIES {
             let (x, shown_width) = self.part(width, min_side);
@@ -123,7 +125,11 @@ impl ViewSampler<'_> {
             max_scale,
             ..
         } = self.transform.augment().jitter;
-        let factor = f64::from(self.rng.random_range(min_scale..=max_scale));
+        let factor = f64::from(
+            self.rng
+                .random_range(min_scale.as_f32()..=max_scale.as_f32()),
+        );
+        let size = size.map(Side::as_u32);
         let [width, height] = size.map(f64::from);
         let scale = (factor * width / source.width).min(factor * height / source.height);
         let mut along = |side: f64, limit: u32| {
@@ -217,10 +223,10 @@ impl ViewSampler<'_> {
             hue,
         } = self.transform.augment().photometric;
         self.happens(probability).then(|| ColorShift {
-            brightness: 1.0 + self.within(brightness),
-            contrast: 1.0 + self.within(contrast),
-            saturation: 1.0 + self.within(saturation),
-            hue: self.within(hue),
+            brightness: 1.0 + self.within(brightness.as_f32()),
+            contrast: 1.0 + self.within(contrast.as_f32()),
+            saturation: 1.0 + self.within(saturation.as_f32()),
+            hue: self.within(hue.as_f32()),
         })
     }
 
@@ -243,8 +249,8 @@ impl ViewSampler<'_> {
 
     /// Samples nothing if it never happens, so that switching one variation on leaves those before
     /// it as they were.
-    fn happens(&mut self, probability: f32) -> bool {
-        probability > 0.0 && self.rng.random::<f32>() < probability
+    fn happens(&mut self, probability: Share) -> bool {
+        probability.get() > 0.0 && self.rng.random::<f32>() < probability.as_f32()
     }
 }
 

@@ -6,30 +6,28 @@ use rayon::prelude::*;
 use retinanet_anchors::BoxCoder;
 use retinanet_boxes::{BoundingBox, ClassId, Detection};
 use retinanet_heads::ClassScores;
+use retinanet_settings::{Count, ShareBelowOne};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ModelConfig;
 use crate::candidates::best_candidates;
 use crate::model::Predictions;
-use crate::suppression::{Suppression, SuppressionKind};
-use crate::{ModelConfig, ModelError};
+use crate::suppression::{Suppression, SuppressionConfig};
 
-/// Settings of decoding, `[eval]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Settings of decoding.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecodeConfig {
-    /// Scores at or below are no detections, in `[0, 1)`.
-    pub score_threshold: f32,
+    /// Scores at or below are no detections.
+    pub score_threshold: ShareBelowOne,
     /// The score threshold of the coarsest level, where it has one of its own: 0 in Detectron.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub coarsest_score_threshold: Option<f32>,
+    pub coarsest_score_threshold: Option<ShareBelowOne>,
     /// The most candidates of one pyramid level that reach suppression.
-    pub top_k: usize,
+    pub pre_nms_top_k: Count,
     /// What becomes of a box that a better one overlaps.
-    pub nms: SuppressionKind,
-    /// A box is suppressed by a better one of its class that overlaps it by more than this IoU.
-    pub nms_iou: f32,
-    /// For `soft_gaussian`: how gently scores fall with overlap, above 0.
-    pub nms_sigma: f32,
+    pub nms: SuppressionConfig,
     /// Whether boxes suppress those of other classes too.
     pub class_agnostic: bool,
     /// Whether boxes are clipped to the image before suppression, as torchvision and mmdetection
@@ -38,80 +36,41 @@ pub struct DecodeConfig {
     /// Whether detections of which clipping leaves nothing are left out; torchvision keeps them.
     pub drop_empty: bool,
     /// The most detections of one image.
-    pub detections: usize,
+    pub max_detections: Count,
 }
 
 impl Default for DecodeConfig {
     /// The peers' common defaults: 0.05, 1000 a level, 0.5 and 100.
     fn default() -> Self {
         Self {
-            score_threshold: 0.05,
+            score_threshold: ShareBelowOne::literal(0.05),
             coarsest_score_threshold: None,
-            top_k: 1000,
-            nms: SuppressionKind::Hard,
-            nms_iou: 0.5,
-            nms_sigma: 0.5,
+            pre_nms_top_k: Count::literal(1000),
+            nms: SuppressionConfig::default(),
             class_agnostic: false,
             clip_before_nms: false,
             drop_empty: true,
-            detections: 100,
+            max_detections: Count::literal(100),
         }
     }
 }
 
 impl DecodeConfig {
-    /// Checks the settings and builds the decoder for this model.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error that names the key at fault.
-    pub fn init(&self, model: &ModelConfig) -> Result<Decoder, ModelError> {
-        let coarsest = self.coarsest_score_threshold.unwrap_or(0.0);
-        for (key, got) in [
-            ("eval.score_threshold", self.score_threshold),
-            ("eval.coarsest_score_threshold", coarsest),
-        ] {
-            if !(0.0..1.0).contains(&got) {
-                return Err(ModelError::out_of_range(key, got, "in [0, 1)"));
-            }
-        }
-        if !(self.nms_sigma.is_finite() && self.nms_sigma > 0.0) {
-            return Err(ModelError::out_of_range(
-                "eval.nms_sigma",
-                self.nms_sigma,
-                "finite and above 0",
-            ));
-        }
-        if !(0.0..=1.0).contains(&self.nms_iou) {
-            return Err(ModelError::out_of_range(
-                "eval.nms_iou",
-                self.nms_iou,
-                "in [0, 1]",
-            ));
-        }
-        for (key, got) in [
-            ("eval.top_k", self.top_k),
-            ("eval.detections", self.detections),
-        ] {
-            if got == 0 {
-                return Err(ModelError::out_of_range(key, got, "at least 1"));
-            }
-        }
-        Ok(Decoder {
+    /// Builds the decoder for this model.
+    pub fn init(&self, model: &ModelConfig) -> Decoder {
+        Decoder {
             config: *self,
-            coder: model.box_coder.init()?,
+            coder: model.box_coder.init(),
             scores: model.head.scores,
-        })
+        }
     }
 
     fn suppression(&self) -> Suppression {
         Suppression {
             kind: self.nms,
-            iou: self.nms_iou,
-            sigma: self.nms_sigma,
-            least_score: self.score_threshold,
+            least_score: self.score_threshold.as_f32(),
             class_agnostic: self.class_agnostic,
-            detections: self.detections,
+            detections: self.max_detections.as_usize(),
         }
     }
 }
@@ -197,7 +156,7 @@ impl Decoder {
                 let own = self.config.coarsest_score_threshold;
                 let threshold = own.filter(|_| level == coarsest);
                 let threshold = threshold.unwrap_or(self.config.score_threshold);
-                self.level_candidates(image, anchors, threshold)
+                self.level_candidates(image, anchors, threshold.as_f32())
             })
             .collect()
     }
@@ -218,7 +177,7 @@ impl Decoder {
         } = image;
         let logits = &logits[start * classes..][..count * classes];
         let (deltas, _) = deltas.as_chunks::<4>();
-        best_candidates(logits, threshold, self.config.top_k)
+        best_candidates(logits, threshold, self.config.pre_nms_top_k.as_usize())
             .into_iter()
             .map(|candidate| {
                 let anchor = start + candidate.index / classes;
@@ -284,6 +243,8 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::suppression::HardConfig;
+    use retinanet_settings::Share;
 
     const ANCHORS: [BoundingBox; 3] = [
         BoundingBox::new(0.0, 0.0, 10.0, 10.0),
@@ -308,7 +269,7 @@ mod tests {
     }
 
     fn decode_batch(config: DecodeConfig, predictions: Predictions) -> Vec<Vec<Detection>> {
-        let decoder = config.init(&ModelConfig::default()).unwrap();
+        let decoder = config.init(&ModelConfig::default());
         let sizes = vec![(100, 100); predictions.logits.dims()[0]];
         decoder.decode(predictions, &ANCHORS, &sizes)
     }
@@ -317,7 +278,7 @@ mod tests {
     fn the_scores_of_a_softmax_share_one_with_the_background() {
         let mut model = ModelConfig::default();
         model.head.scores = ClassScores::Softmax;
-        let decoder = DecodeConfig::default().init(&model).unwrap();
+        let decoder = DecodeConfig::default().init(&model);
         let logits = [[[3.0, 2.0], [LOW; 2], [40.0, 1.0]]];
         let found = decoder.decode(predictions(logits, &[3]), &ANCHORS, &[(100, 100)]);
         let total = 1.0 + 3.0_f64.exp() + 2.0_f64.exp();
@@ -370,14 +331,19 @@ mod tests {
         // A score of exactly the threshold is out, as the peers' `>`.
         let kept = decode(
             DecodeConfig {
-                score_threshold: 0.5,
-                nms_iou: 1.0,
+                score_threshold: ShareBelowOne::literal(0.5),
+                nms: SuppressionConfig::Hard(HardConfig {
+                    iou: Share::literal(1.0),
+                }),
                 ..config
             },
             logits,
         );
         assert_eq!(kept.len(), 4, "{kept:?}");
-        let two = DecodeConfig { top_k: 2, ..config };
+        let two = DecodeConfig {
+            pre_nms_top_k: Count::literal(2),
+            ..config
+        };
         assert_eq!(
             decode(two, logits)
                 .iter()
@@ -386,7 +352,7 @@ mod tests {
             [1.0, 50.0]
         );
         let one = DecodeConfig {
-            detections: 1,
+            max_detections: Count::literal(1),
             ..config
         };
         assert_eq!(decode(one, logits).len(), 1);
@@ -396,7 +362,7 @@ mod tests {
     fn every_level_sends_its_own_best() {
         // One candidate a level, of levels with two anchors and one.
         let config = DecodeConfig {
-            top_k: 1,
+            pre_nms_top_k: Count::literal(1),
             ..DecodeConfig::default()
         };
         let logits = [[[3.0, LOW], [LOW, 2.0], [LOW, 1.0]]];
@@ -440,20 +406,5 @@ mod tests {
     #[test]
     fn nothing_above_the_threshold_gives_nothing() {
         assert!(decode(DecodeConfig::default(), [[[LOW; 2]; 3]]).is_empty());
-    }
-
-    #[test]
-    fn settings_out_of_range_are_refused_by_name() {
-        let config = DecodeConfig {
-            nms_iou: 1.5,
-            ..DecodeConfig::default()
-        };
-        assert_eq!(
-            config
-                .init(&ModelConfig::default())
-                .unwrap_err()
-                .to_string(),
-            "`eval.nms_iou` must be in [0, 1], got 1.5"
-        );
     }
 }

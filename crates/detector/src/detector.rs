@@ -10,6 +10,7 @@ use retinanet_boxes::{ClassList, Detection};
 use retinanet_images::{
     ImagesError, MAX_PIXELS, Preparation, Prepared, TestTimeAugmentation, decode_image,
 };
+use retinanet_settings::SettingError;
 
 use crate::checkpoint::{CheckpointError, DetectorFile, SavedDetector};
 use crate::{
@@ -67,7 +68,7 @@ impl Detector {
     ///
     /// # Errors
     ///
-    /// Returns an error where a setting is out of its range.
+    /// Returns an error if settings do not fit each other.
     pub fn new(
         config: &DetectorConfig,
         model: &RetinaNet,
@@ -78,7 +79,7 @@ impl Detector {
             model: model.valid().with_winograd(config.winograd),
             preparation: Preparation::new(&config.images)?,
             generator: config.model.anchor_generator()?,
-            decoder: config.decode.init(&config.model)?,
+            decoder: config.decode.init(&config.model),
             classes,
             device: device.clone().inner(),
             test_time: TestTimeAugmentation::default(),
@@ -95,7 +96,7 @@ impl Detector {
         mut self,
         test_time: TestTimeAugmentation,
         batch: usize,
-    ) -> Result<Self, ImagesError> {
+    ) -> Result<Self, SettingError> {
         test_time.check()?;
         self.test_time = test_time;
         self.batch = batch.max(1);
@@ -168,7 +169,10 @@ pub enum DetectorError {
     /// The settings make no model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// Images cannot be prepared so.
+    /// An image cannot be read.
     #[error(transparent)]
-    Images(#[from] ImagesError),
+    Image(#[from] ImagesError),
+    /// Settings do not fit each other.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }

@@ -5,12 +5,13 @@
 //! use burn::tensor::{Device, Tensor};
 //! use retinanet_backbone::Architecture;
 //! use retinanet_detector::{ModelConfig, Predictions};
+//! use retinanet_settings::Whole;
 //!
 //! let device = Device::flex();
 //! let config = ModelConfig {
 //!     backbone: Architecture::Resnet18,
-//!     width: 8,
-//!     fpn_channels: 16,
+//!     width: Whole::literal(8),
+//!     fpn_channels: Whole::literal(16),
 //!     ..ModelConfig::default()
 //! };
 //! let model = config.init(3, 0, &device)?;
@@ -47,8 +48,8 @@ pub use merge::ViewDetection;
 pub use model::{Predictions, RetinaNet};
 pub use numbers::faulty_number;
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
-pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm};
-pub use suppression::SuppressionKind;
+pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm, Prior};
+pub use suppression::{HardConfig, SoftGaussianConfig, SoftLinearConfig, SuppressionConfig};
 pub use weights::{
     LoadedWeights, Names, WeightFormat, WeightsError, coco_classes, count_classes, load_pretrained,
     load_weights, read_classes, save_backbone, save_weights,

@@ -22,7 +22,7 @@ impl Decoder {
     /// A cut object gives way to one that is seen whole, has at least half its score and holds at
     /// least half of its box. Then suppression goes over all of them as over a single view's; soft
     /// suppression has lowered scores of each view already and lowers those of doubles again. As of
-    /// a single view, no more than [`DecodeConfig::detections`](crate::DecodeConfig::detections)
+    /// a single view, no more than [`DecodeConfig::max_detections`](crate::DecodeConfig::max_detections)
     /// stay, of all views together.
     pub fn merge(&self, of_views: &[ViewDetection]) -> Vec<Detection> {
         let whole: Vec<Detection> = (of_views.iter())
@@ -67,9 +67,7 @@ mod tests {
     }
 
     fn merged(of_views: &[ViewDetection]) -> Vec<f32> {
-        let decoder = DecodeConfig::default()
-            .init(&ModelConfig::default())
-            .unwrap();
+        let decoder = DecodeConfig::default().init(&ModelConfig::default());
         let found = decoder.merge(of_views);
         found.iter().map(|detection| detection.score).collect()
     }

@@ -122,6 +122,8 @@ mod tests {
     use retinanet_backbone::{Architecture, P6Source};
     use retinanet_heads::{HeadConfig, HeadNorm};
 
+    use retinanet_settings::Whole;
+
     use super::*;
     use crate::ModelConfig;
 
@@ -158,8 +160,8 @@ mod tests {
         let device = Device::flex();
         let config = ModelConfig {
             backbone: Architecture::Resnet18,
-            width: 4,
-            fpn_channels: 8,
+            width: Whole::literal(4),
+            fpn_channels: Whole::literal(8),
             ..ModelConfig::default()
         };
         let generator = config.anchor_generator().unwrap();
@@ -183,8 +185,8 @@ mod tests {
         let device = Device::flex();
         let config = ModelConfig {
             backbone: Architecture::Resnet18,
-            width: 16,
-            fpn_channels: 32,
+            width: Whole::literal(16),
+            fpn_channels: Whole::literal(32),
             ..ModelConfig::default()
         };
         let fast = config.init(2, 0, &device).unwrap();

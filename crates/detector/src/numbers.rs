@@ -46,6 +46,8 @@ impl ModuleVisitor for Search {
 mod tests {
     use burn::tensor::Device;
 
+    use retinanet_settings::Whole;
+
     use super::*;
     use crate::ModelConfig;
 
@@ -72,8 +74,8 @@ mod tests {
         let device = Device::flex();
         let model = || {
             let config = ModelConfig {
-                width: 4,
-                fpn_channels: 8,
+                width: Whole::literal(4),
+                fpn_channels: Whole::literal(8),
                 ..ModelConfig::default()
             };
             config.init(2, 0, &device).unwrap()

@@ -1,29 +1,82 @@
 //! Non-maximum suppression: of boxes that mean the same object, the best stays.
 
 use retinanet_boxes::{ClassId, Detection};
+use retinanet_settings::{Positive, Share};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What becomes of a box that a better one overlaps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SuppressionKind {
-    /// It goes where they overlap by more than `eval.nms_iou`.
-    #[default]
-    Hard,
-    /// Its score is multiplied by `1 - IoU` where they overlap by more than `eval.nms_iou` (Bodla
-    /// et al. 2017), and it goes where that leaves no more than the score threshold.
-    SoftLinear,
-    /// Its score is multiplied by `exp(-IoU^2 / eval.nms_sigma)`, however little they overlap
-    /// (Bodla et al. 2017), and it goes where that leaves no more than the score threshold.
-    SoftGaussian,
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SuppressionConfig {
+    /// It goes where they overlap by more than `iou`.
+    Hard(HardConfig),
+    /// Its score is multiplied by `1 - IoU` where they overlap by more than `iou` (Bodla et al. 2017), and it goes
+    /// where that leaves no more than the score threshold.
+    SoftLinear(SoftLinearConfig),
+    /// Its score is multiplied by `exp(-IoU^2 / sigma)`, however little they overlap (Bodla et al. 2017), and it goes
+    /// where that leaves no more than the score threshold.
+    SoftGaussian(SoftGaussianConfig),
+}
+
+impl Default for SuppressionConfig {
+    fn default() -> Self {
+        Self::Hard(HardConfig::default())
+    }
+}
+
+/// Settings of hard suppression.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HardConfig {
+    /// The overlap above which a better box suppresses another.
+    pub iou: Share,
+}
+
+impl Default for HardConfig {
+    fn default() -> Self {
+        Self {
+            iou: Share::literal(0.5),
+        }
+    }
+}
+
+/// Settings of linear soft suppression.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SoftLinearConfig {
+    /// The overlap above which a better box lowers another's score.
+    pub iou: Share,
+}
+
+impl Default for SoftLinearConfig {
+    fn default() -> Self {
+        Self {
+            iou: Share::literal(0.5),
+        }
+    }
+}
+
+/// Settings of Gaussian soft suppression.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SoftGaussianConfig {
+    /// How gently scores fall with overlap.
+    pub sigma: Positive,
+}
+
+impl Default for SoftGaussianConfig {
+    fn default() -> Self {
+        Self {
+            sigma: Positive::literal(0.5),
+        }
+    }
 }
 
 /// Non-maximum suppression with its settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Suppression {
-    pub(crate) kind: SuppressionKind,
-    pub(crate) iou: f32,
-    pub(crate) sigma: f32,
+    pub(crate) kind: SuppressionConfig,
     /// For the soft kinds.
     pub(crate) least_score: f32,
     pub(crate) class_agnostic: bool,
@@ -51,14 +104,20 @@ impl Suppression {
 
     fn suppress(&self, candidates: &[Detection]) -> Vec<Detection> {
         match self.kind {
-            SuppressionKind::Hard => self.suppress_hard(candidates),
-            SuppressionKind::SoftLinear | SuppressionKind::SoftGaussian => {
-                self.suppress_softly(candidates)
+            SuppressionConfig::Hard(config) => self.suppress_hard(candidates, config.iou.as_f32()),
+            SuppressionConfig::SoftLinear(config) => {
+                let limit = config.iou.as_f32();
+                let factor = |iou| if iou > limit { 1.0 - iou } else { 1.0 };
+                self.suppress_softly(candidates, factor)
+            }
+            SuppressionConfig::SoftGaussian(config) => {
+                let sigma = config.sigma.as_f32();
+                self.suppress_softly(candidates, |iou| (-iou * iou / sigma).exp())
             }
         }
     }
 
-    fn suppress_hard(&self, candidates: &[Detection]) -> Vec<Detection> {
+    fn suppress_hard(&self, candidates: &[Detection], iou: f32) -> Vec<Detection> {
         let mut ordered = candidates.to_vec();
         // Stable: of equal scores the first counts as the better, as in torchvision.
         ordered.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -74,34 +133,30 @@ impl Suppression {
             kept.push(*best);
             let rest = ordered[place..].iter().zip(&mut suppressed[place..]);
             for (other, suppressed) in rest {
-                *suppressed |= best.bbox.iou(&other.bbox) > self.iou;
+                *suppressed |= best.bbox.iou(&other.bbox) > iou;
             }
         }
         kept
     }
 
-    fn suppress_softly(&self, candidates: &[Detection]) -> Vec<Detection> {
+    /// `factor` gives what is left of the score of a box that a better one overlaps by so much.
+    fn suppress_softly(
+        &self,
+        candidates: &[Detection],
+        factor: impl Fn(f32) -> f32,
+    ) -> Vec<Detection> {
         let mut rest = candidates.to_vec();
         let mut kept = Vec::new();
         while kept.len() < self.detections
             && let Some(best) = take_best(&mut rest)
         {
             for other in &mut rest {
-                other.score *= self.factor(best.bbox.iou(&other.bbox));
+                other.score *= factor(best.bbox.iou(&other.bbox));
             }
             rest.retain(|other| other.score > self.least_score);
             kept.push(best);
         }
         kept
-    }
-
-    /// What is left of the score of a box that a better one overlaps by so much.
-    fn factor(&self, iou: f32) -> f32 {
-        match self.kind {
-            SuppressionKind::SoftGaussian => (-iou * iou / self.sigma).exp(),
-            _ if iou > self.iou => 1.0 - iou,
-            _ => 1.0,
-        }
     }
 }
 
@@ -134,11 +189,9 @@ mod tests {
 
     use super::*;
 
-    fn suppression(kind: SuppressionKind) -> Suppression {
+    fn suppression(kind: SuppressionConfig) -> Suppression {
         Suppression {
             kind,
-            iou: 0.5,
-            sigma: 0.5,
             least_score: 0.05,
             class_agnostic: false,
             detections: 10,
@@ -178,10 +231,10 @@ mod tests {
                 .collect();
             let hard = Suppression {
                 detections: usize::MAX,
-                ..suppression(SuppressionKind::Hard)
+                ..suppression(SuppressionConfig::Hard(HardConfig::default()))
             };
             let kept = hard.apply(&candidates);
-            let overlap = |a: &Detection, b: &Detection| a.bbox.iou(&b.bbox) > hard.iou;
+            let overlap = |a: &Detection, b: &Detection| a.bbox.iou(&b.bbox) > 0.5;
             prop_assert!(kept.is_sorted_by(|a, b| a.score >= b.score));
             for (place, detection) in kept.iter().enumerate() {
                 prop_assert!(!kept[..place].iter().any(|better| overlap(better, detection)));
@@ -200,7 +253,7 @@ mod tests {
     fn classes_suppress_each_other_only_where_asked() {
         // Shifted by 2 of 10: IoU 8 / 12.
         let both = [detection(0.0, 0, 0.9), detection(2.0, 1, 0.8)];
-        let apart = suppression(SuppressionKind::Hard);
+        let apart = suppression(SuppressionConfig::Hard(HardConfig::default()));
         assert_eq!(scores(&apart.apply(&both)), [0.9, 0.8]);
         let together = Suppression {
             class_agnostic: true,
@@ -217,7 +270,8 @@ mod tests {
             detection(2.0, 0, 0.6),
             detection(6.0, 0, 0.5),
         ];
-        let linear = suppression(SuppressionKind::SoftLinear).apply(&candidates);
+        let linear = suppression(SuppressionConfig::SoftLinear(SoftLinearConfig::default()))
+            .apply(&candidates);
         let expected = [0.9, 0.5, 0.6 / 3.0];
         for (score, expected) in scores(&linear).iter().zip(expected) {
             assert!((score - expected).abs() < 1e-6, "{linear:?}");
@@ -226,7 +280,10 @@ mod tests {
 
         // exp(-(2/3)² / 0.5) = 0.411112, exp(-(1/4)² / 0.5) = 0.882497; the third then lowers the
         // second by IoU 6 / 14: exp(-(3/7)² / 0.5) = 0.692569.
-        let gaussian = suppression(SuppressionKind::SoftGaussian).apply(&candidates);
+        let gaussian = suppression(SuppressionConfig::SoftGaussian(
+            SoftGaussianConfig::default(),
+        ))
+        .apply(&candidates);
         let expected = [0.9, 0.5 * 0.882_497, 0.6 * 0.411_112 * 0.692_569];
         for (score, expected) in scores(&gaussian).iter().zip(expected) {
             assert!((score - expected).abs() < 1e-5, "{gaussian:?}");
@@ -236,11 +293,14 @@ mod tests {
     #[test]
     fn what_falls_to_the_threshold_goes_and_no_more_stay_than_asked() {
         let candidates = [detection(0.0, 0, 0.9), detection(0.5, 0, 0.1)];
-        let soft = suppression(SuppressionKind::SoftLinear);
+        let soft = suppression(SuppressionConfig::SoftLinear(SoftLinearConfig::default()));
         assert_eq!(scores(&soft.apply(&candidates)), [0.9]);
 
         let apart = [0.0, 20.0, 40.0].map(|x| detection(x, 0, 0.5));
-        for kind in [SuppressionKind::Hard, SuppressionKind::SoftGaussian] {
+        for kind in [
+            SuppressionConfig::Hard(HardConfig::default()),
+            SuppressionConfig::SoftGaussian(SoftGaussianConfig::default()),
+        ] {
             let one = Suppression {
                 detections: 1,
                 ..suppression(kind)

@@ -11,16 +11,16 @@ use crate::observer::Observer;
 ///
 /// # Errors
 ///
-/// Returns an error that names a setting of the anchors or the matcher that is out of range.
+/// Returns an error if settings of the anchors or the assigner do not fit each other.
 pub fn check_requests(config: &ExperimentConfig) -> Result<[CheckRequest; 2], ExperimentError> {
     let split = |split: &SplitConfig| {
         let root = &config.data.root;
         Split::new(root.join(&split.annotations), root.join(&split.images))
     };
     let anchors = Anchors {
-        generator: config.model.anchor_generator()?,
-        resize: config.data.resize(),
-        foreground: config.criterion.matcher.foreground,
+        generator: config.anchor_generator()?,
+        resize: config.data.transform.resize.clone(),
+        foreground: config.target_assigner()?.assigner().foreground(),
     };
     let decoding = config.data.decoding();
     let (train, val) = (split(&config.data.train), split(&config.data.val));
@@ -45,7 +45,7 @@ pub fn check_requests(config: &ExperimentConfig) -> Result<[CheckRequest; 2], Ex
 pub enum AnnotationsCheckError {
     /// Training would fail on them, or report what is not true.
     #[error(
-        "training would fail or lie: {}; `retinanet dataset check` shows all, `--no-check` trains nevertheless",
+        "training would fail or report wrong numbers: {}; `retinanet dataset check` shows all, `--no-check` trains nevertheless",
         errors.join(", ")
     )]
     Faults {

@@ -1,57 +1,26 @@
 //! A config's data, ready to be read.
 
-use retinanet_data::{
-    CocoDataset, DataError, LoaderConfig, ReadOptions, ResizeConfig, Transform, TransformConfig,
-};
+use retinanet_data::{Batching, CocoDataset, DataError, ReadOptions};
 use retinanet_images::Decoding;
 
-use crate::config::{DataConfig, SplitConfig};
+use crate::config::{DataConfig, ExperimentConfig, SplitConfig};
 use crate::error::ExperimentError;
 use crate::observer::Observer;
 
+impl ExperimentConfig {
+    /// How training's images become batches. A batch whose size is yet to be measured has as many images as parts.
+    pub fn batching(&self) -> Batching {
+        let parts = self.train.accumulate;
+        let images = retinanet_settings::Count::new(self.train.batch_size.images());
+        Batching {
+            batch_size: images.unwrap_or(parts).max(parts),
+            parts,
+            seed: self.seed.get(),
+        }
+    }
+}
+
 impl DataConfig {
-    /// The way from images to numbers.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error that names the key at fault.
-    pub fn transform(&self) -> Result<Transform, DataError> {
-        Transform::new(&TransformConfig {
-            range_16_bit: self.range_16_bit,
-            resize: self.resize(),
-            augment: self.augment,
-            normalization: self.normalization,
-            size_divisor: self.size_divisor,
-            batch_shapes: self.batch_shapes.clone(),
-        })
-    }
-
-    /// How large images become.
-    pub fn resize(&self) -> ResizeConfig {
-        ResizeConfig {
-            short_side: self.short_side.clone(),
-            long_side: self.long_side,
-            eval_short_side: self.eval_short_side,
-            interpolation: self.interpolation,
-            size_rounding: self.size_rounding,
-        }
-    }
-
-    /// How training's batches are loaded.
-    pub fn loader(&self, batch_size: usize, seed: u64) -> LoaderConfig {
-        LoaderConfig {
-            batch_size,
-            parts: 1,
-            workers: self.workers,
-            prefetch: self.prefetch.unwrap_or((2 * self.workers).max(1)),
-            cache_bytes: self.cache_mib.saturating_mul(1 << 20),
-            seed,
-            on_bad_image: self.on_bad_image,
-            group_by_aspect: self.group_by_aspect,
-            repeat_threshold: self.repeat_threshold,
-        }
-    }
-
     /// Reads what is trained on; all files are there.
     ///
     /// # Errors
@@ -92,11 +61,8 @@ impl DataConfig {
     }
 
     /// What image files are taken, and how their values become 8 bits.
-    pub fn decoding(&self) -> Decoding {
-        Decoding {
-            max_pixels: self.max_megapixels.saturating_mul(1_000_000),
-            range_16_bit: self.range_16_bit,
-        }
+    pub const fn decoding(&self) -> Decoding {
+        self.decoding.init()
     }
 
     /// How a split is read; images without objects stay if they are to be kept.

@@ -1,42 +1,29 @@
-use retinanet_anchors::AnchorError;
-use retinanet_criterion::CriterionError;
 use retinanet_data::DataError;
 use retinanet_data::shapes::ShapesError;
 use retinanet_detector::{CheckpointError, DetectorError, ModelError, WeightsError};
 use retinanet_evaluation::EvaluationError;
+use retinanet_images::ImagesError;
+use retinanet_settings::SettingError;
 
 /// The experiment cannot run as it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExperimentError {
-    /// A setting is out of range.
-    #[error("`{key}` must be {allowed}, got {got}")]
-    OutOfRange {
-        /// The key in the config.
-        key: &'static str,
-        /// What the config says.
-        got: String,
-        /// What it may say.
-        allowed: &'static str,
-    },
+    /// Settings break a rule; the error has the key's path in the config.
+    #[error(transparent)]
+    Setting(SettingError),
     /// Both lengths are given.
     #[error("`train.iterations` and `train.epochs` are both given, which one holds?")]
     TwoLengths,
-    /// The data's root is no path.
-    #[error("`data.root` is no path")]
+    /// The data's root is not a path.
+    #[error("`data.root` is not a path")]
     Root(#[source] std::io::Error),
-    /// A model or decoding setting is out of range.
+    /// There is no such model.
     #[error(transparent)]
-    Model(#[from] ModelError),
-    /// A matcher setting is out of range.
-    #[error(transparent)]
-    Anchors(#[from] AnchorError),
-    /// A loss setting is out of range.
-    #[error(transparent)]
-    Criterion(#[from] CriterionError),
+    Model(ModelError),
     /// The data cannot be read.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Data(DataError),
     /// The weights to start from cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -48,27 +35,38 @@ pub enum ExperimentError {
     Evaluation(#[from] EvaluationError),
 }
 
-impl ExperimentError {
-    /// A setting that is out of its range: its key, what the config says, and what it may say.
-    pub fn out_of_range(
-        key: &'static str,
-        got: impl std::fmt::Display,
-        allowed: &'static str,
-    ) -> Self {
-        Self::OutOfRange {
-            key,
-            got: got.to_string(),
-            allowed,
+impl From<ModelError> for ExperimentError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Setting(error) => Self::Setting(error.within("model")),
+            error => Self::Model(error),
         }
     }
+}
 
-    /// Whether the config is at fault, and not the data.
-    pub fn is_about_config(&self) -> bool {
-        match self {
-            Self::Data(error) => error.is_about_config(),
-            Self::Weights(_) | Self::Shapes(_) | Self::Evaluation(_) => false,
-            _ => true,
+impl From<DataError> for ExperimentError {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Setting(error) | DataError::Image(ImagesError::Setting(error)) => {
+                Self::Setting(error.within("data"))
+            }
+            DataError::Parts { batch_size, parts } => Self::Setting(SettingError::new(
+                "train.batch_size",
+                "at least as many images as there are processes, times `train.accumulate`",
+                format!("{batch_size}, for {parts}"),
+            )),
+            error => Self::Data(error),
         }
+    }
+}
+
+impl ExperimentError {
+    /// Whether the config is at fault, and not the data.
+    pub const fn is_about_config(&self) -> bool {
+        !matches!(
+            self,
+            Self::Data(_) | Self::Weights(_) | Self::Shapes(_) | Self::Evaluation(_)
+        )
     }
 }
 

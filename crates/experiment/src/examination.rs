@@ -64,14 +64,15 @@ pub fn examine(
         what: "evaluating",
         total: dataset.images.len() as u64,
     });
-    let ahead = detector.batch() + data.workers;
-    let mut images = read_ahead(dataset.images, data.workers, ahead, dataset.decoding)?.peekable();
+    let workers = data.loader.workers.as_usize();
+    let ahead = detector.batch() + workers;
+    let mut images = read_ahead(dataset.images, workers, ahead, dataset.decoding)?.peekable();
     while images.peek().is_some() {
         let mut read = Vec::new();
         for (id, image) in images.by_ref().take(detector.batch()) {
             match image {
                 Ok(image) => read.push(image),
-                Err(error) if data.on_bad_image == OnBadImage::Skip => {
+                Err(error) if data.loader.on_bad_image == OnBadImage::Skip => {
                     observer.message(&format!("left out: {}", in_full(&error)));
                     observer.progress(Progress::Tick);
                     unreadable.insert(id);

@@ -41,7 +41,7 @@ impl DataConfig {
         };
         let read = self.read_with(split, options)?;
         let mut dataset = read.with_classes(classes)?;
-        let left_out = leave_out_faulty(&mut dataset, self.on_bad_image, observer)?;
+        let left_out = leave_out_faulty(&mut dataset, self.loader.on_bad_image, observer)?;
         if dataset.images.is_empty() {
             let path = dataset.annotations;
             return Err(DataError::NoImages { path }.into());

@@ -9,29 +9,32 @@ mod checks;
 mod config;
 mod data;
 mod data_files;
-mod detector;
 mod error;
 mod examination;
+mod explain;
 mod image_files;
+mod keys;
 mod layers;
 mod observer;
+mod parts;
 mod presets;
+mod schema;
 mod training_config;
 
 pub use annotation_checks::{AnnotationsCheckError, check_annotations, check_requests};
 pub use checks::check_settings;
-pub use config::{
-    AugmentConfig, ComputeConfig, CriterionSection, DataConfig, ExperimentConfig, SplitConfig,
-};
+pub use config::{ComputeConfig, DataConfig, ExperimentConfig, SplitConfig};
 pub use data::{render_shapes_if_absent, tell_dropped};
 pub use data_files::{DataSplit, MissingData, require_data, what_lies_in};
 pub use error::{EvaluateError, ExperimentError};
 pub use examination::{Examination, ImageTimes, coco_detections, examine};
 pub use image_files::{EvaluationData, check_training_files};
+pub use keys::{ConfigKey, Resume, config_keys, resume_of};
 pub use layers::{ConfigError, config_to_toml, load_config};
 pub use observer::{Evaluated, Observer, Progress, StepReport};
 pub use presets::Preset;
 pub use training_config::{
-    BatchSize, MetricName, OnNonFinite, OptimizerConfig, OptimizerName, ScheduleConfig,
-    ScheduleName, TrainConfig,
+    AdamwConfig, BatchSize, CosineConfig, Images, LearningRate, MetricName, Milestones,
+    MultiStepConfig, OnNonFinite, OneCycleConfig, OptimizerConfig, OptimizerKind, PolynomialConfig,
+    ScheduleConfig, ScheduleKind, SgdConfig, TrainConfig,
 };

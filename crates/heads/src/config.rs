@@ -1,28 +1,35 @@
+use retinanet_settings::{Whole, real};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+real! {
+    /// A foreground probability that a bias can give.
+    pub Prior: at_least 1e-9, below 1
+}
+
 /// Settings that both subnets share.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadConfig {
     /// Hidden convolutions before the output.
-    pub depth: usize,
+    pub depth: Whole<0, 32>,
     /// Channels of the hidden convolutions; as many as the pyramid's where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub channels: Option<usize>,
+    pub channels: Option<Whole<1, 4096>>,
     /// What follows each hidden convolution.
     pub norm: HeadNorm,
     /// Whether the hidden convolutions have a bias; before a norm torchvision leaves it out.
     pub conv_bias: bool,
-    /// π, the foreground probability that a fresh model gives every anchor, in `(0, 1)`
+    /// π, the foreground probability that a fresh model gives every anchor
     /// (section 3.3): without it the many negatives blow up the first steps.
-    pub prior: f64,
+    pub prior: Prior,
     /// How class logits become scores, and with that whether the class loss is a sigmoid's or a
     /// softmax's.
     pub scores: ClassScores,
 }
 
 /// How an anchor's class logits become scores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassScores {
     /// Each class by itself: the paper.
@@ -38,18 +45,18 @@ impl Default for HeadConfig {
     /// Four hidden convolutions without norm, π = 0.01: the paper.
     fn default() -> Self {
         Self {
-            depth: 4,
+            depth: Whole::literal(4),
             channels: None,
             norm: HeadNorm::None,
             conv_bias: true,
-            prior: 0.01,
+            prior: Prior::literal(0.01),
             scores: ClassScores::Sigmoid,
         }
     }
 }
 
 /// What follows each hidden convolution of a head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadNorm {
     /// Nothing: the paper.

@@ -5,9 +5,10 @@
 //! use burn::tensor::{Device, Tensor};
 //! use retinanet_convolution::Levels;
 //! use retinanet_heads::HeadConfig;
+//! use retinanet_settings::Whole;
 //!
 //! let device = Device::flex();
-//! let config = HeadConfig { depth: 1, ..HeadConfig::default() };
+//! let config = HeadConfig { depth: Whole::literal(1), ..HeadConfig::default() };
 //! let classes = config.init_class_subnet(16, 9, 3, 0, &device);
 //! let maps = [4, 2].map(|side| Tensor::zeros([1, side, side, 16], &device));
 //! let logits = classes.forward(Levels::pack(maps));
@@ -17,5 +18,5 @@
 mod config;
 mod subnet;
 
-pub use config::{ClassScores, HeadConfig, HeadNorm};
+pub use config::{ClassScores, HeadConfig, HeadNorm, Prior};
 pub use subnet::Subnet;

@@ -5,6 +5,7 @@ use retinanet_convolution::{
     Conv2d, ConvOptions, FusedEpilogue, Levels, WeightDistribution, conv2d_levels, group_norm,
     new_conv2d, new_group_norm,
 };
+use retinanet_settings::Whole;
 
 use crate::config::{ClassScores, HeadConfig, HeadNorm};
 
@@ -26,7 +27,8 @@ impl HeadConfig {
         seed: u64,
         device: &Device,
     ) -> Subnet {
-        let foreground = -((1.0 - self.prior) / self.prior).ln();
+        let prior = self.prior.get();
+        let foreground = -((1.0 - prior) / prior).ln();
         let bias = match self.scores {
             ClassScores::Sigmoid => foreground,
             ClassScores::Softmax => foreground - (classes as f64).ln(),
@@ -56,9 +58,10 @@ impl HeadConfig {
         output_bias: f64,
         device: &Device,
     ) -> Subnet {
-        let width = self.channels.unwrap_or(channels_in);
+        let width = self.channels.map_or(channels_in, Whole::as_usize);
+        let depth = self.depth.as_usize();
         let channels_into = |layer: usize| if layer == 0 { channels_in } else { width };
-        let convs = (0..self.depth)
+        let convs = (0..depth)
             .map(|layer| {
                 let bias = self.conv_bias.then_some(0.0);
                 convolution([channels_into(layer), width], bias, device)
@@ -66,7 +69,7 @@ impl HeadConfig {
             .collect();
         let norms = match self.norm {
             HeadNorm::None => Vec::new(),
-            HeadNorm::GroupNorm => (0..self.depth)
+            HeadNorm::GroupNorm => (0..depth)
                 .map(|_| new_group_norm(width, NORM_EPSILON, device))
                 .collect(),
         };
@@ -75,7 +78,7 @@ impl HeadConfig {
             convs,
             norms,
             output: convolution(
-                [channels_into(self.depth), channels_out],
+                [channels_into(depth), channels_out],
                 Some(output_bias),
                 device,
             ),
@@ -151,6 +154,7 @@ mod tests {
     use burn::tensor::activation::sigmoid;
 
     use super::*;
+    use crate::Prior;
 
     fn features(device: &Device) -> Levels {
         let map =
@@ -164,7 +168,7 @@ mod tests {
         device.seed(1);
         for prior in [0.01, 0.1] {
             let config = HeadConfig {
-                prior,
+                prior: Prior::literal(prior),
                 ..HeadConfig::default()
             };
             let logits = config
@@ -212,7 +216,7 @@ mod tests {
     fn values_come_out_in_the_order_of_the_anchors() {
         let device = Device::flex();
         let mut subnet = HeadConfig {
-            depth: 0,
+            depth: Whole::literal(0),
             ..HeadConfig::default()
         }
         .init_box_subnet(1, 2, 0, &device);
@@ -246,8 +250,8 @@ mod tests {
         let device = Device::flex();
         for channels in [6, 32, 48] {
             let config = HeadConfig {
-                depth: 1,
-                channels: Some(channels),
+                depth: Whole::literal(1),
+                channels: Some(Whole::literal(channels as u64)),
                 norm: HeadNorm::GroupNorm,
                 conv_bias: false,
                 ..HeadConfig::default()

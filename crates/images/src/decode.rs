@@ -5,31 +5,9 @@ use image::error::{ImageFormatHint, ParameterError, ParameterErrorKind, Unsuppor
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, RgbImage};
 
 use crate::complete::is_complete;
+use crate::decoding::{Decoding, Range16Bit};
 use crate::header::orientation;
 use crate::{ImagesError, catch_panic};
-
-/// Most pixels that an image has unless someone says otherwise: Pillow's bound against decompression bombs,
-/// above the largest cameras. Decoding takes up to 7 bytes a pixel, of 16-bit images up to 11.
-pub const MAX_PIXELS: u64 = 178_956_970;
-
-/// What image files are taken, and how their values become 8 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decoding {
-    /// Most pixels that an image may have. Default: [`MAX_PIXELS`].
-    pub max_pixels: u64,
-    /// The values of 16-bit images that become black and white; those beyond are clipped. Sensors of 10 or
-    /// 12 bits, and thermal cameras, fill a narrow range. Default: none, which is `[0, 65535]`.
-    pub range_16_bit: Option<[u16; 2]>,
-}
-
-impl Default for Decoding {
-    fn default() -> Self {
-        Self {
-            max_pixels: MAX_PIXELS,
-            range_16_bit: None,
-        }
-    }
-}
 
 impl Decoding {
     /// A decoded image as 8-bit RGB.
@@ -41,7 +19,8 @@ impl Decoding {
                 | DynamicImage::ImageRgb16(_)
                 | DynamicImage::ImageRgba16(_)
         );
-        let Some([black, white]) = self.range_16_bit.filter(|_| is_16_bit) else {
+        let Some([black, white]) = self.range_16_bit.filter(|_| is_16_bit).map(Range16Bit::get)
+        else {
             return image.into_rgb8();
         };
         let image = image.into_rgb16();
@@ -504,7 +483,10 @@ mod tests {
             image.pixels().map(|pixel| pixel.0[1]).collect::<Vec<_>>()
         };
         // 300 · 255 / 600 is 127.5, and half goes up.
-        assert_eq!(grey(Some([300, 900])), [0, 0, 128, 255, 255, 255]);
+        assert_eq!(
+            grey(Range16Bit::try_from([300, 900]).ok()),
+            [0, 0, 128, 255, 255, 255]
+        );
         assert_eq!(grey(None), [1, 1, 2, 3, 4, 255]);
         let range = range_of_16_bit(&path, Decoding::default()).unwrap();
         assert_eq!(range, Some([200, 65_535]));
@@ -515,7 +497,7 @@ mod tests {
             .save(&path)
             .unwrap();
         let decoding = Decoding {
-            range_16_bit: Some([300, 900]),
+            range_16_bit: Range16Bit::try_from([300, 900]).ok(),
             ..Decoding::default()
         };
         let image = decode_image(&path, decoding).unwrap();

@@ -2,6 +2,7 @@ use std::io;
 use std::path::PathBuf;
 
 use image::ImageError;
+use retinanet_settings::SettingError;
 
 /// What can go wrong between an image file and the numbers.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,7 @@ pub enum ImagesError {
     /// An image with more pixels than are taken, such as a small file that unpacks to gigabytes.
     #[error(
         "image `{}` has {width}×{height} pixels, more than the {} megapixels that are taken; raise \
-         `data.max_megapixels` in a config, or `--max-megapixels`",
+         `max_megapixels` if they are meant",
         .path.display(),
         .max_pixels / 1_000_000
     )]
@@ -51,16 +52,9 @@ pub enum ImagesError {
         /// The most that are taken.
         max_pixels: u64,
     },
-    /// A setting out of its range.
-    #[error("`{key}` must be {expected}, got {found}")]
-    Setting {
-        /// The setting as the configuration of an experiment names it.
-        key: &'static str,
-        /// What it must be.
-        expected: &'static str,
-        /// What it is.
-        found: String,
-    },
+    /// Settings that do not fit each other, or the images.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// A bug of a decoder: it panicked.
     #[error("reading panicked on {what}: {message}")]
     Panic {

@@ -47,6 +47,7 @@
 mod colors;
 mod complete;
 mod decode;
+mod decoding;
 mod error;
 mod header;
 mod normalization;
@@ -59,12 +60,13 @@ mod test_time;
 mod view;
 
 pub use colors::ColorShift;
-pub use decode::{BytesError, Decoding, MAX_PIXELS, decode_bytes, decode_image, range_of_16_bit};
+pub use decode::{BytesError, decode_bytes, decode_image, range_of_16_bit};
+pub use decoding::{Decoding, DecodingConfig, MAX_PIXELS, Range16Bit};
 pub use error::ImagesError;
 pub use header::{Header, check_image, read_header};
-pub use normalization::{ChannelOrder, Normalization};
+pub use normalization::{ChannelMean, ChannelOrder, ChannelStd, Normalization};
 pub use panics::catch_panic;
-pub use preparation::{Preparation, PreparationConfig};
+pub use preparation::{PaddingConfig, Preparation, PreparationConfig, Side};
 pub use prepared::{Prepared, Rendered};
 pub use resize::{Interpolation, SizeRounding};
 pub use test_time::{TestTimeAugmentation, TestTimeView, prepare_views};

@@ -1,37 +1,46 @@
 use image::{Rgb, RgbImage};
 use pulp::{Arch, Simd, WithSimd};
+use retinanet_settings::real;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Piece;
 use crate::pixels::Pixels;
-use crate::{ImagesError, Piece};
+
+real! {
+    /// What is taken off a channel.
+    pub ChannelMean: at_least -1e6, at_most 1e6
+}
+real! {
+    /// What a channel is divided by.
+    pub ChannelStd: at_least 1.2e-38, at_most 1e6
+}
 
 /// How pixels become numbers: `(value - mean) / std`, with values in `[0, 255]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Normalization {
-    /// The order of the channels in the tensor, and in [`mean`](Self::mean) and
-    /// [`std`](Self::std). Default: RGB.
+    /// The order of the channels in the tensor, and in `mean` and
+    /// `std`.
     pub channels: ChannelOrder,
-    /// What is taken off each channel. Default: the mean of what backbones were
-    /// pretrained on, `[123.675, 116.28, 103.53]`.
-    pub mean: [f32; 3],
-    /// What each channel is divided by, above 0. Default: the standard deviation of
-    /// the same images, `[58.395, 57.12, 57.375]`.
-    pub std: [f32; 3],
+    /// What is taken off each channel. The default is the mean of what backbones were pretrained on.
+    pub mean: [ChannelMean; 3],
+    /// What each channel is divided by. The default is the standard deviation of the same images.
+    pub std: [ChannelStd; 3],
 }
 
 impl Default for Normalization {
     fn default() -> Self {
         Self {
             channels: ChannelOrder::Rgb,
-            mean: [123.675, 116.28, 103.53],
-            std: [58.395, 57.12, 57.375],
+            mean: [123.675, 116.28, 103.53].map(ChannelMean::literal),
+            std: [58.395, 57.12, 57.375].map(ChannelStd::literal),
         }
     }
 }
 
 /// The order of the colour channels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ChannelOrder {
     /// Red first, as torchvision's weights expect.
@@ -58,41 +67,24 @@ struct Channel {
 }
 
 impl Normalizer {
-    pub(crate) fn new(normalization: &Normalization) -> Result<Self, ImagesError> {
+    pub(crate) fn new(normalization: &Normalization) -> Self {
         let &Normalization {
             channels,
             mean,
             std,
         } = normalization;
-        if !mean.iter().all(|mean| (-1e6..=1e6).contains(mean)) {
-            return Err(ImagesError::Setting {
-                key: "data.normalization.mean",
-                expected: "three numbers in [-1e6, 1e6]",
-                found: format!("{mean:?}"),
-            });
-        }
-        if !std
-            .iter()
-            .all(|std| (f32::MIN_POSITIVE..=1e6).contains(std))
-        {
-            return Err(ImagesError::Setting {
-                key: "data.normalization.std",
-                expected: "three numbers in [1.2e-38, 1e6]",
-                found: format!("{std:?}"),
-            });
-        }
         let places = match channels {
             ChannelOrder::Rgb => [0, 1, 2],
             ChannelOrder::Bgr => [2, 1, 0],
         };
         let channel = |index: usize| Channel {
             place: places[index],
-            mean: mean[index],
-            std: std[index],
+            mean: mean[index].as_f32(),
+            std: std[index].as_f32(),
         };
-        Ok(Self {
+        Self {
             channels: [channel(0), channel(1), channel(2)],
-        })
+        }
     }
 
     /// Appends an image to a batch, in the top left corner of its place, mirrored as the piece says;
@@ -268,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_the_formula_in_the_order_of_the_channels() -> Result<(), ImagesError> {
+    fn numbers_are_the_formula_in_the_order_of_the_channels() {
         let normalizer = Normalizer::new(&Normalization {
             channels: ChannelOrder::Bgr,
-            mean: [1.0, 2.0, 3.0],
-            std: [1.0, 2.0, 4.0],
-        })?;
+            mean: [1.0, 2.0, 3.0].map(ChannelMean::literal),
+            std: [1.0, 2.0, 4.0].map(ChannelStd::literal),
+        });
         let image = RgbImage::from_fn(2, 1, |x, _| Rgb([11 + x as u8, 22, 33]));
         let image = Pixels::Bytes(image);
 
@@ -290,15 +282,14 @@ mod tests {
         normalizer.append(&piece, &image, &mut planes, (2, 3));
         let red = [2.25, 2.0, 0.0, 0.0, 0.0, 0.0];
         assert_eq!(planes[18..], [blue, green, red].concat());
-        Ok(())
     }
 
     /// Rows of every length up to a few vector registers, so that what is left over after the last
     /// whole one is seen too.
     #[test]
-    fn every_number_is_the_formula_in_its_place() -> Result<(), ImagesError> {
+    fn every_number_is_the_formula_in_its_place() {
         let settings = Normalization::default();
-        let normalizer = Normalizer::new(&settings)?;
+        let normalizer = Normalizer::new(&settings);
         for width in 1..70_usize {
             let (height, padded_height, padded_width) = (3, 4, width + 5);
             let image = RgbImage::from_fn(width as u32, height as u32, |x, y| {
@@ -329,7 +320,8 @@ mod tests {
                         let column = if mirrored { width - 1 - column } else { column };
                         let row = if upside_down { height - 1 - row } else { row };
                         let value = image.get_pixel(column as u32, row as u32)[channel];
-                        (f32::from(value) - settings.mean[channel]) / settings.std[channel]
+                        (f32::from(value) - settings.mean[channel].as_f32())
+                            / settings.std[channel].as_f32()
                     } else {
                         0.0
                     };
@@ -337,6 +329,5 @@ mod tests {
                 }
             }
         }
-        Ok(())
     }
 }

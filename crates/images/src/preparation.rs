@@ -1,53 +1,74 @@
 use image::RgbImage;
 use retinanet_boxes::BoundingBox;
+use retinanet_settings::{SettingError, Whole};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Decoding;
+use crate::decoding::{Decoding, Range16Bit};
 use crate::normalization::Normalizer;
 use crate::resize::resized_size;
-use crate::{ImagesError, Interpolation, Normalization, Region, SizeRounding, View};
+use crate::{Interpolation, Normalization, Region, SizeRounding, View};
+
+/// The length of a side of an image, in pixels: far above any use, and far below what would overflow.
+pub type Side = Whole<1, 65_535>;
+
+/// How batches are padded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PaddingConfig {
+    /// Batches are padded to a multiple of this in width and height, in pixels.
+    ///
+    /// The anchors of a level with a larger stride reach over the border of such a batch by less
+    /// than one cell, as in detectron2.
+    pub size_divisor: Side,
+    /// Where given, batches are padded to one of these widths and heights, in pixels: the one with
+    /// the fewest pixels that has room. A GPU's kernels are then tuned once for each. Each side is a
+    /// multiple of `size_divisor`.
+    pub batch_shapes: Vec<[Side; 2]>,
+}
+
+impl Default for PaddingConfig {
+    fn default() -> Self {
+        Self {
+            size_divisor: Side::literal(32),
+            batch_shapes: Vec::new(),
+        }
+    }
+}
 
 /// Settings of the [`Preparation`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct PreparationConfig {
-    /// The values of 16-bit images that become black and white, the lower one first; see
-    /// [`Decoding::range_16_bit`](crate::Decoding::range_16_bit). Default: none.
+    /// The values of 16-bit images that become black and white; see [`Decoding::range_16_bit`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub range_16_bit: Option<[u16; 2]>,
-    /// Length of the shorter side in pixels, in `[1, 65535]`, unless the longer one would outgrow
-    /// its limit. The shape stays. Default: 800.
-    pub short_side: u32,
-    /// Limit of the longer side in pixels, in `[1, 65535]`. Default: 1333.
-    pub long_side: u32,
+    pub range_16_bit: Option<Range16Bit>,
+    /// Length of the shorter side in pixels, unless the longer one would outgrow its limit. The
+    /// shape stays.
+    pub short_side: Side,
+    /// Limit of the longer side in pixels.
+    pub long_side: Side,
     /// How pixels of the resized image are computed.
     pub interpolation: Interpolation,
     /// How the sides of the resized image become whole numbers.
     pub size_rounding: SizeRounding,
     /// How pixels become numbers.
     pub normalization: Normalization,
-    /// Batches are padded to a multiple of this in width and height, in `[1, 65535]`. Default: 32.
-    ///
-    /// The anchors of a level with a larger stride reach over the border of such a batch by less
-    /// than one cell, as in detectron2.
-    pub size_divisor: u32,
-    /// Where given, batches are padded to one of these widths and heights, in pixels: the one with
-    /// the fewest pixels that has room. A GPU's kernels are then tuned once for each. Each side is a
-    /// multiple of [`size_divisor`](Self::size_divisor). Default: none.
-    pub batch_shapes: Vec<[u32; 2]>,
+    /// How batches are padded.
+    #[serde(flatten)]
+    pub padding: PaddingConfig,
 }
 
 impl Default for PreparationConfig {
     fn default() -> Self {
         Self {
             range_16_bit: None,
-            short_side: 800,
-            long_side: 1333,
+            short_side: Side::literal(800),
+            long_side: Side::literal(1333),
             interpolation: Interpolation::default(),
             size_rounding: SizeRounding::default(),
             normalization: Normalization::default(),
-            size_divisor: 32,
-            batch_shapes: Vec::new(),
+            padding: PaddingConfig::default(),
         }
     }
 }
@@ -64,40 +85,19 @@ impl Preparation {
     ///
     /// # Errors
     ///
-    /// Returns [`ImagesError::Setting`] with the key of a setting that is out of its range.
-    pub fn new(config: &PreparationConfig) -> Result<Self, ImagesError> {
-        for (key, value) in [
-            ("data.short_side", config.short_side),
-            ("data.long_side", config.long_side),
-            ("data.size_divisor", config.size_divisor),
-        ] {
-            // Far above any use, and far below what would overflow.
-            if !(1..=65_535).contains(&value) {
-                return Err(ImagesError::Setting {
-                    key,
-                    expected: "in [1, 65535]",
-                    found: value.to_string(),
-                });
-            }
-        }
-        let divisor = config.size_divisor;
-        let fits = |side: &u32| (1..=65_535).contains(side) && side.is_multiple_of(divisor);
-        if !config.batch_shapes.as_flattened().iter().all(fits) {
-            return Err(ImagesError::Setting {
-                key: "data.batch_shapes",
-                expected: "a list of widths and heights, each a multiple of `data.size_divisor`",
-                found: format!("{:?}", config.batch_shapes),
-            });
-        }
-        if let Some(range) = config.range_16_bit.filter(|[black, white]| black >= white) {
-            return Err(ImagesError::Setting {
-                key: "data.range_16_bit",
-                expected: "[black, white], the lower value first",
-                found: format!("{range:?}"),
-            });
+    /// Returns an error if a side of a batch shape is not a multiple of the size divisor.
+    pub fn new(config: &PreparationConfig) -> Result<Self, SettingError> {
+        let PaddingConfig {
+            size_divisor,
+            batch_shapes,
+        } = &config.padding;
+        let mut sides = batch_shapes.as_flattened().iter();
+        if let Some(side) = sides.find(|side| !side.get().is_multiple_of(size_divisor.get())) {
+            let allowed = format!("of multiples of `size_divisor`, {size_divisor}");
+            return Err(SettingError::new("batch_shapes", allowed, side));
         }
         Ok(Self {
-            normalizer: Normalizer::new(&config.normalization)?,
+            normalizer: Normalizer::new(&config.normalization),
             config: config.clone(),
         })
     }
@@ -117,7 +117,7 @@ impl Preparation {
 
     /// Width and height that an image of this width and height is resized to, in pixels.
     pub fn resized_size(&self, size: (u32, u32)) -> (u32, u32) {
-        self.resized_to(size, self.config.short_side)
+        self.resized_to(size, self.config.short_side.as_u32())
     }
 
     /// Width and height of an image after its shorter side was resized to this length, in pixels;
@@ -128,14 +128,14 @@ impl Preparation {
             size_rounding,
             ..
         } = self.config;
-        resized_size(size, short_side, long_side, size_rounding)
+        resized_size(size, short_side, long_side.as_u32(), size_rounding)
     }
 
     /// Width and height of an image after its shorter side was resized to this length; the limit on
     /// the longer side is as many times the configured one as the shorter side is.
     pub(crate) fn scaled_to(&self, size: (u32, u32), short_side: u32) -> (u32, u32) {
-        let scaled = u64::from(self.config.long_side) * u64::from(short_side);
-        let long_side = scaled.div_ceil(u64::from(self.config.short_side));
+        let scaled = self.config.long_side.get() * u64::from(short_side);
+        let long_side = scaled.div_ceil(self.config.short_side.get());
         let long_side = u32::try_from(long_side).unwrap_or(u32::MAX);
         resized_size(size, short_side, long_side, self.config.size_rounding)
     }
@@ -155,36 +155,40 @@ impl Preparation {
     pub fn padded_size(&self, sizes: impl IntoIterator<Item = (u32, u32)>) -> (usize, usize) {
         let (width, height) = largest(sizes);
         let [width, height] = self.batch_shape(width, height).unwrap_or_else(|| {
-            [width, height].map(|side| side.next_multiple_of(self.config.size_divisor))
+            [width, height]
+                .map(|side| side.next_multiple_of(self.config.padding.size_divisor.as_u32()))
         });
         (height as usize, width as usize)
     }
 
     /// Checks that a batch of images of these widths and heights has room in one of
-    /// [`batch_shapes`](PreparationConfig::batch_shapes), if there are any.
+    /// [`batch_shapes`](PaddingConfig::batch_shapes), if there are any.
     ///
     /// # Errors
     ///
-    /// Returns [`ImagesError::Setting`] with the size that has no room.
+    /// Returns an error with the size that has no room.
     pub fn check_shapes(
         &self,
         sizes: impl IntoIterator<Item = (u32, u32)>,
-    ) -> Result<(), ImagesError> {
-        if self.config.batch_shapes.is_empty() {
+    ) -> Result<(), SettingError> {
+        if self.config.padding.batch_shapes.is_empty() {
             return Ok(());
         }
         let (width, height) = largest(sizes);
         if self.batch_shape(width, height).is_some() {
             return Ok(());
         }
-        Err(ImagesError::Setting {
-            key: "data.batch_shapes",
-            expected: "shapes of which one has room for each batch",
-            found: format!(
-                "{:?}; none has room for {width}×{height}, which a batch can need",
-                self.config.batch_shapes
+        let shapes: Vec<String> = (self.config.padding.batch_shapes.iter())
+            .map(|[width, height]| format!("[{width}, {height}]"))
+            .collect();
+        Err(SettingError::new(
+            "batch_shapes",
+            "shapes of which one has room for each batch",
+            format!(
+                "[{}]; none has room for {width}×{height}, which a batch can need",
+                shapes.join(", ")
             ),
-        })
+        ))
     }
 
     /// The pixels of a prepared image, padding included, as a viewer shows them: what the network
@@ -203,7 +207,8 @@ impl Preparation {
 
     /// The given shape with the fewest pixels that has room.
     fn batch_shape(&self, width: u32, height: u32) -> Option<[u32; 2]> {
-        (self.config.batch_shapes.iter().copied())
+        (self.config.padding.batch_shapes.iter())
+            .map(|shape| shape.map(Side::as_u32))
             .filter(|shape| shape[0] >= width && shape[1] >= height)
             .min_by_key(|shape| u64::from(shape[0]) * u64::from(shape[1]))
     }
@@ -221,6 +226,13 @@ mod tests {
     use super::*;
     use crate::ChannelOrder;
 
+    fn padding<const N: usize>(shapes: [[u64; 2]; N]) -> PaddingConfig {
+        PaddingConfig {
+            batch_shapes: shapes.map(|shape| shape.map(Side::literal)).into(),
+            ..PaddingConfig::default()
+        }
+    }
+
     #[test]
     fn batches_are_padded_to_the_divisor() {
         let preparation =
@@ -232,7 +244,7 @@ mod tests {
     #[test]
     fn batches_take_the_smallest_shape_with_room() {
         let config = PreparationConfig {
-            batch_shapes: vec![[128, 128], [128, 64], [64, 128]],
+            padding: padding([[128, 128], [128, 64], [64, 128]]),
             ..PreparationConfig::default()
         };
         let preparation = Preparation::new(&config).expect("the settings are in range");
@@ -253,61 +265,23 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_setting_is_named() {
-        let default = PreparationConfig::default;
-        let mut cases = Vec::new();
-        for side in [0, 65_536] {
-            let (short_side, long_side, size_divisor) = (side, side, side);
-            cases.extend([
-                (
-                    "`data.short_side`",
-                    PreparationConfig {
-                        short_side,
-                        ..default()
-                    },
-                ),
-                (
-                    "`data.long_side`",
-                    PreparationConfig {
-                        long_side,
-                        ..default()
-                    },
-                ),
-                (
-                    "`data.size_divisor`",
-                    PreparationConfig {
-                        size_divisor,
-                        ..default()
-                    },
-                ),
-            ]);
-        }
-        for shape in [[0, 32], [32, 48]] {
-            let mut config = default();
-            config.batch_shapes = vec![[32, 64], shape];
-            cases.push(("`data.batch_shapes`", config));
-        }
-        let mut config = default();
-        config.normalization.mean[1] = f32::INFINITY;
-        cases.push(("`data.normalization.mean`", config));
-        let mut config = default();
-        config.normalization.std[2] = 0.0;
-        cases.push(("`data.normalization.std`", config));
-
-        for (key, config) in cases {
-            let error = Preparation::new(&config).expect_err(key);
-            assert!(error.to_string().starts_with(key), "{error}");
-        }
+    fn a_shape_must_be_of_multiples_of_the_divisor() {
+        let config = PreparationConfig {
+            padding: padding([[32, 64], [32, 48]]),
+            ..PreparationConfig::default()
+        };
+        let error = Preparation::new(&config).expect_err("48 is no multiple of 32");
+        let expected = "`batch_shapes` must be of multiples of `size_divisor`, 32, got 48";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]
-    fn unknown_keys_are_errors_and_missing_keys_defaults() {
+    fn missing_keys_are_defaults() {
         let config: PreparationConfig =
-            serde_json::from_str(r#"{"normalization": {"channels": "bgr"}}"#)
+            serde_json::from_str(r#"{"normalization": {"channels": "bgr"}, "size_divisor": 8}"#)
                 .expect("the rest has defaults");
         assert_eq!(config.normalization.channels, ChannelOrder::Bgr);
-        assert_eq!((config.short_side, config.long_side), (800, 1333));
-        let unknown = serde_json::from_str::<PreparationConfig>(r#"{"short": 1}"#);
-        assert!(unknown.is_err());
+        assert_eq!(config.padding.size_divisor, 8);
+        assert_eq!(config.short_side, 800);
     }
 }

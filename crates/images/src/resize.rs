@@ -4,13 +4,14 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::pixels::{F32x3, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::{RgbImage, imageops};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Region;
 use crate::pixels::Pixels;
 
 /// How pixels of a resized image are computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
     /// Pillow's bilinear filter, which widens as the image shrinks, rounded to 8 bits: detectron2.
@@ -22,7 +23,7 @@ pub enum Interpolation {
 }
 
 /// How the sides of a resized image become whole numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SizeRounding {
     /// To the nearest: detectron2.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use image::{RgbImage, imageops};
 use rayon::prelude::*;
 use retinanet_boxes::BoundingBox;
+use retinanet_settings::SettingError;
 
-use crate::{ImagesError, Preparation, Prepared, Region, View};
+use crate::{Preparation, Prepared, Region, View};
 
 /// A box that ends within so many pixels of a tile's border, in the network's input, may go on
 /// behind it.
@@ -45,25 +46,20 @@ impl TestTimeAugmentation {
     ///
     /// # Errors
     ///
-    /// Returns [`ImagesError::Setting`] with the key of a setting that is out of its range.
-    pub fn check(&self) -> Result<(), ImagesError> {
-        let setting = |key, expected, found: String| ImagesError::Setting {
-            key,
-            expected,
-            found,
-        };
+    /// Returns an error with the setting that is out of its range.
+    pub fn check(&self) -> Result<(), SettingError> {
         let sides = 1..=65_535;
         if let Some(side) = self.short_sides.iter().find(|it| !sides.contains(*it)) {
-            let (key, found) = ("short_sides", side.to_string());
-            return Err(setting(key, "lengths in [1, 65535]", found));
+            let allowed = "lengths in [1, 65535]";
+            return Err(SettingError::new("short_sides", allowed, side));
         }
         if let Some(tile) = self.tile.filter(|tile| !(32..=65_535).contains(tile)) {
-            return Err(setting("tile", "in [32, 65535]", tile.to_string()));
+            return Err(SettingError::new("tile", "in [32, 65535]", tile));
         }
         // With 0.9 every pixel is looked at a hundred times.
         if !(0.0..=0.9).contains(&self.tile_overlap) {
-            let found = self.tile_overlap.to_string();
-            return Err(setting("tile_overlap", "in [0, 0.9]", found));
+            let got = self.tile_overlap;
+            return Err(SettingError::new("tile_overlap", "in [0, 0.9]", got));
         }
         Ok(())
     }
@@ -71,9 +67,9 @@ impl TestTimeAugmentation {
     /// The views of an image of this width and height.
     pub fn views(&self, preparation: &Preparation, size: (u32, u32)) -> Vec<TestTimeView> {
         let mut views = Vec::new();
-        let plain = [preparation.config().short_side];
+        let plain = [preparation.config().short_side.as_u32()];
         let short_sides = match self.short_sides.as_slice() {
-            [] => &plain,
+            [] => plain.as_slice(),
             short_sides => short_sides,
         };
         for region in self.regions(size) {
@@ -234,7 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Interpolation, PreparationConfig};
+    use crate::{Interpolation, PreparationConfig, Side};
 
     fn preparation(short_side: u32, long_side: u32) -> Preparation {
         preparation_with(Interpolation::Antialiased, short_side, long_side)
@@ -246,8 +242,8 @@ mod tests {
         long_side: u32,
     ) -> Preparation {
         let config = PreparationConfig {
-            short_side,
-            long_side,
+            short_side: Side::literal(short_side.into()),
+            long_side: Side::literal(long_side.into()),
             interpolation,
             ..PreparationConfig::default()
         };

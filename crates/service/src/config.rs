@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use retinanet_images::Range16Bit;
 use serde::{Deserialize, Serialize};
 
 use crate::ServiceError;
@@ -30,7 +31,7 @@ pub struct ServiceConfig {
     /// The most pixels of an image, at least 1.
     pub max_pixels: u64,
     /// The values of 16-bit images that become black and white; none is `[0, 65535]`.
-    pub range_16_bit: Option<[u16; 2]>,
+    pub range_16_bit: Option<Range16Bit>,
     /// The most pictures that are received, decoded or waiting at once, at least 1; others are
     /// told to come again.
     pub max_waiting: NonZeroUsize,

@@ -55,7 +55,7 @@ pub(crate) fn tell_start(
                 ),
             )?;
         }
-    } else if config.norm.is_fixed() || config.freeze_at > 0 {
+    } else if config.norm.is_fixed() || config.freeze_at.get() > 0 {
         tell(
             run,
             observer,
@@ -83,7 +83,7 @@ pub(crate) fn tell_schedule(
         optimizer, train, ..
     } = &plan.config;
     let batch_size = train.batch_size.images();
-    let scaled = if batch_size == optimizer.reference_batch {
+    let scaled = if batch_size == optimizer.reference_batch.as_usize() {
         String::new()
     } else {
         format!(
@@ -127,7 +127,7 @@ pub(crate) fn coverage(plan: &Plan) -> CoverageReport {
         &plan.train,
         &plan.transform,
         &plan.generator,
-        &plan.matcher,
+        plan.assigner.assigner(),
         depth,
     )
 }

@@ -1,13 +1,16 @@
 //! How large a batch can be: by the memory that steps with one image and with more take.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor};
 use retinanet_boxes::{AnchorLabel, AnchorTargets};
 use retinanet_criterion::BatchTargets;
 use retinanet_experiment::ExperimentError;
+use retinanet_settings::SettingError;
 
 use crate::memory::{memory_to_take, peak_memory, reset_peak_memory};
 use crate::plan::Plan;
-use crate::step::Learner;
+use crate::step::{DeviceBatch, Learner, StepOptions};
 use crate::update::is_flex;
 
 /// More images a step than this are seldom of use.
@@ -22,12 +25,12 @@ const MOST_IMAGES: u64 = 64;
 /// Returns an error where memory cannot be measured, or one image is too many.
 pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, ExperimentError> {
     let unmeasured = || {
-        ExperimentError::out_of_range(
+        ExperimentError::Setting(SettingError::new(
             "train.batch_size",
-            "\"auto\"",
             "a number where the program cannot see how much memory a step takes: on GPUs, and other \
-         systems than Linux",
-        )
+             systems than Linux",
+            "\"auto\"",
+        ))
     };
     if !is_flex(device) {
         return Err(unmeasured());
@@ -38,7 +41,8 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, Experim
         &plan.config.optimizer,
         plan.criterion.clone(),
     );
-    let may_take = memory_to_take().ok_or_else(unmeasured)? as f64 * plan.config.train.memory_share;
+    let may_take =
+        memory_to_take().ok_or_else(unmeasured)? as f64 * plan.config.train.memory_share.get();
     let mut measured = Vec::new();
     let mut images = 1;
     loop {
@@ -53,13 +57,13 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, Experim
     }
     let images = fitting(&measured, may_take as u64);
     if images == 0 {
-        return Err(ExperimentError::out_of_range(
+        return Err(ExperimentError::Setting(SettingError::new(
             "train.memory_share",
-            plan.config.train.memory_share,
             "large enough for a step with one image; smaller images take less",
-        ));
+            plan.config.train.memory_share,
+        )));
     }
-    Ok(images as usize * plan.config.train.accumulate)
+    Ok(images as usize * plan.config.train.accumulate.as_usize())
 }
 
 /// A step on grey images of a size, height and width in pixels. What it learns is to be forgotten.
@@ -70,18 +74,20 @@ pub(crate) fn grey_step(
     (height, width): (usize, usize),
     device: &Device,
 ) {
-    let anchors = plan.generator.generate(height, width).len();
+    let anchors = plan.generator.generate(height, width);
     let targets = vec![
         AnchorTargets {
-            labels: vec![AnchorLabel::Background; anchors],
+            labels: vec![AnchorLabel::Background; anchors.len()],
             positives: Vec::new(),
         };
         images
     ];
-    let targets = BatchTargets::new(&targets, device);
-    let images = Tensor::<4>::zeros([images, 3, height, width], device);
+    let batch = DeviceBatch {
+        images: Tensor::zeros([images, 3, height, width], device),
+        targets: BatchTargets::new(targets, Arc::new(anchors), device),
+    };
     // A non-finite loss took the memory all the same.
-    let _ = learner.step(&images, &targets, 0.0);
+    let _ = learner.step(&[batch], StepOptions::at(0.0));
 }
 
 /// Whether the peaks of so many images tell what one takes, or that no more fit.

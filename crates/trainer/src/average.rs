@@ -78,6 +78,8 @@ mod tests {
     use burn::tensor::Device;
     use retinanet_detector::{Architecture, ModelConfig};
 
+    use retinanet_settings::Whole;
+
     use super::*;
 
     /// All floats of a model in a row.
@@ -112,8 +114,8 @@ mod tests {
     fn the_average_is_its_closed_form() {
         let config = ModelConfig {
             backbone: Architecture::Resnet18,
-            width: 2,
-            fpn_channels: 4,
+            width: Whole::literal(2),
+            fpn_channels: Whole::literal(4),
             ..ModelConfig::default()
         };
         let model = config.init(1, 0, &Device::flex()).unwrap();

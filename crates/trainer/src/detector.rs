@@ -18,7 +18,9 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Detector, EvaluateError> {
         let classes = self.state.classes.clone();
-        let model = config.model.init(classes.len(), config.seed, device)?;
+        let model = config
+            .model
+            .init(classes.len(), config.seed.get(), device)?;
         let model = self.load_to_detect(model)?;
         Ok(Detector::new(&config.detector()?, &model, classes, device)?)
     }

@@ -1,16 +1,19 @@
 //! Whether a device computes a model's layers and losses as the CPU does.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use retinanet_anchors::PyramidAnchors;
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
 use retinanet_convolution::{Deviation, LayerCall, record_calls};
-use retinanet_criterion::{BatchTargets, Criterion};
+use retinanet_criterion::{BatchTargets, Criterion, LossOptions};
 use retinanet_detector::{ModelConfig, ModelError};
 use retinanet_experiment::{ExperimentConfig, ExperimentError, Observer, Progress};
+use retinanet_settings::Whole;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::plan::{Plan, criterion};
+use crate::plan::Plan;
 
 /// What a device may be off by, relative to the values' norm. The CPU's own algorithms differ by
 /// 1e-5 of the largest value; a kernel that reads or writes the wrong place is off by far more.
@@ -115,6 +118,7 @@ impl DeviceCheck {
         }
         let [height, width] = self.size;
         let anchors = self.model.anchor_generator()?.generate(height, width);
+        let anchors = Arc::new(anchors);
         let run = |device: &Device| self.loss(&anchors, device);
         checked.push(Checked {
             what: format!("loss over {} anchors", anchors.len()),
@@ -144,10 +148,14 @@ impl DeviceCheck {
     }
 
     /// Both losses and the gradients of what the model predicts.
-    fn loss(&self, anchors: &[BoundingBox], device: &Device) -> Vec<(&'static str, Vec<f32>)> {
+    fn loss(
+        &self,
+        anchors: &Arc<PyramidAnchors>,
+        device: &Device,
+    ) -> Vec<(&'static str, Vec<f32>)> {
         let device = device.clone().autodiff();
         let targets = vec![self.targets(anchors); self.images];
-        let targets = BatchTargets::new(&targets, &device);
+        let targets = BatchTargets::new(targets, Arc::clone(anchors), &device);
         let wave = |values: usize, pace: f32| -> Tensor<3> {
             let shape = [self.images, anchors.len(), values];
             let count: usize = shape.iter().product();
@@ -157,8 +165,9 @@ impl DeviceCheck {
         let logits = (wave(self.classes, 0.37) * 3.0 - 2.0).detach();
         let deltas = (wave(4, 0.73) * 0.3).detach();
         let (logits, deltas) = (logits.require_grad(), deltas.require_grad());
-        let mut criterion = self.criterion.clone();
-        let loss = criterion.forward(logits.clone(), deltas.clone(), &targets);
+        let weights = (self.criterion.clone()).weights(&targets.positives_per_image());
+        let options = LossOptions::new(&weights);
+        let loss = (self.criterion).forward(logits.clone(), deltas.clone(), &targets, options);
         let mut gradients = loss.total().backward();
         let values = |tensor: Tensor<3>| tensor.into_data().iter::<f32>().collect();
         let mut gradient = |of: Tensor<3>| of.grad_remove(&mut gradients).map(values);
@@ -212,18 +221,16 @@ impl DeviceCheck {
     ///
     /// Returns an error if a setting of the model or the loss is out of range.
     pub fn of_config(config: &ExperimentConfig, classes: usize) -> Result<Self, ExperimentError> {
-        config.model.check()?;
         // Weights by the classes' numbers of objects: all have the same.
-        let class = config
-            .criterion
-            .class
-            .clone()
-            .for_objects(&vec![1; classes])?;
-        let criterion = criterion(config, class)?;
-        let short = config.data.short_side.iter().copied().max().unwrap_or(1);
-        let sides = [short, config.data.long_side.max(short)];
-        let size =
-            sides.map(|side| side.next_multiple_of(config.data.size_divisor.max(1)) as usize);
+        let criterion = config.criterion_for(&vec![1; classes])?;
+        let (resize, padding) = (
+            &config.data.transform.resize,
+            &config.data.transform.padding,
+        );
+        let short = resize.short_side.largest();
+        let divisor = padding.size_divisor.as_usize();
+        let sides = [short, resize.long_side.max(short)];
+        let size = sides.map(|side| side.as_usize().next_multiple_of(divisor));
         Ok(Self::new(config.model.clone(), criterion, classes, size))
     }
 }
@@ -233,7 +240,7 @@ impl Plan {
     pub fn device_check(&self) -> DeviceCheck {
         let mut model = self.config.model.clone();
         if self.unfreeze_at.is_some() {
-            model.freeze_at = 0;
+            model.freeze_at = Whole::literal(0);
         }
         let (height, width) = self.loader.largest_input();
         let (criterion, classes) = (self.criterion.clone(), self.train.classes.len());
@@ -243,7 +250,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_criterion::{BoxLossKind, CriterionConfig};
+    use retinanet_criterion::{BoxLossKind, CriterionConfig, PredictionForm};
     use retinanet_detector::{Architecture, NormKind};
 
     use super::*;
@@ -251,13 +258,15 @@ mod tests {
     fn check() -> DeviceCheck {
         let model = ModelConfig {
             backbone: Architecture::Resnet18,
-            width: 4,
-            fpn_channels: 8,
+            width: Whole::literal(4),
+            fpn_channels: Whole::literal(8),
             norm: NormKind::BatchNorm,
-            freeze_at: 0,
+            freeze_at: Whole::literal(0),
             ..ModelConfig::default()
         };
-        let criterion = CriterionConfig::default().init().unwrap();
+        let criterion = CriterionConfig::default()
+            .init(PredictionForm::default())
+            .unwrap();
         DeviceCheck::new(model, criterion, 3, [64, 96])
     }
 
@@ -317,12 +326,13 @@ mod tests {
     /// A loss that moves a box's edges must have a slope everywhere, or nothing is compared.
     #[test]
     fn all_box_losses_are_compared_where_they_slope() {
-        for kind in [BoxLossKind::SmoothL1, BoxLossKind::Giou] {
+        for kind in [BoxLossKind::default(), BoxLossKind::Giou {}] {
             let mut config = CriterionConfig::default();
-            config.bbox.loss = kind;
+            config.bbox.kind = kind;
             let mut check = check();
-            check.criterion = config.init().unwrap();
+            check.criterion = config.init(PredictionForm::default()).unwrap();
             let anchors = check.model.anchor_generator().unwrap().generate(64, 96);
+            let anchors = Arc::new(anchors);
             for (part, values) in check.loss(&anchors, &Device::flex()) {
                 assert!(values.iter().any(|value| *value != 0.0), "{kind:?}: {part}");
             }

@@ -124,7 +124,7 @@ pub fn estimate(
     let [small, large] = SIDES.map(&mut measure);
     let (height, width) = plan.loader.largest_input();
     let images = plan.config.train.batch_size.images().div_ceil(processes);
-    let micro_batch = images.div_ceil(plan.config.train.accumulate);
+    let micro_batch = images.div_ceil(plan.config.train.accumulate.as_usize());
     let pixels = SIDES.map(|side| (side * side) as f64);
     let line = |[small, large]: [f64; 2], images: usize| {
         let each = ((large - small) / (pixels[1] - pixels[0])).max(0.0);

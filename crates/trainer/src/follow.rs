@@ -6,8 +6,9 @@ use retinanet_experiment::Observer;
 
 use crate::communicator::Communicator;
 use crate::error::TrainError;
+use crate::messages::Command;
 use crate::plan::Plan;
-use crate::process_group::{Command, ProcessGroup};
+use crate::process_group::{Process, ProcessGroup};
 use crate::train_state::TrainState;
 use crate::training::prepare;
 use crate::validation::validate;
@@ -34,9 +35,11 @@ pub fn follow(
     loop {
         match group.receive_command() {
             Command::Step => {
-                let parts = batches.by_ref().take(plan.config.train.accumulate);
+                let parts = batches
+                    .by_ref()
+                    .take(plan.config.train.accumulate.as_usize());
                 let mut batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
-                train_state.skipped(&batch);
+                train_state.skipped(&batch)?;
                 train_state.unfreeze_if_due()?;
                 // What is non-finite is so for all, and the leader says how to go on.
                 let _ = train_state.learn(&mut batch);
@@ -44,7 +47,11 @@ pub fn follow(
             Command::Evaluate => {
                 let model = train_state.to_evaluate()?;
                 let criterion = &train_state.learner.criterion;
-                validate(&model, plan, criterion, (&group, &device), &mut Nobody)?;
+                let process = Process {
+                    group: &group,
+                    device: &device,
+                };
+                validate(&model, plan, criterion, process, &mut Nobody)?;
             }
             Command::End => return Ok(()),
         }

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use burn::tensor::Device;
 use retinanet_experiment::{
-    AnnotationsCheckError, BatchSize, DataSplit, ExperimentConfig, ExperimentError, MissingData,
-    Observer, check_annotations, config_to_toml, require_data,
+    AnnotationsCheckError, BatchSize, DataSplit, ExperimentConfig, ExperimentError, Images,
+    MissingData, Observer, check_annotations, require_data,
 };
+use retinanet_settings::{OutOfRange, PositiveShare, SettingError, Whole};
 
 use crate::auto_batch::measure_batch_size;
 use crate::communicator::Communicator;
@@ -16,14 +17,13 @@ use crate::device_check::DeviceCheck;
 use crate::error::TrainError;
 use crate::estimate::{Estimate, estimate};
 use crate::follow::follow;
+use crate::messages::{Json, Ready};
 use crate::plan::Plan;
+use crate::process_group::ProcessGroup;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::single_process::SingleProcess;
 use crate::training::{TrainOutcome, train};
 use crate::update::is_flex;
-
-/// What a process says that has its device and its data.
-const READY: &[u8] = b"ready";
 
 /// What is to be trained, and where.
 #[derive(Clone, Debug, PartialEq)]
@@ -216,7 +216,7 @@ pub fn launch(
     require_folder(&options)?;
     take_weights(&mut options, host)?;
     let config = &options.config;
-    host.set_threads(config.compute.threads);
+    host.set_threads(config.compute.threads.map(Whole::as_usize));
     require_data(&config.data, &[DataSplit::Train, DataSplit::Val])?;
     if options.check_annotations {
         check_annotations(config, observer)?;
@@ -229,11 +229,12 @@ pub fn launch(
     }
     let processes = host.processes();
     plan.check_processes(processes.size())?;
-    tell_cost(&options, &plan, (&device, processes.size()), observer)?;
-    let resolved = config_to_toml(&plan.config).map_err(RunDirectoryError::Config)?;
-    processes.broadcast(resolved.into_bytes());
+    tell_cost(&options, &plan, &device, processes.size(), observer)?;
+    let group = ProcessGroup::new(processes.clone());
+    let sent = group.broadcast(&Json(plan.config.clone()));
+    sent.map_err(|error| LaunchError::Handshake(error.into()))?;
     // A run that they cannot train along with is none.
-    processes.gather(READY);
+    group.gather(&Ready);
     let run = run_directory(&options, &plan, observer)?;
     host.training_begins();
     Ok(train(&plan, &run, &device, processes, observer)?)
@@ -250,18 +251,17 @@ pub fn join(trust_device: bool, host: &dyn Host) -> Result<(), LaunchError> {
     impl Observer for Quiet {}
 
     let processes = host.processes();
-    let text = processes.broadcast(Vec::new());
-    let text = String::from_utf8(text).map_err(|error| LaunchError::Handshake(error.into()))?;
-    let config: ExperimentConfig =
-        toml::from_str(&text).map_err(|error| LaunchError::Handshake(error.into()))?;
-    host.set_threads(config.compute.threads);
+    let group = ProcessGroup::new(processes.clone());
+    let config = group.receive::<Json<ExperimentConfig>>();
+    let config = config.map_err(|error| LaunchError::Handshake(error.into()))?;
+    host.set_threads(config.compute.threads.map(Whole::as_usize));
     let device = host.open_device(&config.compute.device)?;
     let plan = Plan::new(config, &mut Quiet)?;
     if !trust_device {
         let device = (&device, plan.config.compute.device.as_str());
         host.require_sound_device(&plan.device_check(), device, &mut Quiet)?;
     }
-    processes.gather(READY);
+    group.gather(&Ready);
     // The leader says when it ends; a signal comes to all.
     host.training_begins();
     Ok(follow(&plan, &device, processes)?)
@@ -271,7 +271,8 @@ pub fn join(trust_device: bool, host: &dyn Host) -> Result<(), LaunchError> {
 fn tell_cost(
     options: &LaunchOptions,
     plan: &Plan,
-    (device, processes): (&Device, usize),
+    device: &Device,
+    processes: usize,
     observer: &mut dyn Observer,
 ) -> Result<(), LaunchError> {
     let Some(estimate) = estimate(plan, device, processes)? else {
@@ -330,14 +331,24 @@ fn plan(
         (BatchSize::Auto, false) => {
             let mut own = config.clone();
             // All processes of this machine take from its memory.
-            own.train.memory_share /= host.processes_here() as f64;
+            let share = own.train.memory_share.get() / host.processes_here() as f64;
+            if let Ok(share) = PositiveShare::new(share) {
+                own.train.memory_share = share;
+            }
             let plan = Plan::new(own, observer)?;
             let images = measure_batch_size(&plan, device)? * host.processes().size();
             observer.message(&format!("batch size {images}, measured"));
-            config.train.batch_size = BatchSize::Images(images);
+            config.train.batch_size = BatchSize::Images(measured(images)?);
         }
     }
     Ok(Plan::new(config, observer)?)
+}
+
+fn measured(images: usize) -> Result<Images, ExperimentError> {
+    Images::new(images).map_err(|error| {
+        let OutOfRange { allowed, got } = error;
+        ExperimentError::Setting(SettingError::new("train.batch_size", allowed, got))
+    })
 }
 
 /// The run's directory: the one that is there, or a new one.

@@ -1,15 +1,13 @@
 //! A range test of the learning rate (Smith 2017, "Cyclical Learning Rates").
 
-use burn::tensor::{Device, Tensor, TensorData};
-use retinanet_criterion::BatchTargets;
+use burn::tensor::Device;
 use retinanet_data::Batch;
-use retinanet_detector::Predictions;
 use retinanet_experiment::{Observer, Progress};
 
 use crate::error::TrainError;
 use crate::plan::Plan;
-use crate::sampling::{Draw, choose};
-use crate::step::Learner;
+use crate::step::{Learner, StepOptions};
+use crate::train_state::to_device;
 
 /// Where the test begins and ends, unless the loss ends it before.
 const RATES: [f64; 2] = [1e-6, 1.0];
@@ -49,33 +47,18 @@ pub fn find_learning_rate(
     observer.progress(Progress::Start { what, total: steps });
     let mut batches = plan.loader.start(0, steps);
     for step in 0..steps {
-        let parts = batches.by_ref().take(plan.config.train.accumulate);
-        let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
-        let targets: Vec<_> = (batch.iter())
-            .map(|part| BatchTargets::new(&part.targets, &device))
+        let parts = batches
+            .by_ref()
+            .take(plan.config.train.accumulate.as_usize());
+        let mut batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
+        let parts: Vec<_> = batch
+            .iter_mut()
+            .map(|part| to_device(part, &device))
             .collect();
-        let targets: Vec<_> = targets.iter().collect();
-        let images = |part: usize| {
-            let part = &batch[part];
-            let shape = [part.items.len(), 3, part.height, part.width];
-            Tensor::from_data(TensorData::new(part.images.clone(), shape), &device)
-        };
         let rate = rate(step, steps);
-        let class_loss = plan.criterion.class();
-        let choose = |part: usize, predictions: &Predictions, _: &[f64]| {
-            let draw = Draw {
-                seed: plan.config.seed,
-                iteration: step,
-                part,
-            };
-            let Batch {
-                targets, anchors, ..
-            } = &batch[part];
-            let sampling = (&plan.sampler, class_loss);
-            choose(sampling, draw, targets, predictions, anchors, &device)
-        };
-        // Not finite: the rate before was the last of use.
-        let Ok(loss) = learner.step_in_parts(&targets, images, rate, choose) else {
+        let options = StepOptions::at(rate).with_seed(plan.config.seed.get(), step);
+        // Non-finite: the rate before was the last of use.
+        let Ok(loss) = learner.step(&parts, options) else {
             break;
         };
         observer.progress(Progress::Tick);

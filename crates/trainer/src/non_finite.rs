@@ -3,19 +3,19 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_convolution::channels_last;
-use retinanet_criterion::BatchTargets;
+use retinanet_criterion::{BatchTargets, Loss, LossOptions};
 use retinanet_data::Batch;
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_images::Preparation;
 use serde_json::{Value, json};
 
-use crate::levels::{add_levels, level_losses};
-use crate::step::{Learner, StepError};
+use crate::step::{Learner, LossSums, StepError};
 use crate::update::sum_of_squares;
 
 /// A step that failed.
@@ -108,46 +108,33 @@ impl NonFiniteStep<'_> {
             levels: Vec::new(),
             gradients: Vec::new(),
         };
+        let mut levels = LossSums::default();
         for part in self.batch {
             let images = self.images(part);
             if values.stage.is_none() {
                 (values.stage, values.largest) = stages(&self.learner.model, images.clone());
             }
-            let predictions = self.learner.model.forward(images);
+            let Predictions { logits, deltas, .. } = self.learner.model.forward(images);
+            let anchors = Arc::clone(&part.anchors);
+            let targets = BatchTargets::new(part.targets.clone(), anchors, self.device);
             let weights = weights(part);
-            let criterion = &self.learner.criterion;
-            let levels = level_losses(criterion, &part.targets, &predictions, &weights);
-            add_levels(&mut values.levels, levels);
-            let Predictions { logits, deltas, .. } = predictions;
+            let options = LossOptions {
+                by_level: true,
+                ..LossOptions::new(&weights)
+            };
+            let loss = (self.learner.criterion).forward(logits, deltas, &targets, options);
+            levels.add([0.0; 2], &loss.levels);
             if self.error.gradient_norm.is_some() && values.first_bad_gradient().is_none() {
-                values.gradients = self.gradient_norms(part, logits, deltas);
+                values.gradients = gradient_norms(&self.learner.model, &loss);
             }
         }
+        values.levels = levels.levels;
         values
     }
 
     fn images(&self, part: &Batch) -> Tensor<4> {
         let shape = [part.items.len(), 3, part.height, part.width];
         Tensor::from_data(TensorData::new(part.images.clone(), shape), self.device)
-    }
-
-    fn gradient_norms(
-        &self,
-        part: &Batch,
-        logits: Tensor<3>,
-        deltas: Tensor<3>,
-    ) -> Vec<(String, f64)> {
-        let targets = BatchTargets::new(&part.targets, self.device);
-        let loss = (self.learner.criterion).weighted(logits, deltas, &targets, &weights(part));
-        let model = &self.learner.model;
-        let gradients = GradientsParams::from_grads(loss.total().backward(), model);
-        let mut norms = GradientNorms {
-            path: Vec::new(),
-            gradients: &gradients,
-            found: Vec::new(),
-        };
-        model.visit(&mut norms);
-        norms.found
     }
 
     /// Where it begins and what may help.
@@ -177,6 +164,18 @@ impl NonFiniteStep<'_> {
             },
         }
     }
+}
+
+/// The norm of each parameter's gradient.
+fn gradient_norms(model: &RetinaNet, loss: &Loss) -> Vec<(String, f64)> {
+    let gradients = GradientsParams::from_grads(loss.total().backward(), model);
+    let mut norms = GradientNorms {
+        path: Vec::new(),
+        gradients: &gradients,
+        found: Vec::new(),
+    };
+    model.visit(&mut norms);
+    norms.found
 }
 
 /// The weights of a part's images in its loss, as if it were a batch: one over its positives.

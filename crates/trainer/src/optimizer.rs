@@ -5,7 +5,8 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::store::RecordError;
 use burn::tensor::{Bytes, Tensor};
 use retinanet_detector::RetinaNet;
-use retinanet_experiment::{OptimizerConfig, OptimizerName};
+use retinanet_experiment::{AdamwConfig, OptimizerConfig, OptimizerKind, SgdConfig};
+use retinanet_settings::{Positive, ShareBelowOne};
 
 use crate::update::{AdamW, Sgd, sum_of_squares};
 
@@ -21,42 +22,47 @@ impl Optimizer {
     pub(crate) fn new(config: &OptimizerConfig, model: &RetinaNet) -> Self {
         let kinds = ParameterKinds::of(model);
         let weight = Group {
-            weight_decay: config.weight_decay,
+            weight_decay: config.weight_decay.get(),
             rate_factor: 1.0,
         };
         let norm = Group {
-            weight_decay: config.norm_weight_decay,
+            weight_decay: config.norm_weight_decay.get(),
             ..weight
         };
         let bias = Group {
-            weight_decay: config.bias_weight_decay.unwrap_or(config.weight_decay),
-            rate_factor: config.bias_lr_factor,
+            weight_decay: config
+                .bias_weight_decay
+                .unwrap_or(config.weight_decay)
+                .get(),
+            rate_factor: config.bias_lr_factor.get(),
         };
-        let mut inner = match config.name {
-            OptimizerName::Sgd => ModuleOptimizer::from(weight.sgd(config)),
-            OptimizerName::Adamw => ModuleOptimizer::from(weight.adamw(config)),
+        let mut inner = match config.kind {
+            OptimizerKind::Sgd(config) => ModuleOptimizer::from(weight.sgd(config)),
+            OptimizerKind::Adamw(config) => ModuleOptimizer::from(weight.adamw(config)),
         };
         for (kind, group) in [
             (&kinds.norms, norm),
             (&kinds.biases, bias),
             (&kinds.weights, weight),
         ] {
-            for (in_backbone, factor) in [(false, 1.0), (true, config.backbone_lr_factor)] {
+            for (in_backbone, factor) in [(false, 1.0), (true, config.backbone_lr_factor.get())] {
                 let ids = kind.iter().filter(|(_, backbone)| *backbone == in_backbone);
                 let ids = ParamGroup::from_ids(ids.map(|(id, _)| *id).collect());
                 let group = Group {
                     rate_factor: group.rate_factor * factor,
                     ..group
                 };
-                inner = match config.name {
-                    OptimizerName::Sgd => inner.with_group(ids, group.sgd(config), None),
-                    OptimizerName::Adamw => inner.with_group(ids, group.adamw(config), None),
+                inner = match config.kind {
+                    OptimizerKind::Sgd(config) => inner.with_group(ids, group.sgd(config), None),
+                    OptimizerKind::Adamw(config) => {
+                        inner.with_group(ids, group.adamw(config), None)
+                    }
                 };
             }
         }
         Self {
             inner,
-            clip_norm: config.clip_norm,
+            clip_norm: config.clip_norm.map(Positive::get),
         }
     }
 
@@ -96,17 +102,17 @@ struct Group {
 }
 
 impl Group {
-    const fn sgd(self, config: &OptimizerConfig) -> Sgd {
+    const fn sgd(self, config: SgdConfig) -> Sgd {
         Sgd {
-            momentum: config.momentum,
+            momentum: config.momentum.get(),
             weight_decay: self.weight_decay,
             rate_factor: self.rate_factor,
         }
     }
 
-    const fn adamw(self, config: &OptimizerConfig) -> AdamW {
+    fn adamw(self, config: AdamwConfig) -> AdamW {
         AdamW {
-            betas: [config.momentum, 0.999],
+            betas: config.betas.map(ShareBelowOne::get),
             epsilon: 1e-8,
             weight_decay: self.weight_decay,
             rate_factor: self.rate_factor,
@@ -204,19 +210,32 @@ mod tests {
     use burn::tensor::Device;
     use retinanet_detector::{Architecture, ModelConfig, NormKind, Predictions};
 
+    use retinanet_settings::{Factor, Whole};
+
     use super::*;
 
     fn model() -> RetinaNet {
         let device = Device::flex().autodiff();
         let config = ModelConfig {
             backbone: Architecture::Resnet18,
-            width: 2,
-            fpn_channels: 4,
+            width: Whole::literal(2),
+            fpn_channels: Whole::literal(4),
             norm: NormKind::GroupNorm,
-            freeze_at: 0,
+            freeze_at: Whole::literal(0),
             ..ModelConfig::default()
         };
         config.init(1, 3, &device).unwrap()
+    }
+
+    /// The optimisers without momentum.
+    fn forgetful() -> [OptimizerKind; 2] {
+        let nothing = ShareBelowOne::literal(0.0);
+        [
+            OptimizerKind::Sgd(SgdConfig { momentum: nothing }),
+            OptimizerKind::Adamw(AdamwConfig {
+                betas: [nothing, ShareBelowOne::literal(0.999)],
+            }),
+        ]
     }
 
     fn loss(model: &RetinaNet) -> Tensor<1> {
@@ -272,7 +291,7 @@ mod tests {
         // With a learning rate of 0 the weights stay, so both gradients are the same g. Then the
         // velocity is g, then 0.9 g + g.
         let config = OptimizerConfig {
-            weight_decay: 0.0,
+            weight_decay: Factor::literal(0.0),
             ..OptimizerConfig::default()
         };
         let model = model();
@@ -298,9 +317,9 @@ mod tests {
     #[test]
     fn weight_decay_shrinks_all_but_norms() {
         let config = OptimizerConfig {
-            weight_decay: 0.5,
-            momentum: 0.0,
-            clip_norm: Some(1e-12),
+            weight_decay: Factor::literal(0.5),
+            kind: forgetful()[0],
+            clip_norm: Some(Positive::literal(1e-12)),
             ..OptimizerConfig::default()
         };
         let model = model();
@@ -333,19 +352,16 @@ mod tests {
             reader.1
         };
         // The class output's bias is no 0, so decay shows.
-        for (name, shrunk) in [
-            (OptimizerName::Sgd, 1.0 - 0.1 * 2.0 * 0.25),
-            (OptimizerName::Adamw, 1.0 - 0.1 * 2.0 * 0.25),
-        ] {
+        let shrunk = 1.0 - 0.1 * 2.0 * 0.25;
+        for kind in forgetful() {
             let config = OptimizerConfig {
-                name,
-                weight_decay: 0.5,
-                norm_weight_decay: 0.125,
-                bias_weight_decay: Some(0.25),
-                bias_lr_factor: 2.0,
-                momentum: 0.0,
+                kind,
+                weight_decay: Factor::literal(0.5),
+                norm_weight_decay: Factor::literal(0.125),
+                bias_weight_decay: Some(Factor::literal(0.25)),
+                bias_lr_factor: Factor::literal(2.0),
                 // Gradients without length leave only the decay.
-                clip_norm: Some(1e-30),
+                clip_norm: Some(Positive::literal(1e-30)),
                 ..OptimizerConfig::default()
             };
             let model = model();
@@ -390,21 +406,20 @@ mod tests {
         };
         let model = model();
         let (backbone, rest) = read(&model);
-        let moved = |factor: f64, name: OptimizerName| {
+        let moved = |factor: f64, kind: OptimizerKind| {
             let config = OptimizerConfig {
-                name,
-                momentum: 0.0,
-                weight_decay: 0.0,
-                backbone_lr_factor: factor,
+                kind,
+                weight_decay: Factor::literal(0.0),
+                backbone_lr_factor: Factor::literal(factor),
                 ..OptimizerConfig::default()
             };
             let mut optimizer = Optimizer::new(&config, &model);
             read(&step(&mut optimizer, 1e-3, &model, gradients(&model)))
         };
-        for name in [OptimizerName::Sgd, OptimizerName::Adamw] {
-            let (full, full_rest) = moved(1.0, name);
-            let (half, half_rest) = moved(0.5, name);
-            let (still, still_rest) = moved(0.0, name);
+        for kind in forgetful() {
+            let (full, full_rest) = moved(1.0, kind);
+            let (half, half_rest) = moved(0.5, kind);
+            let (still, still_rest) = moved(0.0, kind);
             assert_eq!(still, backbone);
             assert!(still_rest != rest && still_rest == full_rest && half_rest == full_rest);
             assert_ne!(full, backbone);
@@ -422,8 +437,8 @@ mod tests {
     fn the_first_step_of_adamw_is_the_learning_rate_against_the_sign() {
         // m / sqrt(v) of one gradient is its sign, whatever its size.
         let config = OptimizerConfig {
-            name: OptimizerName::Adamw,
-            weight_decay: 0.0,
+            kind: OptimizerKind::Adamw(AdamwConfig::default()),
+            weight_decay: Factor::literal(0.0),
             ..OptimizerConfig::default()
         };
         let model = model();

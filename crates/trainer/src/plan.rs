@@ -5,17 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use retinanet_anchors::{AnchorGenerator, Matcher, TargetAssigner};
-use retinanet_criterion::{ClassLossConfig, Criterion, CriterionConfig, Sampler};
-use retinanet_data::{CocoDataset, DataError, LoaderConfig, TrainLoader, Transform};
-use retinanet_detector::{ClassScores, Decoder, LoadedWeights, RetinaNet, load_pretrained};
+use retinanet_anchors::{AnchorGenerator, TargetAssigner};
+use retinanet_criterion::Criterion;
+use retinanet_data::{CocoDataset, DataError, TrainLoader, Transform};
+use retinanet_detector::{Decoder, LoadedWeights, RetinaNet, load_pretrained};
 use retinanet_evaluation::Evaluator;
 use retinanet_experiment::{
-    EvaluationData, ExperimentConfig, ExperimentError, Observer, OptimizerConfig, ScheduleName,
-    check_settings, check_training_files, render_shapes_if_absent, tell_dropped,
+    EvaluationData, ExperimentConfig, ExperimentError, Observer, ScheduleKind, check_settings,
+    check_training_files, render_shapes_if_absent, tell_dropped,
 };
 
-use crate::schedule::{Schedule, Shape};
+use retinanet_settings::{Count, Whole};
+
+use crate::schedule::Schedule;
 
 /// Training length where the config gives none: the paper's 90 000 iterations.
 const DEFAULT_ITERATIONS: u64 = 90_000;
@@ -33,11 +35,9 @@ pub struct Plan {
     pub(crate) evaluator: Evaluator,
     pub(crate) transform: Transform,
     pub(crate) generator: AnchorGenerator,
-    pub(crate) matcher: Matcher,
     pub(crate) assigner: TargetAssigner,
     pub(crate) decoder: Decoder,
     pub(crate) criterion: Criterion,
-    pub(crate) sampler: Sampler,
     pub(crate) loader: TrainLoader,
     pub(crate) schedule: Schedule,
     pub(crate) iterations: u64,
@@ -60,19 +60,12 @@ impl Plan {
     ) -> Result<Self, ExperimentError> {
         check_settings(&config)?;
         config.data.root = std::path::absolute(&config.data.root).map_err(ExperimentError::Root)?;
-        config.model.check()?;
-        let coder = config.model.box_coder.init()?;
-        let decoder = config.eval.init(&config.model)?;
-        // Whatever it holds is wrong before data is read, or not at all.
-        criterion(&config, config.criterion.class.clone())?;
-        let sampler = config.criterion.sampling.init()?;
-        let generator = config.model.anchor_generator()?;
-        let matcher = config.criterion.matcher.init()?;
+        let (generator, assigner) = (config.anchor_generator()?, config.target_assigner()?);
         let transform = config.data.transform()?;
 
         render_shapes_if_absent(&config.data, observer)?;
         let train = Arc::new(config.data.read_train()?);
-        check_training_files(&train, config.data.on_bad_image, observer)?;
+        check_training_files(&train, config.data.loader.on_bad_image, observer)?;
         let EvaluationData {
             dataset: val,
             evaluator,
@@ -83,17 +76,11 @@ impl Plan {
         transform.check_evaluation_shapes(&val.images, 1)?;
         tell_dropped(&train, observer);
 
-        let class = (config.criterion.class.clone()).for_objects(&train.objects_by_class())?;
-        let criterion = criterion(&config, class)?;
-        let assigner = TargetAssigner::new(matcher, coder);
-        let parts = config.train.accumulate;
-        let batch_size = config.train.batch_size.images();
+        let criterion = config.criterion_for(&train.objects_by_class())?;
         let loader = TrainLoader::new(
             Arc::clone(&train),
-            LoaderConfig {
-                parts,
-                ..(config.data).loader(parts * (batch_size / parts).max(1), config.seed)
-            },
+            config.data.loader,
+            config.batching(),
             transform.clone(),
             generator.clone(),
             assigner,
@@ -103,7 +90,8 @@ impl Plan {
             iterations: clock.iterations,
             eval_every: clock.interval(config.train.eval_every),
             checkpoint_every: clock.interval(config.train.checkpoint_every),
-            unfreeze_at: (config.train.unfreeze_at).map(|units| clock.in_iterations(units)),
+            unfreeze_at: (config.train.unfreeze_at).map(|units| clock.in_iterations(units.get())),
+            decoder: config.decoder(),
             schedule: clock.schedule(&config),
             config,
             train,
@@ -111,11 +99,8 @@ impl Plan {
             evaluator,
             transform,
             generator,
-            matcher,
             assigner,
-            decoder,
             criterion,
-            sampler,
             loader,
         })
     }
@@ -153,9 +138,9 @@ impl Plan {
     ) -> Result<RetinaNet, ExperimentError> {
         let mut config = self.config.model.clone();
         if self.unfreeze_at.is_some_and(|step| iteration >= step) {
-            config.freeze_at = 0;
+            config.freeze_at = Whole::literal(0);
         }
-        let model = config.init(self.train.classes.len(), self.config.seed, device)?;
+        let model = config.init(self.train.classes.len(), self.config.seed.get(), device)?;
         Ok(model.with_winograd(self.config.compute.winograd))
     }
 
@@ -173,21 +158,6 @@ impl Plan {
     }
 }
 
-/// The loss, with a class loss that has its weights of the classes.
-pub(crate) fn criterion(
-    config: &ExperimentConfig,
-    class: ClassLossConfig,
-) -> Result<Criterion, ExperimentError> {
-    let criterion = CriterionConfig {
-        class,
-        softmax: config.model.head.scores == ClassScores::Softmax,
-        bbox: config.criterion.bbox,
-        normalizer: config.criterion.normalizer,
-        coder: config.model.box_coder.init()?,
-    };
-    Ok(criterion.init()?)
-}
-
 /// Turns the config's unit, iterations or epochs, into iterations.
 struct Clock {
     iterations: u64,
@@ -201,20 +171,20 @@ impl Clock {
         let epoch = samples_per_epoch as f64 / config.train.batch_size.images() as f64;
         match config.train.epochs {
             Some(epochs) => Self {
-                iterations: (epochs as f64 * epoch).ceil() as u64,
+                iterations: (epochs.get() as f64 * epoch).ceil() as u64,
                 unit: epoch,
                 default_interval: 1,
             },
             None => Self {
-                iterations: config.train.iterations.unwrap_or(DEFAULT_ITERATIONS),
+                iterations: (config.train.iterations).map_or(DEFAULT_ITERATIONS, Count::get),
                 unit: 1.0,
                 default_interval: DEFAULT_INTERVAL,
             },
         }
     }
 
-    fn interval(&self, every: Option<u64>) -> u64 {
-        self.in_iterations(every.unwrap_or(self.default_interval))
+    fn interval(&self, every: Option<Count>) -> u64 {
+        self.in_iterations(every.map_or(self.default_interval, Count::get))
             .max(1)
     }
 
@@ -224,94 +194,85 @@ impl Clock {
 
     fn schedule(&self, config: &ExperimentConfig) -> Schedule {
         let schedule = &config.schedule;
-        let end_factor = schedule.end_factor.unwrap_or(0.0);
-        let shape = match schedule.name {
-            ScheduleName::MultiStep => {
-                let milestones = schedule.milestones.iter();
-                Shape::MultiStep {
-                    milestones: milestones.map(|units| self.in_iterations(*units)).collect(),
-                    factor: schedule.factor,
-                }
-            }
-            ScheduleName::Cosine => Shape::Cosine { end_factor },
-            ScheduleName::Polynomial => Shape::Polynomial {
-                end_factor,
-                power: schedule.power,
-            },
-            ScheduleName::OneCycle => Shape::OneCycle {
-                start_factor: schedule.start_factor,
-                peak_at: schedule.peak_at,
-                end_factor: schedule.end_factor.unwrap_or(Shape::ONE_CYCLE_END),
-            },
-            ScheduleName::Constant => Shape::Constant,
-        };
+        let mut kind = schedule.kind.clone();
+        if let ScheduleKind::MultiStep(config) = &mut kind {
+            config.milestones = config.milestones.map(|units| self.in_iterations(units));
+        }
         Schedule {
             base: base_rate(config),
-            warmup: schedule.warmup,
-            warmup_start: schedule.warmup_start,
+            warmup: schedule.warmup_iterations(),
+            warmup_start: schedule.warmup_start.get(),
             total: self.iterations,
-            shape,
+            kind,
         }
     }
 }
 
 /// The learning rate at its height, by the linear rule of Goyal et al. 2017.
 fn base_rate(config: &ExperimentConfig) -> f64 {
-    let OptimizerConfig {
-        lr,
-        reference_batch,
-        ..
-    } = config.optimizer;
-    lr * config.train.batch_size.images() as f64 / reference_batch as f64
+    let (lr, reference_batch) = (config.optimizer.lr, config.optimizer.reference_batch);
+    lr.get() * config.train.batch_size.images() as f64 / reference_batch.get() as f64
 }
 
 #[cfg(test)]
 mod tests {
-    use retinanet_experiment::BatchSize;
+    use retinanet_experiment::{
+        BatchSize, CosineConfig, Images, LearningRate, Milestones, MultiStepConfig, OneCycleConfig,
+        PolynomialConfig,
+    };
+    use retinanet_settings::Share;
 
     use super::*;
 
     #[test]
     fn epochs_and_their_milestones_become_iterations() {
+        let multi_step = |milestones: [u64; 2]| {
+            let milestones = milestones.map(Whole::literal).to_vec();
+            ScheduleKind::MultiStep(MultiStepConfig {
+                milestones: Milestones::try_from(milestones).unwrap(),
+                ..MultiStepConfig::default()
+            })
+        };
         let mut config = ExperimentConfig::default();
-        config.train.batch_size = BatchSize::Images(4);
-        config.train.epochs = Some(3);
-        config.schedule.milestones = vec![1, 2];
+        config.train.batch_size = BatchSize::Images(Images::literal(4));
+        config.train.epochs = Some(Count::literal(3));
+        config.schedule.kind = multi_step([1, 2]);
         // 10 images make 2.5 iterations an epoch.
         let clock = Clock::new(&config, 10);
         assert_eq!(clock.iterations, 8);
         assert_eq!(clock.interval(None), 3);
-        let shape = Shape::MultiStep {
-            milestones: vec![3, 5],
-            factor: 0.1,
-        };
-        assert_eq!(clock.schedule(&config).shape, shape);
+        assert_eq!(clock.schedule(&config).kind, multi_step([3, 5]));
 
         config.train.epochs = None;
         let clock = Clock::new(&config, 10);
-        assert_eq!((clock.iterations, clock.interval(Some(7))), (90_000, 7));
+        let seven = Some(Count::literal(7));
+        assert_eq!((clock.iterations, clock.interval(seven)), (90_000, 7));
     }
 
     #[test]
     fn each_schedule_ends_where_its_name_says() {
         let mut config = ExperimentConfig::default();
-        config.schedule.milestones = Vec::new();
-        config.optimizer.lr = 1.0;
-        config.optimizer.reference_batch = config.train.batch_size.images();
-        let mut end = |name, end_factor| {
-            config.schedule.name = name;
-            config.schedule.end_factor = end_factor;
+        config.optimizer.lr = LearningRate::literal(1.0);
+        config.optimizer.reference_batch = Count::literal(16);
+        let mut end = |kind: ScheduleKind| {
+            config.schedule.kind = kind;
             let clock = Clock::new(&config, 1);
             clock.schedule(&config).learning_rate(clock.iterations)
         };
-        for (name, default, given) in [
-            (ScheduleName::MultiStep, 1.0, 1.0),
-            (ScheduleName::Cosine, 0.0, 0.5),
-            (ScheduleName::Polynomial, 0.0, 0.5),
-            (ScheduleName::OneCycle, 4e-6, 0.5),
-            (ScheduleName::Constant, 1.0, 1.0),
+        let half = Share::literal(0.5);
+        let never = MultiStepConfig {
+            milestones: Milestones::default(),
+            ..MultiStepConfig::default()
+        };
+        for (kind, expected) in [
+            (ScheduleKind::MultiStep(never), 1.0),
+            (ScheduleKind::Cosine(CosineConfig::default()), 0.0),
+            (ScheduleKind::Cosine(CosineConfig { end_factor: half }), 0.5),
+            (ScheduleKind::Polynomial(PolynomialConfig::default()), 0.0),
+            (ScheduleKind::OneCycle(OneCycleConfig::default()), 4e-6),
+            (ScheduleKind::Constant {}, 1.0),
         ] {
-            assert_eq!((end(name, None), end(name, Some(0.5))), (default, given));
+            assert_eq!(end(kind), expected);
         }
     }
 }

@@ -7,22 +7,21 @@ use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_detector::RetinaNet;
 
 use crate::communicator::Communicator;
+use crate::messages::{Command, Message};
 use crate::single_process::SingleProcess;
 
 /// Values that are added up in one go, at most: 64 MiB.
 const BUFFER: usize = 16 << 20;
 
-/// What the leader has all do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Command {
-    Step,
-    Evaluate,
-    End,
+/// A process in training: its group, and the device that it computes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process<'a> {
+    pub(crate) group: &'a ProcessGroup,
+    pub(crate) device: &'a Device,
 }
 
 /// This process among those that train together, with the time that communication took.
@@ -62,7 +61,7 @@ impl ProcessGroup {
         self.size() == 1
     }
 
-    /// How long talking took since this was asked last, gathering what is said included.
+    /// How long communication took since this was asked last.
     pub(crate) fn communicated(&self) -> Duration {
         self.communicated.take()
     }
@@ -78,28 +77,36 @@ impl ProcessGroup {
     /// Says what all do next.
     pub(crate) fn send_command(&self, command: Command) {
         if !self.is_single() {
-            self.timed(|communicator| communicator.broadcast(vec![command as u8]));
+            self.broadcast(&command);
         }
     }
 
     /// What the leader said that all do next.
     pub(crate) fn receive_command(&self) -> Command {
-        // Waiting for the leader is not talking.
-        match self.communicator.broadcast(Vec::new()).first() {
-            Some(&byte) if byte == Command::Step as u8 => Command::Step,
-            Some(&byte) if byte == Command::Evaluate as u8 => Command::Evaluate,
-            _ => Command::End,
-        }
+        // Waiting for the leader is not communication.
+        Command::decode(&self.communicator.broadcast(Vec::new()))
     }
 
     /// What the leader has, for all.
-    pub(crate) fn broadcast(&self, bytes: Vec<u8>) -> Vec<u8> {
-        self.timed(|communicator| communicator.broadcast(bytes))
+    pub(crate) fn broadcast<M: Message>(&self, own: &M) -> M::Received {
+        let bytes = if self.rank() == 0 {
+            own.encode()
+        } else {
+            Vec::new()
+        };
+        M::decode(&self.timed(|communicator| communicator.broadcast(bytes)))
+    }
+
+    /// What the leader has, for one that is not.
+    pub(crate) fn receive<M: Message>(&self) -> M::Received {
+        M::decode(&self.timed(|communicator| communicator.broadcast(Vec::new())))
     }
 
     /// What each has, in the order of their ranks, for all.
-    pub(crate) fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
-        self.timed(|communicator| communicator.gather(bytes))
+    pub(crate) fn gather<M: Message>(&self, own: &M) -> Vec<M::Received> {
+        let bytes = own.encode();
+        let of_ranks = self.timed(|communicator| communicator.gather(&bytes));
+        of_ranks.iter().map(|bytes| M::decode(bytes)).collect()
     }
 
     /// The leader's number, for all.
@@ -107,8 +114,10 @@ impl ProcessGroup {
         if self.is_single() {
             return number;
         }
-        let heard = self.broadcast(number.to_le_bytes().to_vec());
-        heard.try_into().map_or(number, f64::from_le_bytes)
+        let received = self.broadcast(&vec![number.to_bits()]);
+        received
+            .first()
+            .map_or(number, |bits| f64::from_bits(*bits))
     }
 
     /// Adds numbers up in the order of the ranks.
@@ -116,11 +125,11 @@ impl ProcessGroup {
         if self.is_single() {
             return;
         }
-        let bytes: Vec<u8> = numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let words: Vec<u64> = numbers.iter().map(|it| it.to_bits()).collect();
         numbers.fill(0.0);
-        for of_rank in self.gather(&bytes) {
-            for (sum, number) in numbers.iter_mut().zip(of_rank.as_chunks().0) {
-                *sum += f64::from_le_bytes(*number);
+        for of_rank in self.gather(&words) {
+            for (sum, number) in numbers.iter_mut().zip(of_rank) {
+                *sum += f64::from_bits(number);
             }
         }
     }
@@ -130,14 +139,11 @@ impl ProcessGroup {
         if self.is_single() {
             return (counts.to_vec(), 0..counts.len());
         }
-        let bytes: Vec<u8> = (counts.iter())
-            .flat_map(|&count| (count as u64).to_le_bytes())
-            .collect();
+        let words: Vec<u64> = counts.iter().map(|&count| count as u64).collect();
         let (mut all, mut own) = (Vec::new(), 0..0);
-        for (rank, bytes) in self.gather(&bytes).iter().enumerate() {
+        for (rank, counts) in self.gather(&words).into_iter().enumerate() {
             let start = all.len();
-            let counts = bytes.as_chunks().0.iter();
-            all.extend(counts.map(|&count| u64::from_le_bytes(count) as usize));
+            all.extend(counts.into_iter().map(|count| count as usize));
             if rank == self.rank() {
                 own = start..all.len();
             }

@@ -1,55 +1,21 @@
 use std::f64::consts::PI;
 
+use retinanet_experiment::{OneCycleConfig, ScheduleKind};
+
 /// The learning rate as a function of the iteration alone, so that resuming needs no state:
-/// the full rate times a linear warm-up times what the shape says.
+/// the full rate times a linear warm-up times what the kind says.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Schedule {
     /// The full learning rate.
     pub(crate) base: f64,
-    /// In iterations; a one cycle rises by itself and has none.
+    /// In iterations.
     pub(crate) warmup: u64,
     /// The factor that the warm-up starts from.
     pub(crate) warmup_start: f64,
     /// Iterations of the whole training.
     pub(crate) total: u64,
-    pub(crate) shape: Shape,
-}
-
-/// How the learning rate goes, as a factor of the full rate. In the formulas t = iteration ÷ total,
-/// and `end_factor` is what is left of the full rate at the end.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Shape {
-    /// `factor` to the power of the milestones passed: with the warm-up, detectron2's
-    /// `WarmupMultiStepLR`.
-    MultiStep {
-        /// In iterations, ascending.
-        milestones: Vec<u64>,
-        factor: f64,
-    },
-    /// end + (1 − end) (1 + cos πt) ÷ 2, from SGDR (Loshchilov and Hutter 2017) without its
-    /// restarts, as PyTorch's `CosineAnnealingLR`. With the warm-up and an end of 0, detectron2's
-    /// `WarmupCosineLR`: the cosine starts with the warm-up, not after it.
-    Cosine { end_factor: f64 },
-    /// end + (1 − end) (1 − t)^power, the "poly" policy of DeepLab (Chen et al. 2017). PyTorch's
-    /// `PolynomialLR` is that with an end of 0, mmengine's `PolyLR` has the end too.
-    Polynomial { end_factor: f64, power: f64 },
-    /// From `start_factor` along half a cosine to the full rate, then along another to
-    /// `end_factor` at the last iteration: PyTorch's `OneCycleLR` with two phases, after
-    /// Super-Convergence (Smith and Topin 2018). The momentum stays as it is, where PyTorch's
-    /// cycles by default.
-    OneCycle {
-        start_factor: f64,
-        /// The rise's share of the iterations, in (0, 1).
-        peak_at: f64,
-        end_factor: f64,
-    },
-    /// 1.
-    Constant,
-}
-
-impl Shape {
-    /// The `end_factor` of PyTorch's `OneCycleLR`: 1 ÷ (`div_factor` · `final_div_factor`).
-    pub(crate) const ONE_CYCLE_END: f64 = 4e-6;
+    /// With milestones in iterations.
+    pub(crate) kind: ScheduleKind,
 }
 
 impl Schedule {
@@ -57,11 +23,11 @@ impl Schedule {
     /// stays where the schedule ends.
     pub(crate) fn learning_rate(&self, iteration: u64) -> f64 {
         let iteration = iteration.min(self.total);
-        self.base * self.warmup_factor(iteration) * self.shape_factor(iteration)
+        self.base * self.warmup_factor(iteration) * self.kind_factor(iteration)
     }
 
     fn warmup_factor(&self, iteration: u64) -> f64 {
-        let warmup = self.warmup_iterations();
+        let warmup = self.warmup;
         if iteration >= warmup {
             return 1.0;
         }
@@ -69,41 +35,40 @@ impl Schedule {
         self.warmup_start * (1.0 - done) + done
     }
 
-    fn warmup_iterations(&self) -> u64 {
-        match self.shape {
-            Shape::OneCycle { .. } => 0,
-            _ => self.warmup,
+    fn kind_factor(&self, iteration: u64) -> f64 {
+        match &self.kind {
+            ScheduleKind::MultiStep(config) => {
+                let passed = config
+                    .milestones
+                    .get()
+                    .iter()
+                    .filter(|step| **step <= iteration);
+                config.factor.get().powi(passed.count() as i32)
+            }
+            ScheduleKind::Cosine(config) => {
+                cosine(1.0, config.end_factor.get(), self.done(iteration))
+            }
+            ScheduleKind::Polynomial(config) => {
+                let (end, power) = (config.end_factor.get(), config.power.get());
+                end + (1.0 - end) * (1.0 - self.done(iteration)).powf(power)
+            }
+            ScheduleKind::OneCycle(config) => self.one_cycle_factor(config, iteration),
+            ScheduleKind::Constant {} => 1.0,
         }
     }
 
-    fn shape_factor(&self, iteration: u64) -> f64 {
-        match &self.shape {
-            Shape::MultiStep { milestones, factor } => {
-                let passed = milestones.iter().filter(|step| **step <= iteration).count();
-                factor.powi(passed as i32)
-            }
-            Shape::Cosine { end_factor } => cosine(1.0, *end_factor, self.done(iteration)),
-            Shape::Polynomial { end_factor, power } => {
-                end_factor + (1.0 - end_factor) * (1.0 - self.done(iteration)).powf(*power)
-            }
-            Shape::OneCycle {
-                start_factor,
-                peak_at,
-                end_factor,
-            } => {
-                let last = self.total.saturating_sub(1);
-                // PyTorch's peak lies before iteration 0 where `peak_at` is less than one step.
-                let peak = peak_at * self.total as f64 - 1.0;
-                let now = iteration as f64;
-                if iteration >= last {
-                    *end_factor
-                } else if now < peak {
-                    cosine(*start_factor, 1.0, now / peak)
-                } else {
-                    cosine(1.0, *end_factor, (now - peak) / (last as f64 - peak))
-                }
-            }
-            Shape::Constant => 1.0,
+    fn one_cycle_factor(&self, config: &OneCycleConfig, iteration: u64) -> f64 {
+        let last = self.total.saturating_sub(1);
+        let end_factor = config.end_factor.get();
+        // PyTorch's peak lies before iteration 0 where `peak_at` is less than one step.
+        let peak = config.peak_at.get() * self.total as f64 - 1.0;
+        let now = iteration as f64;
+        if iteration >= last {
+            end_factor
+        } else if now < peak {
+            cosine(config.start_factor.get(), 1.0, now / peak)
+        } else {
+            cosine(1.0, end_factor, (now - peak) / (last as f64 - peak))
         }
     }
 
@@ -119,40 +84,38 @@ impl Schedule {
     /// steps 60000 and 80000". Steps count from 1, as [`StepReport`](crate::StepReport) has them;
     /// milestones that training does not reach are left out.
     pub(crate) fn describe(&self) -> String {
-        let shape = self.describe_shape();
-        match self.warmup_iterations() {
+        let shape = self.describe_kind();
+        match self.warmup {
             0 => shape,
             warmup => format!("warm-up over {warmup} steps, {shape}"),
         }
     }
 
-    fn describe_shape(&self) -> String {
+    fn describe_kind(&self) -> String {
         let total = self.total;
-        match &self.shape {
-            Shape::MultiStep { milestones, factor } => {
-                let reached = milestones.iter().filter(|step| **step < total);
+        match &self.kind {
+            ScheduleKind::MultiStep(config) => {
+                let reached = config.milestones.get().iter().filter(|step| **step < total);
                 match steps(reached.map(u64::to_string).collect()) {
-                    Some(steps) => format!("×{factor} after {steps}"),
+                    Some(steps) => format!("×{} after {steps}", config.factor),
                     None => "constant".to_owned(),
                 }
             }
-            Shape::Cosine { end_factor } => {
-                format!("half a cosine to {} at step {total}", share(*end_factor))
+            ScheduleKind::Cosine(config) => {
+                let end = share(config.end_factor.get());
+                format!("half a cosine to {end} at step {total}")
             }
-            Shape::Polynomial { end_factor, power } => {
-                let end = share(*end_factor);
+            ScheduleKind::Polynomial(config) => {
+                let (end, power) = (share(config.end_factor.get()), config.power);
                 format!("polynomial of power {power} to {end} at step {total}")
             }
-            Shape::OneCycle {
-                start_factor,
-                peak_at,
-                end_factor,
-            } => {
-                let peak = (peak_at * total as f64).round();
-                let (start, end) = (share(*start_factor), share(*end_factor));
+            ScheduleKind::OneCycle(config) => {
+                let peak = (config.peak_at.get() * total as f64).round();
+                let start = share(config.start_factor.get());
+                let end = share(config.end_factor.get());
                 format!("one cycle from {start}, full at step {peak}, {end} at step {total}")
             }
-            Shape::Constant => "constant".to_owned(),
+            ScheduleKind::Constant {} => "constant".to_owned(),
         }
     }
 }
@@ -183,53 +146,63 @@ fn steps(mut numbers: Vec<String>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use retinanet_experiment::{CosineConfig, MultiStepConfig, PolynomialConfig, ScheduleConfig};
+    use retinanet_settings::{OpenShare, PositiveFactor, PositiveShare, Share};
+
     use super::*;
 
     /// 90 000 iterations at 0.01 after a warm-up over 1000.
-    fn long(shape: Shape) -> Schedule {
+    fn long(kind: ScheduleKind) -> Schedule {
+        let config = ScheduleConfig {
+            kind,
+            ..ScheduleConfig::default()
+        };
         Schedule {
             base: 0.01,
-            warmup: 1000,
+            warmup: config.warmup_iterations(),
             warmup_start: 0.001,
             total: 90_000,
-            shape,
+            kind: config.kind,
         }
     }
 
     /// As many iterations as given at 0.01, without warm-up.
-    fn plain(total: u64, shape: Shape) -> Schedule {
+    fn plain(total: u64, kind: ScheduleKind) -> Schedule {
         Schedule {
             warmup: 0,
             total,
-            ..long(shape)
+            ..long(kind)
         }
     }
 
-    fn papers() -> Shape {
-        Shape::MultiStep {
-            milestones: vec![60_000, 80_000],
-            factor: 0.1,
-        }
+    fn papers() -> ScheduleKind {
+        ScheduleKind::MultiStep(MultiStepConfig::default())
     }
 
-    fn one_cycle() -> Shape {
-        Shape::OneCycle {
-            start_factor: 0.04,
-            peak_at: 0.3,
-            end_factor: Shape::ONE_CYCLE_END,
-        }
+    fn cosine_to(end_factor: f64) -> ScheduleKind {
+        ScheduleKind::Cosine(CosineConfig {
+            end_factor: Share::literal(end_factor),
+        })
     }
 
-    fn all_shapes() -> [Shape; 5] {
+    fn polynomial_to(end_factor: f64, power: f64) -> ScheduleKind {
+        ScheduleKind::Polynomial(PolynomialConfig {
+            end_factor: Share::literal(end_factor),
+            power: PositiveFactor::literal(power),
+        })
+    }
+
+    fn one_cycle() -> ScheduleKind {
+        ScheduleKind::OneCycle(OneCycleConfig::default())
+    }
+
+    fn all_kinds() -> [ScheduleKind; 5] {
         [
             papers(),
-            Shape::Cosine { end_factor: 0.0 },
-            Shape::Polynomial {
-                end_factor: 0.01,
-                power: 0.9,
-            },
+            cosine_to(0.0),
+            polynomial_to(0.01, 0.9),
             one_cycle(),
-            Shape::Constant,
+            ScheduleKind::Constant {},
         ]
     }
 
@@ -278,8 +251,8 @@ mod tests {
 
     #[test]
     fn without_warm_up_the_first_iteration_is_at_full_height() {
-        for shape in [Shape::Constant, Shape::Cosine { end_factor: 0.0 }, papers()] {
-            assert_eq!(plain(90_000, shape).learning_rate(0), 0.01);
+        for kind in [ScheduleKind::Constant {}, cosine_to(0.0), papers()] {
+            assert_eq!(plain(90_000, kind).learning_rate(0), 0.01);
         }
     }
 
@@ -294,7 +267,7 @@ mod tests {
     #[test]
     fn a_cosine_with_warm_up_is_detectron2s() {
         assert_rates(
-            &long(Shape::Cosine { end_factor: 0.0 }),
+            &long(cosine_to(0.0)),
             &[
                 (0, 1e-5),
                 (500, 0.005_004_618_857_128_869),
@@ -311,7 +284,7 @@ mod tests {
     #[test]
     fn a_cosine_to_an_end_is_pytorchs() {
         assert_rates(
-            &plain(100, Shape::Cosine { end_factor: 0.1 }),
+            &plain(100, cosine_to(0.1)),
             &[
                 (0, 0.01),
                 (1, 0.009_997_779_521_645_794),
@@ -326,15 +299,7 @@ mod tests {
     /// As above, `PolynomialLR(sgd, total_iters=100, power=power)`.
     #[test]
     fn a_polynomial_is_pytorchs() {
-        let polynomial = |power| {
-            plain(
-                100,
-                Shape::Polynomial {
-                    end_factor: 0.0,
-                    power,
-                },
-            )
-        };
+        let polynomial = |power| plain(100, polynomial_to(0.0, power));
         assert_rates(
             &polynomial(0.9),
             &[
@@ -351,12 +316,9 @@ mod tests {
 
     #[test]
     fn a_polynomial_of_power_1_is_a_line_to_its_end() {
-        let shape = Shape::Polynomial {
-            end_factor: 0.2,
-            power: 1.0,
-        };
+        let kind = polynomial_to(0.2, 1.0);
         let expected = [(0, 0.01), (25, 0.008), (50, 0.006), (100, 0.002)];
-        assert_rates(&plain(100, shape), &expected);
+        assert_rates(&plain(100, kind), &expected);
     }
 
     /// As above, `OneCycleLR(sgd, max_lr=0.01, total_steps=total, cycle_momentum=False)`.
@@ -393,13 +355,13 @@ mod tests {
     /// final_div_factor=100, cycle_momentum=False)`.
     #[test]
     fn one_cycle_may_peak_between_two_iterations() {
-        let shape = Shape::OneCycle {
-            start_factor: 0.1,
-            peak_at: 0.5,
-            end_factor: 0.001,
-        };
+        let kind = ScheduleKind::OneCycle(OneCycleConfig {
+            start_factor: PositiveShare::literal(0.1),
+            peak_at: OpenShare::literal(0.5),
+            end_factor: Share::literal(0.001),
+        });
         assert_rates(
-            &plain(7, shape),
+            &plain(7, kind),
             &[
                 (0, 0.001),
                 (1, 0.004_109_423_525_312_736),
@@ -424,21 +386,21 @@ mod tests {
         ];
         assert_rates(&short(3), &expected);
         // PyTorch divides by 0 where the peak is iteration 0.
-        let at_0 = Shape::OneCycle {
-            start_factor: 0.04,
-            peak_at: 0.5,
-            end_factor: 0.0,
-        };
+        let at_0 = ScheduleKind::OneCycle(OneCycleConfig {
+            start_factor: PositiveShare::literal(0.04),
+            peak_at: OpenShare::literal(0.5),
+            end_factor: Share::literal(0.0),
+        });
         assert_rates(&plain(2, at_0), &[(0, 0.01), (1, 0.0)]);
     }
 
     #[test]
     fn rates_only_rise_before_the_peak_and_only_fall_after() {
-        for shape in all_shapes() {
-            let schedule = plain(1_000, shape);
+        for kind in all_kinds() {
+            let schedule = plain(1_000, kind);
             let rates = rates(&schedule);
-            let peak = match schedule.shape {
-                Shape::OneCycle { .. } => 299,
+            let peak = match schedule.kind {
+                ScheduleKind::OneCycle(_) => 299,
                 _ => 0,
             };
             assert!(rates[..=peak].is_sorted(), "{schedule:?}");
@@ -449,11 +411,11 @@ mod tests {
 
     #[test]
     fn the_end_stays_and_no_length_divides_by_zero() {
-        for shape in all_shapes() {
+        for kind in all_kinds() {
             for (total, warmup) in [(0, 0), (1, 0), (2, 0), (2, 5), (1_000, 10)] {
                 let schedule = Schedule {
                     warmup,
-                    ..plain(total, shape.clone())
+                    ..plain(total, kind.clone())
                 };
                 let end = schedule.learning_rate(total);
                 assert_eq!(schedule.learning_rate(total + 1), end);
@@ -467,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_line_tells_how_the_rate_goes() {
-        let lines = all_shapes().map(|shape| long(shape).describe());
+        let lines = all_kinds().map(|shape| long(shape).describe());
         assert_eq!(
             lines,
             [

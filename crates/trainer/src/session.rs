@@ -4,9 +4,9 @@ mod evaluation;
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
 use retinanet_data::{Batch, DataError};
 use retinanet_experiment::{Observer, OnNonFinite, StepReport, config_to_toml};
+use retinanet_settings::ShareBelowOne;
 
 use crate::announce::{tell, tell_schedule, tell_start};
 use crate::average::ModelAverage;
@@ -17,7 +17,7 @@ use crate::memory::memory;
 use crate::metrics_log::MetricsLog;
 use crate::non_finite::NonFiniteStep;
 use crate::plan::Plan;
-use crate::process_group::ProcessGroup;
+use crate::process_group::Process;
 use crate::report::Reporter;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::step::{Learner, StepError};
@@ -67,7 +67,8 @@ fn marks(plan: &Plan) -> (DataMark, DataMark) {
 fn tell_data_changes(
     plan: &Plan,
     run: &RunDirectory,
-    (state, data): (&CheckpointState, (DataMark, DataMark)),
+    state: &CheckpointState,
+    data: (DataMark, DataMark),
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
     if state.classes != plan.train.classes {
@@ -94,7 +95,7 @@ impl<'a> Session<'a> {
     pub(crate) fn start(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        process: (&ProcessGroup, &'a Device),
+        process: Process<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         run.recover()?;
@@ -112,13 +113,13 @@ impl<'a> Session<'a> {
     fn begin(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        (group, device): (&ProcessGroup, &'a Device),
+        Process { group, device }: Process<'a>,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
         let (model, pretrained) = plan.initialise_model(device)?;
         run.write_classes(&plan.train.classes)?;
         let coverage = tell_start(plan, run, &model, pretrained.as_ref(), observer)?;
-        let decay = plan.config.train.ema_decay;
+        let decay = plan.config.train.ema_decay.map(ShareBelowOne::get);
         Ok(Self {
             log: MetricsLog::open(run, 0, false, plan.generator.strides())
                 .map_err(TrainError::Log)?,
@@ -127,7 +128,7 @@ impl<'a> Session<'a> {
                 device,
                 average: decay.map(|decay| ModelAverage::new(decay, &model)),
                 learner: Learner::new(model, &plan.config.optimizer, plan.criterion.clone())
-                    .with_team(group.clone()),
+                    .in_group(group.clone()),
                 iteration: 0,
             },
             plan,
@@ -148,7 +149,7 @@ impl<'a> Session<'a> {
     fn resume(
         plan: &'a Plan,
         run: &'a RunDirectory,
-        (group, device): (&ProcessGroup, &'a Device),
+        Process { group, device }: Process<'a>,
         checkpoint: &Checkpoint,
         observer: &mut dyn Observer,
     ) -> Result<Self, TrainError> {
@@ -158,7 +159,7 @@ impl<'a> Session<'a> {
         let text = format!("going on from {folder}, step {iteration}");
         tell(run, observer, &text)?;
         let data = marks(plan);
-        tell_data_changes(plan, run, (state, data), observer)?;
+        tell_data_changes(plan, run, state, data, observer)?;
         tell_schedule(plan, run, observer)?;
         if state.best_iteration == Some(iteration) && run.best_iteration() < state.best_iteration {
             // The end came before it was kept as best.
@@ -167,7 +168,7 @@ impl<'a> Session<'a> {
 
         let model = checkpoint.load_model(plan.fresh_model(iteration, device)?)?;
         let average = checkpoint.load_average(&model)?;
-        let decay = plan.config.train.ema_decay;
+        let decay = plan.config.train.ema_decay.map(ShareBelowOne::get);
         let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
         learner.optimizer = checkpoint.load_optimizer(learner.optimizer)?;
         learner.criterion.set_normalizer(state.normalizer);
@@ -185,7 +186,7 @@ impl<'a> Session<'a> {
                 average: decay.map(|decay| {
                     ModelAverage::new(decay, average.as_ref().unwrap_or(&learner.model))
                 }),
-                learner: learner.with_team(group.clone()),
+                learner: learner.in_group(group.clone()),
                 iteration,
             },
             plan,
@@ -216,7 +217,7 @@ impl<'a> Session<'a> {
         waited: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
-        for skipped in self.train_state.skipped(&batch) {
+        for skipped in self.train_state.skipped(&batch)? {
             tell(self.run, observer, &format!("skipped: {skipped}"))?;
             self.skipped += 1;
         }
@@ -225,8 +226,8 @@ impl<'a> Session<'a> {
             let text = format!("step {}: everything learns from here on", self.iteration());
             tell(self.run, observer, &text)?;
         }
-        let (loss, levels) = match self.train_state.learn(&mut batch) {
-            Ok(learnt) => learnt,
+        let loss = match self.train_state.learn(&mut batch) {
+            Ok(loss) => loss,
             Err(error) => return self.not_finite(&error, batch, learning_rate, observer),
         };
         self.not_finite = 0;
@@ -243,7 +244,7 @@ impl<'a> Session<'a> {
             gradient_norm: loss.gradient_norm,
             positives: loss.positives,
             images: loss.images,
-            levels,
+            levels: loss.levels,
             memory: memory(),
             duration: started.elapsed(),
             waited,
@@ -273,7 +274,7 @@ impl<'a> Session<'a> {
         let config = &plan.config.train;
         self.not_finite += 1;
         let skips =
-            config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped;
+            config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped.get();
         if skips && self.not_finite > 1 {
             // The first of a row has its non-finite report, and disks are not endless.
             let text = format!("skipped: step {iteration}: {error}");
@@ -346,7 +347,7 @@ impl<'a> Session<'a> {
             config: &config,
             state,
         };
-        let keep = self.plan.config.train.keep_last;
+        let keep = self.plan.config.train.keep_last.as_usize();
         let folder = self.run.write_last(content, keep)?;
         self.last_checkpoint = Instant::now();
         observer.checkpoint_written(self.iteration(), &folder);
@@ -361,12 +362,13 @@ impl<'a> Session<'a> {
     pub(crate) fn checkpoint_is_due(&self) -> bool {
         let minutes = self.plan.config.train.checkpoint_minutes;
         let age = self.last_checkpoint.elapsed().as_secs_f64() / 60.0;
-        self.is_due(self.plan.checkpoint_every) || minutes.is_some_and(|minutes| age >= minutes)
+        self.is_due(self.plan.checkpoint_every)
+            || minutes.is_some_and(|minutes| age >= minutes.get())
     }
 
     pub(crate) fn out_of_patience(&self) -> Option<Stopped> {
         let patience = self.plan.config.train.patience?;
-        (self.evaluations_since_best >= patience).then_some(Stopped::OutOfPatience)
+        (self.evaluations_since_best >= patience.get()).then_some(Stopped::OutOfPatience)
     }
 
     /// Whether something that happens every so many steps, and at the end, happens now.

@@ -1,7 +1,9 @@
+//! A training step: forward, loss, backward, update.
+
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
-use retinanet_criterion::{BatchTargets, Criterion, Normalizer};
+use retinanet_criterion::{BatchTargets, Criterion, LossOptions, Normalizer};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_experiment::OptimizerConfig;
 
@@ -16,13 +18,54 @@ pub struct Learner {
     pub(crate) group: ProcessGroup,
 }
 
+/// A batch on the device that trains, or a part of one.
+pub struct DeviceBatch {
+    /// `[batch, 3, height, width]`, normalised.
+    pub images: Tensor<4>,
+    /// What the anchors of the images shall learn.
+    pub targets: BatchTargets,
+}
+
+/// How a step is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct StepOptions {
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// What sampling of anchors by chance follows from.
+    pub seed: u64,
+    /// Whether the losses of the pyramid's levels are told.
+    pub by_level: bool,
+}
+
+impl StepOptions {
+    /// A step at a learning rate, its losses told as a whole.
+    pub const fn at(learning_rate: f64) -> Self {
+        Self {
+            learning_rate,
+            seed: 0,
+            by_level: false,
+        }
+    }
+
+    /// With sampling by chance that is the same for a run that goes on: a function of its seed and the iteration.
+    #[must_use]
+    pub const fn with_seed(self, seed: u64, iteration: u64) -> Self {
+        // Odd factors, so that neighbours in one number are not neighbours in the seed.
+        let seed = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+            .wrapping_add(iteration.wrapping_mul(0xBF58_476D_1CE4_E5B9));
+        Self { seed, ..self }
+    }
+}
+
 /// How a step went.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepLoss {
     /// The class part of the loss.
     pub class: f64,
     /// The box part of the loss.
     pub bbox: f64,
+    /// Class and box loss of each pyramid level, finest first, if they were asked for.
+    pub levels: Vec<[f64; 2]>,
     /// The gradients' norm before clipping.
     pub gradient_norm: f64,
     /// Images of the batch, with those of other processes.
@@ -44,7 +87,7 @@ impl Learner {
     }
 
     /// The same as one of several processes that share each batch.
-    pub(crate) fn with_team(self, group: ProcessGroup) -> Self {
+    pub(crate) fn in_group(self, group: ProcessGroup) -> Self {
         Self { group, ..self }
     }
 
@@ -53,51 +96,23 @@ impl Learner {
         &self.model
     }
 
-    /// One step: forward, loss, backward, update.
-    ///
-    /// # Shapes
-    ///
-    /// - `images`: `[batch, 3, height, width]`, normalised
+    /// One step over a batch, part after part with the gradients of all, as if it were one. Batch norms that learn
+    /// see each part by itself.
     ///
     /// # Errors
     ///
-    /// Returns an error where the loss or the gradients are non-finite; weights, optimiser and
+    /// Returns an error if the loss or the gradients are non-finite; weights, optimiser and
     /// normaliser stay as they were.
     pub fn step(
         &mut self,
-        images: &Tensor<4>,
-        targets: &BatchTargets,
-        learning_rate: f64,
-    ) -> Result<StepLoss, StepError> {
-        self.step_in_parts(
-            &[targets],
-            |_| images.clone(),
-            learning_rate,
-            |_, _, _| None,
-        )
-    }
-
-    /// One step over a batch that is too large to compute at once: part after part, with the
-    /// gradients of all, as if it were one. Batch norms that learn see each part by itself.
-    ///
-    /// `images` gives a part's images, as for [`step`](Self::step), and `look` sees what the model
-    /// says of them, with the weight of each image in the loss; it may give the part other targets.
-    ///
-    /// # Errors
-    ///
-    /// As [`step`](Self::step).
-    pub fn step_in_parts(
-        &mut self,
-        targets: &[&BatchTargets],
-        mut images: impl FnMut(usize) -> Tensor<4>,
-        learning_rate: f64,
-        mut look: impl FnMut(usize, &Predictions, &[f64]) -> Option<BatchTargets>,
+        parts: &[DeviceBatch],
+        options: StepOptions,
     ) -> Result<StepLoss, StepError> {
         let before = (self.model.valid(), *self.criterion.normalizer());
-        let step = self.gradients(targets, &mut images, &mut look);
+        let step = self.gradients(parts, options);
         let (step, gradients) = step.inspect_err(|_| self.restore(before))?;
         self.model = (self.optimizer).step(
-            learning_rate,
+            options.learning_rate,
             self.model.clone(),
             gradients,
             step.gradient_norm,
@@ -128,70 +143,106 @@ impl Learner {
     /// The loss and its gradients, both finite.
     fn gradients(
         &mut self,
-        targets: &[&BatchTargets],
-        images: &mut impl FnMut(usize) -> Tensor<4>,
-        look: &mut impl FnMut(usize, &Predictions, &[f64]) -> Option<BatchTargets>,
+        parts: &[DeviceBatch],
+        options: StepOptions,
     ) -> Result<(StepLoss, GradientsParams), StepError> {
         // Positives are counted over the whole batch, so that its parts make one loss.
-        let counts: Vec<_> = (targets.iter())
-            .map(|part| part.positives_per_image())
+        let counts: Vec<_> = (parts.iter())
+            .flat_map(|part| part.targets.positives_per_image())
             .collect();
-        let (counts, own) = self.group.gather_counts(&counts.concat());
+        let (counts, own) = self.group.gather_counts(&counts);
         let weights = self.criterion.weights(&counts);
-        let mut weights = &weights[own];
-        let mut sum = GradientsAccumulator::new();
-        let mut losses = [0.0, 0.0];
-        for (part, targets) in targets.iter().enumerate() {
-            let weights = weights
-                .split_off(..targets.positives_per_image().len())
-                .unwrap_or_default();
-            let predictions = self.model.forward(images(part));
-            let chosen = look(part, &predictions, weights);
-            let targets = chosen.as_ref().unwrap_or(targets);
-            let Predictions { logits, deltas, .. } = predictions;
-            let loss = (self.criterion).weighted(logits, deltas, targets, weights);
-            losses[0] += f64::from(loss.class.clone().into_scalar::<f32>());
-            losses[1] += f64::from(loss.bbox.clone().into_scalar::<f32>());
-            if !losses.iter().all(|loss| loss.is_finite()) {
-                break;
-            }
-            let gradients = GradientsParams::from_grads(loss.total().backward(), &self.model);
-            sum.accumulate(&self.model, gradients);
-        }
-        self.group.all_reduce(&mut losses);
-        let [class, bbox] = losses;
+        let (mut sums, gradients) = self.accumulate(parts, &weights[own], options);
+        self.group.all_reduce(&mut sums.losses);
+        let [class, bbox] = sums.losses;
+        let error = |gradient_norm| StepError {
+            class,
+            bbox,
+            gradient_norm,
+        };
         if !(class.is_finite() && bbox.is_finite()) {
-            return Err(StepError {
-                class,
-                bbox,
-                gradient_norm: None,
-            });
+            return Err(error(None));
         }
-        let gradients = self.group.all_reduce_gradients(&self.model, sum.grads());
+        let gradients = self.group.all_reduce_gradients(&self.model, gradients);
         // The leader's, since other devices may round otherwise and would clip otherwise.
         let gradient_norm = self.group.leaders(gradient_norm(&self.model, &gradients));
         if !gradient_norm.is_finite() {
-            return Err(StepError {
-                class,
-                bbox,
-                gradient_norm: Some(gradient_norm),
-            });
+            return Err(error(Some(gradient_norm)));
         }
+        self.group.all_reduce(sums.levels.as_flattened_mut());
         let step = StepLoss {
             class,
             bbox,
+            levels: sums.levels,
             gradient_norm,
             images: counts.len(),
             positives: counts.iter().sum(),
         };
         Ok((step, gradients))
     }
+
+    /// The losses and gradients of this process's parts, up to the first whose loss is non-finite.
+    fn accumulate(
+        &self,
+        parts: &[DeviceBatch],
+        mut weights: &[f64],
+        options: StepOptions,
+    ) -> (LossSums, GradientsParams) {
+        let mut gradients = GradientsAccumulator::new();
+        let mut sums = LossSums::default();
+        let first_part = self.group.rank() * parts.len();
+        for (place, DeviceBatch { images, targets }) in parts.iter().enumerate() {
+            let of_part = weights
+                .split_off(..targets.images().len())
+                .unwrap_or_default();
+            let options = LossOptions {
+                weights: of_part,
+                seed: (options.seed).wrapping_add(((first_part + place) as u64) << 32),
+                by_level: options.by_level,
+            };
+            let Predictions { logits, deltas, .. } = self.model.forward(images.clone());
+            let loss = self.criterion.forward(logits, deltas, targets, options);
+            let value = |part: &Tensor<1>| f64::from(part.clone().into_scalar::<f32>());
+            sums.add([value(&loss.class), value(&loss.bbox)], &loss.levels);
+            if !sums.losses.iter().all(|loss| loss.is_finite()) {
+                break;
+            }
+            let of_part = GradientsParams::from_grads(loss.total().backward(), &self.model);
+            gradients.accumulate(&self.model, of_part);
+        }
+        (sums, gradients.grads())
+    }
+}
+
+/// The losses of the parts of a batch, added up.
+#[derive(Default)]
+pub(crate) struct LossSums {
+    /// Over classes, and over boxes.
+    losses: [f64; 2],
+    pub(crate) levels: Vec<[f64; 2]>,
+}
+
+impl LossSums {
+    pub(crate) fn add(&mut self, losses: [f64; 2], levels: &[[f64; 2]]) {
+        self.losses = sum(self.losses, losses);
+        if self.levels.is_empty() {
+            self.levels = levels.to_vec();
+            return;
+        }
+        for (level, other) in self.levels.iter_mut().zip(levels) {
+            *level = sum(*level, *other);
+        }
+    }
+}
+
+fn sum([a, b]: [f64; 2], [c, d]: [f64; 2]) -> [f64; 2] {
+    [a + c, b + d]
 }
 
 /// The loss of a step or its gradients are non-finite.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "not finite: the {} (class loss {class}, box loss {bbox})",
+    "non-finite {} (class loss {class}, box loss {bbox})",
     if .gradient_norm.is_some() { "gradients" } else { "loss" }
 )]
 pub struct StepError {
@@ -205,10 +256,13 @@ pub struct StepError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use burn::tensor::Device;
     use retinanet_boxes::{AnchorLabel, AnchorTargets};
-    use retinanet_criterion::CriterionConfig;
+    use retinanet_criterion::{CriterionConfig, PredictionForm};
     use retinanet_detector::{Architecture, ModelConfig, NormKind};
+    use retinanet_settings::Whole;
 
     use super::*;
     use crate::fingerprint;
@@ -219,28 +273,40 @@ mod tests {
         let device = Device::flex().autodiff();
         let config = ModelConfig {
             backbone: Architecture::Resnet18,
-            width: 2,
-            fpn_channels: 4,
+            width: Whole::literal(2),
+            fpn_channels: Whole::literal(4),
             norm: NormKind::BatchNorm,
-            freeze_at: 0,
+            freeze_at: Whole::literal(0),
             ..ModelConfig::default()
         };
-        let anchors = config.anchor_generator().unwrap().generate(32, 32).len();
+        let anchors = config.anchor_generator().unwrap().generate(32, 32);
         let targets = AnchorTargets {
-            labels: vec![AnchorLabel::Background; anchors],
+            labels: vec![AnchorLabel::Background; anchors.len()],
             positives: Vec::new(),
         };
-        let targets = BatchTargets::new(&[targets], &device);
+        let targets = BatchTargets::new(vec![targets], Arc::new(anchors), &device);
+        let batch = |images: &Tensor<4>| {
+            [DeviceBatch {
+                images: images.clone(),
+                targets: targets.clone(),
+            }]
+        };
         let model = config.init(1, 0, &device).unwrap();
-        let criterion = CriterionConfig::default().init().unwrap();
+        let criterion = CriterionConfig::default()
+            .init(PredictionForm::default())
+            .unwrap();
         let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion);
         let images = Tensor::<4>::ones([1, 3, 32, 32], &device);
-        learner.step(&images, &targets, 0.01).unwrap();
+        learner
+            .step(&batch(&images), StepOptions::at(0.01))
+            .unwrap();
 
         let before = fingerprint(learner.model());
         let normalizer = *learner.criterion.normalizer();
         let poisoned = images.clone() * f32::INFINITY;
-        let error = learner.step(&poisoned, &targets, 0.01).unwrap_err();
+        let error = learner
+            .step(&batch(&poisoned), StepOptions::at(0.01))
+            .unwrap_err();
         assert!(!error.class.is_finite(), "{error}");
         assert_eq!(fingerprint(learner.model()), before);
         assert_eq!(*learner.criterion.normalizer(), normalizer);
@@ -250,7 +316,9 @@ mod tests {
         assert_eq!(fingerprint(learner.model()), before);
 
         // And it goes on as if nothing had been.
-        learner.step(&images, &targets, 0.01).unwrap();
+        learner
+            .step(&batch(&images), StepOptions::at(0.01))
+            .unwrap();
         assert_ne!(fingerprint(learner.model()), before);
     }
 }

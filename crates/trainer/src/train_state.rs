@@ -7,20 +7,18 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::store::RecordError;
 use burn::tensor::{Bytes, Device, Tensor, TensorData};
-use retinanet_boxes::AnchorTargets;
 use retinanet_criterion::{BatchTargets, Normalizer};
 use retinanet_data::{Batch, OnBadImage};
-use retinanet_detector::{CheckpointError, Predictions, RetinaNet, load_record};
+use retinanet_detector::{CheckpointError, RetinaNet, load_record};
 use serde::{Deserialize, Serialize};
 
 use crate::average::ModelAverage;
 use crate::checkpoint::weights_to_bytes;
 use crate::error::TrainError;
-use crate::levels::{add_levels, level_losses};
+use crate::messages::Json;
 use crate::plan::Plan;
 use crate::process_group::ProcessGroup;
-use crate::sampling::{Draw, choose};
-use crate::step::{Learner, StepError, StepLoss};
+use crate::step::{DeviceBatch, Learner, StepError, StepLoss, StepOptions};
 
 /// A model in training, with all that moves on with its steps.
 pub(crate) struct TrainState<'a> {
@@ -50,10 +48,12 @@ impl<'a> TrainState<'a> {
             iteration: self.iteration,
             normalizer: *self.learner.criterion.normalizer(),
         };
-        group.broadcast(serde_json::to_vec(&beginning).map_err(not_received)?);
         let bytes = |bytes: Result<Bytes, RecordError>| bytes.map_err(not_received);
-        group.broadcast(bytes(weights_to_bytes(&self.learner.model))?.to_vec());
-        group.broadcast(bytes(self.learner.optimizer.to_bytes())?.to_vec());
+        let weights = bytes(weights_to_bytes(&self.learner.model))?.to_vec();
+        let optimizer = bytes(self.learner.optimizer.to_bytes())?.to_vec();
+        group.broadcast(&Json(beginning)).map_err(not_received)?;
+        group.broadcast(&weights);
+        group.broadcast(&optimizer);
         Ok(())
     }
 
@@ -63,11 +63,10 @@ impl<'a> TrainState<'a> {
         device: &'a Device,
         group: ProcessGroup,
     ) -> Result<Self, TrainError> {
-        let receive = || group.broadcast(Vec::new());
-        let beginning: Beginning = serde_json::from_slice(&receive()).map_err(not_received)?;
+        let beginning = group.receive::<Json<Beginning>>().map_err(not_received)?;
         let fresh = plan.fresh_model(beginning.iteration, device)?;
-        let model = load_record(&receive(), fresh, Path::new(LEADER))?;
-        let optimizer = Bytes::from_bytes_vec(receive());
+        let model = load_record(&group.receive::<Vec<u8>>(), fresh, Path::new(LEADER))?;
+        let optimizer = Bytes::from_bytes_vec(group.receive::<Vec<u8>>());
         let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
         learner.optimizer = learner
             .optimizer
@@ -77,7 +76,7 @@ impl<'a> TrainState<'a> {
         Ok(Self {
             plan,
             device,
-            learner: learner.with_team(group),
+            learner: learner.in_group(group),
             // The leader has it.
             average: None,
             iteration: beginning.iteration,
@@ -99,7 +98,7 @@ impl<'a> TrainState<'a> {
             Vec::new()
         };
         Ok(load_record(
-            &group.broadcast(own),
+            &group.broadcast(&own),
             model,
             Path::new(LEADER),
         )?)
@@ -123,36 +122,25 @@ impl<'a> TrainState<'a> {
     }
 
     /// What could not be read of a batch, by all processes.
-    pub(crate) fn skipped(&self, batch: &[Batch]) -> Vec<String> {
+    pub(crate) fn skipped(&self, batch: &[Batch]) -> Result<Vec<String>, TrainError> {
         let own: Vec<_> = (batch.iter())
             .flat_map(|part| part.skipped.iter().cloned())
             .collect();
         let group = &self.learner.group;
-        if group.is_single() || self.plan.config.data.on_bad_image == OnBadImage::Stop {
-            return own;
+        let skips = self.plan.config.data.loader.on_bad_image == OnBadImage::Skip;
+        if group.is_single() || !skips {
+            return Ok(own);
         }
-        let texts = |bytes: &Vec<u8>| -> Vec<String> {
-            let text = String::from_utf8_lossy(bytes);
-            text.split_terminator('\0').map(str::to_owned).collect()
-        };
-        let own: String = own
-            .into_iter()
-            .flat_map(|text| [text, "\0".into()])
-            .collect();
-        group
-            .gather(own.as_bytes())
-            .iter()
-            .flat_map(texts)
-            .collect()
+        let mut all = Vec::new();
+        for of_rank in group.gather(&Json(own)) {
+            all.extend(of_rank.map_err(not_received)?);
+        }
+        Ok(all)
     }
 
-    /// Moves on by a batch, or by this process's share of it; gives the losses of the levels too
-    /// where they are told. What is left of the batch has neither pixels nor targets, unless that
-    /// fails.
-    pub(crate) fn learn(
-        &mut self,
-        batch: &mut [Batch],
-    ) -> Result<(StepLoss, Vec<[f64; 2]>), StepError> {
+    /// Moves on by a batch, or by this process's share of it. What is left of the batch has neither pixels nor
+    /// targets, unless that fails.
+    pub(crate) fn learn(&mut self, batch: &mut [Batch]) -> Result<StepLoss, StepError> {
         let learnt = self.learn_from(batch);
         self.iteration += 1;
         if let (Ok(_), Some(average)) = (&learnt, &mut self.average) {
@@ -161,60 +149,42 @@ impl<'a> TrainState<'a> {
         learnt
     }
 
-    fn learn_from(&mut self, batch: &mut [Batch]) -> Result<(StepLoss, Vec<[f64; 2]>), StepError> {
-        let learning_rate = self.plan.schedule.learning_rate(self.iteration);
-        let anchor_targets: Vec<Vec<AnchorTargets>> = (batch.iter_mut())
-            .map(|part| mem::take(&mut part.targets))
-            .collect();
-        let targets: Vec<_> = (anchor_targets.iter())
-            .map(|part| BatchTargets::new(part, self.device))
-            .collect();
-        let anchors: Vec<_> = batch.iter().map(|part| Arc::clone(&part.anchors)).collect();
-        // Moved to the device, not copied.
-        let mut images = Vec::new();
-        let to_device = |part: usize| {
-            let part = &mut batch[part];
-            let shape = [part.items.len(), 3, part.height, part.width];
-            let data = TensorData::new(mem::take(&mut part.images), shape);
-            images.push(Tensor::<4>::from_data(data, self.device));
-            images[images.len() - 1].clone()
+    fn learn_from(&mut self, batch: &mut [Batch]) -> Result<StepLoss, StepError> {
+        let config = &self.plan.config;
+        let options = StepOptions {
+            by_level: (self.iteration + 1).is_multiple_of(config.train.log_every.get()),
+            ..StepOptions::at(self.plan.schedule.learning_rate(self.iteration))
         };
-        let (plan, criterion) = (self.plan, self.learner.criterion.clone());
-        let tells_levels = (self.iteration + 1).is_multiple_of(self.plan.config.train.log_every);
-        let mut levels = Vec::new();
-        let (iteration, device) = (self.iteration, self.device);
-        let first_part = self.learner.group.rank() * targets.len();
-        let look = |part: usize, predictions: &Predictions, weights: &[f64]| {
-            let targets = &anchor_targets[part];
-            if tells_levels {
-                let part = level_losses(&criterion, targets, predictions, weights);
-                add_levels(&mut levels, part);
-            }
-            let draw = Draw {
-                seed: plan.config.seed,
-                iteration,
-                part: first_part + part,
-            };
-            let sampling = (&plan.sampler, criterion.class());
-            choose(sampling, draw, targets, predictions, &anchors[part], device)
-        };
-        let parts: Vec<_> = targets.iter().collect();
-        let loss = (self.learner).step_in_parts(&parts, to_device, learning_rate, look);
+        let options = options.with_seed(config.seed.get(), self.iteration);
+        let parts: Vec<_> = batch
+            .iter_mut()
+            .map(|part| to_device(part, self.device))
+            .collect();
+        let loss = self.learner.step(&parts, options);
         if loss.is_err() {
             // A non-finite report needs all of it.
-            for (part, images) in batch.iter_mut().zip(images) {
-                part.images = images.into_data().iter::<f32>().collect();
-            }
-            for (part, targets) in batch.iter_mut().zip(anchor_targets) {
-                part.targets = targets;
+            for (part, on_device) in batch.iter_mut().zip(parts) {
+                give_back(part, on_device);
             }
         }
-        let loss = loss?;
-        if tells_levels {
-            self.learner.group.all_reduce(levels.as_flattened_mut());
-        }
-        Ok((loss, levels))
+        loss
     }
+}
+
+/// Moves a batch's pixels and targets to the device, not copied where that is the CPU.
+pub(crate) fn to_device(batch: &mut Batch, device: &Device) -> DeviceBatch {
+    let shape = [batch.items.len(), 3, batch.height, batch.width];
+    let pixels = TensorData::new(mem::take(&mut batch.images), shape);
+    let (targets, anchors) = (mem::take(&mut batch.targets), Arc::clone(&batch.anchors));
+    DeviceBatch {
+        images: Tensor::from_data(pixels, device),
+        targets: BatchTargets::new(targets, anchors, device),
+    }
+}
+
+fn give_back(batch: &mut Batch, on_device: DeviceBatch) {
+    batch.images = on_device.images.into_data().iter::<f32>().collect();
+    batch.targets = on_device.targets.into_images();
 }
 
 /// What an error names in place of a checkpoint's folder.

@@ -11,8 +11,9 @@ use retinanet_experiment::Observer;
 
 use crate::communicator::Communicator;
 use crate::error::TrainError;
+use crate::messages::Command;
 use crate::plan::Plan;
-use crate::process_group::{Command, ProcessGroup};
+use crate::process_group::{Process, ProcessGroup};
 use crate::run_directory::RunDirectory;
 use crate::session::{Session, Stopped};
 
@@ -50,7 +51,11 @@ pub fn train(
     let device = prepare(plan, device);
     let group = ProcessGroup::new(communicator);
     let _lock = run.lock()?;
-    let mut session = Session::start(plan, run, (&group, &device), observer)?;
+    let process = Process {
+        group: &group,
+        device: &device,
+    };
+    let mut session = Session::start(plan, run, process, observer)?;
     session.train_state.broadcast()?;
     observer.training_starts(session.iteration(), plan.iterations);
 
@@ -69,7 +74,9 @@ pub fn train(
             break;
         }
         let started = Instant::now();
-        let parts = batches.by_ref().take(plan.config.train.accumulate);
+        let parts = batches
+            .by_ref()
+            .take(plan.config.train.accumulate.as_usize());
         let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
         let waited = started.elapsed();
         // What it was before has been no part of a step.

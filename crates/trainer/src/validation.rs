@@ -8,14 +8,15 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_boxes::{CategoryId, ImageId};
-use retinanet_criterion::{BatchTargets, Criterion, LossShares, LossSpread};
+use retinanet_criterion::{BatchTargets, Criterion, LossOptions, LossShares, LossSpread};
 use retinanet_data::{Batch, EvalLoader, LoaderConfig, OnBadImage, in_full};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_evaluation::CocoDetection;
 use retinanet_experiment::{EvaluateError, Observer, Progress, coco_detections};
+use retinanet_settings::Count;
 
 use crate::plan::Plan;
-use crate::process_group::ProcessGroup;
+use crate::process_group::{Process, ProcessGroup};
 
 /// The most images whose anchors' losses are looked at one by one.
 const SPREAD_IMAGES: usize = 64;
@@ -43,11 +44,12 @@ pub(crate) fn validate(
     model: &RetinaNet,
     plan: &Plan,
     criterion: &Criterion,
-    (group, device): (&ProcessGroup, &Device),
+    process: Process<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Option<Validation>, EvaluateError> {
+    let Process { group, device } = process;
     let (model, device) = (model.valid(), device.clone().inner());
-    let skips = plan.config.data.on_bad_image == OnBadImage::Skip;
+    let skips = plan.config.data.loader.on_bad_image == OnBadImage::Skip;
     let loader = validation_loader(plan)?.shard(group.rank(), group.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
@@ -78,13 +80,13 @@ pub(crate) fn validate(
         let shape = [batch.items.len(), 3, batch.height, batch.width];
         let pixels = TensorData::new(mem::take(&mut batch.images), shape);
         let predictions = model.forward(Tensor::from_data(pixels, &device));
-        loss += loss_of(criterion, &predictions, &batch, &device);
         if place.is_multiple_of(spread_every) {
             let logits = predictions.logits.clone().into_data();
             let logits: Vec<f32> = logits.iter().collect();
             // One image a batch.
             spread.add(&logits, &batch.targets[0].labels);
         }
+        loss += loss_of(criterion, &predictions, &mut batch, &device);
         detections.extend(detections_of(plan, predictions, &batch));
         observer.progress(Progress::Tick);
     }
@@ -129,73 +131,62 @@ fn together(group: &ProcessGroup, detections: Vec<(usize, CocoDetection)>) -> Ve
     let mut all = if group.is_single() {
         detections
     } else {
-        let bytes: Vec<u8> = detections.iter().flat_map(to_bytes).collect();
-        let of_ranks = group.gather(&bytes);
-        of_ranks
-            .iter()
-            .flat_map(|bytes| bytes.as_chunks().0.iter().map(from_bytes))
-            .collect()
+        let words: Vec<u64> = detections.iter().flat_map(to_words).collect();
+        let of_ranks = group.gather(&words);
+        let words = of_ranks.iter().flat_map(|words| words.as_chunks().0);
+        words.map(from_words).collect()
     };
     all.sort_by_key(|(place, _)| *place);
     all.into_iter().map(|(_, detection)| detection).collect()
 }
 
-/// Place in the data set, image, category, box and score, 8 bytes each.
-const DETECTION: usize = 8 * 8;
-
-fn to_bytes((place, detection): &(usize, CocoDetection)) -> [u8; DETECTION] {
+/// Place in the data set, image, category, box and score.
+fn to_words((place, detection): &(usize, CocoDetection)) -> [u64; 8] {
     let [x, y, width, height] = detection.bbox.map(f64::to_bits);
     let (image, category) = (detection.image_id.0, detection.category_id.0);
     let score = detection.score.to_bits();
-    let words = [*place as u64, image, category, x, y, width, height, score];
-    let mut bytes = [0; DETECTION];
-    bytes.copy_from_slice(words.map(u64::to_le_bytes).as_flattened());
-    bytes
+    [*place as u64, image, category, x, y, width, height, score]
 }
 
-fn from_bytes(bytes: &[u8; DETECTION]) -> (usize, CocoDetection) {
-    let word = |place: usize| {
-        let mut word = [0; 8];
-        word.copy_from_slice(&bytes[8 * place..][..8]);
-        u64::from_le_bytes(word)
-    };
+fn from_words(
+    &[place, image, category, x, y, width, height, score]: &[u64; 8],
+) -> (usize, CocoDetection) {
     let detection = CocoDetection {
-        image_id: ImageId(word(1)),
-        category_id: CategoryId(word(2)),
-        bbox: [3, 4, 5, 6].map(|place| f64::from_bits(word(place))),
-        score: f64::from_bits(word(7)),
+        image_id: ImageId(image),
+        category_id: CategoryId(category),
+        bbox: [x, y, width, height].map(f64::from_bits),
+        score: f64::from_bits(score),
     };
-    (word(0) as usize, detection)
+    (place as usize, detection)
 }
 
-/// The sum over a batch's images of each image's loss, divided by its own positive anchors.
+/// The sum over a batch's images of each image's loss, divided by its own positive anchors. The batch's targets go.
 fn loss_of(
     criterion: &Criterion,
     predictions: &Predictions,
-    batch: &Batch,
+    batch: &mut Batch,
     device: &Device,
 ) -> f64 {
-    let targets = BatchTargets::new(&batch.targets, device);
     let weights: Vec<f64> = (batch.targets.iter())
         .map(|targets| 1.0 / targets.positives.len().max(1) as f64)
         .collect();
     let Predictions { logits, deltas, .. } = predictions.clone();
-    let loss = criterion.weighted(logits, deltas, &targets, &weights);
+    let (targets, anchors) = (mem::take(&mut batch.targets), Arc::clone(&batch.anchors));
+    let targets = BatchTargets::new(targets, anchors, device);
+    let loss = criterion.forward(logits, deltas, &targets, LossOptions::new(&weights));
     f64::from(loss.total().into_scalar::<f32>())
 }
 
 /// One image at a time, so that no image's padding depends on its neighbours.
 fn validation_loader(plan: &Plan) -> Result<EvalLoader, EvaluateError> {
-    let workers = plan.config.data.workers;
     let config = LoaderConfig {
-        batch_size: 1,
-        workers,
-        prefetch: (2 * workers).max(1),
+        workers: plan.config.data.loader.workers,
         ..LoaderConfig::default()
     };
     Ok(EvalLoader::new(
         Arc::clone(&plan.val),
         config,
+        Count::literal(1),
         plan.transform.clone(),
         plan.generator.clone(),
         Some(plan.assigner),
@@ -214,7 +205,7 @@ mod tests {
             bbox: [0.1, -2.5, 1e-30, 640.0],
             score: 0.3,
         };
-        let there = to_bytes(&(7, detection));
-        assert_eq!(from_bytes(&there), (7, detection));
+        let there = to_words(&(7, detection));
+        assert_eq!(from_words(&there), (7, detection));
     }
 }

@@ -5,19 +5,21 @@ mod fixture;
 mod images;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::store::ModuleSnapshot;
 use burn::tensor::{Device, Tensor, TensorData};
 use fixture::{Fixture, parameter, sample_error, unit};
-use retinanet_anchors::TargetAssigner;
+use retinanet_anchors::PyramidAnchors;
 use retinanet_boxes::{AnchorTargets, BoundingBox, ClassId, ClassList, GroundTruth};
-use retinanet_criterion::{BatchTargets, CriterionConfig, LossParts};
+use retinanet_criterion::{BatchTargets, Loss, LossOptions};
 use retinanet_detector::{Names, Predictions, RetinaNet, WeightFormat, load_weights, save_weights};
 use retinanet_experiment::{ExperimentConfig, OptimizerConfig, load_config};
+use retinanet_settings::Factor;
 use retinanet_tests::Experiment;
-use retinanet_trainer::Learner;
+use retinanet_trainer::{DeviceBatch, Learner, StepOptions};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 
@@ -111,7 +113,7 @@ impl Parity {
     fn detections_agree(&self) {
         let device = Device::flex();
         let predictions = self.model(&device).forward(images(2, &device));
-        let decoder = self.config.eval.init(&self.config.model).unwrap();
+        let decoder = self.config.decoder();
         let sizes = SIZES.map(|[height, width]| (width as u32, height as u32));
         let found = decoder.decode(predictions, &self.anchors(), &sizes);
         for (image, found) in found.iter().enumerate() {
@@ -164,14 +166,17 @@ impl Parity {
     fn steps_agree(&self) {
         let device = Device::flex().autodiff();
         let optimizer = OptimizerConfig {
-            norm_weight_decay: 1e-4,
+            norm_weight_decay: Factor::literal(1e-4),
             ..OptimizerConfig::default()
         };
-        let criterion = self.criterion().init().unwrap();
+        let criterion = self.config.criterion().unwrap();
         let mut learner = Learner::new(self.model(&device), &optimizer, criterion);
-        let targets = self.targets(2, &device);
         for _ in 0..2 {
-            learner.step(&images(2, &device), &targets, RATE).unwrap();
+            let batch = DeviceBatch {
+                images: images(2, &device),
+                targets: self.targets(2, &device),
+            };
+            learner.step(&[batch], StepOptions::at(RATE)).unwrap();
         }
         let after = values(&learner.model().valid());
         let names = self.fixture.names("after");
@@ -201,16 +206,7 @@ impl Parity {
         model
     }
 
-    fn criterion(&self) -> CriterionConfig {
-        CriterionConfig {
-            class: self.config.criterion.class.clone(),
-            bbox: self.config.criterion.bbox,
-            normalizer: self.config.criterion.normalizer,
-            ..CriterionConfig::default()
-        }
-    }
-
-    fn anchors(&self) -> Vec<BoundingBox> {
+    fn anchors(&self) -> PyramidAnchors {
         let generator = self.config.model.anchor_generator().unwrap();
         generator.generate(PADDED[0], PADDED[1])
     }
@@ -218,19 +214,20 @@ impl Parity {
     /// The first image has boxes, the second none.
     fn targets(&self, images: usize, device: &Device) -> BatchTargets {
         let anchors = self.anchors();
-        let assigner = assigner(&self.config);
+        let assigner = self.config.target_assigner().unwrap();
         let targets: Vec<AnchorTargets> = [objects(), Vec::new()][..images]
             .iter()
             .map(|objects| assigner.assign(&anchors, objects))
             .collect();
-        BatchTargets::new(&targets, device)
+        BatchTargets::new(targets, Arc::new(anchors), device)
     }
 
-    fn loss(&self, model: &RetinaNet, count: usize, device: &Device) -> LossParts {
+    fn loss(&self, model: &RetinaNet, count: usize, device: &Device) -> Loss {
         let Predictions { logits, deltas, .. } = model.forward(images(count, device));
         let targets = self.targets(count, device);
-        let mut criterion = self.criterion().init().unwrap();
-        criterion.forward(logits, deltas, &targets)
+        let mut criterion = self.config.criterion().unwrap();
+        let weights = criterion.weights(&targets.positives_per_image());
+        criterion.forward(logits, deltas, &targets, LossOptions::new(&weights))
     }
 }
 
@@ -266,7 +263,10 @@ fn anchors_and_matches_are_torchvisions() {
         assert!(distance(large[place], *expected) < 1e-4, "anchor {place}");
     }
 
-    let targets = assigner(&config).assign(&anchors, &objects());
+    let targets = config
+        .target_assigner()
+        .unwrap()
+        .assign(&anchors, &objects());
     let positives = targets.positives.iter();
     let mut found: Vec<i64> = (targets.labels.iter())
         .map(|label| match label {
@@ -279,11 +279,6 @@ fn anchors_and_matches_are_torchvisions() {
     }
     assert_eq!(found, fixture.integers("matched"));
     assert!([-2, 0, 1, 2].iter().all(|kind| found.contains(kind)));
-}
-
-fn assigner(config: &ExperimentConfig) -> TargetAssigner {
-    let matcher = config.criterion.matcher.init().unwrap();
-    TargetAssigner::new(matcher, config.model.box_coder.init().unwrap())
 }
 
 /// The boxes of the first image.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use retinanet_settings::Whole;
 
 use super::from_1_to;
 
@@ -20,8 +21,8 @@ pub(crate) struct BenchArguments {
     #[arg(long, default_value = "frozen_batch_norm")]
     pub(crate) norm: String,
     /// How many of stem, C2, C3, C4 and C5 do not train, as `model.freeze_at`
-    #[arg(long, value_name = "STAGES", default_value_t = 2)]
-    pub(crate) freeze_at: usize,
+    #[arg(long, value_name = "STAGES", default_value_t = Whole::literal(2))]
+    pub(crate) freeze_at: Whole<0, 5>,
     /// Side of the images in pixels, or height and width: 800x1333
     #[arg(long, default_value = "512")]
     pub(crate) size: ImageSize,

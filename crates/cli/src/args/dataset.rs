@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use retinanet_settings::{Whole, MOST};
 
 use super::{from_1_to, part, Settings, Split};
 
@@ -135,22 +136,22 @@ pub(crate) struct SynthArguments {
     pub(crate) out: PathBuf,
     /// Another seed renders other images
     #[arg(long)]
-    pub(crate) seed: Option<u64>,
+    pub(crate) seed: Option<Whole<0, MOST>>,
     /// Images to train on
     #[arg(long)]
-    pub(crate) train_images: Option<usize>,
+    pub(crate) train_images: Option<Whole<1, 100_000>>,
     /// Images to evaluate on
     #[arg(long)]
-    pub(crate) val_images: Option<usize>,
+    pub(crate) val_images: Option<Whole<1, 100_000>>,
     /// Width of the images in pixels
     #[arg(long)]
-    pub(crate) width: Option<u32>,
+    pub(crate) width: Option<Whole<64, 4096>>,
     /// Height of the images in pixels
     #[arg(long)]
-    pub(crate) height: Option<u32>,
+    pub(crate) height: Option<Whole<64, 4096>>,
     /// The most objects in an image
     #[arg(long)]
-    pub(crate) max_objects: Option<usize>,
+    pub(crate) max_objects: Option<Whole<1, 50>>,
     /// Small objects in half of the images, among many things that look alike
     #[arg(long)]
     pub(crate) hard: bool,

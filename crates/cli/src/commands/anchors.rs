@@ -4,7 +4,7 @@ use anyhow::Context;
 use image::imageops::{resize, FilterType};
 use image::RgbImage;
 use rayon::prelude::*;
-use retinanet_anchors::{optimize as search, AnchorGenerator, Matcher, Target};
+use retinanet_anchors::{optimize as search, AnchorGenerator, Assigner, Target};
 use retinanet_boxes::BoundingBox;
 use retinanet_data::{
     cover, cover_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord, Transform,
@@ -32,7 +32,7 @@ struct Scene {
     dataset: CocoDataset,
     transform: Transform,
     generator: AnchorGenerator,
-    matcher: Matcher,
+    assigner: Assigner,
 }
 
 impl Scene {
@@ -46,8 +46,8 @@ impl Scene {
         Ok(Self {
             dataset: dataset?,
             transform: config.data.transform()?,
-            generator: config.model.anchor_generator()?,
-            matcher: config.criterion.matcher.init().map_err(Failure::usage)?,
+            generator: config.anchor_generator()?,
+            assigner: *config.target_assigner()?.assigner(),
             config,
         })
     }
@@ -63,7 +63,7 @@ pub(crate) fn report(arguments: &AnchorsReportArguments) -> Result<(), Failure> 
         &scene.dataset,
         &scene.transform,
         &scene.generator,
-        &scene.matcher,
+        &scene.assigner,
         Depth::Match,
     );
     console::result(report.to_string().trim_end());
@@ -83,7 +83,7 @@ pub(crate) fn optimize(arguments: &AnchorsDataArguments) -> Result<(), Failure> 
         &scene.config.model.anchors,
         scene.generator.strides(),
         &targets,
-        scene.matcher.config().foreground,
+        scene.assigner.foreground(),
     )
     .map_err(Failure::usage)?;
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
@@ -91,7 +91,7 @@ pub(crate) fn optimize(arguments: &AnchorsDataArguments) -> Result<(), Failure> 
         "# of {} boxes, IoU {} or more: {} now, {} with\n# mean of the best IoU: {:.3} now, {:.3} with\n\
          [model.anchors]\nsizes = {:?}\naspect_ratios = {:?}",
         targets.len(),
-        scene.matcher.config().foreground,
+        scene.assigner.foreground(),
         percent(proposal.before.reached),
         percent(proposal.after.reached),
         proposal.before.mean_iou,
@@ -108,7 +108,7 @@ fn targets(scene: &Scene) -> Vec<Target> {
         &scene.dataset,
         &scene.transform,
         &scene.generator,
-        &scene.matcher,
+        &scene.assigner,
         Depth::Reach,
     );
     let step = covered.len().div_ceil(MOST_TARGETS).max(1);
@@ -145,7 +145,7 @@ fn draw(scene: &Scene, record: &ImageRecord, out: &Path) -> Result<usize, Failur
         record,
         &scene.transform,
         &scene.generator,
-        &scene.matcher,
+        &scene.assigner,
         Depth::Match,
     );
     let mut image = network_input(scene, record)?;
@@ -183,8 +183,8 @@ fn positives(scene: &Scene, covered: &[Covered]) -> Vec<BoundingBox> {
     let [height, width] = first.input;
     let anchors = scene.generator.generate(height, width);
     let boxes: Vec<_> = covered.iter().map(|covered| covered.bbox).collect();
-    let assignments = scene.matcher.assign(&anchors, &boxes);
-    let pairs = anchors.into_iter().zip(assignments);
+    let assignments = scene.assigner.assign(&anchors, &boxes);
+    let pairs = anchors.into_boxes().into_iter().zip(assignments);
     let positive = |(anchor, assignment)| {
         matches!(assignment, retinanet_anchors::Assignment::Object(_)).then_some(anchor)
     };

@@ -1,7 +1,10 @@
 use std::path::Path;
 
 use anyhow::anyhow;
+use retinanet_data::ShortSides;
 use retinanet_experiment::{load_config, ExperimentConfig};
+use retinanet_images::Side;
+use retinanet_settings::Whole;
 use retinanet_trainer::DeviceCheck;
 
 use crate::adapters;
@@ -12,12 +15,12 @@ use crate::failure::Failure;
 use crate::fitness;
 
 /// Side of the images where no config names a size, in pixels.
-const SMALL_SIDE: u32 = 256;
+const SMALL_SIDE: u64 = 256;
 
 /// Lists adapters, and compares one with the CPU layer by layer.
 pub(crate) fn run(arguments: &DeviceCheckArguments) -> Result<(), Failure> {
     let config = read(arguments.config.as_deref(), &arguments.settings.set)?;
-    super::set_threads(config.compute.threads);
+    super::set_threads(config.compute.threads.map(Whole::as_usize));
     for adapter in adapters::list() {
         console::result(&adapter.to_string());
     }
@@ -55,7 +58,8 @@ fn read(path: Option<&Path>, set: &[(String, String)]) -> Result<ExperimentConfi
         )));
     }
     let mut config = ExperimentConfig::default();
-    config.data.short_side = vec![SMALL_SIDE];
-    config.data.long_side = SMALL_SIDE;
+    let resize = &mut config.data.transform.resize;
+    resize.short_side = ShortSides::literal(&[SMALL_SIDE]);
+    resize.long_side = Side::literal(SMALL_SIDE);
     Ok(config)
 }

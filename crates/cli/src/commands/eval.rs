@@ -93,7 +93,7 @@ fn examine(
         Split::Val => &config.data.val,
     };
     let detector = super::with_test_time_augmentation(detector, &arguments.test_time)?;
-    let mut console = Console::new(config.train.log_every);
+    let mut console = Console::new(config.train.log_every.get());
     let examination = retinanet_experiment::examine(&detector, &config.data, split, &mut console)?;
     if examination.evaluator.is_none() && arguments.write_detections.is_none() {
         let error = anyhow::Error::new(not_annotated(&examination));
@@ -116,7 +116,7 @@ fn analyse(
     if let Some((image, objects)) = evaluator.crowded_images().into_iter().max_by_key(|it| it.1) {
         console::note(&format!(
             "image {} has {objects} objects of a class, and only the best {} detections of an image and class \
-             count: AP cannot reach 1; see `--max-detections` (and `eval.detections` of the config)",
+             count: AP cannot reach 1; see `--max-detections` (and `eval.max_detections` of the config)",
             image.0,
             evaluator.max_detections()
         ));

@@ -1,5 +1,6 @@
 use anyhow::anyhow;
 use retinanet_experiment::{load_config, require_data, BatchSize, DataSplit};
+use retinanet_settings::Whole;
 use retinanet_trainer::{find_learning_rate, Plan};
 
 use crate::args::LrFindArguments;
@@ -14,9 +15,9 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     if let Some(device) = &arguments.device {
         config.compute.device.clone_from(device);
     }
-    super::set_threads(config.compute.threads);
+    super::set_threads(config.compute.threads.map(Whole::as_usize));
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
-    let mut console = Console::new(config.train.log_every);
+    let mut console = Console::new(config.train.log_every.get());
     if config.train.batch_size == BatchSize::Auto {
         return Err(Failure::usage(anyhow!(
             "a learning rate is for a batch size: give `train.batch_size` a number"
@@ -36,7 +37,7 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     }
     // The config's rate is for another batch size.
     let batch_size = plan.config.train.batch_size.images() as f64;
-    let reference = plan.config.optimizer.reference_batch as f64;
+    let reference = plan.config.optimizer.reference_batch.get() as f64;
     let for_config = |rate: f64| rate * reference / batch_size;
     for (rate, loss) in &search.losses {
         console::result(&format!("lr {:.2e}  loss {loss:.4}", for_config(*rate)));

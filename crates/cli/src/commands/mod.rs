@@ -9,6 +9,7 @@ pub(crate) mod device_check;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod keys;
 pub(crate) mod lr_find;
 pub(crate) mod predict;
 pub(crate) mod runs;
@@ -28,6 +29,7 @@ use image::{ImageFormat, RgbImage};
 use retinanet_detector::Detector;
 use retinanet_experiment::{load_config, ExperimentConfig};
 use retinanet_images::TestTimeAugmentation;
+use retinanet_settings::Whole;
 use retinanet_trainer::{Checkpoint, RunDirectory};
 
 use crate::args::{ModelArguments, TestTimeArguments};
@@ -78,7 +80,7 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
             )))
         }
     };
-    set_threads(config.compute.threads);
+    set_threads(config.compute.threads.map(Whole::as_usize));
     let device = arguments.device.as_ref().unwrap_or(&config.compute.device);
     let device = device::open(device).map_err(Failure::usage)?;
     let mut best_score = None;

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use retinanet_experiment::ExperimentConfig;
+use retinanet_settings::Count;
 use retinanet_trainer::{fingerprint, Checkpoint, RunDirectory};
 
 use crate::args::RunsArguments;
@@ -72,7 +73,7 @@ fn describe(folder: &Path, with_hash: bool) -> Result<String, Failure> {
     let total = config
         .train
         .iterations
-        .unwrap_or(state.total)
+        .map_or(state.total, Count::get)
         .max(state.total);
     let step = format!("{}/{total}", state.iteration);
     let best = state.best.map_or_else(

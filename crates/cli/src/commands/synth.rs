@@ -15,7 +15,10 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
         max_objects: arguments.max_objects.unwrap_or(default.max_objects),
         hard: arguments.hard,
     };
-    let bar = console::work_bar("drawing shapes", shapes.train_images + shapes.val_images);
+    let bar = console::work_bar(
+        "drawing shapes",
+        shapes.train_images.as_usize() + shapes.val_images.as_usize(),
+    );
     let summary = shapes
         .write_with(&arguments.out, || bar.inc(1))
         .map_err(Failure::work)?;

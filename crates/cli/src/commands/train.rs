@@ -39,7 +39,7 @@ fn launch(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         config.compute.device.clone_from(device);
     }
     let best_metric = config.train.best_metric;
-    let mut console = Console::new(config.train.log_every);
+    let mut console = Console::new(config.train.log_every.get());
     let options = LaunchOptions {
         resume: arguments.resume,
         check_annotations: !arguments.no_check,

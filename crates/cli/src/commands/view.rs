@@ -6,17 +6,17 @@ use std::sync::Arc;
 use anyhow::Context;
 use image::RgbImage;
 use rayon::prelude::*;
-use retinanet_anchors::{BoxCoder, TargetAssigner};
 use retinanet_boxes::{ClassId, GroundTruth};
 use retinanet_data::doctor::{Report, Severity};
 use retinanet_data::{
-    Batch, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
+    Batch, Batching, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
 };
 use retinanet_experiment::{config_to_toml, load_config, require_data, ExperimentConfig};
 use retinanet_images::decode_image;
 use retinanet_report::{
     thumbnail, BoxOverlay, ClassColor, DatasetPage, ImageFinding, ImageView, Picture,
 };
+use retinanet_settings::{Count, Whole};
 
 use crate::args::{Split, ViewArguments};
 use crate::commands::check;
@@ -37,7 +37,7 @@ const MOST_FILES: usize = 2_000;
 pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {
     let config = load_config(&arguments.config, &arguments.settings.set)?;
     require_data(&config.data, &[arguments.split.into()])?;
-    super::set_threads(config.compute.threads);
+    super::set_threads(config.compute.threads.map(Whole::as_usize));
     let scene = Scene::new(config, arguments.split)?;
     let images = scene.dataset.images.len();
     let report = check::split_of(&scene.config, arguments.split, images <= MOST_FILES)?;
@@ -121,19 +121,22 @@ impl Scene {
     fn new(config: ExperimentConfig, split: Split) -> Result<Self, Failure> {
         let data = &config.data;
         let transform = data.transform()?;
-        let generator = config.model.anchor_generator()?;
-        let loader = data.loader(1, config.seed);
+        let generator = config.anchor_generator()?;
+        let one = Count::literal(1);
         let (dataset, seen) = match split {
             Split::Train => {
                 let dataset = Arc::new(data.read_train()?);
-                let matcher = config.criterion.matcher.init().map_err(Failure::usage)?;
-                let assigner = TargetAssigner::new(matcher, BoxCoder::default());
+                let batching = Batching {
+                    seed: config.seed.get(),
+                    ..Batching::of(one)
+                };
                 let loader = TrainLoader::new(
                     Arc::clone(&dataset),
-                    loader,
+                    data.loader,
+                    batching,
                     transform.clone(),
                     generator,
-                    assigner,
+                    config.target_assigner()?,
                 );
                 (dataset, loader.map(Seen::InTraining))
             }
@@ -142,7 +145,8 @@ impl Scene {
                 let dataset = Arc::new(dataset);
                 let loader = EvalLoader::new(
                     Arc::clone(&dataset),
-                    loader,
+                    data.loader,
+                    one,
                     transform.clone(),
                     generator,
                     None,

@@ -25,10 +25,11 @@ impl Anchors {
     /// Finds the boxes that no anchor overlaps enough even where their centres fall together,
     /// crowds apart.
     pub(super) fn check(&self, coco: &CocoFile, findings: &mut Findings) -> Result<(), DataError> {
-        let transform = Transform::new(&TransformConfig {
+        let config = TransformConfig {
             resize: self.resize.clone(),
             ..TransformConfig::default()
-        })?;
+        };
+        let transform = Transform::new(&config, None)?;
         let shapes = self.shapes();
         let images = coco.images_by_id();
         for annotation in coco.annotations.records() {

@@ -66,7 +66,7 @@ fn dark(images: &[Image], looks: &[Look], findings: &mut Findings) {
         };
         findings.add(Kind::DarkImage, image.id, Some(&image.file_name), || {
             format!(
-                "its 16-bit values are {darkest} to {brightest} of 65535; `data.range_16_bit = [{low}, {high}]` \
+                "its 16-bit values are {darkest} to {brightest} of 65535; `range_16_bit = [{low}, {high}]` \
                  is the range of all such images"
             )
         });

@@ -261,7 +261,7 @@ impl Kind {
                 "image",
                 "images of 16 bits that come out nearly black",
                 "Training sees 16 bits as 8, 65535 as 255: few grey values are left of these.",
-                "Set `data.range_16_bit` to the range that the values fill; it goes along with the trained detector.",
+                "Set `range_16_bit` to the range that the values fill; it goes along with the trained detector.",
             ),
             Self::TurnedImage => warning(
                 "image",

@@ -2,13 +2,18 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
-use retinanet_anchors::{AnchorConfig, BoxCoder, MatcherConfig};
-use retinanet_images::{ChannelOrder, Decoding, TestTimeView, decode_image, prepare_views};
+use retinanet_anchors::{AnchorConfig, AssignerConfig, BoxCoder};
+use retinanet_boxes::BoundingBox;
+use retinanet_images::{
+    ChannelMean, ChannelOrder, ChannelStd, Decoding, PaddingConfig, Side, TestTimeView,
+    decode_image, prepare_views,
+};
+use retinanet_settings::{PositiveShare, Share, Whole};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::TransformConfig;
+use crate::{ShortSides, TransformConfig};
 
 /// Grey levels after a normalisation that changes nothing.
 const WHITE: f32 = 255.0;
@@ -56,31 +61,32 @@ impl Fixture {
         self.folder.path().join(name)
     }
 
-    fn train(&self, config: LoaderConfig) -> TrainLoader {
+    fn train(&self, config: Loading) -> TrainLoader {
         self.train_as(config, &settings())
             .expect("the settings are in range")
     }
 
     fn train_as(
         &self,
-        config: LoaderConfig,
+        (config, batch_size): Loading,
         settings: &TransformConfig,
     ) -> Result<TrainLoader, DataError> {
-        let matcher = MatcherConfig::default().init().expect("defaults");
-        let assigner = TargetAssigner::new(matcher, BoxCoder::default());
+        let assigner = TargetAssigner::new(&AssignerConfig::default(), BoxCoder::default());
         TrainLoader::new(
             Arc::clone(&self.dataset),
             config,
-            Transform::new(settings)?,
+            Batching::of(batch_size),
+            Transform::new(settings, None)?,
             generator(),
-            assigner,
+            assigner?,
         )
     }
 
-    fn eval(&self, config: LoaderConfig) -> EvalLoader {
+    fn eval(&self, (config, batch_size): Loading) -> EvalLoader {
         EvalLoader::new(
             Arc::clone(&self.dataset),
             config,
+            batch_size,
             transform(),
             generator(),
             None,
@@ -91,15 +97,23 @@ impl Fixture {
 
 fn settings() -> TransformConfig {
     let mut config = TransformConfig::default();
-    config.resize.short_side = vec![48, 64, 80];
-    config.resize.long_side = 100;
-    config.normalization.mean = [0.0; 3];
-    config.normalization.std = [1.0; 3];
+    config.resize.short_side = ShortSides::literal(&[48, 64, 80]);
+    config.resize.long_side = Side::literal(100);
+    config.normalization.mean = [ChannelMean::literal(0.0); 3];
+    config.normalization.std = [ChannelStd::literal(1.0); 3];
     config
 }
 
+fn padding(shapes: &[[u64; 2]]) -> PaddingConfig {
+    let shapes = shapes.iter().map(|shape| shape.map(Side::literal));
+    PaddingConfig {
+        batch_shapes: shapes.collect(),
+        ..PaddingConfig::default()
+    }
+}
+
 fn transform() -> Transform {
-    Transform::new(&settings()).expect("the settings are in range")
+    Transform::new(&settings(), None).expect("the settings are in range")
 }
 
 fn generator() -> AnchorGenerator {
@@ -108,12 +122,15 @@ fn generator() -> AnchorGenerator {
         .expect("defaults")
 }
 
-fn config(batch_size: usize, workers: usize) -> LoaderConfig {
-    LoaderConfig {
-        batch_size,
-        workers,
+/// A loader's settings, and its batch size.
+type Loading = (LoaderConfig, Count);
+
+fn config(batch_size: u64, workers: u64) -> Loading {
+    let config = LoaderConfig {
+        workers: Whole::literal(workers),
         ..LoaderConfig::default()
-    }
+    };
+    (config, Count::literal(batch_size))
 }
 
 fn all(batches: BatchIter) -> Vec<Batch> {
@@ -144,30 +161,29 @@ fn the_number_of_workers_changes_nothing() {
 fn varied() -> TransformConfig {
     let mut config = settings();
     let augment = &mut config.augment;
-    augment.vertical_flip = 0.5;
-    augment.crop.probability = 0.5;
-    augment.jitter.probability = 0.3;
-    augment.jitter.size = [96, 64];
-    augment.photometric.probability = 0.5;
-    augment.mosaic.probability = 0.3;
-    augment.mixup.probability = 0.3;
+    augment.vertical_flip = Share::literal(0.5);
+    augment.crop.probability = Share::literal(0.5);
+    augment.jitter.probability = Share::literal(0.3);
+    augment.jitter.size = [96, 64].map(Side::literal);
+    augment.photometric.probability = Share::literal(0.5);
+    augment.mosaic.probability = Share::literal(0.3);
+    augment.mixup.probability = Share::literal(0.3);
     config
 }
 
 #[test]
 fn neither_workers_nor_a_cache_change_varied_batches() -> Result<(), DataError> {
     let fixture = Fixture::new(6);
-    let load = |workers, cache_bytes| {
-        let config = LoaderConfig {
-            cache_bytes,
-            ..config(4, workers)
-        };
+    let load = |workers, cache_mib| {
+        let (mut config, batch_size) = config(4, workers);
+        config.cache_mib = Whole::literal(cache_mib);
+        let config = (config, batch_size);
         Ok::<_, DataError>(all(fixture.train_as(config, &varied())?.start(0, 20)))
     };
     let alone = load(0, 0)?;
     // An image takes 40 · 64 · 3 bytes or so: the second cache holds a few, the third all.
-    for (workers, cache_bytes) in [(1, 0), (2, 20_000), (8, 1_000_000)] {
-        assert!(load(workers, cache_bytes)? == alone, "{workers} workers");
+    for (workers, cache_mib) in [(1, 0), (2, 1), (8, 1000)] {
+        assert!(load(workers, cache_mib)? == alone, "{workers} workers");
     }
     Ok(())
 }
@@ -187,26 +203,21 @@ fn a_single_sample_is_the_one_that_training_sees() -> Result<(), DataError> {
 fn batches_have_the_shapes_that_are_given() -> Result<(), DataError> {
     let fixture = Fixture::new(6);
     let mut settings = settings();
-    settings.batch_shapes = vec![[128, 128], [64, 64], [96, 96]];
+    settings.padding = padding(&[[128, 128], [64, 64], [96, 96]]);
     let mut seen = HashSet::new();
     for batch in all(fixture.train_as(config(1, 2), &settings)?.start(0, 20)) {
         assert!(
-            settings
-                .batch_shapes
-                .contains(&[batch.width as u32, batch.height as u32])
+            (settings.padding.batch_shapes)
+                .contains(&[batch.width, batch.height].map(|side| Side::literal(side as u64)))
         );
         seen.insert((batch.width, batch.height));
     }
     assert!(seen.len() > 1, "{seen:?}");
-    settings.batch_shapes.truncate(0);
-    settings.batch_shapes.push([96, 96]);
+    settings.padding = padding(&[[96, 96]]);
     let error = fixture
         .train_as(config(2, 2), &settings)
         .expect_err("the longer side is 100");
-    assert!(
-        error.to_string().starts_with("`data.batch_shapes`"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("`batch_shapes`"), "{error}");
     Ok(())
 }
 
@@ -216,13 +227,14 @@ fn batches_have_the_shapes_that_are_given() -> Result<(), DataError> {
 fn a_picture_of_a_batch_is_what_the_network_sees() -> Result<(), DataError> {
     let fixture = Fixture::new(1);
     let mut config = TransformConfig::default();
-    config.resize.short_side = vec![40];
+    config.resize.short_side = ShortSides::literal(&[40]);
     config.normalization.channels = ChannelOrder::Bgr;
-    let transform = Transform::new(&config)?;
+    let transform = Transform::new(&config, None)?;
     let preparation = transform.preparation().clone();
     let dataset = Arc::clone(&fixture.dataset);
-    let config = self::config(1, 0);
-    let batch = EvalLoader::new(dataset, config, transform, generator(), None)?.sample(0)?;
+    let (config, batch_size) = self::config(1, 0);
+    let batch =
+        EvalLoader::new(dataset, config, batch_size, transform, generator(), None)?.sample(0)?;
     let file = image::open(fixture.path("0.png"))
         .expect("it is sound")
         .into_rgb8();
@@ -281,11 +293,10 @@ fn repeats_of_an_image_vary() {
         image.objects.clear();
     }
     fixture.dataset = Arc::new(dataset);
-    let loader = fixture.train(LoaderConfig {
-        group_by_aspect: false,
-        repeat_threshold: Some(1.0),
-        ..config(1, 0)
-    });
+    let (mut config, batch_size) = config(1, 0);
+    config.group_by_aspect = false;
+    config.repeat_threshold = Some(PositiveShare::literal(1.0));
+    let loader = fixture.train((config, batch_size));
     // One image of four has the class: sqrt(1 / 0.25) = 2 for it, and 1 for the others.
     assert_eq!(loader.samples_per_epoch(), 5);
     let mut varied = false;
@@ -450,31 +461,39 @@ fn an_image_of_another_size_is_an_error() {
 }
 
 #[test]
-fn bad_settings_and_empty_data_sets_are_named() {
+fn uneven_parts_and_empty_data_sets_are_refused() {
     let fixture = Fixture::new(1);
     let mut empty = CocoDataset::clone(&fixture.dataset);
     empty.images.clear();
-    let no_prefetch = LoaderConfig {
-        prefetch: 0,
-        ..config(1, 1)
-    };
-    let repeats = |threshold| LoaderConfig {
-        repeat_threshold: Some(threshold),
-        ..config(1, 1)
-    };
-    let sound = || Arc::clone(&fixture.dataset);
-    for (dataset, config, expected) in [
-        (sound(), config(0, 1), "`train.batch_size`"),
-        (sound(), no_prefetch, "`data.prefetch`"),
-        (sound(), repeats(0.0), "`data.repeat_threshold`"),
-        (sound(), repeats(1.5), "`data.repeat_threshold`"),
-        (sound(), repeats(f64::NAN), "`data.repeat_threshold`"),
-        (Arc::new(empty), config(1, 1), "train.json` lists no images"),
-    ] {
-        let error = EvalLoader::new(dataset, config, transform(), generator(), None)
-            .expect_err("this loads nothing");
-        assert!(error.to_string().contains(expected), "{error}");
-    }
+    let (config, batch_size) = config(1, 1);
+    let error = EvalLoader::new(
+        Arc::new(empty),
+        config,
+        batch_size,
+        transform(),
+        generator(),
+        None,
+    );
+    let error = error.expect_err("this loads nothing").to_string();
+    assert!(error.contains("train.json` lists no images"), "{error}");
+
+    let assigner = TargetAssigner::new(&AssignerConfig::default(), BoxCoder::default());
+    let error = TrainLoader::new(
+        Arc::clone(&fixture.dataset),
+        config,
+        Batching {
+            parts: Count::literal(2),
+            ..Batching::of(Count::literal(3))
+        },
+        transform(),
+        generator(),
+        assigner.expect("defaults"),
+    );
+    let error = error.expect_err("2 does not divide 3").to_string();
+    assert!(
+        error.contains("3 images cannot be shared by 2 parts"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(super) fn annotations_json(
     split: Split,
     images: &[Vec<Figure>],
 ) -> Result<Vec<u8>, ShapesError> {
-    let (width, height) = (config.width, config.height);
+    let (width, height) = (config.width.as_u32(), config.height.as_u32());
     let file = File {
         info: Info {
             description: DESCRIPTION.to_owned(),

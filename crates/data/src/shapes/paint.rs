@@ -251,11 +251,11 @@ mod tests {
     #[test]
     fn boxes_are_those_of_the_pixels() {
         let config = ShapesConfig::default();
-        let (width, height) = (config.width, config.height);
+        let (width, height) = (config.width.as_u32(), config.height.as_u32());
         let mut seen = [0; Shape::ALL.len()];
         let mut cut = 0;
         for index in 0..150 {
-            let mut rng = image_rng(config.seed, Split::Val, index);
+            let mut rng = image_rng(config.seed.get(), Split::Val, index);
             for figure in Scene::draw(&config, &mut rng).figures {
                 let annotated = figure.outline.clip(width as f32, height as f32).bounds();
                 let pixels = changed_bounds(&figure, width, height);

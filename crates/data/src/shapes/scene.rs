@@ -27,7 +27,7 @@ pub(super) struct Scene {
 impl Scene {
     /// Draws a scene with up to as many figures as the config says, each visible for the most part.
     pub(super) fn draw(config: &ShapesConfig, rng: &mut impl Rng) -> Self {
-        let (width, height) = (config.width, config.height);
+        let (width, height) = (config.width.as_u32(), config.height.as_u32());
         let backdrop = backdrop(rng);
         let empty_share = if config.hard {
             HARD_EMPTY_SHARE
@@ -37,7 +37,7 @@ impl Scene {
         let count = if rng.random_bool(empty_share) {
             0
         } else {
-            rng.random_range(1..=config.max_objects)
+            rng.random_range(1..=config.max_objects.as_usize())
         };
         let decoys = if config.hard {
             draw_decoys(width, height, backdrop, rng)
@@ -126,7 +126,7 @@ struct Placed {
 
 impl Layout {
     fn draw(config: &ShapesConfig, count: usize, rng: &mut impl Rng) -> Self {
-        let (width, height) = (config.width, config.height);
+        let (width, height) = (config.width.as_u32(), config.height.as_u32());
         let mut layout = Self {
             width: width as f32,
             height: height as f32,
@@ -388,7 +388,7 @@ mod tests {
     fn scenes(count: usize) -> impl Iterator<Item = Scene> {
         let config = ShapesConfig::default();
         (0..count).map(move |index| {
-            let mut rng = image_rng(config.seed, Split::Train, index);
+            let mut rng = image_rng(config.seed.get(), Split::Train, index);
             Scene::draw(&config, &mut rng)
         })
     }
@@ -486,9 +486,9 @@ mod tests {
     #[test]
     fn fifty_objects_in_a_small_image_end() {
         let config = ShapesConfig {
-            width: 64,
-            height: 64,
-            max_objects: 50,
+            width: retinanet_settings::Whole::literal(64),
+            height: retinanet_settings::Whole::literal(64),
+            max_objects: retinanet_settings::Whole::literal(50),
             ..ShapesConfig::default()
         };
         let mut rng = image_rng(0, Split::Train, 0);
@@ -502,9 +502,9 @@ mod tests {
     fn hard_objects_are_few_and_small_among_many_decoys() {
         let config = ShapesConfig {
             hard: true,
-            width: 192,
-            height: 192,
-            max_objects: 2,
+            width: retinanet_settings::Whole::literal(192),
+            height: retinanet_settings::Whole::literal(192),
+            max_objects: retinanet_settings::Whole::literal(2),
             ..ShapesConfig::default()
         };
         let (mut objects, mut decoys, mut empty) = (0, 0, 0);

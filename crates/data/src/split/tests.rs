@@ -69,10 +69,10 @@ fn shares_must_be_positive_and_sum_to_one() {
     ];
     for shares in unsound {
         let error = split_json(&file, shares, 0).expect_err("these are no shares");
-        let DataError::Setting { key, .. } = &error else {
+        let DataError::Setting(setting) = &error else {
             panic!("{error}");
         };
-        assert_eq!(*key, "shares");
+        assert_eq!(setting.path, "shares");
     }
     let error = split_json(&file, &[0.8, 0.3], 0).expect_err("too much");
     assert_eq!(

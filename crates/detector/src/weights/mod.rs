@@ -151,14 +151,16 @@ mod tests {
     use retinanet_backbone::Architecture;
     use retinanet_boxes::{CategoryId, Class};
 
+    use retinanet_settings::Whole;
+
     use super::*;
     use crate::ModelConfig;
 
     fn config() -> ModelConfig {
         ModelConfig {
             backbone: Architecture::Resnet18,
-            width: 4,
-            fpn_channels: 8,
+            width: Whole::literal(4),
+            fpn_channels: Whole::literal(8),
             ..ModelConfig::default()
         }
     }

@@ -1,32 +1,6 @@
-//! What of a config has changed since its run began, and what may.
+//! What of a config has changed since its run began.
 
 use std::fmt;
-
-/// Keys, and sections, that a resumed run may change: they do not change what a step does.
-pub(super) const MAY_CHANGE: [&str; 22] = [
-    "compute.device",
-    "compute.gradient_checkpointing",
-    "compute.threads",
-    "data.cache_mib",
-    "data.on_bad_image",
-    "data.prefetch",
-    "data.root",
-    "data.val",
-    "data.workers",
-    "eval",
-    "model.pretrained",
-    "train.checkpoint_every",
-    "train.checkpoint_minutes",
-    "train.epochs",
-    "train.eval_every",
-    "train.iterations",
-    "train.keep_last",
-    "train.log_every",
-    "train.max_skipped",
-    "train.memory_share",
-    "train.on_nonfinite",
-    "train.patience",
-];
 
 /// A key of a config that is not what it was.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use retinanet_experiment::{ExperimentConfig, config_to_toml};
+use retinanet_experiment::{ExperimentConfig, Resume, config_to_toml, resume_of};
 
 use super::RunDirectory;
-use super::changes::{Change, Changes, MAY_CHANGE};
+use super::changes::{Change, Changes};
 use super::error::RunDirectoryError;
 
 impl RunDirectory {
@@ -48,14 +48,16 @@ impl RunDirectory {
                 is: show(&is, key),
             });
         let has_checkpoint = self.newest()?.0.is_some();
-        let may_change = |change: &Change| match change.key.as_str() {
+        let may_change = |change: &Change| match resume_of(&change.key) {
+            Resume::No => false,
+            Resume::Yes => true,
             // A length in another unit would be another for what else counts in it.
-            key @ ("train.iterations" | "train.epochs") => {
+            Resume::Length => {
+                let key = &change.key;
                 was.contains_key(key) == is.contains_key(key)
                     && !config.schedule.follows_the_length()
             }
-            "model.pretrained" => has_checkpoint,
-            key => MAY_CHANGE.iter().any(|allowed| is_within(key, allowed)),
+            Resume::AfterCheckpoint => has_checkpoint,
         };
         let (allowed, refused): (Vec<_>, Vec<_>) = changes.partition(may_change);
         if !refused.is_empty() {
@@ -66,12 +68,6 @@ impl RunDirectory {
         }
         Ok(allowed)
     }
-}
-
-/// Whether a key is another, or in the section of that name.
-fn is_within(key: &str, section: &str) -> bool {
-    let rest = key.strip_prefix(section);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The config as dotted keys and their values.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use retinanet_detector::CheckpointError;
 use retinanet_experiment::ConfigError;
 
-use super::changes::{Changes, MAY_CHANGE};
+use super::changes::Changes;
 
 /// The run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +41,8 @@ pub enum RunDirectoryError {
     /// The run was made with another config.
     #[error(
         "the run `{}` was made with another config: {refused}; a run goes on with the config that \
-         it began with, but for {}",
-        root.display(),
-        MAY_CHANGE.join(", ")
+         it began with, but for the keys that `retinanet config keys` shows as free to change",
+        root.display()
     )]
     Differs {
         /// Which run.

@@ -9,7 +9,8 @@ use retinanet_experiment::{EvaluateError, Evaluated, Observer, OnNonFinite};
 use super::Session;
 use crate::announce::tell;
 use crate::error::TrainError;
-use crate::process_group::Command;
+use crate::messages::Command;
+use crate::process_group::Process;
 use crate::report::{Findings, Reporter};
 use crate::run_directory::RunDirectoryError;
 use crate::train_state::TrainState;
@@ -30,13 +31,11 @@ impl Session<'_> {
         } = &self.train_state;
         learner.group.send_command(Command::Evaluate);
         let model = self.train_state.to_evaluate()?;
-        let validation = validate(
-            &model,
-            self.plan,
-            &learner.criterion,
-            (&learner.group, device),
-            observer,
-        )?;
+        let process = Process {
+            group: &learner.group,
+            device,
+        };
+        let validation = validate(&model, self.plan, &learner.criterion, process, observer)?;
         let Some(validation) = validation else {
             return Ok(None);
         };

@@ -1,0 +1,89 @@
+//! Which anchors answer for which boxes.
+
+use retinanet_boxes::BoundingBox;
+use retinanet_settings::{SettingError, Share};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::matcher::{Assignment, MaxIouConfig, MaxIouMatcher};
+use crate::pyramid::PyramidAnchors;
+
+/// Settings of the [`TargetAssigner`](crate::TargetAssigner).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct AssignerConfig {
+    /// How anchors and boxes find each other.
+    #[serde(flatten)]
+    pub kind: AssignerKind,
+    /// Whether anchors inside crowd regions are left out of the background. The peers take them for background.
+    pub ignore_crowds: bool,
+    /// The share of an anchor's area inside a crowd region from which it is left out.
+    pub crowd_overlap: Share,
+}
+
+/// The ways in which anchors and boxes find each other.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum AssignerKind {
+    /// By the overlap of each anchor with the box that it overlaps most: the paper (section 4).
+    MaxIou(MaxIouConfig),
+}
+
+impl Default for AssignerKind {
+    fn default() -> Self {
+        Self::MaxIou(MaxIouConfig::default())
+    }
+}
+
+impl Default for AssignerConfig {
+    fn default() -> Self {
+        Self {
+            kind: AssignerKind::default(),
+            ignore_crowds: true,
+            crowd_overlap: Share::literal(0.5),
+        }
+    }
+}
+
+impl AssignerKind {
+    /// Checks the settings and builds the assigner.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if settings do not fit each other.
+    pub fn init(&self) -> Result<Assigner, SettingError> {
+        Ok(match self {
+            Self::MaxIou(config) => Assigner::MaxIou(config.init()?),
+        })
+    }
+}
+
+/// Assigns the boxes of an image to anchors. Should be created with [`AssignerKind::init`].
+#[derive(Clone, Copy, Debug)]
+pub enum Assigner {
+    /// By overlap.
+    MaxIou(MaxIouMatcher),
+}
+
+impl Assigner {
+    /// What each anchor answers for.
+    pub fn assign(&self, anchors: &PyramidAnchors, boxes: &[BoundingBox]) -> Vec<Assignment> {
+        match self {
+            Self::MaxIou(matcher) => matcher.assign(anchors, boxes),
+        }
+    }
+
+    /// The overlap from which a report counts a box as reached.
+    pub const fn foreground(&self) -> f32 {
+        match self {
+            Self::MaxIou(matcher) => matcher.foreground(),
+        }
+    }
+
+    /// The overlap from which a report counts a box as nearly reached.
+    pub const fn background(&self) -> f32 {
+        match self {
+            Self::MaxIou(matcher) => matcher.background(),
+        }
+    }
+}
