@@ -48,7 +48,10 @@ fn detectron2s_recipe_for_torchvisions_backbone_is_the_default() {
     assert_eq!(config.model, default.model);
     assert_eq!(config.criterion, default.criterion);
     assert_eq!(config.optimizer, default.optimizer);
-    assert_eq!(config.schedule, default.schedule);
+    assert_eq!(config.schedule.kind, default.schedule.kind);
+    assert_eq!(config.schedule.warmup_start, default.schedule.warmup_start);
+    let warmups = [&config, &default].map(|config| config.schedule.warmup_iterations());
+    assert_eq!(warmups, [1000, 1000]);
     assert_eq!(config.eval, default.eval);
     assert_eq!(config.train.iterations, Some(Count::literal(90_000)));
     config.train.iterations = None;

@@ -242,6 +242,16 @@ fn every_crate_stands_on_lower_floors() {
     }
 }
 
+/// The tables of `docs/config.md` are the program's own.
+#[test]
+fn the_keys_that_are_documented_are_those_that_there_are() {
+    const REST: &str = "<!-- The rest is what `retinanet config keys --markdown` prints. -->\n";
+    let text = fs_err::read_to_string(root().join("docs/config.md")).unwrap();
+    let (_, documented) = text.split_once(REST).unwrap();
+    let printed = run(&["config", "keys", "--markdown"]).expect_success();
+    assert_eq!(documented.trim(), printed.stdout.trim(), "write it anew");
+}
+
 #[test]
 fn the_readme_fits_on_a_few_screens() {
     let readme = fs_err::read_to_string(root().join("README.md")).unwrap();

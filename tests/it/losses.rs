@@ -22,11 +22,11 @@ fn every_loss_and_every_sampling_trains_in_its_own_way() {
     let experiment = Experiment::new();
     let kinds: [&[&str]; 11] = [
         &[],
-        &["class.loss=cross_entropy"],
-        &["class.loss=balanced_cross_entropy", "class.alpha=0.75"],
+        &["class.kind=cross_entropy"],
+        &["class.kind=balanced_cross_entropy", "class.alpha=0.75"],
         &["class.alpha=none"],
         &["class.alpha=effective_number"],
-        &["class.loss=focal_star", "class.beta=1.0"],
+        &["class.kind=focal_star", "class.beta=1.0"],
         &["class.label_smoothing=0.01"],
         &["sampling.kind=random"],
         &["sampling.kind=ohem", "sampling.examples=32"],
@@ -48,7 +48,7 @@ fn every_loss_and_every_sampling_trains_in_its_own_way() {
 fn a_softmax_refuses_what_is_made_for_sigmoids() {
     let softmax = ["--set", "model.head.scores=softmax", "--set"];
     for setting in [
-        "criterion.class.loss=focal_star",
+        "criterion.class.kind=focal_star",
         "criterion.class.alpha=effective_number",
         "criterion.class.label_smoothing=0.1",
     ] {
@@ -65,7 +65,7 @@ fn without_the_prior_the_first_loss_is_larger_by_what_the_formula_gives() {
     let experiment = Experiment::new();
     let first = |prior: f64| {
         let (run, prior) = (format!("run-{prior}"), format!("model.head.prior={prior}"));
-        train(&experiment, &run, &["class.loss=cross_entropy", &prior]);
+        train(&experiment, &run, &["class.kind=cross_entropy", &prior]);
         let step = steps(&experiment, &run).remove(0);
         ["class_loss", "positives"].map(|key| step[key].as_f64().unwrap())
     };
@@ -91,7 +91,7 @@ fn fewer_anchors_have_less_loss() {
         train(&experiment, run, settings);
         steps(&experiment, run)[0]["class_loss"].as_f64().unwrap()
     };
-    let plain = "class.loss=cross_entropy";
+    let plain = "class.kind=cross_entropy";
     let all = first("all", &[plain]);
     let chosen = |more: &str, run: &str| first(run, &[plain, "sampling.kind=ohem", more]);
     let few = chosen("sampling.examples=8", "few");

@@ -180,7 +180,7 @@ fn resuming_with_another_config_names_what_may_not_change_and_tells_what_did() {
         &[
             "`optimizer.lr` was 0.01 and is 0.5",
             "`seed` was 5 and is 6",
-            "train.iterations",
+            "config keys",
         ],
     );
     let allowed = [&set(&changed[2..])[..], &["--resume"]].concat();

@@ -147,7 +147,7 @@ fn tiles_of_an_image_made_of_four_others_find_what_the_four_found() {
     let experiment = trained();
     let mut whole = RgbImage::new(128, 128);
     let mut parts = Vec::new();
-    let all = ["--set", "eval.detections=5000", "--no-drawings"];
+    let all = ["--set", "eval.max_detections=5000", "--no-drawings"];
     for (name, (x, y)) in [
         ("val_00000", (0, 0)),
         ("val_00001", (64, 0)),
@@ -208,7 +208,7 @@ fn a_mirrored_image_has_the_mirrored_detections_of_looks_that_flip() {
         "--flip",
         "--no-drawings",
         "--set",
-        "eval.detections=20",
+        "eval.max_detections=20",
         "--short-sides",
         "64,96",
     ];

@@ -60,13 +60,13 @@ fn batch_shapes_without_room_and_augmentation_out_of_range() {
         ),
         (
             "data.augment.mixup.alpha=0.0",
-            ["`data.augment.mixup.alpha`", "above 0"],
+            ["`data.augment.mixup.alpha`", "in (0, 100]"],
         ),
         (
             "data.repeat_threshold=1.5",
             ["`data.repeat_threshold`", "1.5"],
         ),
-        ("data.prefetch=0", ["`data.prefetch`", "at least 1"]),
+        ("data.prefetch=0", ["`data.prefetch`", "in [1, 4096]"]),
         (
             "data.augment.mosiac.probability=0.5",
             ["data.augment.mosiac", "mosaic"],

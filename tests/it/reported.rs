@@ -247,7 +247,7 @@ fn boxes_that_may_be_of_the_stored_image_are_told() {
             "22b-exif6-square",
             "whose size does not tell how the boxes were drawn",
         ),
-        ("57-dark16", "`data.range_16_bit = [300, 900]`"),
+        ("57-dark16", "`range_16_bit = [300, 900]`"),
         ("87-swapped-size-no-exif", "width and height are swapped"),
     ] {
         let folder = reported.join(case);
@@ -465,7 +465,7 @@ fn names_of_classes_in_any_script_are_rendered() {
             format!("data.val.annotations={file}"),
             "train.iterations=1".into(),
             "eval.score_threshold=0".into(),
-            "eval.detections=20".into(),
+            "eval.max_detections=20".into(),
         ] {
             train.extend(["--set".into(), set]);
         }

@@ -4,8 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use retinanet_tests::{Experiment, retinanet};
+use retinanet_detector::{read_state, sealed_state};
+use retinanet_tests::{Experiment, retinanet, run};
 use retinanet_trainer::Checkpoint;
+use serde_json::Value;
 
 use crate::training::losses;
 
@@ -165,5 +167,31 @@ fn kill_after_first_checkpoint(experiment: &Experiment, run: &str) {
     assert!(
         !child.wait().unwrap().success(),
         "the run ended before the kill"
+    );
+}
+
+/// A run of version 0.1: its checkpoints have no format.
+#[test]
+fn a_run_of_an_older_version_is_refused_with_what_to_do_and_stays_as_it_is() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let run_directory = experiment.path("run");
+    for name in ["best", "last"] {
+        let folder = Path::new(&run_directory).join("checkpoints").join(name);
+        let mut state: Value = read_state(&folder).unwrap();
+        let keys = state.as_object_mut().unwrap();
+        keys.remove("crc32");
+        assert!(keys.remove("format").is_some());
+        fs_err::write(folder.join("state.json"), sealed_state(&state).unwrap()).unwrap();
+    }
+    let said = ["state.json", "another version", "`export`"];
+    run(&["eval", "--run", &run_directory]).expect_refusal(1, &said);
+    experiment
+        .train("run", &["--resume"])
+        .expect_refusal(1, &said);
+    assert!(
+        Path::new(&run_directory)
+            .join("checkpoints/last/state.json")
+            .exists()
     );
 }

@@ -14,7 +14,7 @@ name = "focal"
 paper = { AP = 34.0 }
 [[runs]]
 name = "cross-entropy"
-set = { "criterion.class.loss" = "cross_entropy" }
+set = { "criterion.class.kind" = "cross_entropy" }
 "#;
 
 fn study(experiment: &Experiment, text: &str, more: &[&str]) -> Finished {

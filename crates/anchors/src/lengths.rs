@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Deref;
 
 use retinanet_settings::OutOfRange;
@@ -12,7 +13,7 @@ const LENGTHS: std::ops::RangeInclusive<f32> = 1e-3..=1e6;
 const ALLOWED: &str = "1 to 64 numbers in [0.001, 1e6]";
 
 /// Sizes or aspect ratios of anchors: 1 to 64 numbers in [0.001, 1e6].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<f32>", into = "Vec<f32>")]
 pub struct Lengths(Vec<f32>);
 
@@ -55,6 +56,12 @@ impl TryFrom<Vec<f32>> for Lengths {
 impl From<Lengths> for Vec<f32> {
     fn from(lengths: Lengths) -> Self {
         lengths.0
+    }
+}
+
+impl fmt::Debug for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

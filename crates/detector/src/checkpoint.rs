@@ -25,6 +25,9 @@ pub const DETECTOR_FILE: &str = "detector.json";
 /// A checkpoint's file that seals the others; it is written last.
 pub const STATE_FILE: &str = "state.json";
 
+/// What the files of a checkpoint are written as. 1 was version 0.1 of this program.
+pub const FORMAT: u32 = 2;
+
 /// What comes before the checksum of `state.json`, which is that of all before this.
 const SEAL: &[u8] = b",\n  \"crc32\": ";
 
@@ -101,17 +104,30 @@ pub fn sealed_state(state: &impl Serialize) -> serde_json::Result<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// Returns an error where it cannot be read or understood, or is not as it was written.
+/// Returns an error if it cannot be read or understood, is not as it was written, or was written by another version.
 pub fn read_state<T: for<'de> Deserialize<'de>>(checkpoint: &Path) -> Result<T, CheckpointError> {
     let path = checkpoint.join(STATE_FILE);
     let text = fs_err::read(&path).map_err(CheckpointError::Io)?;
     let seal = text.windows(SEAL.len()).rposition(|part| part == SEAL);
     let is_whole = seal.is_some_and(|seal| text[seal..] == seal_of(&text[..seal]));
-    if is_whole {
-        parse(&text, path)
-    } else {
-        Err(CheckpointError::BrokenSeal { path })
+    if !is_whole {
+        return Err(CheckpointError::BrokenSeal { path });
     }
+    match parse::<Written>(&text, path.clone())?.format {
+        FORMAT => parse(&text, path),
+        format => Err(CheckpointError::Format { path, format }),
+    }
+}
+
+/// What the version that wrote a `state.json` says of itself.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+const fn first_format() -> u32 {
+    1
 }
 
 /// What ends a JSON object of several lines.
@@ -260,6 +276,19 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// Another version wrote it.
+    #[error(
+        "`{}` was written by another version of this program (its format is {format}, this one reads {FORMAT}): \
+         go on with the version that wrote it, or let that one `export` its weights, which training can \
+         start from",
+        path.display()
+    )]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// What it is written as.
+        format: u32,
     },
     /// A file is not the one that was written.
     #[error(

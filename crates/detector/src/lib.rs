@@ -36,8 +36,8 @@ mod suppression;
 mod weights;
 
 pub use checkpoint::{
-    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorFile, MODEL_FILE, STATE_FILE, Seals,
-    load_record, read_state, sealed_state,
+    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorFile, FORMAT, MODEL_FILE, STATE_FILE,
+    Seals, load_record, read_state, sealed_state,
 };
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};

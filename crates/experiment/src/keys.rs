@@ -102,18 +102,18 @@ pub fn resume_of(path: &str) -> Resume {
         .map_or(Resume::No, |(_, _, resume)| *resume)
 }
 
+/// Sections whose [`TAG`] was called `name` in 0.1. It meant the same, and is still read.
+pub(crate) const NAMED: [&str; 2] = ["optimizer", "schedule"];
+
 /// Keys of 0.1 that have another name or place now.
-pub(crate) const MOVED: [(&str, &str); 10] = [
+pub(crate) const MOVED: [(&str, &str); 7] = [
     ("criterion.class.loss", "criterion.class.kind"),
     ("criterion.box.loss", "criterion.box.kind"),
     ("criterion.matcher", "criterion.assigner"),
-    ("optimizer.name", "optimizer.kind"),
-    ("schedule.name", "schedule.kind"),
     ("eval.top_k", "eval.pre_nms_top_k"),
     ("eval.nms_iou", "eval.nms.iou"),
     ("eval.nms_sigma", "eval.nms.sigma"),
     ("eval.detections", "eval.max_detections"),
-    ("eval.nms.name", "eval.nms.kind"),
 ];
 
 const LENGTH: &str = "iterations or epochs";

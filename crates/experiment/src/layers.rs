@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use crate::config::ExperimentConfig;
 use crate::explain::explain;
-use crate::keys::{TAG, config_keys, in_units_of_length};
+use crate::keys::{NAMED, TAG, config_keys, in_units_of_length};
 use crate::presets::Preset;
 
 /// The key that names the files that a file builds on, relative to itself.
@@ -43,14 +43,35 @@ pub fn load_config(
     read_layers(path, &mut Vec::new(), &mut 0, &mut layers)?;
     // What chooses among kinds comes first, in whatever order the command line has it.
     let mut overrides: Vec<_> = overrides.iter().collect();
-    overrides.sort_by_key(|(key, _)| key.rsplit('.').next() != Some(TAG));
+    overrides.sort_by_key(|(key, _)| !chooses_a_kind(key));
     for (key, value) in overrides {
+        let mut table = override_table(key, value)?;
+        rename_tags(&mut table);
         layers.push(Layer {
             origin: format!("--set {key}={value}"),
-            table: override_table(key, value)?,
+            table,
         });
     }
     merge_layers(layers)
+}
+
+fn chooses_a_kind(key: &str) -> bool {
+    let (section, name) = key.rsplit_once('.').unwrap_or_default();
+    name == TAG || name == OLD_TAG && NAMED.contains(&section)
+}
+
+/// What the tag of some sections was called in 0.1.
+const OLD_TAG: &str = "name";
+
+fn rename_tags(table: &mut Table) {
+    for section in NAMED {
+        let section = table.get_mut(section).and_then(Value::as_table_mut);
+        if let Some(section) = section.filter(|section| !section.contains_key(TAG))
+            && let Some(kind) = section.remove(OLD_TAG)
+        {
+            section.insert(TAG.to_owned(), kind);
+        }
+    }
 }
 
 /// The experiment that layers make, the last one winning.
@@ -126,6 +147,7 @@ fn read_layers(
             message: error.to_string().trim_end().to_owned(),
         })?;
     let bases = extended_files(own.remove(EXTENDS), &origin)?;
+    rename_tags(&mut own);
     ancestors.push(path.to_owned());
     let folder = path.parent().unwrap_or(Path::new(""));
     for base in bases {

@@ -221,7 +221,22 @@ fn meanings_of_values(schema: &Map<String, Value>) -> String {
 fn text(schema: &Map<String, Value>) -> String {
     let text = schema.get("description").and_then(Value::as_str);
     let words = text.unwrap_or_default().split_whitespace();
-    words.collect::<Vec<_>>().join(" ")
+    without_links_to_code(&words.collect::<Vec<_>>().join(" "))
+}
+
+/// The text of links that lead into the documentation of code, in place of them.
+fn without_links_to_code(text: &str) -> String {
+    let Some((before, rest)) = text.split_once('[') else {
+        return text.to_owned();
+    };
+    let link = rest.split_once("](").and_then(|(label, rest)| {
+        let (target, after) = rest.split_once(')')?;
+        (!label.contains('[') && target.contains("::")).then_some((label, after))
+    });
+    match link {
+        Some((label, after)) => format!("{before}{label}{}", without_links_to_code(after)),
+        None => format!("{before}[{}", without_links_to_code(rest)),
+    }
 }
 
 /// A value as TOML has it.
@@ -239,4 +254,16 @@ fn shown(value: &Value) -> String {
 
 fn join(section: &str, key: &str) -> String {
     crate::layers::join(section, key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_to_code_are_their_text() {
+        let text = "[0, 1], [`skipped`](crate::Batch::skipped) and [a paper](https://arxiv.org)";
+        let expected = "[0, 1], `skipped` and [a paper](https://arxiv.org)";
+        assert_eq!(without_links_to_code(text), expected);
+    }
 }

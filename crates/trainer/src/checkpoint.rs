@@ -13,7 +13,7 @@ use burn::tensor::Bytes;
 use retinanet_boxes::ClassList;
 use retinanet_criterion::Normalizer;
 use retinanet_detector::{
-    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorConfig, DetectorFile, MODEL_FILE,
+    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorConfig, DetectorFile, FORMAT, MODEL_FILE,
     RetinaNet, STATE_FILE, Seals, faulty_number, load_record, read_state, sealed_state,
 };
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,7 @@ pub(crate) struct Content<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct SealedState {
+    format: u32,
     #[serde(flatten)]
     state: CheckpointState,
     files: Seals,
@@ -98,7 +99,7 @@ impl Checkpoint {
     ///
     /// Returns an error that names the file that is missing, cut short or changed.
     pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
-        let SealedState { state, files } = read_state(folder)?;
+        let SealedState { state, files, .. } = read_state(folder)?;
         let file = |name: &str| files.read(folder, name);
         let average = files.has(AVERAGE_FILE).then(|| file(AVERAGE_FILE));
         for name in files.names().filter(|name| !READ_BELOW.contains(name)) {
@@ -202,7 +203,11 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
     };
     write(DETECTOR_FILE, &json(&detector, folder, DETECTOR_FILE)?)?;
     let state = content.state;
-    let sealed = sealed_state(&SealedState { state, files });
+    let sealed = sealed_state(&SealedState {
+        format: FORMAT,
+        state,
+        files,
+    });
     let sealed = sealed.map_err(|error| unwritable(&error, folder, STATE_FILE))?;
     write_to_disk(&folder.join(STATE_FILE), &sealed)?;
     sync_folder(folder)

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use retinanet_boxes::ClassList;
+use retinanet_detector::{CheckpointError, read_state};
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::{ConfigError, ExperimentConfig, config_to_toml, load_config};
 
@@ -66,16 +67,30 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// Returns an error where the folder holds no run.
+    /// Returns an error if the folder holds no run, or one of another version.
     pub fn open(root: &Path) -> Result<Self, RunDirectoryError> {
         if !Self::is_run(root) {
             return Err(RunDirectoryError::NoRun {
                 root: root.to_owned(),
             });
         }
-        Ok(Self {
+        let run = Self {
             root: root.to_owned(),
-        })
+        };
+        run.require_format()?;
+        Ok(run)
+    }
+
+    /// Refuses a run of another version before its config is, which says less.
+    fn require_format(&self) -> Result<(), RunDirectoryError> {
+        for name in ["best", "last"] {
+            let folder = self.root.join("checkpoints").join(name);
+            let state = read_state::<serde::de::IgnoredAny>(&folder);
+            if let Err(error @ CheckpointError::Format { .. }) = state {
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 
     /// Whether a folder holds a run.

@@ -242,7 +242,7 @@ fn sum([a, b]: [f64; 2], [c, d]: [f64; 2]) -> [f64; 2] {
 /// The loss of a step or its gradients are non-finite.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "non-finite {} (class loss {class}, box loss {bbox})",
+    "not finite: the {} (class loss {class}, box loss {bbox})",
     if .gradient_norm.is_some() { "gradients" } else { "loss" }
 )]
 pub struct StepError {

@@ -35,7 +35,7 @@ fn entry(key: &ConfigKey) -> String {
         default => default.to_owned(),
     };
     let mut facts = vec![key.value.replace('`', "")];
-    facts.extend((!key.unit.is_empty()).then(|| format!("in {}", key.unit)));
+    facts.extend((!key.unit.is_empty()).then(|| format!("unit: {}", key.unit)));
     facts.extend((!key.kinds.is_empty()).then(|| format!("beside kind {}", key.kinds.join(", "))));
     facts.extend(change(key.resume).map(str::to_owned));
     format!(

@@ -261,7 +261,7 @@ impl Kind {
                 "image",
                 "images of 16 bits that come out nearly black",
                 "Training sees 16 bits as 8, 65535 as 255: few grey values are left of these.",
-                "Set `range_16_bit` to the range that the values fill; it goes along with the trained detector.",
+                "In `[data]` of the config, set `range_16_bit` to the range that the values fill; it goes along with the trained detector.",
             ),
             Self::TurnedImage => warning(
                 "image",
@@ -399,7 +399,7 @@ impl Kind {
             Self::EmptyImage => note(
                 "image",
                 "images without annotations",
-                "Training learns them as background, or leaves them out where `data.keep_empty` \
+                "Training learns them as background, or leaves them out where `keep_empty` \
                  is false.",
                 "Nothing, if there is nothing on them; else annotate them.",
             ),

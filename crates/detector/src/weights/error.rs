@@ -36,7 +36,7 @@ pub enum WeightsError {
     /// The file's class output fits no number of classes.
     #[error(
         "the weights in `{}` give {logits} logits a cell, which {anchors_per_cell} anchors a cell \
-         do not divide; is `model.anchors` right?",
+         do not divide; is `anchors` right?",
         path.display()
     )]
     Anchors {

@@ -345,6 +345,20 @@ fn the_same_kind_again_keeps_its_settings() {
 }
 
 #[test]
+fn the_optimizer_and_the_schedule_may_still_be_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "run.toml", "[optimizer]\nname = \"adamw\"");
+    let overrides = [("schedule.power", "2"), ("schedule.name", "polynomial")];
+    let config = load_config(&path, &set(&overrides)).unwrap();
+    assert_eq!(
+        config.optimizer.kind,
+        OptimizerKind::Adamw(AdamwConfig::default())
+    );
+    assert!(matches!(config.schedule.kind, ScheduleKind::Polynomial(_)));
+    assert!(refusal("[optimizer]\nname = \"adam\"", &[]).contains("did you mean `adamw`?"));
+}
+
+#[test]
 fn keys_of_the_first_version_are_told_by_their_new_names() {
     for (text, expected) in [
         (
@@ -354,10 +368,6 @@ fn keys_of_the_first_version_are_told_by_their_new_names() {
         (
             "[criterion.class]\nloss = \"focal\"",
             "`criterion.class.loss` is `criterion.class.kind` since 0.2",
-        ),
-        (
-            "[optimizer]\nname = \"adamw\"",
-            "`optimizer.name` is `optimizer.kind` since 0.2",
         ),
         (
             "[eval]\ndetections = 300",
