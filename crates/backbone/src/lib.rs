@@ -18,12 +18,17 @@
 //! ```
 
 mod convolution;
+mod network;
 mod norm;
 mod pyramid;
 mod residual;
 mod resnet;
 
+pub use network::Backbone;
 pub use norm::{Norm, NormKind};
 pub use pyramid::{FeaturePyramid, FeaturePyramidConfig, FinestLevel, P6Source};
 pub use residual::{Projection, ResidualBlock};
-pub use resnet::{Architecture, BackboneFeatures, ResNet, ResNetConfig};
+pub use resnet::{
+    Architecture, BackboneFeatures, ResNet, ResNetConfig, detectron2_name, norm_name,
+    torchvision_name,
+};

@@ -2,8 +2,8 @@ use burn::module::Module;
 use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    Conv2d, FusedEpilogue, Levels, batch_norm, conv2d_with_epilogue, group_norm, new_batch_norm,
-    new_group_norm,
+    Conv2d, FusedEpilogue, Levels, Parameter, batch_norm, batch_norm_parameters,
+    conv2d_with_epilogue, group_norm, group_norm_parameters, new_batch_norm, new_group_norm,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,14 @@ pub(crate) const RELU: FusedEpilogue<Tensor<4>> = FusedEpilogue {
 };
 
 impl Norm {
+    /// Adds the norm's parameters.
+    pub(crate) fn parameters(&self, into: &mut Vec<Parameter>) {
+        match self {
+            Self::Batch(norm) | Self::FixedStatistics(norm) => batch_norm_parameters(norm, into),
+            Self::Group(norm) => group_norm_parameters(norm, into),
+        }
+    }
+
     /// Convolves, normalises and ends with a residual and ReLU where asked for, in as few passes as
     /// can be: a frozen norm is a scale and a bias at the end of the convolution.
     ///

@@ -1,7 +1,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{Conv2d, WeightDistribution, add_upsampled, conv2d};
+use retinanet_convolution::{Conv2d, Parameter, WeightDistribution, add_upsampled, conv2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +165,31 @@ impl FeaturePyramid {
             .into_iter()
             .chain(of_p2)
             .for_each(|conv| conv.allow_winograd(allowed));
+    }
+
+    /// Adds the pyramid's parameters.
+    pub fn parameters(&self, into: &mut Vec<Parameter>) {
+        let Self {
+            lateral2,
+            lateral3,
+            lateral4,
+            lateral5,
+            output2,
+            output3,
+            output4,
+            output5,
+            p6,
+            p7,
+            p6_from: _,
+            relu_before_p7: _,
+        } = self;
+        let convolutions = [
+            lateral3, lateral4, lateral5, output3, output4, output5, p6, p7,
+        ];
+        let of_p2 = lateral2.iter().chain(output2);
+        for conv in convolutions.into_iter().chain(of_p2) {
+            conv.parameters(into);
+        }
     }
 
     /// Computes the levels, finest first.

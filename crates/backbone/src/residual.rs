@@ -1,6 +1,6 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{Conv2d, FusedEpilogue};
+use retinanet_convolution::{Conv2d, FusedEpilogue, Parameter};
 
 use crate::convolution::unbiased;
 use crate::norm::{Norm, NormConfig, RELU};
@@ -82,6 +82,29 @@ impl ResidualBlock {
         } = self;
         let shortcut = shortcut.as_mut().map(|projection| &mut projection.conv);
         [conv1, conv2].into_iter().chain(conv3).chain(shortcut)
+    }
+
+    /// Adds the block's parameters.
+    pub(crate) fn parameters(&self, into: &mut Vec<Parameter>) {
+        let Self {
+            conv1,
+            norm1,
+            conv2,
+            norm2,
+            conv3,
+            norm3,
+            shortcut,
+        } = self;
+        for conv in [conv1, conv2].into_iter().chain(conv3) {
+            conv.parameters(into);
+        }
+        for norm in [norm1, norm2].into_iter().chain(norm3) {
+            norm.parameters(into);
+        }
+        if let Some(Projection { conv, norm }) = shortcut {
+            conv.parameters(into);
+            norm.parameters(into);
+        }
     }
 
     /// Adds the block's residual to its input.

@@ -1,12 +1,16 @@
+mod names;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{Conv2d, WeightDistribution, max_pool2d};
+use retinanet_convolution::{Conv2d, Parameter, WeightDistribution, max_pool2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::convolution::unbiased;
 use crate::norm::{Norm, NormConfig, NormKind, RELU};
 use crate::residual::{Bottleneck, ResidualBlock};
+
+pub use self::names::{detectron2_name, norm_name, torchvision_name};
 
 /// How much wider the output of a bottleneck is than its 3×3 convolution.
 const BOTTLENECK_EXPANSION: usize = 4;
@@ -262,6 +266,24 @@ impl ResNet {
             .flatten()
             .flat_map(ResidualBlock::convolutions);
         convolutions.for_each(|conv| conv.allow_winograd(allowed));
+    }
+
+    /// Adds the network's parameters.
+    pub fn parameters(&self, into: &mut Vec<Parameter>) {
+        let Self {
+            conv1,
+            norm1,
+            layer1,
+            layer2,
+            layer3,
+            layer4,
+            channels: _,
+        } = self;
+        conv1.parameters(into);
+        norm1.parameters(into);
+        for block in [layer1, layer2, layer3, layer4].into_iter().flatten() {
+            block.parameters(into);
+        }
     }
 
     fn freeze_first(mut self, stages: usize) -> Self {

@@ -4,29 +4,20 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, Context};
+use retinanet_evaluation::Metric;
 use serde::Deserialize;
 use toml::Value;
 
 use crate::failure::Failure;
 
-/// The numbers that a table can have: those of an evaluation, and the losses of the first step.
-const METRICS: [&str; 15] = [
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARs",
-    "ARm",
-    "ARl",
-    "loss",
-    "first_loss",
-    "first_class_loss",
-];
+/// The losses that a table can have besides the numbers of an evaluation.
+const LOSSES: [&str; 3] = ["loss", "first_loss", "first_class_loss"];
+
+/// The numbers that a table can have: those of an evaluation, and losses.
+fn numbers() -> Vec<&'static str> {
+    let of_evaluation = Metric::ALL.iter().map(|metric| metric.name);
+    of_evaluation.chain(LOSSES).collect()
+}
 
 /// What a study's file says.
 #[derive(Debug, Deserialize)]
@@ -128,11 +119,11 @@ impl Study {
         if let Some(metric) = file
             .metrics
             .iter()
-            .find(|it| !METRICS.contains(&it.as_str()))
+            .find(|it| !numbers().contains(&it.as_str()))
         {
             return Err(anyhow!(
                 "`metrics` has `{metric}`, and knows {}",
-                METRICS.join(", ")
+                numbers().join(", ")
             ));
         }
         let mut variants = file.runs;

@@ -20,6 +20,7 @@ mod gpu;
 mod kernels;
 mod layers;
 mod levels;
+mod parameters;
 mod problem;
 mod record;
 mod shape;
@@ -37,6 +38,7 @@ pub use layers::{
     conv2d_with_epilogue, group_norm, max_pool2d,
 };
 pub use levels::Levels;
+pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm_parameters};
 pub use record::{EpilogueParts, LayerCall, record_calls};
 pub use shape::ConvOptions;
 pub use weights::WeightDistribution;

@@ -2,7 +2,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use retinanet_anchors::{AnchorConfig, AnchorError, AnchorGenerator, BoxCoderConfig};
 use retinanet_backbone::{
-    Architecture, FeaturePyramidConfig, FinestLevel, NormKind, P6Source, ResNetConfig,
+    Architecture, Backbone, FeaturePyramidConfig, FinestLevel, NormKind, P6Source, ResNetConfig,
 };
 use retinanet_heads::HeadConfig;
 use retinanet_settings::{NonNegative, SettingError, Whole};
@@ -124,7 +124,7 @@ impl ModelConfig {
             .head
             .init_box_subnet(channels, anchors_per_cell, seed, device);
         let model = RetinaNet {
-            backbone,
+            backbone: Backbone::ResNet(backbone),
             pyramid,
             class_subnet,
             box_subnet,

@@ -45,9 +45,10 @@ pub use detect::{ImageDetections, Times};
 pub use detector::{Detector, DetectorError};
 pub use detector_config::DetectorConfig;
 pub use merge::ViewDetection;
-pub use model::{Predictions, RetinaNet};
+pub use model::{ModelPart, Predictions, RetinaNet};
 pub use numbers::faulty_number;
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
+pub use retinanet_convolution::{Parameter, ParameterKind};
 pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm, Prior};
 pub use suppression::{HardConfig, SoftGaussianConfig, SoftLinearConfig, SuppressionConfig};
 pub use weights::{

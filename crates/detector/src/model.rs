@@ -1,7 +1,7 @@
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
-use retinanet_backbone::{FeaturePyramid, NormKind, ResNet};
-use retinanet_convolution::{Levels, channels_last};
+use retinanet_backbone::{Backbone, FeaturePyramid, NormKind};
+use retinanet_convolution::{Levels, Parameter, ParameterKind, channels_last};
 use retinanet_heads::Subnet;
 
 /// RetinaNet: a residual network, a feature pyramid, and two subnets shared over its levels.
@@ -9,7 +9,7 @@ use retinanet_heads::Subnet;
 /// Should be created with [`ModelConfig`](crate::ModelConfig).
 #[derive(Module, Debug)]
 pub struct RetinaNet {
-    pub(crate) backbone: ResNet,
+    pub(crate) backbone: Backbone,
     pub(crate) pyramid: FeaturePyramid,
     pub(crate) class_subnet: Subnet,
     pub(crate) box_subnet: Subnet,
@@ -56,7 +56,7 @@ impl RetinaNet {
     }
 
     /// The backbone, whose maps have their channels last.
-    pub const fn backbone(&self) -> &ResNet {
+    pub const fn backbone(&self) -> &Backbone {
         &self.backbone
     }
 
@@ -65,44 +65,65 @@ impl RetinaNet {
         &self.pyramid
     }
 
-    /// How many parameters the model has, as PyTorch counts them: without running statistics, and
-    /// without the scales and biases of frozen batch norms.
-    pub fn parameters(&self) -> usize {
-        struct Counter {
-            containers: Vec<bool>,
-            name: String,
-            frozen_norms: bool,
-            parameters: usize,
-        }
-        impl ModuleVisitor for Counter {
-            fn enter_module(&mut self, name: &str, container_type: &str) {
-                self.containers.push(container_type == "Struct:BatchNorm");
-                name.clone_into(&mut self.name);
-            }
-            fn exit_module(&mut self, _name: &str, _container_type: &str) {
-                self.containers.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let uncounted = self.frozen_norms || self.name.starts_with("running_");
-                if !(self.containers.contains(&true) && uncounted) {
-                    self.parameters += param.lazy_shape().num_elements();
-                }
-            }
-        }
-        let mut counter = Counter {
-            containers: Vec::new(),
-            name: String::new(),
-            frozen_norms: self.norm == NormKind::FrozenBatchNorm,
-            parameters: 0,
+    /// All parameters, by the part of the model that they are in; running statistics are none.
+    pub fn parameters(&self) -> Vec<(ModelPart, Parameter)> {
+        let Self {
+            backbone,
+            pyramid,
+            class_subnet,
+            box_subnet,
+            classes: _,
+            norm: _,
+        } = self;
+        let mut parts = [const { Vec::new() }; 4];
+        let [of_backbone, of_pyramid, of_classes, of_boxes] = &mut parts;
+        backbone.parameters(of_backbone);
+        pyramid.parameters(of_pyramid);
+        class_subnet.parameters(of_classes);
+        box_subnet.parameters(of_boxes);
+        let named = ModelPart::ALL.into_iter().zip(parts);
+        named
+            .flat_map(|(part, parameters)| parameters.into_iter().map(move |it| (part, it)))
+            .collect()
+    }
+
+    /// How many parameters the model has, as PyTorch counts them: without the scales and biases of frozen batch norms.
+    pub fn count_parameters(&self) -> usize {
+        let frozen_norms = self.norm == NormKind::FrozenBatchNorm;
+        let is_frozen = |part: ModelPart, kind: ParameterKind| {
+            frozen_norms && part == ModelPart::Backbone && kind == ParameterKind::Norm
         };
-        self.visit(&mut counter);
-        counter.parameters
+        let parameters = self.parameters().into_iter();
+        let counted = parameters.filter(|(part, it)| !is_frozen(*part, it.kind));
+        counted.map(|(_, it)| it.elements).sum()
     }
 
     /// How many classes the model tells apart.
     pub const fn classes(&self) -> usize {
         self.classes
     }
+}
+
+/// A part of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelPart {
+    /// The backbone.
+    Backbone,
+    /// The feature pyramid.
+    Pyramid,
+    /// The class subnet.
+    ClassSubnet,
+    /// The box subnet.
+    BoxSubnet,
+}
+
+impl ModelPart {
+    const ALL: [Self; 4] = [
+        Self::Backbone,
+        Self::Pyramid,
+        Self::ClassSubnet,
+        Self::BoxSubnet,
+    ];
 }
 
 /// What the model says of every anchor, level by level from P3: the order of the anchors.
@@ -123,6 +144,8 @@ mod tests {
     use retinanet_heads::{HeadConfig, HeadNorm};
 
     use retinanet_settings::Whole;
+
+    use burn::module::{ModuleVisitor, Param, ParamId};
 
     use super::*;
     use crate::ModelConfig;
@@ -151,7 +174,7 @@ mod tests {
             (plain, 80, 37_915_572),
         ] {
             let model = config.init(classes, 0, &Device::flex()).unwrap();
-            assert_eq!(model.parameters(), parameters);
+            assert_eq!(model.count_parameters(), parameters);
         }
     }
 
@@ -200,5 +223,41 @@ mod tests {
         let alone = features(&fast);
         assert_ne!(features(&exact), alone);
         assert_eq!(features(&fast), alone);
+    }
+
+    #[test]
+    fn every_parameter_is_listed_once() {
+        struct Floats(Vec<ParamId>, String);
+        impl ModuleVisitor for Floats {
+            fn enter_module(&mut self, name: &str, _container_type: &str) {
+                name.clone_into(&mut self.1);
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if !self.1.starts_with("running_") {
+                    self.0.push(param.id);
+                }
+            }
+        }
+        for norm in [NormKind::BatchNorm, NormKind::GroupNorm] {
+            let config = ModelConfig {
+                width: Whole::literal(2),
+                fpn_channels: Whole::literal(4),
+                norm,
+                ..ModelConfig::default()
+            };
+            let model = config.init(2, 0, &Device::flex()).unwrap();
+            let mut floats = Floats(Vec::new(), String::new());
+            model.visit(&mut floats);
+            let listed = model.parameters().into_iter().map(|(_, it)| it.id);
+            let listed: Vec<ParamId> = listed.collect();
+            let [expected, found] = [floats.0, listed].map(|ids| {
+                let count = ids.len();
+                (
+                    count,
+                    ids.into_iter().collect::<std::collections::HashSet<_>>(),
+                )
+            });
+            assert_eq!(found, expected);
+        }
     }
 }

@@ -52,6 +52,7 @@ mod error;
 mod evaluator;
 mod file_names;
 mod images;
+mod metric;
 mod metrics;
 mod table;
 
@@ -62,4 +63,5 @@ pub use analysis::{
 pub use detection::CocoDetection;
 pub use error::EvaluationError;
 pub use evaluator::Evaluator;
+pub use metric::Metric;
 pub use metrics::{ClassMetrics, Metrics};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::{shown, table};
 use crate::curves::{Area, Curves};
+use crate::metric::Metric;
 
 /// The metrics of the COCO challenge, each in `[0, 1]`, or −1 where there is no object to find.
 ///
@@ -127,24 +128,19 @@ const fn coco_max_detections() -> usize {
 
 impl fmt::Display for Metrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // With another number of detections, the recall is of that.
         let most = self.max_detections;
-        let (recall, detections) = (format!("AR{most}"), format!("{most} detections"));
-        let rows = [
-            ("AP", self.ap, "average precision, IoU 0.50 to 0.95"),
-            ("AP50", self.ap50, "at IoU 0.50"),
-            ("AP75", self.ap75, "at IoU 0.75"),
-            ("APs", self.ap_small, "objects up to 32² pixels"),
-            ("APm", self.ap_medium, "objects from 32² to 96² pixels"),
-            ("APl", self.ap_large, "objects from 96² pixels"),
-            ("AR1", self.ar1, "average recall, 1 detection an image"),
-            ("AR10", self.ar10, "10 detections"),
-            (recall.as_str(), self.ar100, detections.as_str()),
-            ("ARs", self.ar_small, "objects up to 32² pixels"),
-            ("ARm", self.ar_medium, "objects from 32² to 96² pixels"),
-            ("ARl", self.ar_large, "objects from 96² pixels"),
-        ];
-        for (name, value, meaning) in rows {
-            writeln!(formatter, "{name:<5}  {:>5}  {meaning}", shown(value))?;
+        for metric in Metric::ALL {
+            let [name, meaning] = [metric.name, metric.meaning].map(|text| {
+                let is_of_most = metric.name == "AR100" && most != coco_max_detections();
+                if is_of_most {
+                    text.replace("100", &most.to_string())
+                } else {
+                    text.to_owned()
+                }
+            });
+            let value = shown(metric.raw(self));
+            writeln!(formatter, "{name:<5}  {value:>5}  {meaning}")?;
         }
         Ok(())
     }

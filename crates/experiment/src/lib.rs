@@ -34,7 +34,7 @@ pub use layers::{ConfigError, config_to_toml, load_config};
 pub use observer::{Evaluated, Observer, Progress, StepReport};
 pub use presets::Preset;
 pub use training_config::{
-    AdamwConfig, BatchSize, CosineConfig, Images, LearningRate, MetricName, Milestones,
-    MultiStepConfig, OnNonFinite, OneCycleConfig, OptimizerConfig, OptimizerKind, PolynomialConfig,
-    ScheduleConfig, ScheduleKind, SgdConfig, TrainConfig,
+    AdamwConfig, BatchSize, CosineConfig, Images, LearningRate, Milestones, MultiStepConfig,
+    OnNonFinite, OneCycleConfig, OptimizerConfig, OptimizerKind, PolynomialConfig, ScheduleConfig,
+    ScheduleKind, SgdConfig, TrainConfig,
 };

@@ -1,6 +1,6 @@
 //! `[optimizer]`, `[schedule]` and `[train]`.
 
-use retinanet_evaluation::Metrics;
+use retinanet_evaluation::Metric;
 use retinanet_settings::{
     Count, Factor, MOST, NonNegative, OpenShare, OutOfRange, Positive, PositiveFactor,
     PositiveShare, Share, ShareBelowOne, Whole, real,
@@ -348,7 +348,7 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_minutes: Option<NonNegative>,
     /// By which number of an evaluation a checkpoint is the best.
-    pub best_metric: MetricName,
+    pub best_metric: Metric,
     /// Where given, training ends after so many evaluations in a row without a new best.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<Count>,
@@ -375,7 +375,7 @@ impl Default for TrainConfig {
             eval_every: None,
             checkpoint_every: None,
             checkpoint_minutes: None,
-            best_metric: MetricName::Ap,
+            best_metric: Metric::AP,
             patience: None,
             on_nonfinite: OnNonFinite::Stop,
             max_skipped: Count::literal(10),
@@ -475,62 +475,4 @@ pub enum OnNonFinite {
     Stop,
     /// It goes on with the next batch.
     Skip,
-}
-
-/// A number of an evaluation, by COCO's short names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum MetricName {
-    /// Average precision.
-    #[default]
-    #[serde(rename = "AP")]
-    Ap,
-    /// AP at an `IoU` of 0.50.
-    #[serde(rename = "AP50")]
-    Ap50,
-    /// AP at an `IoU` of 0.75.
-    #[serde(rename = "AP75")]
-    Ap75,
-    /// AP of small objects.
-    #[serde(rename = "APs")]
-    ApSmall,
-    /// AP of medium objects.
-    #[serde(rename = "APm")]
-    ApMedium,
-    /// AP of large objects.
-    #[serde(rename = "APl")]
-    ApLarge,
-    /// Average recall with 100 detections.
-    #[serde(rename = "AR100")]
-    Ar100,
-}
-
-impl MetricName {
-    /// This number of an evaluation; nothing where it is undefined, as COCO's -1 where there are no
-    /// boxes to find.
-    pub fn of(self, metrics: &Metrics) -> Option<f64> {
-        let number = match self {
-            Self::Ap => metrics.ap,
-            Self::Ap50 => metrics.ap50,
-            Self::Ap75 => metrics.ap75,
-            Self::ApSmall => metrics.ap_small,
-            Self::ApMedium => metrics.ap_medium,
-            Self::ApLarge => metrics.ap_large,
-            Self::Ar100 => metrics.ar100,
-        };
-        (number >= 0.0).then_some(number)
-    }
-}
-
-impl std::fmt::Display for MetricName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Ap => "AP",
-            Self::Ap50 => "AP50",
-            Self::Ap75 => "AP75",
-            Self::ApSmall => "APs",
-            Self::ApMedium => "APm",
-            Self::ApLarge => "APl",
-            Self::Ar100 => "AR100",
-        })
-    }
 }

@@ -2,8 +2,8 @@ use burn::module::{Module, Param};
 use burn::nn::GroupNorm;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    Conv2d, ConvOptions, FusedEpilogue, Levels, WeightDistribution, conv2d_levels, group_norm,
-    new_conv2d, new_group_norm,
+    Conv2d, ConvOptions, FusedEpilogue, Levels, Parameter, WeightDistribution, conv2d_levels,
+    group_norm, group_norm_parameters, new_conv2d, new_group_norm,
 };
 use retinanet_settings::Whole;
 
@@ -105,6 +105,22 @@ impl Subnet {
     pub fn allow_winograd(&mut self, allowed: bool) {
         let convolutions = self.convs.iter_mut().chain([&mut self.output]);
         convolutions.for_each(|conv| conv.allow_winograd(allowed));
+    }
+
+    /// Adds the subnet's parameters.
+    pub fn parameters(&self, into: &mut Vec<Parameter>) {
+        let Self {
+            convs,
+            norms,
+            output,
+            values_per_anchor: _,
+        } = self;
+        for conv in convs.iter().chain([output]) {
+            conv.parameters(into);
+        }
+        for norm in norms {
+            group_norm_parameters(norm, into);
+        }
     }
 
     /// Predicts the values of every anchor of all levels.

@@ -35,7 +35,7 @@ pub(crate) fn tell_start(
         format!(
             "model      {:?}, {:.2} M parameters",
             config.backbone,
-            model.parameters() as f64 / 1e6
+            model.count_parameters() as f64 / 1e6
         ),
     ];
     for line in &lines {

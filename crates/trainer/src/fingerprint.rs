@@ -3,6 +3,9 @@ use burn::tensor::Tensor;
 use retinanet_detector::RetinaNet;
 use xxhash_rust::xxh3::Xxh3;
 
+/// Which network the backbone is, its parameters' names say already; so hashes of before there were several stay.
+const BACKBONE: &str = "Enum:Backbone";
+
 /// A hash of all weights and running statistics with their names: the same for two models just
 /// where they are the same to the last bit.
 pub fn fingerprint(model: &RetinaNet) -> String {
@@ -11,11 +14,15 @@ pub fn fingerprint(model: &RetinaNet) -> String {
         hash: Xxh3,
     }
     impl ModuleVisitor for Hasher {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.path.push(name.to_owned());
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            if container_type != BACKBONE {
+                self.path.push(name.to_owned());
+            }
         }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _name: &str, container_type: &str) {
+            if container_type != BACKBONE {
+                self.path.pop();
+            }
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             self.hash.update(self.path.join(".").as_bytes());

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use fs_err::File;
-use retinanet_evaluation::Metrics;
+use retinanet_evaluation::{Metric, Metrics};
 use retinanet_experiment::StepReport;
 use serde_json::{Value, json};
 
@@ -111,16 +111,11 @@ impl MetricsLog {
         metrics: &Metrics,
         loss: f64,
     ) -> std::io::Result<()> {
-        let values = [
-            ("val/AP", metrics.ap),
-            ("val/AP50", metrics.ap50),
-            ("val/AP75", metrics.ap75),
-            ("val/APs", metrics.ap_small),
-            ("val/APm", metrics.ap_medium),
-            ("val/APl", metrics.ap_large),
-            ("val/AR100", metrics.ar100),
-            ("val/loss", loss),
-        ];
+        let names = Metric::ALL.map(|metric| format!("val/{metric}"));
+        let numbers = Metric::ALL.map(|metric| metric.raw(metrics));
+        let values: Vec<_> = (names.iter().map(String::as_str).zip(numbers))
+            .chain([("val/loss", loss)])
+            .collect();
         self.events.scalars(iteration, &values)?;
         let mut line = json!({ "kind": "evaluation", "iteration": iteration, "loss": loss });
         if let (Some(line), Ok(Value::Object(metrics))) =

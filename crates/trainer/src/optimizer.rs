@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::store::RecordError;
 use burn::tensor::{Bytes, Tensor};
-use retinanet_detector::RetinaNet;
+use retinanet_detector::{ModelPart, ParameterKind, RetinaNet};
 use retinanet_experiment::{AdamwConfig, OptimizerConfig, OptimizerKind, SgdConfig};
 use retinanet_settings::{Positive, ShareBelowOne};
 
@@ -20,7 +20,6 @@ impl Optimizer {
     /// An optimiser at its start. It knows norms and biases by their parameters' ids, so the
     /// model's weights must be loaded before.
     pub(crate) fn new(config: &OptimizerConfig, model: &RetinaNet) -> Self {
-        let kinds = ParameterKinds::of(model);
         let weight = Group {
             weight_decay: config.weight_decay.get(),
             rate_factor: 1.0,
@@ -40,18 +39,24 @@ impl Optimizer {
             OptimizerKind::Sgd(config) => ModuleOptimizer::from(weight.sgd(config)),
             OptimizerKind::Adamw(config) => ModuleOptimizer::from(weight.adamw(config)),
         };
-        for (kind, group) in [
-            (&kinds.norms, norm),
-            (&kinds.biases, bias),
-            (&kinds.weights, weight),
+        let of_kind = |kind| match kind {
+            ParameterKind::Norm => norm,
+            ParameterKind::Bias => bias,
+            ParameterKind::Weight => weight,
+        };
+        for kind in [
+            ParameterKind::Norm,
+            ParameterKind::Bias,
+            ParameterKind::Weight,
         ] {
             for (in_backbone, factor) in [(false, 1.0), (true, config.backbone_lr_factor.get())] {
-                let ids = kind.iter().filter(|(_, backbone)| *backbone == in_backbone);
-                let ids = ParamGroup::from_ids(ids.map(|(id, _)| *id).collect());
+                let ids = ids(model, kind, in_backbone);
+                let group = of_kind(kind);
                 let group = Group {
                     rate_factor: group.rate_factor * factor,
                     ..group
                 };
+                let ids = ParamGroup::from_ids(ids);
                 inner = match config.kind {
                     OptimizerKind::Sgd(config) => inner.with_group(ids, group.sgd(config), None),
                     OptimizerKind::Adamw(config) => {
@@ -120,53 +125,13 @@ impl Group {
     }
 }
 
-/// The parameters by kind, each with whether it belongs to the backbone.
-#[derive(Default)]
-struct ParameterKinds {
-    /// Scales and biases of all batch and group norms.
-    norms: Vec<(ParamId, bool)>,
-    /// Biases of convolutions.
-    biases: Vec<(ParamId, bool)>,
-    /// Weights of convolutions.
-    weights: Vec<(ParamId, bool)>,
-}
-
-impl ParameterKinds {
-    fn of(model: &RetinaNet) -> Self {
-        struct Collector {
-            /// Names and types of the modules around the parameter.
-            path: Vec<(String, String)>,
-            kinds: ParameterKinds,
-        }
-        impl ModuleVisitor for Collector {
-            fn enter_module(&mut self, name: &str, container_type: &str) {
-                self.path.push((name.to_owned(), container_type.to_owned()));
-            }
-            fn exit_module(&mut self, _name: &str, _container_type: &str) {
-                self.path.pop();
-            }
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let is_norm = |(_, container): &(String, String)| {
-                    matches!(container.as_str(), "Struct:BatchNorm" | "Struct:GroupNorm")
-                };
-                let kind = if self.path.iter().any(is_norm) {
-                    &mut self.kinds.norms
-                } else if self.path.last().is_some_and(|(name, _)| name == "bias") {
-                    &mut self.kinds.biases
-                } else {
-                    &mut self.kinds.weights
-                };
-                let in_backbone = self.path.iter().any(|(name, _)| name == "backbone");
-                kind.push((param.id, in_backbone));
-            }
-        }
-        let mut collector = Collector {
-            path: Vec::new(),
-            kinds: Self::default(),
-        };
-        model.visit(&mut collector);
-        collector.kinds
-    }
+/// The parameters of a kind, in the backbone or elsewhere.
+fn ids(model: &RetinaNet, kind: ParameterKind, in_backbone: bool) -> Vec<ParamId> {
+    let parameters = model.parameters().into_iter();
+    let chosen = parameters.filter(|(part, parameter)| {
+        parameter.kind == kind && (*part == ModelPart::Backbone) == in_backbone
+    });
+    chosen.map(|(_, parameter)| parameter.id).collect()
 }
 
 /// The Euclidean norm of all gradients as one vector.
@@ -248,8 +213,10 @@ mod tests {
         GradientsParams::from_grads(loss(model).backward(), model)
     }
 
-    fn ids(kind: &[(ParamId, bool)]) -> Vec<ParamId> {
-        kind.iter().map(|(id, _)| *id).collect()
+    fn all_ids(model: &RetinaNet, kind: ParameterKind) -> Vec<ParamId> {
+        [false, true]
+            .map(|in_backbone| ids(model, kind, in_backbone))
+            .concat()
     }
 
     fn step(
@@ -279,7 +246,7 @@ mod tests {
             }
         }
         let mut collector = Collector {
-            norms: ids(&ParameterKinds::of(model).norms),
+            norms: all_ids(model, ParameterKind::Norm),
             values: (Vec::new(), Vec::new()),
         };
         model.visit(&mut collector);
@@ -365,11 +332,13 @@ mod tests {
                 ..OptimizerConfig::default()
             };
             let model = model();
-            let kinds = ParameterKinds::of(&model);
             let mut optimizer = Optimizer::new(&config, &model);
             let stepped = step(&mut optimizer, 0.1, &model, gradients(&model));
-            for (kind, factor) in [(&kinds.biases, shrunk), (&kinds.norms, 1.0 - 0.1 * 0.125)] {
-                let ids = ids(kind);
+            for (kind, factor) in [
+                (ParameterKind::Bias, shrunk),
+                (ParameterKind::Norm, 1.0 - 0.1 * 0.125),
+            ] {
+                let ids = all_ids(&model, kind);
                 let (before, after) = (of_kind(&model, &ids), of_kind(&stepped, &ids));
                 assert!(before.iter().any(|value| *value != 0.0));
                 for (before, after) in before.iter().zip(&after) {

@@ -3,7 +3,8 @@ use std::rc::Rc;
 
 use anyhow::anyhow;
 use burn::tensor::Device;
-use retinanet_experiment::{load_config, what_lies_in, MetricName, Observer};
+use retinanet_evaluation::Metric;
+use retinanet_experiment::{load_config, what_lies_in, Observer};
 use retinanet_trainer::{
     join, Communicator, DeviceCheck, Host, HostError, LaunchOptions, RunDirectory, Stopped,
     TrainOutcome,
@@ -166,7 +167,7 @@ fn run_directory(arguments: &TrainArguments) -> PathBuf {
     })
 }
 
-fn tell_outcome(outcome: &TrainOutcome, metric: MetricName) {
+fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
     let run = outcome.run.display();
     if outcome.skipped > 0 {
         console::result(&format!(

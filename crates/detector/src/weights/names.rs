@@ -1,6 +1,7 @@
 //! How other programs name the parameters of the same network.
 
 use burn::store::burn_pack::Tensor as PackTensor;
+use retinanet_backbone::{detectron2_name, norm_name as norm, torchvision_name};
 
 /// Whose names the tensors of a weight file have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,11 +62,11 @@ impl Names {
             Self::Detectron2 => detectron2(native, layout),
             Self::Resnet => {
                 let backbone = native.strip_prefix("backbone.")?;
-                Some(torchvision_resnet(backbone))
+                Some(torchvision_name(backbone))
             }
             Self::Detectron2Resnet => {
                 let backbone = native.strip_prefix("backbone.")?;
-                Some(detectron2_resnet(backbone))
+                Some(detectron2_name(backbone))
             }
         }
     }
@@ -115,7 +116,7 @@ pub(crate) fn modern_torchvision(name: &str) -> String {
 fn torchvision(native: &str, layout: Layout) -> Option<String> {
     let (module, rest) = native.split_once('.')?;
     match module {
-        "backbone" => Some(format!("backbone.body.{}", torchvision_resnet(rest))),
+        "backbone" => Some(format!("backbone.body.{}", torchvision_name(rest))),
         "pyramid" => {
             let (layer, kind) = rest.split_once('.')?;
             let block = match layer.strip_prefix("lateral") {
@@ -144,25 +145,10 @@ fn torchvision_head(head: &str, output: &str, rest: &str) -> String {
     format!("head.{head}_head.{name}")
 }
 
-fn torchvision_resnet(rest: &str) -> String {
-    let parts: Vec<&str> = rest.split('.').collect();
-    match parts[..] {
-        [stem, kind] => format!("{}.{}", batch_norm(stem), norm(kind)),
-        [layer, block, "shortcut", "conv", kind] => format!("{layer}.{block}.downsample.0.{kind}"),
-        [layer, block, "shortcut", "norm", kind] => {
-            format!("{layer}.{block}.downsample.1.{}", norm(kind))
-        }
-        [layer, block, part, kind] => {
-            format!("{layer}.{block}.{}.{}", batch_norm(part), norm(kind))
-        }
-        _ => rest.to_owned(),
-    }
-}
-
 fn detectron2(native: &str, layout: Layout) -> Option<String> {
     let (module, rest) = native.split_once('.')?;
     match module {
-        "backbone" => Some(format!("backbone.bottom_up.{}", detectron2_resnet(rest))),
+        "backbone" => Some(format!("backbone.bottom_up.{}", detectron2_name(rest))),
         "pyramid" if rest.starts_with('p') => Some(format!("backbone.top_block.{rest}")),
         "pyramid" => Some(format!("backbone.fpn_{rest}")),
         "class_subnet" => detectron2_head("cls_subnet", "cls_score", rest, layout),
@@ -185,53 +171,12 @@ fn detectron2_head(subnet: &str, output: &str, rest: &str, layout: Layout) -> Op
     Some(format!("head.{name}"))
 }
 
-fn detectron2_resnet(rest: &str) -> String {
-    // `norm2.gamma` is `conv2.norm.weight`.
-    let part = |part: &str, kind: &str| match part.strip_prefix("norm") {
-        Some(number) => format!("conv{number}.norm.{}", norm(kind)),
-        None => format!("{part}.{kind}"),
-    };
-    let stage = |layer: &str| {
-        let number = layer.strip_prefix("layer").and_then(|it| it.parse().ok());
-        number.map_or_else(
-            || layer.to_owned(),
-            |stage: usize| format!("res{}", stage + 1),
-        )
-    };
-    let parts: Vec<&str> = rest.split('.').collect();
-    match parts[..] {
-        [stem, kind] => format!("stem.{}", part(stem, kind)),
-        [layer, block, "shortcut", "conv", kind] => {
-            format!("{}.{block}.shortcut.{kind}", stage(layer))
-        }
-        [layer, block, "shortcut", "norm", kind] => {
-            format!("{}.{block}.shortcut.norm.{}", stage(layer), norm(kind))
-        }
-        [layer, block, convolution, kind] => {
-            format!("{}.{block}.{}", stage(layer), part(convolution, kind))
-        }
-        _ => rest.to_owned(),
-    }
-}
-
 /// The place of a pyramid level, counted from the finest.
 fn place(level: &str, layout: Layout) -> Option<usize> {
     level
         .parse::<usize>()
         .ok()?
         .checked_sub(layout.finest_level)
-}
-
-fn batch_norm(part: &str) -> String {
-    part.replace("norm", "bn")
-}
-
-fn norm(kind: &str) -> &str {
-    match kind {
-        "gamma" => "weight",
-        "beta" => "bias",
-        other => other,
-    }
 }
 
 #[cfg(test)]
