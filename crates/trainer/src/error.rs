@@ -5,8 +5,8 @@ use retinanet_data::DataError;
 use retinanet_detector::CheckpointError;
 use retinanet_experiment::{EvaluateError, ExperimentError};
 
-use crate::run_directory::RunDirectoryError;
-use crate::step::StepError;
+use crate::optimisation::step::StepError;
+use crate::run::run_directory::RunDirectoryError;
 
 /// Training failed.
 #[derive(Debug, thiserror::Error)]

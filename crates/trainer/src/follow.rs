@@ -4,14 +4,14 @@ use burn::tensor::Device;
 use retinanet_data::Batch;
 use retinanet_experiment::Observer;
 
-use crate::communicator::Communicator;
 use crate::error::TrainError;
-use crate::messages::Command;
-use crate::plan::Plan;
-use crate::process_group::{Process, ProcessGroup};
+use crate::evaluation::validation::validate;
+use crate::planning::plan::Plan;
+use crate::processes::communicator::Communicator;
+use crate::processes::messages::Command;
+use crate::processes::process_group::{Process, ProcessGroup};
 use crate::train_state::TrainState;
 use crate::training::prepare;
-use crate::validation::validate;
 
 /// Trains along with the process that leads, which alone writes and tells: its share of each batch,
 /// and of the images to evaluate. The plan is the leader's.

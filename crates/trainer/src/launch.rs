@@ -11,19 +11,19 @@ use retinanet_experiment::{
 };
 use retinanet_settings::{OutOfRange, PositiveShare, SettingError, Whole};
 
-use crate::auto_batch::measure_batch_size;
-use crate::communicator::Communicator;
-use crate::device_check::DeviceCheck;
 use crate::error::TrainError;
-use crate::estimate::{Estimate, estimate};
 use crate::follow::follow;
-use crate::messages::{Json, Ready};
-use crate::plan::Plan;
-use crate::process_group::ProcessGroup;
-use crate::run_directory::{RunDirectory, RunDirectoryError};
-use crate::single_process::SingleProcess;
+use crate::optimisation::update::is_flex;
+use crate::planning::auto_batch::measure_batch_size;
+use crate::planning::device_check::DeviceCheck;
+use crate::planning::estimate::{Estimate, estimate};
+use crate::planning::plan::Plan;
+use crate::processes::communicator::Communicator;
+use crate::processes::messages::{Json, Ready};
+use crate::processes::process_group::ProcessGroup;
+use crate::processes::single_process::SingleProcess;
+use crate::run::run_directory::{RunDirectory, RunDirectoryError};
 use crate::training::{TrainOutcome, train};
-use crate::update::is_flex;
 
 /// What is to be trained, and where.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,8 +15,8 @@ use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_images::Preparation;
 use serde_json::{Value, json};
 
-use crate::step::{Learner, LossSums, StepError};
-use crate::update::sum_of_squares;
+use crate::optimisation::step::{Learner, LossSums, StepError};
+use crate::optimisation::update::sum_of_squares;
 
 /// A step that failed.
 pub(crate) struct NonFiniteStep<'a> {

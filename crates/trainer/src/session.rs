@@ -8,19 +8,19 @@ use retinanet_data::{Batch, DataError};
 use retinanet_experiment::{Observer, OnNonFinite, StepReport, config_to_toml};
 use retinanet_settings::ShareBelowOne;
 
-use crate::announce::{tell, tell_schedule, tell_start};
-use crate::average::ModelAverage;
-use crate::checkpoint::{Checkpoint, CheckpointState, Content};
-use crate::data_changes::{DataMark, class_differences};
 use crate::error::TrainError;
-use crate::memory::memory;
-use crate::metrics_log::MetricsLog;
+use crate::evaluation::report::Reporter;
 use crate::non_finite::NonFiniteStep;
-use crate::plan::Plan;
-use crate::process_group::Process;
-use crate::report::Reporter;
-use crate::run_directory::{RunDirectory, RunDirectoryError};
-use crate::step::{Learner, StepError};
+use crate::optimisation::average::ModelAverage;
+use crate::optimisation::step::{Learner, StepError};
+use crate::planning::memory::memory;
+use crate::planning::plan::Plan;
+use crate::processes::process_group::Process;
+use crate::run::announce::{tell, tell_schedule, tell_start};
+use crate::run::checkpoint::{Checkpoint, CheckpointState, Content};
+use crate::run::data_changes::{DataMark, class_differences};
+use crate::run::metrics_log::MetricsLog;
+use crate::run::run_directory::{RunDirectory, RunDirectoryError};
 use crate::train_state::TrainState;
 
 /// Why training ended before its last step.

@@ -12,13 +12,13 @@ use retinanet_data::{Batch, OnBadImage};
 use retinanet_detector::{CheckpointError, RetinaNet, load_record};
 use serde::{Deserialize, Serialize};
 
-use crate::average::ModelAverage;
-use crate::checkpoint::weights_to_bytes;
 use crate::error::TrainError;
-use crate::messages::Json;
-use crate::plan::Plan;
-use crate::process_group::ProcessGroup;
-use crate::step::{DeviceBatch, Learner, StepError, StepLoss, StepOptions};
+use crate::optimisation::average::ModelAverage;
+use crate::optimisation::step::{DeviceBatch, Learner, StepError, StepLoss, StepOptions};
+use crate::planning::plan::Plan;
+use crate::processes::messages::Json;
+use crate::processes::process_group::ProcessGroup;
+use crate::run::checkpoint::weights_to_bytes;
 
 /// A model in training, with all that moves on with its steps.
 pub(crate) struct TrainState<'a> {

@@ -9,12 +9,12 @@ use retinanet_data::Batch;
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::Observer;
 
-use crate::communicator::Communicator;
 use crate::error::TrainError;
-use crate::messages::Command;
-use crate::plan::Plan;
-use crate::process_group::{Process, ProcessGroup};
-use crate::run_directory::RunDirectory;
+use crate::planning::plan::Plan;
+use crate::processes::communicator::Communicator;
+use crate::processes::messages::Command;
+use crate::processes::process_group::{Process, ProcessGroup};
+use crate::run::run_directory::RunDirectory;
 use crate::session::{Session, Stopped};
 
 /// How a run ended.

@@ -7,14 +7,14 @@ use retinanet_evaluation::Metrics;
 use retinanet_experiment::{EvaluateError, Evaluated, Observer, OnNonFinite};
 
 use super::Session;
-use crate::announce::tell;
 use crate::error::TrainError;
-use crate::messages::Command;
-use crate::process_group::Process;
-use crate::report::{Findings, Reporter};
-use crate::run_directory::RunDirectoryError;
+use crate::evaluation::report::{Findings, Reporter};
+use crate::evaluation::validation::{Validation, validate};
+use crate::processes::messages::Command;
+use crate::processes::process_group::Process;
+use crate::run::announce::tell;
+use crate::run::run_directory::RunDirectoryError;
 use crate::train_state::TrainState;
-use crate::validation::{Validation, validate};
 
 /// The score from which on a detection counts where classes are confused and images ranked.
 const COUNTED_SCORE: f64 = 0.3;

@@ -5,8 +5,8 @@ use retinanet_data::Batch;
 use retinanet_experiment::{Observer, Progress};
 
 use crate::error::TrainError;
-use crate::plan::Plan;
-use crate::step::{Learner, StepOptions};
+use crate::optimisation::step::{Learner, StepOptions};
+use crate::planning::plan::Plan;
 use crate::train_state::to_device;
 
 /// Where the test begins and ends, unless the loss ends it before.

@@ -9,8 +9,8 @@ use retinanet_evaluation::{Metric, Metrics};
 use retinanet_experiment::StepReport;
 use serde_json::{Value, json};
 
-use crate::run_directory::RunDirectory;
-use crate::tensorboard::EventFile;
+use crate::run::run_directory::RunDirectory;
+use crate::run::tensorboard::EventFile;
 
 pub(crate) struct MetricsLog {
     file: File,

@@ -5,9 +5,9 @@ use retinanet_data::{CoverageReport, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
 use retinanet_experiment::{ExperimentConfig, Observer};
 
-use crate::data_changes::class_differences;
-use crate::plan::Plan;
-use crate::run_directory::{RunDirectory, RunDirectoryError};
+use crate::planning::plan::Plan;
+use crate::run::data_changes::class_differences;
+use crate::run::run_directory::{RunDirectory, RunDirectoryError};
 
 /// What a person wants to know before leaving the run alone. Gives what the anchors reach.
 pub(crate) fn tell_start(

@@ -7,7 +7,7 @@ use retinanet_detector::{CheckpointError, read_state};
 
 use super::error::RunDirectoryError;
 use super::{ID_FILE, RunDirectory};
-use crate::checkpoint::{self, Checkpoint, Content};
+use crate::run::checkpoint::{self, Checkpoint, Content};
 
 /// The newest checkpoint that is whole, if there is one, and the newer ones that are not.
 pub type NewestCheckpoint = (Option<Checkpoint>, Vec<DamagedCheckpoint>);

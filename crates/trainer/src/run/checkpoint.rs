@@ -18,8 +18,8 @@ use retinanet_detector::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::data_changes::DataMark;
-use crate::optimizer::Optimizer;
+use crate::optimisation::optimizer::Optimizer;
+use crate::run::data_changes::DataMark;
 
 const OPTIMIZER_FILE: &str = "optimizer.bpk";
 const CONFIG_FILE: &str = "config.toml";

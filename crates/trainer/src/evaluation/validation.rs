@@ -15,8 +15,8 @@ use retinanet_evaluation::CocoDetection;
 use retinanet_experiment::{EvaluateError, Observer, Progress, coco_detections};
 use retinanet_settings::Count;
 
-use crate::plan::Plan;
-use crate::process_group::{Process, ProcessGroup};
+use crate::planning::plan::Plan;
+use crate::processes::process_group::{Process, ProcessGroup};
 
 /// The most images whose anchors' losses are looked at one by one.
 const SPREAD_IMAGES: usize = 64;

@@ -1,4 +1,4 @@
-use crate::communicator::Communicator;
+use crate::processes::communicator::Communicator;
 
 /// A single process.
 #[derive(Clone, Copy, Debug, Default)]

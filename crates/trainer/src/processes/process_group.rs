@@ -10,9 +10,9 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_detector::RetinaNet;
 
-use crate::communicator::Communicator;
-use crate::messages::{Command, Message};
-use crate::single_process::SingleProcess;
+use crate::processes::communicator::Communicator;
+use crate::processes::messages::{Command, Message};
+use crate::processes::single_process::SingleProcess;
 
 /// Values that are added up in one go, at most: 64 MiB.
 const BUFFER: usize = 16 << 20;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use retinanet_experiment::ExperimentError;
 
-use crate::auto_batch::grey_step;
-use crate::memory::{memory_to_take, peak_memory, reset_peak_memory};
-use crate::plan::Plan;
-use crate::step::Learner;
-use crate::update::is_flex;
+use crate::optimisation::step::Learner;
+use crate::optimisation::update::is_flex;
+use crate::planning::auto_batch::grey_step;
+use crate::planning::memory::{memory_to_take, peak_memory, reset_peak_memory};
+use crate::planning::plan::Plan;
 
 /// Sides of the images that are tried, in pixels: the difference tells what a pixel takes, apart from what
 /// weights, gradients and moments do.

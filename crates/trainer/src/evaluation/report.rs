@@ -7,9 +7,9 @@ use retinanet_evaluation::{Analysis, CocoDetection};
 use retinanet_experiment::config_to_toml;
 use retinanet_report::{CumulativeLoss, FactGroup, GalleryImage, Report, TrainingLog};
 
-use crate::announce::coverage;
-use crate::plan::Plan;
-use crate::run_directory::RunDirectory;
+use crate::planning::plan::Plan;
+use crate::run::announce::coverage;
+use crate::run::run_directory::RunDirectory;
 
 /// How many of the worst images are shown.
 const GALLERY: usize = 24;
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_version_of_burn_is_the_one_that_is_built() {
-        let lock = include_str!("../../../Cargo.lock");
+        let lock = include_str!("../../../../Cargo.lock");
         let entry = format!("name = \"burn\"\nversion = \"{BURN}\"\n");
         assert!(lock.contains(&entry));
     }

@@ -13,7 +13,7 @@ use retinanet_experiment::{ExperimentConfig, ExperimentError, Observer, Progress
 use retinanet_settings::Whole;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::plan::Plan;
+use crate::planning::plan::Plan;
 
 /// What a device may be off by, relative to the values' norm. The CPU's own algorithms differ by
 /// 1e-5 of the largest value; a kernel that reads or writes the wrong place is off by far more.

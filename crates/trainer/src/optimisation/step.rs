@@ -7,8 +7,8 @@ use retinanet_criterion::{BatchTargets, Criterion, LossOptions, Normalizer};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_experiment::OptimizerConfig;
 
-use crate::optimizer::{Optimizer, gradient_norm};
-use crate::process_group::ProcessGroup;
+use crate::optimisation::optimizer::{Optimizer, gradient_norm};
+use crate::processes::process_group::ProcessGroup;
 
 /// All that a training step moves on: the model, the optimiser's state and the loss's normaliser.
 pub struct Learner {

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use retinanet_detector::Detector;
 use retinanet_experiment::{EvaluateError, ExperimentConfig};
 
-use crate::checkpoint::Checkpoint;
+use crate::run::checkpoint::Checkpoint;
 
 impl Checkpoint {
     /// Its detector, with the settings of this config.

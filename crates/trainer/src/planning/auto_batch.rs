@@ -8,10 +8,10 @@ use retinanet_criterion::BatchTargets;
 use retinanet_experiment::ExperimentError;
 use retinanet_settings::SettingError;
 
-use crate::memory::{memory_to_take, peak_memory, reset_peak_memory};
-use crate::plan::Plan;
-use crate::step::{DeviceBatch, Learner, StepOptions};
-use crate::update::is_flex;
+use crate::optimisation::step::{DeviceBatch, Learner, StepOptions};
+use crate::optimisation::update::is_flex;
+use crate::planning::memory::{memory_to_take, peak_memory, reset_peak_memory};
+use crate::planning::plan::Plan;
 
 /// More images a step than this are seldom of use.
 const MOST_IMAGES: u64 = 64;

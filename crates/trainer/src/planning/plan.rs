@@ -17,7 +17,7 @@ use retinanet_experiment::{
 
 use retinanet_settings::{Count, Whole};
 
-use crate::schedule::Schedule;
+use crate::optimisation::schedule::Schedule;
 
 /// Training length where the config gives none: the paper's 90 000 iterations.
 const DEFAULT_ITERATIONS: u64 = 90_000;

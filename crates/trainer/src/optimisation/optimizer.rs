@@ -8,7 +8,7 @@ use retinanet_detector::{ModelPart, ParameterKind, RetinaNet};
 use retinanet_experiment::{AdamwConfig, OptimizerConfig, OptimizerKind, SgdConfig};
 use retinanet_settings::{Positive, ShareBelowOne};
 
-use crate::update::{AdamW, Sgd, sum_of_squares};
+use crate::optimisation::update::{AdamW, Sgd, sum_of_squares};
 
 /// The optimiser of a run, with settings of their own for norms and biases.
 pub(crate) struct Optimizer {

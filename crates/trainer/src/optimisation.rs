@@ -1,0 +1,7 @@
+//! How weights move: the step, its optimiser and learning rate, and the moving average of the weights.
+
+pub(crate) mod average;
+pub(crate) mod optimizer;
+pub(crate) mod schedule;
+pub(crate) mod step;
+pub(crate) mod update;
