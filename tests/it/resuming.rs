@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use retinanet_detector::{read_state, sealed_state};
+use retinanet_checkpoint::{read_state, sealed_state};
 use retinanet_tests::{Experiment, retinanet, run};
 use retinanet_trainer::Checkpoint;
 use serde_json::Value;

@@ -149,6 +149,19 @@ impl ClassLossConfig {
         Ok(self)
     }
 
+    /// Builds the loss, over independent sigmoids or over a softmax of the classes and the background.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a setting means nothing for a softmax.
+    pub(crate) fn build(&self, softmax: bool) -> Result<ClassLoss, SettingError> {
+        Ok(if softmax {
+            ClassLoss::Softmax(self.init_softmax()?)
+        } else {
+            ClassLoss::Sigmoid(self.init())
+        })
+    }
+
     /// Builds the loss over independent sigmoids. Weights that are to come from a data set do so by
     /// [`for_objects`](Self::for_objects); without it all weigh 1.
     pub fn init(&self) -> FocalLoss {

@@ -64,12 +64,7 @@ impl CriterionConfig {
     pub fn init(&self, predictions: PredictionForm) -> Result<Criterion, SettingError> {
         let PredictionForm { softmax, coder } = predictions;
         Ok(Criterion {
-            class: if softmax {
-                let loss = self.class.init_softmax();
-                ClassLoss::Softmax(loss.map_err(|error| error.within("class"))?)
-            } else {
-                ClassLoss::Sigmoid(self.class.init())
-            },
+            class: (self.class.build(softmax)).map_err(|error| error.within("class"))?,
             bbox: self.bbox.init(coder),
             box_weight: self.bbox.weight.get(),
             normalizer: self.normalizer.init(),

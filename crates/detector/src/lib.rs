@@ -35,10 +35,7 @@ mod numbers;
 mod suppression;
 mod weights;
 
-pub use checkpoint::{
-    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorFile, FORMAT, MODEL_FILE, STATE_FILE,
-    Seals, load_record, read_state, sealed_state,
-};
+pub use checkpoint::{CheckpointError, DetectorFile, load_record};
 pub use config::{ModelConfig, ModelError};
 pub use decode::{DecodeConfig, Decoder};
 pub use detect::{ImageDetections, Times};

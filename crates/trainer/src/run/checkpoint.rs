@@ -11,10 +11,13 @@ use burn::module::Module;
 use burn::store::RecordError;
 use burn::tensor::Bytes;
 use retinanet_boxes::ClassList;
+use retinanet_checkpoint::{
+    AVERAGE_FILE, DETECTOR_FILE, FORMAT, MODEL_FILE, STATE_FILE, SealError, Seals, read_state,
+    sealed_state, write_to_disk,
+};
 use retinanet_criterion::Normalizer;
 use retinanet_detector::{
-    AVERAGE_FILE, CheckpointError, DETECTOR_FILE, DetectorConfig, DetectorFile, FORMAT, MODEL_FILE,
-    RetinaNet, STATE_FILE, Seals, faulty_number, load_record, read_state, sealed_state,
+    CheckpointError, DetectorConfig, DetectorFile, RetinaNet, faulty_number, load_record,
 };
 use serde::{Deserialize, Serialize};
 
@@ -162,13 +165,7 @@ pub(crate) fn write_beside(
     folder: &Path,
     content: Content<'_>,
 ) -> Result<PathBuf, CheckpointError> {
-    let beside = fresh_beside(folder)?;
-    let written = write_into(&beside, content);
-    if written.is_err() {
-        // What there is of it takes room, on a disk that may be full.
-        let _ = fs_err::remove_dir_all(&beside);
-    }
-    written.map(|()| beside)
+    retinanet_checkpoint::write_beside(folder, |beside| write_into(beside, content))
 }
 
 fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError> {
@@ -186,7 +183,7 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
     let mut files = Seals::default();
     let mut write = |name: &str, content: &[u8]| -> Result<(), CheckpointError> {
         files.add(name, content);
-        write_to_disk(&folder.join(name), content)
+        Ok(write_to_disk(&folder.join(name), content).map_err(SealError::Io)?)
     };
     write(MODEL_FILE, &weights(content.model)?)?;
     if let Some(average) = content.average {
@@ -209,8 +206,7 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
         files,
     });
     let sealed = sealed.map_err(|error| unwritable(&error, folder, STATE_FILE))?;
-    write_to_disk(&folder.join(STATE_FILE), &sealed)?;
-    sync_folder(folder)
+    Ok(write_to_disk(&folder.join(STATE_FILE), &sealed).map_err(SealError::Io)?)
 }
 
 /// A model's weights as a checkpoint has them.
@@ -225,88 +221,6 @@ fn json(value: &impl Serialize, folder: &Path, name: &str) -> Result<Vec<u8>, Ch
 }
 
 fn unwritable(error: &serde_json::Error, folder: &Path, name: &str) -> CheckpointError {
-    CheckpointError::State {
-        path: folder.join(name),
-        reason: error.to_string(),
-    }
-}
-
-/// Copies a whole checkpoint to `folder`, beside first and then renamed over what is there.
-pub(crate) fn copy(from: &Path, folder: &Path) -> Result<(), CheckpointError> {
-    let beside = fresh_beside(folder)?;
-    let copied = copy_files(from, &beside);
-    if copied.is_err() {
-        let _ = fs_err::remove_dir_all(&beside);
-    }
-    copied?;
-    replace(&beside, folder)
-}
-
-fn copy_files(from: &Path, to: &Path) -> Result<(), CheckpointError> {
-    for entry in fs_err::read_dir(from).map_err(CheckpointError::Io)? {
-        let entry = entry.map_err(CheckpointError::Io)?;
-        let content = fs_err::read(entry.path()).map_err(CheckpointError::Io)?;
-        write_to_disk(&to.join(entry.file_name()), &content)?;
-    }
-    Ok(())
-}
-
-fn fresh_beside(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    let beside = folder.with_extension("tmp");
-    if beside.exists() {
-        fs_err::remove_dir_all(&beside).map_err(CheckpointError::Io)?;
-    }
-    fs_err::create_dir_all(&beside).map_err(CheckpointError::Io)?;
-    Ok(beside)
-}
-
-/// Renames `beside` to `folder`. A folder cannot be renamed over another, so the old one steps
-/// aside for a moment; a kill in that moment leaves both whole under other names, and
-/// [`recover`] puts the old one back.
-pub(crate) fn replace(beside: &Path, folder: &Path) -> Result<(), CheckpointError> {
-    let aside = aside(folder);
-    if folder.exists() {
-        if aside.exists() {
-            fs_err::remove_dir_all(&aside).map_err(CheckpointError::Io)?;
-        }
-        fs_err::rename(folder, &aside).map_err(CheckpointError::Io)?;
-    }
-    fs_err::rename(beside, folder).map_err(CheckpointError::Io)?;
-    if let Some(parent) = folder.parent() {
-        sync_folder(parent)?;
-    }
-    if aside.exists() {
-        fs_err::remove_dir_all(&aside).map_err(CheckpointError::Io)?;
-    }
-    Ok(())
-}
-
-/// Puts back what stepped aside in a [`replace`] that did not end.
-pub(crate) fn recover(folder: &Path) -> Result<(), CheckpointError> {
-    let aside = aside(folder);
-    if !folder.exists() && aside.exists() {
-        fs_err::rename(aside, folder).map_err(CheckpointError::Io)?;
-    }
-    Ok(())
-}
-
-/// Where a folder steps aside to.
-pub(crate) fn aside(folder: &Path) -> PathBuf {
-    folder.with_extension("old")
-}
-
-/// Puts the names in a folder on disk, where the system lets folders be synced.
-fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
-    if cfg!(unix) {
-        let folder = fs_err::File::open(folder).map_err(CheckpointError::Io)?;
-        folder.sync_all().map_err(CheckpointError::Io)?;
-    }
-    Ok(())
-}
-
-fn write_to_disk(path: &Path, content: &[u8]) -> Result<(), CheckpointError> {
-    use std::io::Write;
-    let mut file = fs_err::File::create(path).map_err(CheckpointError::Io)?;
-    file.write_all(content).map_err(CheckpointError::Io)?;
-    file.sync_all().map_err(CheckpointError::Io)
+    let (path, reason) = (folder.join(name), error.to_string());
+    SealError::State { path, reason }.into()
 }

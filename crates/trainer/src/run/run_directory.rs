@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use retinanet_boxes::ClassList;
-use retinanet_detector::{CheckpointError, read_state};
+use retinanet_checkpoint::{SealError, read_state};
+use retinanet_detector::CheckpointError;
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::{ConfigError, ExperimentConfig, config_to_toml, load_config};
 
@@ -55,7 +56,7 @@ impl RunDirectory {
         let directory = Self {
             root: root.to_owned(),
         };
-        fs_err::create_dir_all(directory.checkpoints()).map_err(RunDirectoryError::Io)?;
+        fs_err::create_dir_all(directory.checkpoints().root()).map_err(RunDirectoryError::Io)?;
         fs_err::create_dir_all(root.join("eval")).map_err(RunDirectoryError::Io)?;
         // The config last: with it the folder is a run.
         write_over(&root.join(ID_FILE), new_id().as_bytes())?;
@@ -83,11 +84,11 @@ impl RunDirectory {
 
     /// Refuses a run of another version before its config is, which says less.
     fn require_format(&self) -> Result<(), RunDirectoryError> {
-        for name in ["best", "last"] {
-            let folder = self.root.join("checkpoints").join(name);
+        let checkpoints = self.checkpoints();
+        for folder in [checkpoints.best(), checkpoints.last()] {
             let state = read_state::<serde::de::IgnoredAny>(&folder);
-            if let Err(error @ CheckpointError::Format { .. }) = state {
-                return Err(error.into());
+            if let Err(error @ SealError::Format { .. }) = state {
+                return Err(CheckpointError::from(error).into());
             }
         }
         Ok(())

@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use retinanet_detector::{CheckpointError, read_state};
+use retinanet_checkpoint::{Checkpoints, SealError, aside, read_state, recover};
+use retinanet_detector::CheckpointError;
 
 use super::error::RunDirectoryError;
 use super::{ID_FILE, RunDirectory};
@@ -26,10 +27,9 @@ impl RunDirectory {
         if let Some(iteration) = iteration_of(&last)
             && iteration != step_now
         {
-            let step = self.checkpoints().join(format!("step-{iteration}"));
-            checkpoint::replace(&last, &step)?;
+            replace(&last, &self.checkpoints().step(iteration))?;
         }
-        checkpoint::replace(&beside, &last)?;
+        replace(&beside, &last)?;
         for (_, folder) in self.steps()?.into_iter().skip(keep) {
             fs_err::remove_dir_all(folder).map_err(RunDirectoryError::Io)?;
         }
@@ -42,7 +42,7 @@ impl RunDirectory {
     }
 
     pub(crate) fn keep_as_best(&self, checkpoint: &Path) -> Result<(), RunDirectoryError> {
-        Ok(checkpoint::copy(checkpoint, &self.best())?)
+        retinanet_checkpoint::copy(checkpoint, &self.best()).map_err(RunDirectoryError::Io)
     }
 
     /// The step of the checkpoint `last`.
@@ -85,8 +85,10 @@ impl RunDirectory {
             match self.read_own_now(&folder) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 // It may be whole all the same.
-                Err(CheckpointError::Io(error)) if error.kind() != ErrorKind::NotFound => {
-                    return Err(CheckpointError::Io(error).into());
+                Err(CheckpointError::Seal(SealError::Io(error)))
+                    if error.kind() != ErrorKind::NotFound =>
+                {
+                    return Err(RunDirectoryError::Io(error));
                 }
                 Err(error) => damaged.push(DamagedCheckpoint { folder, error }),
             }
@@ -106,7 +108,7 @@ impl RunDirectory {
     ///
     /// Returns an error where there is none of that name, or it is damaged.
     pub fn checkpoint(&self, name: &str) -> Result<Checkpoint, RunDirectoryError> {
-        let folder = self.checkpoints().join(name);
+        let folder = self.checkpoints().root().join(name);
         if folder.is_dir() {
             return Ok(self.read_own(&folder)?);
         }
@@ -131,7 +133,7 @@ impl RunDirectory {
 
     fn read_own_now(&self, folder: &Path) -> Result<Checkpoint, CheckpointError> {
         let checkpoint = Checkpoint::read(folder)?;
-        let id = fs_err::read_to_string(self.root.join(ID_FILE)).map_err(CheckpointError::Io)?;
+        let id = fs_err::read_to_string(self.root.join(ID_FILE)).map_err(SealError::Io)?;
         if checkpoint.state.run == id {
             Ok(checkpoint)
         } else {
@@ -148,7 +150,7 @@ impl RunDirectory {
     /// Returns an error where there is none, or it is damaged.
     pub fn best_checkpoint(&self) -> Result<Checkpoint, RunDirectoryError> {
         // A kill may have left it under the other name.
-        for best in [self.best(), checkpoint::aside(&self.best())] {
+        for best in [self.best(), aside(&self.best())] {
             if best.exists() {
                 return Ok(self.read_own(&best)?);
             }
@@ -167,38 +169,26 @@ impl RunDirectory {
     /// Puts back what a kill left under another name.
     pub(crate) fn recover(&self) -> Result<(), RunDirectoryError> {
         for folder in [self.last(), self.best()] {
-            checkpoint::recover(&folder)?;
+            recover(&folder).map_err(RunDirectoryError::Io)?;
         }
         Ok(())
     }
 
-    pub(super) fn checkpoints(&self) -> PathBuf {
-        self.root.join("checkpoints")
+    pub(super) fn checkpoints(&self) -> Checkpoints {
+        Checkpoints::of(&self.root)
     }
 
     fn last(&self) -> PathBuf {
-        self.checkpoints().join("last")
+        self.checkpoints().last()
     }
 
     fn best(&self) -> PathBuf {
-        self.checkpoints().join("best")
+        self.checkpoints().best()
     }
 
     /// The folders `step-N`, newest first.
     fn steps(&self) -> Result<Vec<(u64, PathBuf)>, RunDirectoryError> {
-        let mut steps = Vec::new();
-        for entry in fs_err::read_dir(self.checkpoints()).map_err(RunDirectoryError::Io)? {
-            let path = entry.map_err(RunDirectoryError::Io)?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            if let Some(iteration) = name
-                .and_then(|name| name.strip_prefix("step-"))
-                .and_then(|iteration| iteration.parse().ok())
-            {
-                steps.push((iteration, path));
-            }
-        }
-        steps.sort_by_key(|(iteration, _)| std::cmp::Reverse(*iteration));
-        Ok(steps)
+        self.checkpoints().steps().map_err(RunDirectoryError::Io)
     }
 }
 
@@ -217,8 +207,13 @@ impl DamagedCheckpoint {
         let aside = |number: u32| self.folder.with_extension(format!("damaged-{number}"));
         let free = (1..1000).map(aside).find(|aside| !aside.exists());
         let aside = free.unwrap_or_else(|| aside(1000));
-        Ok(checkpoint::replace(&self.folder, &aside)?)
+        replace(&self.folder, &aside)
     }
+}
+
+/// Renames a folder over what is there.
+fn replace(folder: &Path, over: &Path) -> Result<(), RunDirectoryError> {
+    retinanet_checkpoint::replace(folder, over).map_err(RunDirectoryError::Io)
 }
 
 /// The iteration that a checkpoint's state tells, if there is one to read.
