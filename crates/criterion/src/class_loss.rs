@@ -149,84 +149,97 @@ impl ClassLossConfig {
         Ok(self)
     }
 
-    /// Builds the loss, over independent sigmoids or over a softmax of the classes and the background.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a setting means nothing for a softmax.
-    pub(crate) fn build(&self, softmax: bool) -> Result<ClassLoss, SettingError> {
-        Ok(if softmax {
-            ClassLoss::Softmax(self.init_softmax()?)
-        } else {
-            ClassLoss::Sigmoid(self.init())
-        })
-    }
-
-    /// Builds the loss over independent sigmoids. Weights that are to come from a data set do so by
-    /// [`for_objects`](Self::for_objects); without it all weigh 1.
-    pub fn init(&self) -> FocalLoss {
-        let unweighted = Alpha::Named(NamedAlpha::None);
-        let (alpha, gamma, shift, smoothing) = match self {
-            Self::Focal(config) => (
-                config.alpha.clone(),
-                config.gamma.get(),
-                None,
-                config.label_smoothing.get(),
-            ),
-            Self::FocalStar(config) => (
-                config.alpha.clone(),
-                config.gamma.get(),
-                Some(config.beta.get()),
-                0.0,
-            ),
-            Self::CrossEntropy(config) => (unweighted, 0.0, None, config.label_smoothing.get()),
-            Self::BalancedCrossEntropy(config) => (
-                config.alpha.clone(),
-                0.0,
-                None,
-                config.label_smoothing.get(),
-            ),
-        };
-        FocalLoss {
-            alpha,
-            gamma,
-            shift,
-            smoothing: smoothing / 2.0,
-        }
-    }
-
-    /// Builds the loss over a softmax of the classes and the background.
+    /// Builds the loss, over independent sigmoids or over a softmax of the classes and the background. Weights that are
+    /// to come from a data set do so by [`for_objects`](Self::for_objects); without it all weigh 1.
     ///
     /// # Errors
     ///
     /// Returns an error if a setting means nothing for a softmax: FL*, label smoothing, and weights by class, since
     /// the background has one weight.
-    pub fn init_softmax(&self) -> Result<SoftmaxFocalLoss, SettingError> {
-        let loss = self.init();
-        let means_nothing = |path, allowed: &str, got: String| {
-            let allowed = format!("{allowed}, since scores are a softmax");
-            Err(SettingError::new(path, allowed, got))
+    pub fn init(&self, softmax: bool) -> Result<ClassLoss, SettingError> {
+        let focal = match self {
+            Self::Focal(config) => config.init(),
+            Self::FocalStar(config) => config.init(),
+            Self::CrossEntropy(config) => config.init(),
+            Self::BalancedCrossEntropy(config) => config.init(),
         };
-        if loss.shift.is_some() {
-            return means_nothing("kind", "`focal` or a cross-entropy", "focal_star".into());
-        }
-        if loss.smoothing > 0.0 {
-            let got = (2.0 * loss.smoothing).to_string();
-            return means_nothing("label_smoothing", "0", got);
-        }
-        let alpha = match loss.alpha {
-            Alpha::Fixed(alpha) => Some(alpha.get()),
-            Alpha::Named(NamedAlpha::None) => None,
-            Alpha::PerClass(_) | Alpha::Named(NamedAlpha::EffectiveNumber) => {
-                let got = "one for each class".into();
-                return means_nothing("alpha", "a number or \"none\"", got);
-            }
-        };
-        Ok(SoftmaxFocalLoss {
-            alpha,
-            gamma: loss.gamma,
+        Ok(if softmax {
+            ClassLoss::Softmax(over_softmax(focal)?)
+        } else {
+            ClassLoss::Sigmoid(focal)
         })
     }
+}
+
+impl FocalConfig {
+    fn init(&self) -> FocalLoss {
+        FocalLoss {
+            alpha: self.alpha.clone(),
+            gamma: self.gamma.get(),
+            shift: None,
+            smoothing: self.label_smoothing.get() / 2.0,
+        }
+    }
+}
+
+impl FocalStarConfig {
+    fn init(&self) -> FocalLoss {
+        FocalLoss {
+            alpha: self.alpha.clone(),
+            gamma: self.gamma.get(),
+            shift: Some(self.beta.get()),
+            smoothing: 0.0,
+        }
+    }
+}
+
+impl CrossEntropyConfig {
+    const fn init(&self) -> FocalLoss {
+        FocalLoss {
+            alpha: Alpha::Named(NamedAlpha::None),
+            gamma: 0.0,
+            shift: None,
+            smoothing: self.label_smoothing.get() / 2.0,
+        }
+    }
+}
+
+impl BalancedCrossEntropyConfig {
+    fn init(&self) -> FocalLoss {
+        FocalLoss {
+            alpha: self.alpha.clone(),
+            gamma: 0.0,
+            shift: None,
+            smoothing: self.label_smoothing.get() / 2.0,
+        }
+    }
+}
+
+/// The same focal loss over a softmax, if it has such a form.
+fn over_softmax(loss: FocalLoss) -> Result<SoftmaxFocalLoss, SettingError> {
+    let means_nothing = |path, allowed: &str, got: String| {
+        let allowed = format!("{allowed}, since scores are a softmax");
+        Err(SettingError::new(path, allowed, got))
+    };
+    if loss.shift.is_some() {
+        return means_nothing("kind", "`focal` or a cross-entropy", "focal_star".into());
+    }
+    if loss.smoothing > 0.0 {
+        let got = (2.0 * loss.smoothing).to_string();
+        return means_nothing("label_smoothing", "0", got);
+    }
+    let alpha = match loss.alpha {
+        Alpha::Fixed(alpha) => Some(alpha.get()),
+        Alpha::Named(NamedAlpha::None) => None,
+        Alpha::PerClass(_) | Alpha::Named(NamedAlpha::EffectiveNumber) => {
+            let got = "one for each class".into();
+            return means_nothing("alpha", "a number or \"none\"", got);
+        }
+    };
+    Ok(SoftmaxFocalLoss {
+        alpha,
+        gamma: loss.gamma,
+    })
 }
 
 /// The loss over classes.
@@ -272,6 +285,17 @@ impl ClassLoss {
                     each(loss.of_element(logit, class, object == Some(class)));
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+impl ClassLossConfig {
+    /// The loss over independent sigmoids.
+    pub(crate) fn over_sigmoids(&self) -> FocalLoss {
+        match self.init(false) {
+            Ok(ClassLoss::Sigmoid(loss)) => loss,
+            other => panic!("{other:?}"),
         }
     }
 }

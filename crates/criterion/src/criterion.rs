@@ -64,7 +64,7 @@ impl CriterionConfig {
     pub fn init(&self, predictions: PredictionForm) -> Result<Criterion, SettingError> {
         let PredictionForm { softmax, coder } = predictions;
         Ok(Criterion {
-            class: (self.class.build(softmax)).map_err(|error| error.within("class"))?,
+            class: (self.class.init(softmax)).map_err(|error| error.within("class"))?,
             bbox: self.bbox.init(coder),
             box_weight: self.bbox.weight.get(),
             normalizer: self.normalizer.init(),

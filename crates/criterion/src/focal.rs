@@ -339,7 +339,7 @@ mod tests {
             star(4.0, 0.0, per_class),
         ]
         .iter()
-        .map(ClassLossConfig::init)
+        .map(ClassLossConfig::over_sigmoids)
         .collect()
     }
 
@@ -393,7 +393,7 @@ mod tests {
             let target = f64::from(u8::from(positive));
             let expected = x.max(0.0) - x * target + (-x.abs()).exp().ln_1p();
             let config = ClassLossConfig::CrossEntropy(CrossEntropyConfig::default());
-            let (got, _) = evaluate(&config.init(), x, target);
+            let (got, _) = evaluate(&config.over_sigmoids(), x, target);
             prop_assert!((got - expected).abs() <= 1e-6 + 1e-5 * expected, "{got} {expected}");
         }
 
@@ -453,7 +453,7 @@ mod tests {
         };
         let by_number = with(Alpha::Named(NamedAlpha::EffectiveNumber));
         let config = by_number.for_objects(&[200, 1_000, 10_000]).unwrap();
-        let Alpha::PerClass(alphas) = config.init().alpha else {
+        let Alpha::PerClass(alphas) = config.over_sigmoids().alpha else {
             panic!("{config:?}")
         };
         for (found, expected) in alphas.iter().zip(EFFECTIVE_ALPHAS) {

@@ -210,7 +210,7 @@ mod tests {
     const POSITIVE: AnchorLabel = AnchorLabel::Object(ClassId(1));
 
     fn spread(config: &ClassLossConfig) -> LossSpread {
-        LossSpread::new(ClassLoss::Sigmoid(config.init()))
+        LossSpread::new(ClassLoss::Sigmoid(config.over_sigmoids()))
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
                 [0.0, 1.0],
             ),
         ] {
-            let loss = config.init();
+            let loss = config.over_sigmoids();
             let label = match targets {
                 [_, 1.0] => POSITIVE,
                 _ => AnchorLabel::Background,

@@ -224,7 +224,7 @@ mod tests {
 
     fn cross_entropy() -> ClassLoss {
         let config = ClassLossConfig::CrossEntropy(CrossEntropyConfig::default());
-        ClassLoss::Sigmoid(config.init())
+        ClassLoss::Sigmoid(config.over_sigmoids())
     }
 
     /// The first `positives` anchors are objects, the next is ignored, the rest are background; ten
