@@ -164,7 +164,7 @@ impl ClassLossConfig {
             Self::BalancedCrossEntropy(config) => config.init(),
         };
         Ok(if softmax {
-            ClassLoss::Softmax(over_softmax(focal)?)
+            ClassLoss::Softmax(over_softmax(&focal)?)
         } else {
             ClassLoss::Sigmoid(focal)
         })
@@ -216,7 +216,7 @@ impl BalancedCrossEntropyConfig {
 }
 
 /// The same focal loss over a softmax, if it has such a form.
-fn over_softmax(loss: FocalLoss) -> Result<SoftmaxFocalLoss, SettingError> {
+fn over_softmax(loss: &FocalLoss) -> Result<SoftmaxFocalLoss, SettingError> {
     let means_nothing = |path, allowed: &str, got: String| {
         let allowed = format!("{allowed}, since scores are a softmax");
         Err(SettingError::new(path, allowed, got))
@@ -228,7 +228,7 @@ fn over_softmax(loss: FocalLoss) -> Result<SoftmaxFocalLoss, SettingError> {
         let got = (2.0 * loss.smoothing).to_string();
         return means_nothing("label_smoothing", "0", got);
     }
-    let alpha = match loss.alpha {
+    let alpha = match &loss.alpha {
         Alpha::Fixed(alpha) => Some(alpha.get()),
         Alpha::Named(NamedAlpha::None) => None,
         Alpha::PerClass(_) | Alpha::Named(NamedAlpha::EffectiveNumber) => {
