@@ -5,7 +5,6 @@ mod args;
 mod commands;
 mod console;
 mod device;
-mod draw;
 mod drawings;
 mod failure;
 mod fitness;

@@ -2,10 +2,10 @@
 //! any device can take.
 //!
 //! ```text
-//! image file ──────── decode_image ──┐
-//! TestTimeAugmentation ──────── TestTimeView ──────────┼─► prepare_views ─► Prepared ─► network ─► boxes
-//! PreparationConfig ─ Preparation ───┘                                             │
-//! boxes of the image ◄────────────────────── TestTimeView::to_original ◄───────────────────┘
+//! image file ─────────── decode_image ──┐
+//! TestTimeAugmentation ─ TestTimeView ──┼─► prepare_views ─► Prepared ─► network ─► boxes
+//! PreparationConfig ──── Preparation ───┘                                             │
+//! boxes of the image ◄──────────────── TestTimeView::to_original ◄────────────────────┘
 //! ```
 //!
 //! [`decode_image`] gives upright RGB or an error with the file's name. A [`Preparation`] says how
@@ -14,7 +14,8 @@
 //! scale. It takes boxes of what was prepared back to the image.
 //!
 //! Underneath, a [`View`] plans from the sizes alone what is shown of which images; pixels and boxes
-//! then follow the same plan. Data sets draw theirs at random for training.
+//! then follow the same plan. Data sets draw theirs at random for training. [`draw_detections`] shows
+//! what came of it on the image.
 //!
 //! # Example
 //!
@@ -48,6 +49,7 @@ mod colors;
 mod complete;
 mod decode;
 mod decoding;
+mod draw;
 mod error;
 mod header;
 mod normalization;
@@ -62,6 +64,7 @@ mod view;
 pub use colors::ColorShift;
 pub use decode::{BytesError, decode_bytes, decode_image, range_of_16_bit};
 pub use decoding::{Decoding, DecodingConfig, MAX_PIXELS, Range16Bit};
+pub use draw::{class_color, draw_box, draw_detections, draw_faint_box};
 pub use error::ImagesError;
 pub use header::{Header, check_image, read_header};
 pub use normalization::{ChannelMean, ChannelOrder, ChannelStd, Normalization};

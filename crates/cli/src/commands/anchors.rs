@@ -10,11 +10,10 @@ use retinanet_data::{
     cover, cover_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord, Transform,
 };
 use retinanet_experiment::{load_config, require_data, ExperimentConfig};
-use retinanet_images::decode_image;
+use retinanet_images::{decode_image, draw_box, draw_faint_box};
 
 use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments, Split};
 use crate::console;
-use crate::draw::{draw_box, draw_faint_box};
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
 

@@ -10,12 +10,11 @@ use retinanet_boxes::{CategoryId, ClassList, Detection};
 use retinanet_data::ParallelMap;
 use retinanet_detector::{Detector, ImageDetections};
 use retinanet_experiment::{ImageTimes, Observer, Progress};
-use retinanet_images::{decode_image, Decoding, ImagesError};
+use retinanet_images::{decode_image, draw_detections, Decoding, ImagesError};
 use serde::Serialize;
 
 use crate::args::PredictArguments;
 use crate::console::{self, Console};
-use crate::draw::draw_detections;
 use crate::drawings;
 use crate::failure::Failure;
 use crate::inputs::{self, find_images, Input};

@@ -12,7 +12,7 @@ use retinanet_data::{
     Batch, Batching, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
 };
 use retinanet_experiment::{config_to_toml, load_config, require_data, ExperimentConfig};
-use retinanet_images::decode_image;
+use retinanet_images::{class_color, decode_image};
 use retinanet_report::{
     thumbnail, BoxOverlay, ClassColor, DatasetPage, ImageFinding, ImageView, Picture,
 };
@@ -21,7 +21,6 @@ use retinanet_settings::{Count, Whole};
 use crate::args::{Split, ViewArguments};
 use crate::commands::check;
 use crate::console;
-use crate::draw::class_color;
 use crate::drawings;
 use crate::failure::Failure;
 

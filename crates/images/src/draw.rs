@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use image::{Rgb, RgbImage};
-use retinanet_boxes::{one_line, BoundingBox, ClassId, ClassList, Detection};
-use unifont::{get_glyph, Glyph};
+use retinanet_boxes::{BoundingBox, ClassId, ClassList, Detection, one_line};
+use unifont::{Glyph, get_glyph};
 
-/// Draws each detection as a box with a tag that gives its class and score; the surer lies on top.
+/// Each detection drawn as a box with a tag that gives its class and score; the surer lies on top.
 ///
 /// Boxes are clipped to the image; one that covers no part of it is left out.
-pub(crate) fn draw_detections(image: &mut RgbImage, detections: &[Detection], classes: &ClassList) {
+pub fn draw_detections(image: &mut RgbImage, detections: &[Detection], classes: &ClassList) {
     let mut detections = detections.to_vec();
     detections.sort_by(|a, b| a.score.total_cmp(&b.score));
     let marks = detections.iter().map(|detection| Mark {
@@ -20,15 +20,15 @@ pub(crate) fn draw_detections(image: &mut RgbImage, detections: &[Detection], cl
     draw_marks(image, &marks.collect::<Vec<_>>());
 }
 
-/// Draws a box without a tag.
-pub(crate) fn draw_box(image: &mut RgbImage, bbox: &BoundingBox, color: [u8; 3]) {
+/// A box drawn without a tag.
+pub fn draw_box(image: &mut RgbImage, bbox: &BoundingBox, color: [u8; 3]) {
     if let Some(pixels) = PixelBox::new(bbox, image) {
         draw_frame(image, &pixels, color);
     }
 }
 
-/// Draws a box so thinly that many on one another leave the image to be seen.
-pub(crate) fn draw_faint_box(image: &mut RgbImage, bbox: &BoundingBox, color: [u8; 3]) {
+/// A box drawn so faintly that many on one another leave the image to be seen.
+pub fn draw_faint_box(image: &mut RgbImage, bbox: &BoundingBox, color: [u8; 3]) {
     let Some(PixelBox { columns, rows }) = PixelBox::new(bbox, image) else {
         return;
     };
@@ -44,7 +44,7 @@ pub(crate) fn draw_faint_box(image: &mut RgbImage, bbox: &BoundingBox, color: [u
 }
 
 /// The colour of a class: always the same, and unlike its neighbours'.
-pub(crate) fn class_color(class: ClassId) -> [u8; 3] {
+pub fn class_color(class: ClassId) -> [u8; 3] {
     /// Degrees; multiples of it stay apart however many there are.
     const GOLDEN_ANGLE: f64 = 137.507_764;
     /// Saturation and value of one class after another, for where many classes bring hues
@@ -231,11 +231,7 @@ fn draw_glyph(image: &mut RgbImage, glyph: &Glyph, [x, y]: [u32; 2], scale: u32,
 fn text_color([red, green, blue]: [u8; 3]) -> [u8; 3] {
     // Luma by ITU-R BT.601, in 0..=255.
     let luma = 0.299 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue);
-    if luma > 128.0 {
-        [0; 3]
-    } else {
-        [255; 3]
-    }
+    if luma > 128.0 { [0; 3] } else { [255; 3] }
 }
 
 /// How many times larger than the font's 16 pixels text is, so that it can be read where the whole image
