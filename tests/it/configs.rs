@@ -6,7 +6,6 @@ use burn::tensor::{Device, Tensor};
 use retinanet_anchors::{AssignerKind, LowQuality};
 use retinanet_criterion::{ClassLossConfig, NormalizerKind};
 use retinanet_data::ShortSides;
-use retinanet_data::shapes::ShapesConfig;
 use retinanet_detector::Predictions;
 use retinanet_experiment::{
     BatchSize, ExperimentConfig, Images, Milestones, ScheduleKind, SplitConfig, check_settings,
@@ -14,6 +13,7 @@ use retinanet_experiment::{
 };
 use retinanet_images::{ChannelStd, Side};
 use retinanet_settings::{Count, Whole};
+use retinanet_shapes::ShapesConfig;
 use retinanet_tests::run;
 use serde_json::Value;
 

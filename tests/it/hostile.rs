@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
 use retinanet_annotations::{CocoFile, Masks, read_results};
-use retinanet_data::{CocoDataset, DatasetFormat, Source, convert};
+use retinanet_data::CocoDataset;
+use retinanet_dataset_tools::{DatasetFormat, Source, convert};
 use retinanet_detector::{
     Architecture, HeadConfig, HeadNorm, ModelConfig, NormKind, load_pretrained,
 };

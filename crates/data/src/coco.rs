@@ -16,7 +16,7 @@ use crate::DataError;
 
 mod locate;
 
-pub(crate) use locate::locate;
+pub use locate::locate;
 
 /// A detection data set: the images of a COCO instances file with their objects.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +98,7 @@ impl ImageRecord {
     }
 
     /// Width and height in pixels.
-    pub(crate) const fn size(&self) -> (u32, u32) {
+    pub const fn size(&self) -> (u32, u32) {
         (self.width, self.height)
     }
 

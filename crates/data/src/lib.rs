@@ -18,8 +18,6 @@
 //! before in the epoch), and which samples make a batch is a function of (seed, iteration). So the
 //! batches are the same for any number of workers, and a run can go on from any iteration.
 //!
-//! [`shapes`] paints a data set of its own, for trying things out without a download.
-//!
 //! # Example
 //!
 //! ```no_run
@@ -54,9 +52,6 @@ mod augment;
 mod batch;
 mod cache;
 mod coco;
-mod convert;
-mod coverage;
-pub mod doctor;
 mod error;
 mod loader;
 mod loader_config;
@@ -65,11 +60,8 @@ mod plan;
 mod random;
 mod resize;
 mod sampling;
-pub mod shapes;
 #[cfg(test)]
 mod shared;
-mod split;
-mod stats;
 mod transform;
 mod view_sampler;
 
@@ -79,14 +71,11 @@ pub use augment::{
 pub use batch::{Batch, BatchItem};
 pub use coco::{
     CocoDataset, DropReason, Dropped, FileFaults, ImageRecord, LabelIds, LookOver, ReadOptions,
+    locate,
 };
-pub use convert::{Converted, DatasetFormat, Source, convert};
-pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use error::{DataError, in_full};
 pub use loader::{BatchIter, EvalLoader, TrainLoader};
 pub use loader_config::{Batching, LoaderConfig, OnBadImage};
 pub use parallel::ParallelMap;
 pub use resize::{ResizeConfig, ShortSides};
-pub use split::split;
-pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};
 pub use transform::{Transform, TransformConfig};

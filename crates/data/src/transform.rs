@@ -70,7 +70,8 @@ impl Transform {
         &self.preparation
     }
 
-    pub(crate) fn short_sides(&self) -> &[u32] {
+    /// The short sides of training, in pixels; one of them is drawn for each image.
+    pub fn short_sides(&self) -> &[u32] {
         &self.short_sides
     }
 

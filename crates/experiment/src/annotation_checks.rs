@@ -1,7 +1,7 @@
 //! Looks a config's data over, as before training.
 
 use retinanet_data::DataError;
-use retinanet_data::doctor::{Anchors, CheckRequest, Role, Severity, Split, check};
+use retinanet_dataset_tools::doctor::{Anchors, CheckRequest, Role, Severity, Split, check};
 
 use crate::config::{ExperimentConfig, SplitConfig};
 use crate::error::ExperimentError;

@@ -5,11 +5,11 @@
 use std::path::PathBuf;
 
 use retinanet_criterion::CriterionConfig;
-use retinanet_data::shapes::ShapesConfig;
 use retinanet_data::{LabelIds, LoaderConfig, TransformConfig};
 use retinanet_detector::{DecodeConfig, ModelConfig};
 use retinanet_images::DecodingConfig;
 use retinanet_settings::{MOST, Whole};
+use retinanet_shapes::ShapesConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
 use retinanet_data::DataError;
-use retinanet_data::shapes::ShapesError;
 use retinanet_detector::{CheckpointError, DetectorError, ModelError, WeightsError};
 use retinanet_evaluation::EvaluationError;
 use retinanet_images::ImagesError;
 use retinanet_settings::SettingError;
+use retinanet_shapes::ShapesError;
 
 /// The experiment cannot run as it is.
 #[derive(Debug, thiserror::Error)]

@@ -179,7 +179,7 @@ fn when(log: &TrainingLog, iteration: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_data::{ClassStats, Coverage, CoverageReport, DatasetStats};
+    use retinanet_dataset_tools::{ClassStats, Coverage, CoverageReport, DatasetStats};
 
     use super::*;
 

@@ -1,4 +1,4 @@
-use retinanet_data::{CoverageReport, DatasetStats};
+use retinanet_dataset_tools::{CoverageReport, DatasetStats};
 use retinanet_evaluation::Analysis;
 use serde::Serialize;
 

@@ -6,9 +6,8 @@ use image::RgbImage;
 use rayon::prelude::*;
 use retinanet_anchors::{optimize as search, AnchorGenerator, Assigner, Target};
 use retinanet_boxes::BoundingBox;
-use retinanet_data::{
-    cover, cover_image, CocoDataset, CoverageReport, Covered, Depth, ImageRecord, Transform,
-};
+use retinanet_data::{CocoDataset, ImageRecord, Transform};
+use retinanet_dataset_tools::{cover, cover_image, CoverageReport, Covered, Depth};
 use retinanet_experiment::{load_config, require_data, ExperimentConfig};
 use retinanet_images::{decode_image, draw_box, draw_faint_box};
 

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use anyhow::{anyhow, Context};
-use retinanet_data::doctor::{check, fix, CheckRequest, Report, Split};
+use retinanet_dataset_tools::doctor::{check, fix, CheckRequest, Report, Split};
 use retinanet_experiment::{
     check_requests, check_settings, load_config, require_data, DataSplit, ExperimentConfig,
 };

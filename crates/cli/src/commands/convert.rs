@@ -1,4 +1,4 @@
-use retinanet_data::{convert, DatasetFormat, Source};
+use retinanet_dataset_tools::{convert, DatasetFormat, Source};
 
 use crate::args::{AnnotationFormat, ConvertArguments};
 use crate::console;

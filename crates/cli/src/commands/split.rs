@@ -1,5 +1,5 @@
 use anyhow::Context;
-use retinanet_data::split;
+use retinanet_dataset_tools::split;
 
 use crate::args::SplitArguments;
 use crate::console;

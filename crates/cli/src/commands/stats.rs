@@ -1,7 +1,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use retinanet_data::{CocoDataset, DatasetStats};
+use retinanet_data::CocoDataset;
+use retinanet_dataset_tools::DatasetStats;
 
 use crate::args::StatsArguments;
 use crate::console;

@@ -1,4 +1,4 @@
-use retinanet_data::shapes::ShapesConfig;
+use retinanet_shapes::ShapesConfig;
 
 use crate::args::SynthArguments;
 use crate::console;

@@ -7,10 +7,10 @@ use anyhow::Context;
 use image::RgbImage;
 use rayon::prelude::*;
 use retinanet_boxes::{ClassId, GroundTruth};
-use retinanet_data::doctor::{Report, Severity};
 use retinanet_data::{
     Batch, Batching, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
 };
+use retinanet_dataset_tools::doctor::{Report, Severity};
 use retinanet_experiment::{config_to_toml, load_config, require_data, ExperimentConfig};
 use retinanet_images::{class_color, decode_image};
 use retinanet_report::{

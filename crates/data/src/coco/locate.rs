@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 /// Where an image's file lies. If there is none of the name as the annotations write it, forms that other
 /// systems and tools write for the same file are tried: `\\` between folders, `%20` for a space, and a
 /// path that leads through the images' own folder, as in `C:\\photos\\images\\1.png` or `images/1.png`.
-pub(crate) fn locate(root: &Path, name: &str) -> PathBuf {
+pub fn locate(root: &Path, name: &str) -> PathBuf {
     let plain = root.join(name);
     // Looking at each of a million files takes seconds.
     let is_plain = !name.contains(['\\', '%']) && below_root(root, name).is_none();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use image::{Rgb, RgbImage};
 use retinanet_boxes::{CategoryId, ImageId};
-use retinanet_data::{Bin, ClassStats, Coverage, CoverageReport, DatasetStats};
+use retinanet_dataset_tools::{Bin, ClassStats, Coverage, CoverageReport, DatasetStats};
 use retinanet_evaluation::{
     Analysis, Calibration, CalibrationBin, ClassAnalysis, ClassMetrics, CocoDetection, Confusion,
     ErrorPart, ErrorParts, ImageAnalysis, JudgedDetection, JudgedObject, Metrics, OperatingPoint,

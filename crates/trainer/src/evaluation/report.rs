@@ -2,7 +2,8 @@
 
 use retinanet_boxes::ImageId;
 use retinanet_criterion::{LossCurves, LossShares};
-use retinanet_data::{CocoDataset, CoverageReport, DatasetStats, in_full};
+use retinanet_data::{CocoDataset, in_full};
+use retinanet_dataset_tools::{CoverageReport, DatasetStats};
 use retinanet_evaluation::{Analysis, CocoDetection};
 use retinanet_experiment::config_to_toml;
 use retinanet_report::{CumulativeLoss, FactGroup, GalleryImage, Report, TrainingLog};

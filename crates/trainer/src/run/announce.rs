@@ -1,7 +1,7 @@
 //! What a run says when it begins.
 
 use retinanet_boxes::{ClassList, one_line};
-use retinanet_data::{CoverageReport, Depth};
+use retinanet_dataset_tools::{CoverageReport, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
 use retinanet_experiment::{ExperimentConfig, Observer};
 

@@ -10,9 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use retinanet_annotations::read_json;
 use serde_json::Value;
 
+use retinanet_data::{CocoDataset, DataError, ImageRecord};
 use retinanet_settings::SettingError;
-
-use crate::{CocoDataset, DataError, ImageRecord};
 
 /// A part may hold a fiftieth of all images more than its share, where that helps the classes.
 /// Without it the last class, often the largest, only finds room where the others have left some.

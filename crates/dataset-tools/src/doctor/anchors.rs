@@ -3,11 +3,11 @@
 use retinanet_anchors::AnchorGenerator;
 use retinanet_annotations::{CocoFile, RawBox};
 use retinanet_boxes::BoundingBox;
+use retinanet_data::{DataError, ResizeConfig, Transform, TransformConfig};
 
 use crate::doctor::Kind;
 use crate::doctor::boxes::{judge, size};
 use crate::doctor::report::Findings;
-use crate::{DataError, ResizeConfig, Transform, TransformConfig};
 
 /// What training will match the boxes with.
 #[derive(Clone, Debug)]

@@ -6,9 +6,8 @@ use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Trim, Writer};
 use hotcoco::{Annotation, Category, Dataset, Image};
+use retinanet_data::DataError;
 use retinanet_images::read_header;
-
-use crate::DataError;
 
 const HEADER: [&str; 8] = [
     "filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax",

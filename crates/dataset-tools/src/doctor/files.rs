@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use image::{ImageError, RgbImage};
 use rayon::prelude::*;
 use retinanet_annotations::{CocoFile, Image};
+use retinanet_data::locate;
 use retinanet_images::{Decoding, Header, ImagesError, decode_image, range_of_16_bit, read_header};
 
-use crate::coco::locate;
 use crate::doctor::report::Findings;
 use crate::doctor::{Kind, Split};
 

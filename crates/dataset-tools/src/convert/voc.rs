@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use hotcoco::convert::coco_to_voc;
 use hotcoco::{Category, Dataset};
+use retinanet_data::{DataError, in_full};
 use retinanet_images::read_header;
 
 use super::pictures;
-use crate::{DataError, in_full};
 
 /// Folders below a data set's own that pictures may lie in.
 const FOLDERS: [&str; 3] = ["", "JPEGImages", "images"];

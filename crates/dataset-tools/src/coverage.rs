@@ -6,9 +6,8 @@ use std::fmt;
 use rayon::prelude::*;
 use retinanet_anchors::{AnchorGenerator, Assigner, Assignment};
 use retinanet_boxes::BoundingBox;
+use retinanet_data::{CocoDataset, ImageRecord, Transform};
 use serde::Serialize;
-
-use crate::{CocoDataset, ImageRecord, Transform};
 
 /// Bounds of COCO's small, medium and large, in square pixels of the original image.
 const SMALL: f32 = 32.0 * 32.0;
@@ -307,7 +306,7 @@ mod tests {
 
     use super::*;
     use crate::shared::shared_data;
-    use crate::{ReadOptions, ResizeConfig, ShortSides, TransformConfig};
+    use retinanet_data::{ReadOptions, ResizeConfig, ShortSides, TransformConfig};
     use retinanet_images::Side;
 
     /// The definition: every box against every anchor.

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use retinanet_boxes::{BoundingBox, ClassList, GroundTruth};
+use retinanet_data::{CocoDataset, ImageRecord};
 use serde::Serialize;
 
 use crate::coverage::area_class;
-use crate::{CocoDataset, ImageRecord};
 
 const AREAS: [&str; 3] = ["small", "medium", "large"];
 
@@ -320,11 +320,11 @@ mod tests {
 
     use proptest::prelude::*;
     use retinanet_boxes::{CategoryId, Class, ClassId, ImageId};
+    use retinanet_data::{DropReason, Dropped};
     use retinanet_images::Decoding;
 
     use super::*;
     use crate::shared::shared_data;
-    use crate::{DropReason, Dropped};
 
     fn dataset(images: Vec<ImageRecord>) -> CocoDataset {
         let class = |(category, name): (u64, &str)| Class::new(CategoryId(category), name);

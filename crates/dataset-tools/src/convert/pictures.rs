@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
-
-use crate::DataError;
+use retinanet_data::DataError;
 
 /// The pictures of a folder and the folders in it, or of a text file with a path a line; hidden files are
 /// none.

@@ -5,9 +5,8 @@ use std::path::Path;
 use hotcoco::Dataset;
 use hotcoco::convert::voc_to_coco;
 use retinanet_annotations::{CocoFile, Masks, read_json};
+use retinanet_data::DataError;
 use serde_json::Value;
-
-use crate::DataError;
 
 mod csv;
 mod pictures;

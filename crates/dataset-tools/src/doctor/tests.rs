@@ -6,13 +6,13 @@ use image::RgbImage;
 use proptest::prelude::*;
 use retinanet_anchors::{AnchorConfig, Lengths};
 use retinanet_annotations::AnnotationsError;
+use retinanet_data::{CocoDataset, ResizeConfig, ShortSides};
 use retinanet_evaluation::Evaluator;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
 use crate::shared::shared_data;
-use crate::{ResizeConfig, ShortSides};
 
 fn folder() -> TempDir {
     TempDir::new().expect("a temporary folder")
@@ -763,8 +763,8 @@ proptest! {
         let path = folder.path().join("train.json");
         fs_err::write(&path, file.to_string()).expect("the folder is ours");
         let report = check_file(&path)?;
-        let learns = |it: &crate::CocoDataset| it.objects_by_class().iter().any(|count| *count > 0);
-        let read = crate::CocoDataset::read(&path, folder.path()).is_ok_and(|it| learns(&it));
+        let learns = |it: &CocoDataset| it.objects_by_class().iter().any(|count| *count > 0);
+        let read = CocoDataset::read(&path, folder.path()).is_ok_and(|it| learns(&it));
         let measured = Evaluator::from_file(&path).is_ok();
         // Boxes that only look like corners, or like fractions, are read.
         let suspicions = [Kind::CornerBox, Kind::NormalisedBox];
@@ -786,7 +786,7 @@ fn what_training_refuses_is_an_error_and_what_it_takes_is_not() {
         let folder = folder();
         let path = folder.path().join("train.json");
         fs_err::write(&path, file.to_string()).expect("the folder is ours");
-        let refused = crate::CocoDataset::read(&path, folder.path()).is_err();
+        let refused = CocoDataset::read(&path, folder.path()).is_err();
         // Evaluation, or the first look at the image, refuses these.
         let later = [Kind::MissingBox, Kind::NotFiniteBox, Kind::EmptyFileName];
         let error = kind.severity() == Severity::Error;

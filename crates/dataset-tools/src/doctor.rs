@@ -1,12 +1,12 @@
 //! Looks a data set over before a long run: what is wrong with the annotations and the image
 //! files, what training will do about it, and what to do.
 //!
-//! [`CocoDataset::read`](crate::CocoDataset::read) stops at the first fault; [`check`] reads past
+//! [`CocoDataset::read`](retinanet_data::CocoDataset::read) stops at the first fault; [`check`] reads past
 //! all of them and lists each kind with its count and the first few examples. [`fix()`] mends what
 //! can be mended without guessing.
 //!
 //! ```no_run
-//! use retinanet_data::doctor::{CheckRequest, Split, check};
+//! use retinanet_dataset_tools::doctor::{CheckRequest, Split, check};
 //!
 //! # fn main() -> Result<(), retinanet_data::DataError> {
 //! let request = CheckRequest::new(Split::new("train.json", "images"));
@@ -32,10 +32,10 @@ pub use self::kind::{Kind, Severity};
 pub use self::report::{Example, Finding, Report};
 
 use retinanet_annotations::{CocoFile, Masks};
+use retinanet_data::DataError;
 use retinanet_images::Decoding;
 
 use self::report::Findings;
-use crate::DataError;
 
 /// So many examples show what is wrong, and fit on a screen.
 const EXAMPLES: usize = 5;

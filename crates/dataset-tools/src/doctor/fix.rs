@@ -3,10 +3,9 @@ use std::mem;
 use std::path::Path;
 
 use retinanet_annotations::{Annotation, CocoFile, Image, RawBox, read_json, shown, whole_number};
+use retinanet_data::{DataError, locate};
 use serde_json::{Map, Value};
 
-use crate::DataError;
-use crate::coco::locate;
 use crate::doctor::boxes::{
     Repetitions, Verdict, area_contradiction, corner_boxes, judge, normalised_boxes, size,
 };

@@ -123,7 +123,7 @@ impl Verdict {
     }
 }
 
-/// Judges a box as [`CocoDataset`](crate::CocoDataset) does, in its arithmetic, on an image of
+/// Judges a box as [`CocoDataset`](retinanet_data::CocoDataset) does, in its arithmetic, on an image of
 /// this width and height, if they are known.
 pub(super) fn judge(bbox: &RawBox, size: Option<(u32, u32)>) -> Verdict {
     let [x, y, width, height] = match bbox {

@@ -6,12 +6,12 @@ use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
 
 use hotcoco::{Annotation, Category, Dataset, Image};
+use retinanet_data::{DataError, in_full};
 use retinanet_images::read_header;
 use serde_json::Value;
 
 use super::pictures;
 use super::yaml::Yaml;
-use crate::{DataError, in_full};
 
 /// How far over the picture's border rounding may carry a share.
 const SLACK: f64 = 0.01;

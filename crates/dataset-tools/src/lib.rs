@@ -1,0 +1,33 @@
+//! What is done to a data set before anything learns from it: [`doctor`] finds what is wrong with it and
+//! mends some of it, [`convert()`] reads and writes the forms of other tools, [`split()`] sets images aside
+//! for validation, [`DatasetStats`] counts what is in it, and [`cover`] tells which boxes the anchors
+//! reach.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use retinanet_data::CocoDataset;
+//! use retinanet_dataset_tools::DatasetStats;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dataset = CocoDataset::read(Path::new("train.json"), Path::new("images"))?;
+//! println!("{}", DatasetStats::of(&dataset));
+//! # Ok(())
+//! # }
+//! ```
+
+mod convert;
+mod coverage;
+pub mod doctor;
+#[cfg(test)]
+#[path = "../../data/src/shared.rs"]
+mod shared;
+mod split;
+mod stats;
+
+pub use convert::{Converted, DatasetFormat, Source, convert};
+pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
+pub use split::split;
+pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};
