@@ -85,7 +85,7 @@ pub struct Criterion {
     sampler: Sampler,
 }
 
-/// How the loss of a batch, or of a part of one, is computed.
+/// How the loss of a batch, or of a micro-batch, is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct LossOptions<'a> {
     /// The factor on the summed loss of each image, by [`Criterion::weights`].
@@ -132,7 +132,7 @@ impl Criterion {
         self.normalizer.weights(positives_per_image)
     }
 
-    /// Computes the loss of a batch, or of a part of one; the sum over the parts is the batch's.
+    /// Computes the loss of a batch, or of a micro-batch; the sum over the micro-batches is the batch's.
     ///
     /// # Shapes
     ///

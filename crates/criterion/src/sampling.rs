@@ -17,7 +17,7 @@ use crate::ClassLoss;
 pub enum SamplingConfig {
     /// All count: the paper's way with focal loss.
     All {},
-    /// All positives, and so many negatives for each, drawn at random: as two-stage detectors train.
+    /// All positives, and so many negatives for each, sampled at random: as two-stage detectors train.
     Random(RandomConfig),
     /// Online hard example mining (Shrivastava et al. 2016): those with the largest class loss after
     /// non-maximum suppression over their anchors. With `negatives_per_positive = 3` and

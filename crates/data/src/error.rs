@@ -220,15 +220,15 @@ pub enum DataError {
     /// Settings that do not fit each other, or the images.
     #[error(transparent)]
     Setting(#[from] SettingError),
-    /// A batch that its parts and processes cannot share.
+    /// A batch that its micro-batches and processes cannot share.
     #[error(
-        "a batch of {batch_size} images cannot be shared by {parts} parts, of all processes together"
+        "a batch of {batch_size} images cannot be shared by {micro_batches} parts, of all processes together"
     )]
-    Parts {
+    MicroBatches {
         /// Images of a batch.
         batch_size: usize,
-        /// The parts of all processes.
-        parts: usize,
+        /// The micro-batches of all processes.
+        micro_batches: usize,
     },
     /// The loader's threads could not be started.
     #[error("could not start the loader's threads; lower `workers`")]
@@ -248,7 +248,7 @@ impl DataError {
     pub const fn is_about_config(&self) -> bool {
         matches!(
             self,
-            Self::Setting(_) | Self::Parts { .. } | Self::Image(ImagesError::Setting(_))
+            Self::Setting(_) | Self::MicroBatches { .. } | Self::Image(ImagesError::Setting(_))
         )
     }
 }

@@ -37,7 +37,7 @@ impl TrainLoader {
     ///
     /// # Errors
     ///
-    /// Returns an error if a batch does not divide into its parts, if images have no room in any batch shape, or if
+    /// Returns an error if a batch does not divide into its micro-batches, if images have no room in any batch shape, or if
     /// the data set has no images.
     pub fn new(
         dataset: Arc<CocoDataset>,
@@ -48,12 +48,14 @@ impl TrainLoader {
         assigner: TargetAssigner,
     ) -> Result<Self, DataError> {
         let Batching {
-            batch_size, parts, ..
+            batch_size,
+            micro_batches,
+            ..
         } = batching;
-        if !batch_size.get().is_multiple_of(parts.get()) {
-            return Err(DataError::Parts {
+        if !batch_size.get().is_multiple_of(micro_batches.get()) {
+            return Err(DataError::MicroBatches {
                 batch_size: batch_size.as_usize(),
-                parts: parts.as_usize(),
+                micro_batches: micro_batches.as_usize(),
             });
         }
         for group in groups(&transform, &dataset.images, config.group_by_aspect) {
@@ -70,23 +72,26 @@ impl TrainLoader {
     }
 
     /// The batches of the iterations from `first` up to, but not including, `end`, each in its
-    /// [`parts`](Batching::parts).
+    /// [`micro_batches`](Batching::micro_batches).
     pub fn start(&self, first: u64, end: u64) -> BatchIter {
         let jobs = self.plan.jobs(first..end);
         BatchIter::start(Box::new(jobs), self.config, &self.source)
     }
 
     /// The same for one of several processes that shard each batch: `rank` of `of`, from 0. Shards
-    /// differ by one image at most, and all have as many parts.
+    /// differ by one image at most, and all have as many micro-batches.
     ///
     /// # Errors
     ///
-    /// Returns an error if a batch has fewer images than there are parts.
+    /// Returns an error if a batch has fewer images than there are micro-batches.
     pub fn shard(self, rank: usize, of: usize) -> Result<Self, DataError> {
-        let parts = self.batching.parts.as_usize().saturating_mul(of);
+        let micro_batches = self.batching.micro_batches.as_usize().saturating_mul(of);
         let batch_size = self.batching.batch_size.as_usize();
-        if batch_size < parts {
-            return Err(DataError::Parts { batch_size, parts });
+        if batch_size < micro_batches {
+            return Err(DataError::MicroBatches {
+                batch_size,
+                micro_batches,
+            });
         }
         let plan = self.plan.with_shard(Shard { rank, of });
         Ok(Self { plan, ..self })

@@ -56,19 +56,19 @@ impl LoaderConfig {
 pub struct Batching {
     /// Images in a batch.
     pub batch_size: Count,
-    /// Into how many equal parts a training batch is divided, which come one after another; a
+    /// Into how many equal micro-batches a training batch is divided; a
     /// divisor of the batch size.
-    pub parts: Count,
+    pub micro_batches: Count,
     /// What the order and the variation of the training images follow from.
     pub seed: u64,
 }
 
 impl Batching {
-    /// Batches of so many images, in one part.
+    /// Batches of so many images, in one micro-batch.
     pub const fn of(batch_size: Count) -> Self {
         Self {
             batch_size,
-            parts: Count::literal(1),
+            micro_batches: Count::literal(1),
             seed: 0,
         }
     }

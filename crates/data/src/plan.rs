@@ -60,8 +60,8 @@ pub(crate) struct TrainingPlan {
     batch_size: usize,
     /// Whose samples of each batch these are.
     shard: Shard,
-    /// Into how many parts they are divided, of which none is larger than another by more than one.
-    parts: usize,
+    /// Into how many micro-batches they are divided, of which none is larger than another by more than one.
+    micro_batches: usize,
     seed: u64,
     /// How often each image comes in an epoch; once where there is nothing.
     repeats: Option<Repeats>,
@@ -77,7 +77,7 @@ impl TrainingPlan {
             images: dataset.images.len(),
             batch_size: batching.batch_size.as_usize(),
             shard: Shard::WHOLE,
-            parts: batching.parts.as_usize(),
+            micro_batches: batching.micro_batches.as_usize(),
             seed: batching.seed,
             repeats: (config.repeat_threshold)
                 .map(|threshold| Repeats::new(&repeat_factors(dataset, threshold.get()))),
@@ -111,14 +111,14 @@ impl TrainingPlan {
         };
         let samples = self.clone().samples(first_sample);
         let batches = batches(samples, batch_size, self.wide.clone()).skip(batches_before);
-        let (share, parts) = (self.shard, self.parts);
+        let (share, micro_batches) = (self.shard, self.micro_batches);
         iterations.zip(batches).flat_map(move |(number, samples)| {
             let samples = share.of(&samples);
-            let parts = (0..parts).map(|part| Job {
+            let micro_batches = (0..micro_batches).map(|micro_batch| Job {
                 number,
-                samples: piece(samples, part, parts).to_vec(),
+                samples: piece(samples, micro_batch, micro_batches).to_vec(),
             });
-            parts.collect::<Vec<_>>()
+            micro_batches.collect::<Vec<_>>()
         })
     }
 
@@ -205,7 +205,7 @@ mod tests {
             images,
             batch_size,
             shard: Shard::WHOLE,
-            parts: 1,
+            micro_batches: 1,
             seed,
             repeats: None,
             wide: None,
@@ -235,42 +235,46 @@ mod tests {
     fn the_parts_of_a_batch_are_the_batch() {
         let mut whole = plan(11, 6, 3);
         whole.wide = Some((0..11).map(|image| image % 3 == 0).collect());
-        let parts = TrainingPlan {
-            parts: 3,
+        let micro_batches = TrainingPlan {
+            micro_batches: 3,
             ..whole.clone()
         };
         let whole: Vec<Job> = whole.jobs(2..9).collect();
-        let parts: Vec<Job> = parts.jobs(2..9).collect();
-        assert_eq!(parts.len(), 3 * whole.len());
-        for (whole, parts) in whole.iter().zip(parts.chunks(3)) {
-            let samples: Vec<_> = parts.iter().flat_map(|part| part.samples.clone()).collect();
+        let micro_batches: Vec<Job> = micro_batches.jobs(2..9).collect();
+        assert_eq!(micro_batches.len(), 3 * whole.len());
+        for (whole, micro_batches) in whole.iter().zip(micro_batches.chunks(3)) {
+            let samples: Vec<_> = micro_batches
+                .iter()
+                .flat_map(|micro_batch| micro_batch.samples.clone())
+                .collect();
             assert_eq!(samples, whole.samples);
             assert!(
-                parts
+                micro_batches
                     .iter()
-                    .all(|part| part.number == whole.number && part.samples.len() == 2)
+                    .all(|micro_batch| micro_batch.number == whole.number
+                        && micro_batch.samples.len() == 2)
             );
         }
     }
 
     proptest! {
         /// With any number of processes: each sample of the batches alone is in exactly one share,
-        /// and all have as many parts.
+        /// and all have as many micro-batches.
         #[test]
         fn shares_are_the_batch_between_them(
             plan in plans(),
             of in 1_usize..6,
-            parts in 1_usize..4,
+            micro_batches in 1_usize..4,
             start in 0_u64..5,
         ) {
             let whole: Vec<_> = plan.jobs(start..start + 6).collect();
             let mut shares = vec![Vec::new(); whole.len()];
             for rank in 0..of {
                 let mut share = plan.clone().with_shard(Shard { rank, of });
-                share.parts = parts;
+                share.micro_batches = micro_batches;
                 let jobs: Vec<_> = share.jobs(start..start + 6).collect();
-                prop_assert_eq!(jobs.len(), parts * whole.len());
-                for (place, jobs) in jobs.chunks(parts).enumerate() {
+                prop_assert_eq!(jobs.len(), micro_batches * whole.len());
+                for (place, jobs) in jobs.chunks(micro_batches).enumerate() {
                     prop_assert!(jobs.iter().all(|job| job.number == whole[place].number));
                     let samples = keys(jobs.iter().cloned());
                     let even = plan.batch_size / of;

@@ -70,7 +70,7 @@ impl Transform {
         &self.preparation
     }
 
-    /// The short sides of training, in pixels; one of them is drawn for each image.
+    /// The short sides of training, in pixels; one of them is sampled for each image.
     pub fn short_sides(&self) -> &[u32] {
         &self.short_sides
     }

@@ -8,13 +8,13 @@ use crate::error::ExperimentError;
 use crate::observer::Observer;
 
 impl ExperimentConfig {
-    /// How training's images become batches. A batch whose size is yet to be measured has as many images as parts.
+    /// How training's images become batches. A batch whose size is yet to be measured has as many images as micro-batches.
     pub fn batching(&self) -> Batching {
-        let parts = self.train.accumulate;
+        let micro_batches = self.train.accumulate;
         let images = retinanet_settings::Count::new(self.train.batch_size.images());
         Batching {
-            batch_size: images.unwrap_or(parts).max(parts),
-            parts,
+            batch_size: images.unwrap_or(micro_batches).max(micro_batches),
+            micro_batches,
             seed: self.seed.get(),
         }
     }

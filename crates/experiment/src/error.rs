@@ -50,10 +50,13 @@ impl From<DataError> for ExperimentError {
             DataError::Setting(error) | DataError::Image(ImagesError::Setting(error)) => {
                 Self::Setting(error.within("data"))
             }
-            DataError::Parts { batch_size, parts } => Self::Setting(SettingError::new(
+            DataError::MicroBatches {
+                batch_size,
+                micro_batches,
+            } => Self::Setting(SettingError::new(
                 "train.batch_size",
                 "at least as many images as there are processes, times `train.accumulate`",
-                format!("{batch_size}, for {parts}"),
+                format!("{batch_size}, for {micro_batches}"),
             )),
             error => Self::Data(error),
         }

@@ -273,7 +273,7 @@ const TABLE: &[(&str, &str, Resume)] = &[
     ("schedule.warmup", "iterations", Resume::No),
     ("schedule.warmup_start", "", Resume::No),
     ("seed", "", Resume::No),
-    ("train.accumulate", "parts", Resume::No),
+    ("train.accumulate", "micro-batches", Resume::No),
     ("train.batch_size", "images", Resume::No),
     ("train.best_metric", "", Resume::No),
     ("train.checkpoint_every", LENGTH, Resume::Yes),

@@ -324,9 +324,9 @@ pub struct TrainConfig {
     pub batch_size: BatchSize,
     /// For `batch_size = "auto"`: the share of the memory that a step may take.
     pub memory_share: PositiveShare,
-    /// Into how many parts a batch is divided, which are computed one after another: the same
+    /// Into how many micro-batches a batch is divided, which are computed one after another: the same
     /// gradients in less memory, but for batch norms that learn and for the padding, which is each
-    /// part's own.
+    /// micro-batch's own.
     pub accumulate: Count,
     /// Where given, what is evaluated and kept as best is a moving average of the weights with this
     /// decay.

@@ -14,7 +14,7 @@
 //! scale. It takes boxes of what was prepared back to the image.
 //!
 //! Underneath, a [`View`] plans from the sizes alone what is shown of which images; pixels and boxes
-//! then follow the same plan. Data sets draw theirs at random for training. [`draw_detections`] shows
+//! then follow the same plan. Data sets sample theirs for training. [`draw_detections`] shows
 //! what came of it on the image.
 //!
 //! # Example

@@ -35,10 +35,10 @@ pub fn follow(
     loop {
         match group.receive_command() {
             Command::Step => {
-                let parts = batches
+                let micro_batches = batches
                     .by_ref()
                     .take(plan.config.train.accumulate.as_usize());
-                let mut batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
+                let mut batch: Vec<Batch> = micro_batches.collect::<Result<_, _>>()?;
                 train_state.skipped(&batch)?;
                 train_state.unfreeze_if_due()?;
                 // What is non-finite is so for all, and the leader says how to go on.

@@ -24,7 +24,7 @@ pub(crate) struct NonFiniteStep<'a> {
     pub(crate) iteration: u64,
     pub(crate) learning_rate: f64,
     pub(crate) error: &'a StepError,
-    /// The parts of the batch.
+    /// The micro-batches.
     pub(crate) batch: &'a [Batch],
     /// With the weights before the step.
     pub(crate) learner: &'a Learner,

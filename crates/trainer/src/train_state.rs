@@ -156,15 +156,15 @@ impl<'a> TrainState<'a> {
             ..StepOptions::at(self.plan.schedule.learning_rate(self.iteration))
         };
         let options = options.with_seed(config.seed.get(), self.iteration);
-        let parts: Vec<_> = batch
+        let micro_batches: Vec<_> = batch
             .iter_mut()
             .map(|part| to_device(part, self.device))
             .collect();
-        let loss = self.learner.step(&parts, options);
+        let loss = self.learner.step(&micro_batches, options);
         if loss.is_err() {
             // A non-finite report needs all of it.
-            for (part, on_device) in batch.iter_mut().zip(parts) {
-                give_back(part, on_device);
+            for (micro_batch, on_device) in batch.iter_mut().zip(micro_batches) {
+                give_back(micro_batch, on_device);
             }
         }
         loss

@@ -74,10 +74,10 @@ pub fn train(
             break;
         }
         let started = Instant::now();
-        let parts = batches
+        let micro_batches = batches
             .by_ref()
             .take(plan.config.train.accumulate.as_usize());
-        let batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
+        let batch: Vec<Batch> = micro_batches.collect::<Result<_, _>>()?;
         let waited = started.elapsed();
         // What it was before has been no part of a step.
         group.communicated();

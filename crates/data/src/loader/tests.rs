@@ -482,7 +482,7 @@ fn uneven_parts_and_empty_data_sets_are_refused() {
         Arc::clone(&fixture.dataset),
         config,
         Batching {
-            parts: Count::literal(2),
+            micro_batches: Count::literal(2),
             ..Batching::of(Count::literal(3))
         },
         transform(),

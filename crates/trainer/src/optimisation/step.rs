@@ -18,7 +18,7 @@ pub struct Learner {
     pub(crate) group: ProcessGroup,
 }
 
-/// A batch on the device that trains, or a part of one.
+/// A micro-batch on the device that trains: a batch, or a part of one.
 pub struct DeviceBatch {
     /// `[batch, 3, height, width]`, normalised.
     pub images: Tensor<4>,
@@ -105,11 +105,11 @@ impl Learner {
     /// normaliser stay as they were.
     pub fn step(
         &mut self,
-        parts: &[DeviceBatch],
+        micro_batches: &[DeviceBatch],
         options: StepOptions,
     ) -> Result<StepLoss, StepError> {
         let before = (self.model.valid(), *self.criterion.normalizer());
-        let step = self.gradients(parts, options);
+        let step = self.gradients(micro_batches, options);
         let (step, gradients) = step.inspect_err(|_| self.restore(before))?;
         self.model = (self.optimizer).step(
             options.learning_rate,
@@ -143,16 +143,16 @@ impl Learner {
     /// The loss and its gradients, both finite.
     fn gradients(
         &mut self,
-        parts: &[DeviceBatch],
+        micro_batches: &[DeviceBatch],
         options: StepOptions,
     ) -> Result<(StepLoss, GradientsParams), StepError> {
-        // Positives are counted over the whole batch, so that its parts make one loss.
-        let counts: Vec<_> = (parts.iter())
+        // Positives are counted over the whole batch, so that its micro-batches make one loss.
+        let counts: Vec<_> = (micro_batches.iter())
             .flat_map(|part| part.targets.positives_per_image())
             .collect();
         let (counts, own) = self.group.gather_counts(&counts);
         let weights = self.criterion.weights(&counts);
-        let (mut sums, gradients) = self.accumulate(parts, &weights[own], options);
+        let (mut sums, gradients) = self.accumulate(micro_batches, &weights[own], options);
         self.group.all_reduce(&mut sums.losses);
         let [class, bbox] = sums.losses;
         let error = |gradient_norm| StepError {
@@ -181,23 +181,23 @@ impl Learner {
         Ok((step, gradients))
     }
 
-    /// The losses and gradients of this process's parts, up to the first whose loss is non-finite.
+    /// The losses and gradients of this process's micro-batches, up to the first whose loss is non-finite.
     fn accumulate(
         &self,
-        parts: &[DeviceBatch],
+        micro_batches: &[DeviceBatch],
         mut weights: &[f64],
         options: StepOptions,
     ) -> (LossSums, GradientsParams) {
         let mut gradients = GradientsAccumulator::new();
         let mut sums = LossSums::default();
-        let first_part = self.group.rank() * parts.len();
-        for (place, DeviceBatch { images, targets }) in parts.iter().enumerate() {
+        let first_micro_batch = self.group.rank() * micro_batches.len();
+        for (place, DeviceBatch { images, targets }) in micro_batches.iter().enumerate() {
             let of_part = weights
                 .split_off(..targets.images().len())
                 .unwrap_or_default();
             let options = LossOptions {
                 weights: of_part,
-                seed: (options.seed).wrapping_add(((first_part + place) as u64) << 32),
+                seed: (options.seed).wrapping_add(((first_micro_batch + place) as u64) << 32),
                 by_level: options.by_level,
             };
             let Predictions { logits, deltas, .. } = self.model.forward(images.clone());
@@ -214,7 +214,7 @@ impl Learner {
     }
 }
 
-/// The losses of the parts of a batch, added up.
+/// The losses of a batch's micro-batches, added up.
 #[derive(Default)]
 pub(crate) struct LossSums {
     /// Over classes, and over boxes.

@@ -17,7 +17,7 @@ use crate::planning::plan::Plan;
 const MOST_IMAGES: u64 = 64;
 
 /// How many images at once take at most a share of the memory that there is, by the config's
-/// `train.memory_share`, times the parts that a batch is computed in. The plan's batch size does not
+/// `train.memory_share`, times the micro-batches of a batch. The plan's batch size does not
 /// matter.
 ///
 /// # Errors

@@ -47,18 +47,18 @@ pub fn find_learning_rate(
     observer.progress(Progress::Start { what, total: steps });
     let mut batches = plan.loader.start(0, steps);
     for step in 0..steps {
-        let parts = batches
+        let micro_batches = batches
             .by_ref()
             .take(plan.config.train.accumulate.as_usize());
-        let mut batch: Vec<Batch> = parts.collect::<Result<_, _>>()?;
-        let parts: Vec<_> = batch
+        let mut batch: Vec<Batch> = micro_batches.collect::<Result<_, _>>()?;
+        let micro_batches: Vec<_> = batch
             .iter_mut()
             .map(|part| to_device(part, &device))
             .collect();
         let rate = rate(step, steps);
         let options = StepOptions::at(rate).with_seed(plan.config.seed.get(), step);
         // Non-finite: the rate before was the last of use.
-        let Ok(loss) = learner.step(&parts, options) else {
+        let Ok(loss) = learner.step(&micro_batches, options) else {
             break;
         };
         observer.progress(Progress::Tick);

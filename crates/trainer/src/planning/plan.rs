@@ -111,7 +111,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// Returns an error where there are more of them, and of the parts of each, than images.
+    /// Returns an error where there are more of them, and of the micro-batches of each, than images.
     pub fn check_processes(&self, processes: usize) -> Result<(), ExperimentError> {
         self.loader.clone().shard(0, processes)?;
         Ok(())
