@@ -43,7 +43,7 @@ PROGRAM = ROOT / "target/release/retinanet"
 VENV = ROOT / ".venv-bench"
 
 CLASSES = 91
-# As in `crates/cli/src/workloads.rs`.
+# As in `crates/benchmark`.
 HEIGHT, WIDTH = 800, 1333
 OBJECTS = 7
 MANY_OBJECTS = 100

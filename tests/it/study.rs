@@ -133,5 +133,5 @@ fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
 #[test]
 fn what_is_no_study_is_refused() {
     let experiment = Experiment::new();
-    study(&experiment, "title = 3", &[]).expect_refusal(2, &["study.toml", "is no study"]);
+    study(&experiment, "title = 3", &[]).expect_refusal(2, &["study.toml", "is not a study"]);
 }

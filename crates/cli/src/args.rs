@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use retinanet_experiment::DataSplit;
 
-pub(crate) use self::bench::{BenchArguments, ImageSize, Workload};
+pub(crate) use self::bench::{BenchArguments, Workload};
 pub(crate) use self::dataset::{
     AnchorsCommand, AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments,
     AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, SplitArguments,
@@ -404,31 +404,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn an_image_size_is_one_side_or_height_and_width() {
-        let size = |text: &str| text.parse::<ImageSize>();
-        let square = ImageSize {
-            height: 512,
-            width: 512,
-        };
-        assert_eq!(size("512"), Ok(square));
-        assert_eq!(size("800x1333").map(|size| size.width), Ok(1333));
-        assert_eq!(
-            size("800x1333").map(|size| size.to_string()),
-            Ok("800x1333".to_owned())
-        );
-        for text in ["", "0", "x", "512x", "0x512", "1x2x3", "-1"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn workloads_have_the_names_that_the_command_line_takes() {
-        for workload in Workload::value_variants() {
-            let taken = workload.to_possible_value().unwrap();
-            assert_eq!(taken.get_name(), workload.name());
-        }
     }
 }

@@ -1,5 +1,6 @@
 use std::process::ExitCode;
 
+use retinanet_benchmark::BenchmarkError;
 use retinanet_data::DataError;
 use retinanet_detector::{CheckpointError, DetectorError, ModelError};
 use retinanet_experiment::{
@@ -76,6 +77,16 @@ impl From<DataError> for Failure {
 impl From<ImagesError> for Failure {
     fn from(error: ImagesError) -> Self {
         DataError::from(error).into()
+    }
+}
+
+impl From<BenchmarkError> for Failure {
+    fn from(error: BenchmarkError) -> Self {
+        if error.is_about_config() {
+            Self::usage(error)
+        } else {
+            Self::work(error)
+        }
     }
 }
 

@@ -13,10 +13,7 @@ mod inputs;
 mod machine;
 mod outputs;
 mod signals;
-mod study;
-mod study_table;
 mod timing;
-mod workloads;
 mod world;
 
 use std::process::ExitCode;

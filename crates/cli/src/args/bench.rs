@@ -1,10 +1,9 @@
 //! The arguments of `bench`.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use retinanet_benchmark::ImageSize;
 use retinanet_settings::Whole;
 
 use super::from_1_to;
@@ -58,7 +57,7 @@ pub(crate) struct BenchArguments {
     pub(crate) images: Option<PathBuf>,
     /// For the loader: threads that prepare images; the config's, or 2, where not given
     #[arg(long)]
-    pub(crate) workers: Option<usize>,
+    pub(crate) workers: Option<Whole<0, 256>>,
     /// Prints JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -79,48 +78,4 @@ pub(crate) enum Workload {
     Matcher,
     /// Decoding and non-maximum suppression for an image of 800x1333
     Decode,
-}
-
-impl Workload {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Convolution => "convolution",
-            Self::Step => "step",
-            Self::Inference => "inference",
-            Self::Loader => "loader",
-            Self::Matcher => "matcher",
-            Self::Decode => "decode",
-        }
-    }
-}
-
-/// Height and width of an image in pixels, written `512` or `800x1333`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ImageSize {
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-}
-
-impl ImageSize {
-    pub(crate) const fn width_and_height(self) -> (u32, u32) {
-        (self.width as u32, self.height as u32)
-    }
-}
-
-impl FromStr for ImageSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (height, width) = text.split_once('x').unwrap_or((text, text));
-        Ok(Self {
-            height: from_1_to::<65_536>(height)?,
-            width: from_1_to::<65_536>(width)?,
-        })
-    }
-}
-
-impl fmt::Display for ImageSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.height, self.width)
-    }
 }

@@ -1,5 +1,6 @@
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
+use retinanet_benchmark::{Benchmark, BenchmarkError, BenchmarkOptions, Measurement};
 use retinanet_detector::ModelConfig;
 use retinanet_experiment::{load_config, DataConfig, SplitConfig};
 use retinanet_trainer::peak_memory;
@@ -12,7 +13,6 @@ use crate::console;
 use crate::device;
 use crate::failure::Failure;
 use crate::machine::Machine;
-use crate::workloads::{Bench, Measurement};
 
 /// All that `--json` prints.
 #[derive(Serialize)]
@@ -35,12 +35,12 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     let workloads = chosen(&arguments.only, data.is_some())?;
     super::set_threads(arguments.threads);
     let device = device::open(&arguments.device).map_err(Failure::usage)?;
-    let bench = Bench::new(arguments, model, data, &device)?;
+    let bench = Benchmark::new(options(arguments, model), &device)?;
 
     let bar = console::work_bar("measuring", workloads.len());
     let mut results = Vec::new();
     for workload in workloads {
-        results.extend(bench.measure(workload)?);
+        results.extend(measure(&bench, workload, data.as_ref())?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -63,6 +63,36 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     Ok(())
 }
 
+fn options(arguments: &BenchArguments, model: ModelConfig) -> BenchmarkOptions {
+    BenchmarkOptions {
+        model,
+        model_name: arguments.backbone.clone(),
+        size: arguments.size,
+        batch: arguments.batch,
+        classes: arguments.classes,
+        repeats: arguments.repeats,
+        warmup: arguments.warmup,
+        seed: arguments.seed,
+    }
+}
+
+fn measure(
+    bench: &Benchmark<'_>,
+    workload: Workload,
+    data: Option<&DataConfig>,
+) -> Result<Vec<Measurement>, BenchmarkError> {
+    Ok(match workload {
+        Workload::Convolution => bench.convolutions()?,
+        Workload::Step => vec![bench.step()?],
+        Workload::Inference => vec![bench.inference()?],
+        Workload::Loader => (data.map(|data| bench.loader(data)).transpose()?)
+            .into_iter()
+            .collect(),
+        Workload::Matcher => vec![bench.matcher()?],
+        Workload::Decode => vec![bench.decode()?],
+    })
+}
+
 /// The setting of this name, so that the option takes what the config takes.
 fn named<T: DeserializeOwned>(option: &str, name: &str) -> Result<T, Failure> {
     T::deserialize(name.into_deserializer())
@@ -71,7 +101,7 @@ fn named<T: DeserializeOwned>(option: &str, name: &str) -> Result<T, Failure> {
 
 /// What the loader shall load.
 fn data(arguments: &BenchArguments) -> Result<Option<DataConfig>, Failure> {
-    Ok(match arguments {
+    let mut data = match arguments {
         BenchArguments {
             data: Some(config), ..
         } => Some(load_config(config, &[])?.data),
@@ -87,7 +117,11 @@ fn data(arguments: &BenchArguments) -> Result<Option<DataConfig>, Failure> {
             ..DataConfig::default()
         }),
         _ => None,
-    })
+    };
+    if let (Some(data), Some(workers)) = (&mut data, arguments.workers) {
+        data.loader.workers = workers;
+    }
+    Ok(data)
 }
 
 /// What to measure, each once and in one order.

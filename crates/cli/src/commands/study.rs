@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{anyhow, Context};
 use retinanet_experiment::{load_config, Observer, Progress};
+use retinanet_study::{Outcome, Study, StudyRun, Table};
 use retinanet_trainer::RunDirectory;
 use serde_json::Value;
 
@@ -13,12 +14,11 @@ use crate::args::StudyArguments;
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::signals;
-use crate::study::{Study, StudyRun};
-use crate::study_table::{Outcome, Table};
 
 pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
     let out = out(arguments);
-    let study = Study::read(&arguments.study, &out, arguments.base.as_deref())?;
+    let study =
+        Study::read(&arguments.study, &out, arguments.base.as_deref()).map_err(Failure::usage)?;
     fs_err::create_dir_all(&out).map_err(Failure::work)?;
     // Children get the signal too, finish their step and write a checkpoint.
     signals::catch()
@@ -209,8 +209,7 @@ fn tell(run: &StudyRun, ended: &Ended, console: &mut Console) {
     console.message(&format!("{name}: {how}"));
 }
 
-/// Whether there is nothing left to do: it has ended, or its loss is no number and will be none
-/// again.
+/// Whether there is nothing left to do: it has ended, or its loss is non-finite and will stay so.
 fn is_done(run: &StudyRun) -> Result<bool, Failure> {
     Ok(has_diverged(run) || has_ended(run)?)
 }

@@ -4,22 +4,21 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::failure::Failure;
-use crate::study::{Study, StudyRun};
+use crate::study::{Study, StudyRun, Variant};
 
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Each metric's number.
     Numbers(BTreeMap<String, f64>),
-    /// The loss was no number any more.
+    /// The loss became non-finite.
     Diverged,
     /// It has not ended.
     Missing,
 }
 
 /// The numbers of all variants.
-pub(crate) struct Table {
+pub struct Table {
     title: String,
     about: String,
     metrics: Vec<String>,
@@ -39,25 +38,27 @@ struct Row {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Summary {
     mean: f64,
-    /// The sample's standard deviation; 0 of a single number.
+    /// The standard deviation of the seeds; 0 of a single number.
     spread: f64,
 }
 
 impl Table {
-    pub(crate) fn new(
+    /// The table of a study, whose runs have come to these outcomes.
+    ///
+    /// # Errors
+    /// If an outcome is an error.
+    pub fn new<E>(
         study: &Study,
-        outcome: impl Fn(&StudyRun) -> Result<Outcome, Failure>,
-    ) -> Result<Self, Failure> {
-        let row = |variant: &crate::study::Variant| {
+        outcome: impl Fn(&StudyRun) -> Result<Outcome, E>,
+    ) -> Result<Self, E> {
+        let row = |variant: &Variant| {
             Ok(Row {
                 name: variant.name.clone(),
                 paper: variant.paper.clone(),
                 reports: variant.runs.iter().map(report).collect(),
-                outcomes: variant
-                    .runs
-                    .iter()
+                outcomes: (variant.runs.iter())
                     .map(&outcome)
-                    .collect::<Result<_, Failure>>()?,
+                    .collect::<Result<_, E>>()?,
             })
         };
         Ok(Self {
@@ -65,15 +66,12 @@ impl Table {
             about: study.about.clone(),
             metrics: study.metrics.clone(),
             has_paper: study.variants.iter().any(|it| !it.paper.is_empty()),
-            rows: study
-                .variants
-                .iter()
-                .map(row)
-                .collect::<Result<_, Failure>>()?,
+            rows: study.variants.iter().map(row).collect::<Result<_, E>>()?,
         })
     }
 
-    pub(crate) fn markdown(&self) -> String {
+    /// The table in Markdown, a row for each variant.
+    pub fn markdown(&self) -> String {
         let mut text = format!("# {}\n\n", self.title);
         if !self.about.is_empty() {
             let _ = writeln!(text, "{}\n", self.about.trim());
@@ -90,7 +88,7 @@ impl Table {
     }
 
     /// A line for each run of each variant.
-    pub(crate) fn csv(&self) -> String {
+    pub fn csv(&self) -> String {
         let mut text = format!("run,seed_place,outcome,{}\n", self.metrics.join(","));
         for row in &self.rows {
             for (place, outcome) in row.outcomes.iter().enumerate() {
@@ -109,7 +107,7 @@ impl Table {
     }
 
     /// A page with the table, a bar for each number, and links to the runs' reports.
-    pub(crate) fn html(&self) -> String {
+    pub fn html(&self) -> String {
         let cell = |tag: &str, text: &str| format!("<{tag}>{}</{tag}>", escaped(text));
         let heads: String = self.heads().iter().map(|it| cell("th", it)).collect();
         let mut rows = String::new();
@@ -129,7 +127,7 @@ impl Table {
         });
         let written = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         format!(
-            include_str!("study_table.html"),
+            include_str!("table.html"),
             title = escaped(&self.title),
             about = escaped(&self.about),
             heads = heads,
@@ -340,9 +338,11 @@ mod tests {
         }
         // 0.2 of 0.5, and 3 of 6.
         assert!(table.bar(&table.rows[0], "AP").contains("width:40.0%"));
-        assert!(table
-            .bar(&table.rows[0], "first_loss")
-            .contains("width:50.0%"));
+        assert!(
+            table
+                .bar(&table.rows[0], "first_loss")
+                .contains("width:50.0%")
+        );
     }
 
     #[test]

@@ -1,14 +1,12 @@
 //! A study: one config with a few changes each, trained with several seeds.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{anyhow, Context};
 use retinanet_evaluation::Metric;
 use serde::Deserialize;
 use toml::Value;
-
-use crate::failure::Failure;
 
 /// The losses that a table can have besides the numbers of an evaluation.
 const LOSSES: [&str; 3] = ["loss", "first_loss", "first_class_loss"];
@@ -59,29 +57,66 @@ struct VariantFile {
 
 /// A study, checked.
 #[derive(Debug)]
-pub(crate) struct Study {
-    pub(crate) title: String,
-    pub(crate) about: String,
-    pub(crate) base: PathBuf,
-    pub(crate) metrics: Vec<String>,
-    pub(crate) variants: Vec<Variant>,
+pub struct Study {
+    /// The table's heading.
+    pub title: String,
+    /// What it is about; may be empty.
+    pub about: String,
+    /// The config that all runs start from.
+    pub base: PathBuf,
+    /// The numbers of the table, by name.
+    pub metrics: Vec<String>,
+    /// The table's rows.
+    pub variants: Vec<Variant>,
 }
 
 /// A config of a study, with its runs.
 #[derive(Debug)]
-pub(crate) struct Variant {
-    pub(crate) name: String,
-    pub(crate) paper: BTreeMap<String, f64>,
-    pub(crate) runs: Vec<StudyRun>,
+pub struct Variant {
+    /// The name of the row.
+    pub name: String,
+    /// The paper's numbers, in its units.
+    pub paper: BTreeMap<String, f64>,
+    /// A run for each seed.
+    pub runs: Vec<StudyRun>,
 }
 
 /// One run to train.
 #[derive(Clone, Debug)]
-pub(crate) struct StudyRun {
-    pub(crate) seed: u64,
-    pub(crate) directory: PathBuf,
-    /// For `--set`.
-    pub(crate) set: Vec<(String, String)>,
+pub struct StudyRun {
+    /// The seed, which is among the settings too.
+    pub seed: u64,
+    /// The run directory.
+    pub directory: PathBuf,
+    /// Keys and values, as `--set` takes them.
+    pub set: Vec<(String, String)>,
+}
+
+/// A file that is not a study.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` is not a study", path.display())]
+pub struct StudyError {
+    path: PathBuf,
+    source: Flaw,
+}
+
+/// What a study's file has wrong.
+#[derive(Debug, thiserror::Error)]
+enum Flaw {
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Toml(#[from] toml::de::Error),
+    #[error("`seeds` and `metrics` must not be empty")]
+    Empty,
+    #[error("`seeds` has {0} twice")]
+    SeedTwice(u64),
+    #[error("`metrics` has `{metric}`, and knows {known}")]
+    Metric { metric: String, known: String },
+    #[error("it needs `[[runs]]` or `[grid]`")]
+    NoRuns,
+    #[error("two runs are called `{0}`")]
+    SameName(String),
 }
 
 fn one_seed() -> Vec<u64> {
@@ -94,50 +129,38 @@ fn default_metrics() -> Vec<String> {
 
 impl Study {
     /// Reads a study; its runs go below `out`, and start from another config where there is one.
-    pub(crate) fn read(path: &Path, out: &Path, base: Option<&Path>) -> Result<Self, Failure> {
-        let read = || -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not a study, or names a metric that there is not.
+    pub fn read(path: &Path, out: &Path, base: Option<&Path>) -> Result<Self, StudyError> {
+        let read = || {
             let file: StudyFile = toml::from_str(&retinanet_files::read_text(path)?)?;
-            let mut study = Self::new(file, path, out)?;
-            if let Some(base) = base {
-                base.clone_into(&mut study.base);
-            }
-            Ok(study)
+            Self::new(file, path, out)
         };
-        read()
-            .with_context(|| format!("`{}` is no study", path.display()))
-            .map_err(Failure::Usage)
+        let mut study = read().map_err(|source| StudyError {
+            path: path.to_owned(),
+            source,
+        })?;
+        if let Some(base) = base {
+            base.clone_into(&mut study.base);
+        }
+        Ok(study)
     }
 
-    fn new(file: StudyFile, path: &Path, out: &Path) -> anyhow::Result<Self> {
-        if file.seeds.is_empty() || file.metrics.is_empty() {
-            return Err(anyhow!("`seeds` and `metrics` must not be empty"));
-        }
-        let mut seeds = HashSet::new();
-        if let Some(seed) = file.seeds.iter().find(|seed| !seeds.insert(**seed)) {
-            return Err(anyhow!("`seeds` has {seed} twice"));
-        }
-        if let Some(metric) = file
-            .metrics
-            .iter()
-            .find(|it| !numbers().contains(&it.as_str()))
-        {
-            return Err(anyhow!(
-                "`metrics` has `{metric}`, and knows {}",
-                numbers().join(", ")
-            ));
-        }
+    fn new(file: StudyFile, path: &Path, out: &Path) -> Result<Self, Flaw> {
+        file.check()?;
         let mut variants = file.runs;
         if !file.grid.is_empty() {
             variants.extend(combinations(&file.grid));
         }
         if variants.is_empty() {
-            return Err(anyhow!("it needs `[[runs]]` or `[grid]`"));
+            return Err(Flaw::NoRuns);
         }
         let mut folders = HashSet::new();
         let variants = variants.into_iter().map(|variant| {
             let folder = folder_name(&variant.name);
             if !folders.insert(folder.clone()) {
-                return Err(anyhow!("two runs are called `{}`", variant.name));
+                return Err(Flaw::SameName(variant.name));
             }
             let runs = file.seeds.iter().map(|seed| StudyRun {
                 seed: *seed,
@@ -160,8 +183,28 @@ impl Study {
     }
 
     /// All runs, variant by variant.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &StudyRun> {
+    pub fn runs(&self) -> impl Iterator<Item = &StudyRun> {
         self.variants.iter().flat_map(|variant| &variant.runs)
+    }
+}
+
+impl StudyFile {
+    fn check(&self) -> Result<(), Flaw> {
+        if self.seeds.is_empty() || self.metrics.is_empty() {
+            return Err(Flaw::Empty);
+        }
+        let mut seeds = HashSet::new();
+        if let Some(seed) = self.seeds.iter().find(|seed| !seeds.insert(**seed)) {
+            return Err(Flaw::SeedTwice(*seed));
+        }
+        let known = numbers();
+        match self.metrics.iter().find(|it| !known.contains(&it.as_str())) {
+            Some(metric) => Err(Flaw::Metric {
+                metric: metric.clone(),
+                known: known.join(", "),
+            }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -243,7 +286,7 @@ mod tests {
         "base_network.toml",
     ];
 
-    fn read(text: &str) -> anyhow::Result<Study> {
+    fn read(text: &str) -> Result<Study, Flaw> {
         let file = toml::from_str(text)?;
         Study::new(file, Path::new("studies/a.toml"), Path::new("out"))
     }

@@ -1,0 +1,72 @@
+use serde::Serialize;
+
+/// How long something took, each time.
+#[derive(Serialize)]
+pub struct Measurement {
+    /// The workload.
+    pub name: &'static str,
+    /// What it was done on.
+    pub what: String,
+    seconds: Vec<f64>,
+    /// The median of all times.
+    pub median_s: f64,
+    /// The shortest time.
+    pub min_s: f64,
+    /// The longest time.
+    pub max_s: f64,
+    /// Floating-point operations in a second, in billions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gflops: Option<f64>,
+    /// Images in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images_per_s: Option<f64>,
+}
+
+impl Measurement {
+    pub(crate) fn new(name: &'static str, what: String, seconds: Vec<f64>) -> Self {
+        let mut sorted = seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+        let last = sorted.len().saturating_sub(1);
+        Self {
+            name,
+            what,
+            median_s: 0.5 * (middle(last / 2) + middle(last.div_ceil(2))),
+            min_s: middle(0),
+            max_s: middle(last),
+            seconds,
+            gflops: None,
+            images_per_s: None,
+        }
+    }
+
+    /// Adds the rate of work of so many floating-point operations.
+    pub(crate) fn with_operations(self, operations: f64) -> Self {
+        Self {
+            gflops: Some(operations / self.median_s / 1e9),
+            ..self
+        }
+    }
+
+    /// Adds the rate of work on so many images.
+    pub(crate) fn with_images(self, images: usize) -> Self {
+        Self {
+            images_per_s: Some(images as f64 / self.median_s),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two() {
+        let median =
+            |seconds: &[f64]| Measurement::new("step", String::new(), seconds.to_vec()).median_s;
+        assert_eq!(median(&[5.0]), 5.0);
+        assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);
+    }
+}
