@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage};
 use retinanet_annotations::{CocoFile, Masks, read_results};
 use retinanet_data::CocoDataset;
-use retinanet_dataset_tools::{DatasetFormat, Source, convert};
+use retinanet_dataset_tools::{DatasetFormat, Destination, Source, convert};
 use retinanet_detector::{
     Architecture, HeadConfig, HeadNorm, ModelConfig, NormKind, load_pretrained,
 };
@@ -250,7 +250,11 @@ fn data_sets_of_other_formats() {
             images: Some(&root),
             split: None,
         };
-        let _ = convert(source, (DatasetFormat::Coco, &out));
+        let destination = Destination {
+            format: DatasetFormat::Coco,
+            path: &out,
+        };
+        let _ = convert(source, destination);
     };
     let (yaml, labels) = (file(&folder, "set/data.yaml"), file(&folder, "set/a.txt"));
     write(&labels, b"0 0.5 0.5 0.5 0.5\n");

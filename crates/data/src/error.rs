@@ -11,14 +11,6 @@ use retinanet_settings::SettingError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A data set cannot be converted.
-    #[error("cannot convert: `{}`: {reason}", .path.display())]
-    Convert {
-        /// Where it stopped.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
     /// A file cannot be read at all.
     #[error("could not read `{}`", .path.display())]
     Read {

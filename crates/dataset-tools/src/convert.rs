@@ -5,14 +5,16 @@ use std::path::Path;
 use hotcoco::Dataset;
 use hotcoco::convert::voc_to_coco;
 use retinanet_annotations::{CocoFile, Masks, read_json};
-use retinanet_data::DataError;
 use serde_json::Value;
 
 mod csv;
+mod error;
 mod pictures;
 mod voc;
 mod yaml;
 mod yolo;
+
+pub use error::ConvertError;
 
 /// The formats that data sets are converted between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +56,19 @@ pub struct Source<'a> {
     /// Its file or folder.
     pub path: &'a Path,
     /// The folder of the pictures, for formats that do not tell their sizes, as YOLO's; the source, or
-    /// the folder that it lies in, where not given.
+    /// the folder of the source's file, where not given.
     pub images: Option<&'a Path>,
     /// One of the splits that YOLO's `data.yaml` lists; all pictures where not given.
     pub split: Option<&'a str>,
+}
+
+/// What to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// Its format.
+    pub format: DatasetFormat,
+    /// Its file or folder.
+    pub path: &'a Path,
 }
 
 /// Converts a data set.
@@ -72,8 +83,8 @@ pub struct Source<'a> {
 /// that is needed is not there, or CSV would not tell two images apart.
 pub fn convert(
     source: Source<'_>,
-    (to, destination): (DatasetFormat, &Path),
-) -> Result<Converted, DataError> {
+    destination: Destination<'_>,
+) -> Result<Converted, ConvertError> {
     let Source {
         format: from,
         path: source,
@@ -84,12 +95,12 @@ pub fn convert(
         Some(folder) if source.is_file() => folder,
         _ => source,
     };
-    let failed = |path: &Path, reason: &dyn ToString| DataError::Convert {
+    let failed = |path: &Path, reason: &dyn ToString| ConvertError::Failed {
         path: path.into(),
         reason: reason.to_string(),
     };
-    if let (DatasetFormat::Coco, DatasetFormat::Coco) = (from, to) {
-        return copy(source, destination);
+    if let (DatasetFormat::Coco, DatasetFormat::Coco) = (from, destination.format) {
+        return copy(source, destination.path);
     }
     let dataset = match from {
         DatasetFormat::Coco => {
@@ -109,7 +120,7 @@ pub fn convert(
     if dataset.images.is_empty() {
         return Err(failed(source, &"it has no images; is it the right format?"));
     }
-    let annotations = write(&dataset, to, destination)?;
+    let annotations = write(&dataset, destination)?;
     Ok(Converted {
         images: dataset.images.len(),
         annotations,
@@ -118,7 +129,7 @@ pub fn convert(
 }
 
 /// Writes a COCO file as it is read, with all that is unknown here.
-fn copy(source: &Path, destination: &Path) -> Result<Converted, DataError> {
+fn copy(source: &Path, destination: &Path) -> Result<Converted, ConvertError> {
     let file: Value = read_json(source)?;
     let known = CocoFile::of_value(&file, source)?;
     known.require_sound(source)?;
@@ -130,8 +141,8 @@ fn copy(source: &Path, destination: &Path) -> Result<Converted, DataError> {
     })
 }
 
-fn write_json(path: &Path, file: &Value) -> Result<(), DataError> {
-    retinanet_files::write(path, file.to_string()).map_err(|error| DataError::Convert {
+fn write_json(path: &Path, file: &Value) -> Result<(), ConvertError> {
+    retinanet_files::write(path, file.to_string()).map_err(|error| ConvertError::Failed {
         path: path.into(),
         reason: error.to_string(),
     })
@@ -158,12 +169,13 @@ fn coco_json(dataset: &Dataset) -> serde_json::Result<Value> {
 }
 
 /// Writes a data set; tells how many annotations were taken over.
-fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, DataError> {
-    let failed = |reason: String| DataError::Convert {
+fn write(dataset: &Dataset, destination: Destination<'_>) -> Result<usize, ConvertError> {
+    let Destination { format, path } = destination;
+    let failed = |reason: String| ConvertError::Failed {
         path: path.into(),
         reason,
     };
-    match to {
+    match format {
         DatasetFormat::Coco => {
             let file = coco_json(dataset).map_err(|error| failed(error.to_string()))?;
             write_json(path, &file)?;
@@ -179,9 +191,11 @@ fn write(dataset: &Dataset, to: DatasetFormat, path: &Path) -> Result<usize, Dat
             let (files, annotations) = yolo::write(dataset).map_err(failed)?;
             for (name, text) in files {
                 let path = path.join(name);
-                retinanet_files::write_cached(&path, text).map_err(|error| DataError::Convert {
-                    reason: error.to_string(),
-                    path,
+                retinanet_files::write_cached(&path, text).map_err(|error| {
+                    ConvertError::Failed {
+                        reason: error.to_string(),
+                        path,
+                    }
                 })?;
             }
             Ok(annotations)

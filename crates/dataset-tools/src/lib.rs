@@ -27,7 +27,7 @@ mod shared;
 mod split;
 mod stats;
 
-pub use convert::{Converted, DatasetFormat, Source, convert};
+pub use convert::{ConvertError, Converted, DatasetFormat, Destination, Source, convert};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use split::split;
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

@@ -1,4 +1,4 @@
-use retinanet_dataset_tools::{convert, DatasetFormat, Source};
+use retinanet_dataset_tools::{convert, DatasetFormat, Destination, Source};
 
 use crate::args::{AnnotationFormat, ConvertArguments};
 use crate::console;
@@ -24,7 +24,10 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
             images: arguments.images.as_deref(),
             split: arguments.split.as_deref(),
         },
-        (format(arguments.to), &arguments.out),
+        Destination {
+            format: format(arguments.to),
+            path: &arguments.out,
+        },
     )
     .map_err(Failure::work)?;
     let left_out = match converted.left_out {

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Trim, Writer};
 use hotcoco::{Annotation, Category, Dataset, Image};
-use retinanet_data::DataError;
 use retinanet_images::read_header;
+
+use super::ConvertError;
 
 const HEADER: [&str; 8] = [
     "filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax",
@@ -42,12 +43,12 @@ type Object<'a> = (&'a str, [f64; 4]);
 ///
 /// Returns an error where the file cannot be read, a line is malformed (with its number), or a
 /// picture that is needed cannot be read.
-pub(super) fn read(path: &Path, images: &Path) -> Result<Dataset, DataError> {
-    let bytes = retinanet_files::read(path).map_err(|source| DataError::Read {
+pub(super) fn read(path: &Path, images: &Path) -> Result<Dataset, ConvertError> {
+    let bytes = retinanet_files::read(path).map_err(|source| ConvertError::Read {
         path: path.into(),
         source,
     })?;
-    let mut table = parse(&bytes).map_err(|reason| DataError::Convert {
+    let mut table = parse(&bytes).map_err(|reason| ConvertError::Failed {
         path: path.into(),
         reason,
     })?;
@@ -386,13 +387,13 @@ impl Table {
     }
 
     /// Reads the sizes that no line told.
-    fn measure(&mut self, folder: &Path) -> Result<(), DataError> {
+    fn measure(&mut self, folder: &Path) -> Result<(), ConvertError> {
         for image in self.images.iter_mut().filter(|image| image.width == 0) {
             let path = folder.join(&image.file_name);
             (image.width, image.height) =
                 read_header(&path)
                     .map(|header| header.upright)
-                    .map_err(|error| DataError::Convert {
+                    .map_err(|error| ConvertError::Failed {
                         path,
                         reason: format!(
                             "its size, which the CSV file does not tell, could not be read: {}",

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
-use retinanet_data::DataError;
+
+use super::ConvertError;
 
 /// The pictures of a folder and the folders in it, or of a text file with a path a line; hidden files are
 /// none.
@@ -11,8 +12,8 @@ use retinanet_data::DataError;
 /// # Errors
 ///
 /// Returns an error if a folder or the file cannot be read.
-pub(super) fn below(place: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let unreadable = |source| DataError::Read {
+pub(super) fn below(place: &Path) -> Result<Vec<PathBuf>, ConvertError> {
+    let unreadable = |source| ConvertError::Read {
         path: place.into(),
         source,
     };

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use hotcoco::convert::coco_to_voc;
 use hotcoco::{Category, Dataset};
-use retinanet_data::{DataError, in_full};
+use retinanet_data::in_full;
 use retinanet_images::read_header;
 
+use super::ConvertError;
 use super::pictures;
 
 /// Folders below a data set's own that pictures may lie in.
@@ -19,13 +20,13 @@ const FOLDERS: [&str; 3] = ["", "JPEGImages", "images"];
 /// # Errors
 ///
 /// Returns an error that names the first.
-pub(super) fn require_files(source: &Path) -> Result<(), DataError> {
+pub(super) fn require_files(source: &Path) -> Result<(), ConvertError> {
     for folder in [source.to_owned(), source.join("Annotations")] {
         let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
         for path in paths.filter(|path| path.extension().is_some_and(|it| it == "xml")) {
             retinanet_files::require_file(&path)
-                .map_err(|source| DataError::Read { path, source })?;
+                .map_err(|source| ConvertError::Read { path, source })?;
         }
     }
     Ok(())
@@ -37,7 +38,7 @@ pub(super) fn require_files(source: &Path) -> Result<(), DataError> {
 /// # Errors
 ///
 /// Returns an error if a size is needed whose picture is not there or cannot be read.
-pub(super) fn complete(dataset: &mut Dataset, images: &Path) -> Result<(), DataError> {
+pub(super) fn complete(dataset: &mut Dataset, images: &Path) -> Result<(), ConvertError> {
     merge_names(dataset);
     let folders: Vec<PathBuf> = FOLDERS.iter().map(|name| images.join(name)).collect();
     for image in &mut dataset.images {
@@ -47,7 +48,7 @@ pub(super) fn complete(dataset: &mut Dataset, images: &Path) -> Result<(), DataE
         }
         if image.width == 0 || image.height == 0 {
             let path = picture.unwrap_or_else(|| images.join(&image.file_name));
-            let header = read_header(&path).map_err(|error| DataError::Convert {
+            let header = read_header(&path).map_err(|error| ConvertError::Failed {
                 reason: format!(
                     "its size, which the XML file does not tell, could not be read: {}",
                     in_full(&error)

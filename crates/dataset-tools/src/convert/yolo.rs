@@ -6,10 +6,11 @@ use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
 
 use hotcoco::{Annotation, Category, Dataset, Image};
-use retinanet_data::{DataError, in_full};
+use retinanet_data::in_full;
 use retinanet_images::read_header;
 use serde_json::Value;
 
+use super::ConvertError;
 use super::pictures;
 use super::yaml::Yaml;
 
@@ -30,7 +31,7 @@ pub(super) fn read(
     source: &Path,
     images: Option<&Path>,
     split: Option<&str>,
-) -> Result<Dataset, DataError> {
+) -> Result<Dataset, ConvertError> {
     let names = Names::find(source)?;
     let folder = if source.is_file() {
         source.parent().unwrap_or(Path::new("."))
@@ -171,7 +172,7 @@ struct Names {
 
 impl Names {
     /// Looks for a `data.yaml`, else for a list of names, in the source and up to two folders above.
-    fn find(source: &Path) -> Result<Self, DataError> {
+    fn find(source: &Path) -> Result<Self, ConvertError> {
         const YAML: [&str; 3] = ["data.yaml", "data.yml", "dataset.yaml"];
         const LISTS: [&str; 3] = ["classes.txt", "obj.names", "_darknet.labels"];
         if source.is_file() {
@@ -201,7 +202,7 @@ impl Names {
         })
     }
 
-    fn of_yaml(path: &Path) -> Result<Self, DataError> {
+    fn of_yaml(path: &Path) -> Result<Self, ConvertError> {
         let text = read_text(path)?;
         let yaml = Yaml::parse(&text).map_err(|error| failed(path, &error))?;
         let names = (yaml.get("names").and_then(names_of))
@@ -223,7 +224,7 @@ impl Names {
     }
 
     /// The folders, or lists of pictures, of a split.
-    fn split(&self, split: &str, source: &Path) -> Result<Vec<PathBuf>, DataError> {
+    fn split(&self, split: &str, source: &Path) -> Result<Vec<PathBuf>, ConvertError> {
         let none = || failed(source, &format!("no `data.yaml` lists a split `{split}`"));
         let (yaml, folder) = self.yaml.as_ref().ok_or_else(none)?;
         let base = match yaml.get("path").and_then(Yaml::as_text) {
@@ -312,7 +313,7 @@ impl Labels<'_> {
     }
 }
 
-fn image(id: u64, path: &Path, root: &Path) -> Result<Image, DataError> {
+fn image(id: u64, path: &Path, root: &Path) -> Result<Image, ConvertError> {
     let (width, height) = read_header(path)
         .map_err(|error| failed(path, &in_full(&error)))?
         .upright;
@@ -328,7 +329,7 @@ fn image(id: u64, path: &Path, root: &Path) -> Result<Image, DataError> {
 }
 
 /// Adds the boxes of the last image.
-fn add_boxes(dataset: &mut Dataset, label: &Path) -> Result<(), DataError> {
+fn add_boxes(dataset: &mut Dataset, label: &Path) -> Result<(), ConvertError> {
     let Some(image) = dataset.images.last() else {
         return Ok(());
     };
@@ -395,7 +396,7 @@ fn parse_line(line: &str) -> Result<(u64, [f64; 4]), String> {
 }
 
 /// Refuses label files without a picture beside those that have one: their boxes would be lost.
-fn refuse_orphans(used: &HashSet<PathBuf>) -> Result<(), DataError> {
+fn refuse_orphans(used: &HashSet<PathBuf>) -> Result<(), ConvertError> {
     let folders: HashSet<_> = used.iter().filter_map(|label| label.parent()).collect();
     for folder in folders {
         for entry in fs_err::read_dir(folder).into_iter().flatten().flatten() {
@@ -416,15 +417,15 @@ fn refuse_orphans(used: &HashSet<PathBuf>) -> Result<(), DataError> {
     Ok(())
 }
 
-fn read_text(path: &Path) -> Result<String, DataError> {
-    retinanet_files::read_text(path).map_err(|source| DataError::Read {
+fn read_text(path: &Path) -> Result<String, ConvertError> {
+    retinanet_files::read_text(path).map_err(|source| ConvertError::Read {
         path: path.into(),
         source,
     })
 }
 
-fn failed(path: &Path, reason: &str) -> DataError {
-    DataError::Convert {
+fn failed(path: &Path, reason: &str) -> ConvertError {
+    ConvertError::Failed {
         path: path.into(),
         reason: reason.into(),
     }

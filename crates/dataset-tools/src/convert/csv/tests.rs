@@ -3,12 +3,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::convert::{Converted, DatasetFormat, Source, convert};
+use crate::convert::{Converted, DatasetFormat, Destination, Source, convert};
 
 const TITLES: &str = "filename,width,height,class,xmin,ymin,xmax,ymax\n";
 
 /// Reads a file of these bytes, beside a picture `7×5.png` of that size.
-fn read_bytes(bytes: &[u8]) -> Result<Dataset, DataError> {
+fn read_bytes(bytes: &[u8]) -> Result<Dataset, ConvertError> {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("boxes.csv");
     fs_err::write(&path, bytes).expect("the folder is ours");
@@ -83,14 +83,18 @@ fn source<'a>(format: DatasetFormat, path: &'a Path, folder: &'a TempDir) -> Sou
     }
 }
 
+const fn to(format: DatasetFormat, path: &Path) -> Destination<'_> {
+    Destination { format, path }
+}
+
 #[test]
-fn coco_becomes_csv_and_comes_back() -> Result<(), DataError> {
+fn coco_becomes_csv_and_comes_back() -> Result<(), ConvertError> {
     let folder = TempDir::new().expect("a temporary folder");
     let [there, csv, back] = ["a.json", "b.csv", "c.json"].map(|it| folder.path().join(it));
     fs_err::write(&there, coco().to_string()).expect("the folder is ours");
 
     let coco = DatasetFormat::Coco;
-    let converted = convert(source(coco, &there, &folder), (DatasetFormat::Csv, &csv))?;
+    let converted = convert(source(coco, &there, &folder), to(DatasetFormat::Csv, &csv))?;
     let expected = Converted {
         images: 2,
         annotations: 2,
@@ -105,7 +109,7 @@ fn coco_becomes_csv_and_comes_back() -> Result<(), DataError> {
     let files = fs_err::read_dir(folder.path()).expect("the folder is ours");
     assert_eq!(files.count(), 2, "nothing is left beside the file");
 
-    let converted = convert(source(DatasetFormat::Csv, &csv, &folder), (coco, &back))?;
+    let converted = convert(source(DatasetFormat::Csv, &csv, &folder), to(coco, &back))?;
     assert_eq!((converted.images, converted.left_out), (2, 0));
     let back = fs_err::read(&back).expect("it was written");
     let back: Dataset = serde_json::from_slice(&back).expect("COCO");
