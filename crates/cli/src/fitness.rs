@@ -16,7 +16,8 @@ use crate::failure::Failure;
 /// the same driver, this very program, and the same shapes.
 pub(crate) fn require(
     check: &DeviceCheck,
-    (device, name): (&Device, &str),
+    device: &Device,
+    name: &str,
     observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
     if device::is_flex(device) {

@@ -133,7 +133,7 @@ impl LayerCall {
                 options,
                 end,
             } => {
-                let output = trial.convolution(images, levels, (*weight, *options), *end);
+                let output = trial.convolution(images, levels, *weight, *options, *end);
                 trial.finish(output, slope)
             }
             Self::BatchNorm {
@@ -150,7 +150,7 @@ impl LayerCall {
                 groups,
                 end,
             } => {
-                let output = trial.group_norm(images, levels, (*channels, *groups), *end);
+                let output = trial.group_norm(images, levels, *channels, *groups, *end);
                 trial.finish(output, slope)
             }
             Self::MaxPool {
@@ -189,7 +189,8 @@ impl Trial {
         &mut self,
         images: usize,
         levels: &[[usize; 2]],
-        (weight, options): ([usize; 4], ConvOptions),
+        weight: [usize; 4],
+        options: ConvOptions,
         end: EpilogueParts,
     ) -> Tensor<3> {
         let maps = self.levels("input", images, levels, weight[1] * options.groups);
@@ -219,7 +220,8 @@ impl Trial {
         &mut self,
         images: usize,
         levels: &[[usize; 2]],
-        (channels, groups): (usize, usize),
+        channels: usize,
+        groups: usize,
         end: EpilogueParts,
     ) -> Tensor<3> {
         let maps = self.levels("input", images, levels, channels);

@@ -103,7 +103,14 @@ impl Split {
     }
 }
 
-/// Looks a data set over, the image files on all threads of rayon's pool.
+/// A split and its annotations file.
+#[derive(Clone, Copy)]
+struct SplitFile<'a> {
+    split: &'a Split,
+    coco: &'a CocoFile,
+}
+
+/// Checks a data set, the image files on all threads of rayon's pool.
 ///
 /// `progress` is told how many image files of how many are done, from any thread and not always in
 /// order; where no files are opened it is not called.
@@ -127,21 +134,20 @@ pub fn check(
     } = request;
     let read = |split: &Split| CocoFile::read(&split.annotations, Masks::Bounds);
     let coco = read(split)?;
-    let other = match other {
-        Some(split) => Some((split, read(split)?)),
-        None => None,
-    };
+    let other_coco = other.as_ref().map(read).transpose()?;
+    let other =
+        (other.as_ref().zip(other_coco.as_ref())).map(|(split, coco)| SplitFile { split, coco });
 
     let mut findings = check_annotations(&coco, *role, *examples);
-    if let Some((split, other)) = &other {
-        records::other_categories(&coco, (split, other), &mut findings);
+    if let Some(other) = other {
+        records::other_categories(&coco, other, &mut findings);
     }
     if let Some(anchors) = anchors {
         anchors.check(&coco, &mut findings)?;
     }
     if *open_images {
-        let other = other.as_ref().map(|(split, coco)| (*split, coco));
-        files::check((split, &coco), other, *decoding, progress, &mut findings);
+        let file = SplitFile { split, coco: &coco };
+        files::check(file, other, *decoding, progress, &mut findings);
     }
     let mut report = findings.into_report(&split.annotations, &coco);
     report.files_opened = *open_images;

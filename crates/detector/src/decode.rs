@@ -1,6 +1,8 @@
 //! From predictions to detections: threshold, the best of each level, box decoding and
 //! non-maximum suppression by class (Lin et al. 2017, section 4.1, "Inference").
 
+use std::ops::Range;
+
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use retinanet_anchors::BoxCoder;
@@ -147,7 +149,9 @@ impl Decoder {
             *end += count;
             Some(*end - count)
         });
-        let levels: Vec<(usize, usize)> = starts.zip(level_anchors.iter().copied()).collect();
+        let levels: Vec<Range<usize>> = (starts.zip(level_anchors))
+            .map(|(start, count)| start..start + count)
+            .collect();
         let coarsest = levels.len().saturating_sub(1);
         levels
             .into_par_iter()
@@ -161,11 +165,11 @@ impl Decoder {
             .collect()
     }
 
-    /// The best candidates of a level, best first: its `count` anchors begin at `start`.
+    /// The best candidates of a level, best first.
     fn level_candidates(
         &self,
         image: &Image<'_>,
-        (start, count): (usize, usize),
+        level: Range<usize>,
         threshold: f32,
     ) -> Vec<Detection> {
         let Image {
@@ -175,12 +179,12 @@ impl Decoder {
             classes,
             ..
         } = image;
-        let logits = &logits[start * classes..][..count * classes];
+        let logits = &logits[level.start * classes..level.end * classes];
         let (deltas, _) = deltas.as_chunks::<4>();
         best_candidates(logits, threshold, self.config.pre_nms_top_k.as_usize())
             .into_iter()
             .map(|candidate| {
-                let anchor = start + candidate.index / classes;
+                let anchor = level.start + candidate.index / classes;
                 let bbox = self.coder.decode(&anchors[anchor], deltas[anchor]);
                 Detection {
                     bbox: if self.config.clip_before_nms {

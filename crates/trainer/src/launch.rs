@@ -98,7 +98,8 @@ pub trait Host {
     fn require_sound_device(
         &self,
         check: &DeviceCheck,
-        (device, name): (&Device, &str),
+        device: &Device,
+        name: &str,
         observer: &mut dyn Observer,
     ) -> Result<(), HostError> {
         if is_flex(device) {
@@ -224,8 +225,8 @@ pub fn launch(
     let device = host.open_device(&config.compute.device)?;
     let plan = plan(&options, host, &device, observer)?;
     if !options.trust_device {
-        let device = (&device, plan.config.compute.device.as_str());
-        host.require_sound_device(&plan.device_check(), device, observer)?;
+        let name = plan.config.compute.device.as_str();
+        host.require_sound_device(&plan.device_check(), &device, name, observer)?;
     }
     let processes = host.processes();
     plan.check_processes(processes.size())?;
@@ -258,8 +259,8 @@ pub fn join(trust_device: bool, host: &dyn Host) -> Result<(), LaunchError> {
     let device = host.open_device(&config.compute.device)?;
     let plan = Plan::new(config, &mut Quiet)?;
     if !trust_device {
-        let device = (&device, plan.config.compute.device.as_str());
-        host.require_sound_device(&plan.device_check(), device, &mut Quiet)?;
+        let name = plan.config.compute.device.as_str();
+        host.require_sound_device(&plan.device_check(), &device, name, &mut Quiet)?;
     }
     group.gather(&Ready);
     // The leader says when it ends; a signal comes to all.

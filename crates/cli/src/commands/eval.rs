@@ -49,7 +49,7 @@ fn refuse_to_write_over_inputs(arguments: &EvalArguments) -> Result<(), Failure>
         given("--write-detections", arguments.write_detections.as_ref()),
     ];
     for (option, path) in written.iter().flatten() {
-        super::refuse_file_of_run(arguments.model.run.as_deref(), (option, path))?;
+        super::refuse_file_of_run(arguments.model.run.as_deref(), option, path)?;
     }
     refuse_overlaps(read.into_iter().flatten(), written.into_iter().flatten())
 }

@@ -66,7 +66,7 @@ fn refuse_to_damage(arguments: &ExportArguments) -> Result<(), Failure> {
         given("--config", model.config.as_ref()),
     ];
     refuse_overlaps(read.into_iter().flatten(), [("--out", out.as_path())])?;
-    super::refuse_file_of_run(model.run.as_deref(), ("--out", out))
+    super::refuse_file_of_run(model.run.as_deref(), "--out", out)
 }
 
 /// Refuses a file name that says another format than the one that is written.

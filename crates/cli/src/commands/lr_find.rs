@@ -25,8 +25,8 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     }
     let plan = Plan::new(config, &mut console)?;
     if !arguments.trust_device {
-        let device = (&device, plan.config.compute.device.as_str());
-        fitness::require(&plan.device_check(), device, &mut console)?;
+        let name = plan.config.compute.device.as_str();
+        fitness::require(&plan.device_check(), &device, name, &mut console)?;
     }
     let search = find_learning_rate(&plan, &device, arguments.steps, &mut console)?;
 

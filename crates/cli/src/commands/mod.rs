@@ -160,7 +160,7 @@ fn spread(count: usize, total: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Refuses to write over a file that a run keeps.
-fn refuse_file_of_run(run: Option<&Path>, (option, path): (&str, &Path)) -> Result<(), Failure> {
+fn refuse_file_of_run(run: Option<&Path>, option: &str, path: &Path) -> Result<(), Failure> {
     match run {
         Some(run) if RunDirectory::keeps(run, path) => Err(Failure::usage(anyhow!(
             "{option} `{}` is a file that the run keeps; nothing was written",

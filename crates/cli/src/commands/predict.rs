@@ -130,7 +130,7 @@ fn refuse_overlaps(
         .map(|input| ("an image", input.path.as_path()));
     let written = [given("--json", json.as_ref()), given("--csv", csv.as_ref())];
     for (option, path) in written.iter().flatten() {
-        super::refuse_file_of_run(model.run.as_deref(), (option, path))?;
+        super::refuse_file_of_run(model.run.as_deref(), option, path)?;
     }
     let drawings = drawings.iter().map(|path| ("a drawing", path.as_path()));
     outputs::refuse_overlaps(

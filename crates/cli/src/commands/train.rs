@@ -82,10 +82,11 @@ impl Host for Program<'_> {
     fn require_sound_device(
         &self,
         check: &DeviceCheck,
-        (device, name): (&Device, &str),
+        device: &Device,
+        name: &str,
         observer: &mut dyn Observer,
     ) -> Result<(), HostError> {
-        Ok(fitness::require(check, (device, name), observer)?)
+        Ok(fitness::require(check, device, name, observer)?)
     }
 
     fn weights_file(&self, pretrained: &str) -> Result<String, HostError> {

@@ -57,7 +57,11 @@ pub(crate) fn forward(
     let bias = bias.map(into_contiguous);
     let residual = residual.map(into_contiguous);
     for levels in levels(problem, batch(output_shape)) {
-        let end = (bias.clone(), residual.clone(), relu);
+        let end = ForwardEnd {
+            bias: bias.clone(),
+            residual: residual.clone(),
+            relu,
+        };
         convolve(
             problem,
             Direction::Forward,
@@ -83,7 +87,7 @@ pub(crate) fn input_gradient(
     let input = empty(&gradient, input_shape);
     for [inputs, outputs] in levels(problem, batch(input_shape)) {
         let maps = [outputs, inputs];
-        let end = (None, None, false);
+        let end = ForwardEnd::default();
         convolve(
             problem,
             Direction::Backward,
@@ -281,15 +285,28 @@ fn window(problem: &Problem) -> WindowArgumentsLaunch {
     )
 }
 
+/// What a kernel does to a sum before it is stored; nothing by default.
+#[derive(Default)]
+struct ForwardEnd {
+    bias: Option<CubeTensor>,
+    residual: Option<CubeTensor>,
+    relu: bool,
+}
+
 fn convolve(
     problem: &Problem,
     direction: Direction,
     [read, written]: [Level; 2],
     source: &CubeTensor,
     weight: &CubeTensor,
-    (bias, residual, relu): (Option<CubeTensor>, Option<CubeTensor>, bool),
+    end: ForwardEnd,
     target: &CubeTensor,
 ) {
+    let ForwardEnd {
+        bias,
+        residual,
+        relu,
+    } = end;
     let groups = problem.options.groups;
     let pixels = written.pixels * batch(target.meta.shape());
     let terms = problem.taps() * read.channels / groups;

@@ -8,37 +8,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{ImageError, RgbImage};
 use rayon::prelude::*;
-use retinanet_annotations::{CocoFile, Image};
+use retinanet_annotations::Image;
 use retinanet_data::locate;
 use retinanet_images::{Decoding, Header, ImagesError, decode_image, range_of_16_bit, read_header};
 
 use crate::doctor::report::Findings;
-use crate::doctor::{Kind, Split};
+use crate::doctor::{Kind, Split, SplitFile};
 
 /// Decodes the files of a split, and reads those of the other to tell which are the same.
 pub(super) fn check(
-    (split, coco): (&Split, &CocoFile),
-    other: Option<(&Split, &CocoFile)>,
+    file: SplitFile<'_>,
+    other: Option<SplitFile<'_>>,
     decoding: Decoding,
     progress: &(dyn Fn(usize, usize) + Sync),
     findings: &mut Findings,
 ) {
-    let images = coco.images.records();
-    let other_images = other.map_or(&[][..], |(_, coco)| coco.images.records());
+    let images = file.coco.images.records();
+    let other_images = other.map_or(&[][..], |other| other.coco.images.records());
     let total = images.len() + other_images.len();
     let done = AtomicUsize::new(0);
     let step = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
 
     let looks: Vec<_> = (images.par_iter())
         .map(|image| {
-            let look = Look::at(split, image, decoding);
+            let look = Look::at(file.split, image, decoding);
             step();
             look
         })
         .collect();
     let other_prints: Vec<_> = (other_images.par_iter())
         .map(|image| {
-            let print = other.and_then(|(split, _)| fingerprint(split, image));
+            let print = other.and_then(|other| fingerprint(other.split, image));
             step();
             print
         })
@@ -52,7 +52,17 @@ pub(super) fn check(
     dark(images, &looks, findings);
     let prints: Vec<_> = looks.iter().map(|look| look.fingerprint).collect();
     repeated(images, &prints, findings);
-    shared((images, &prints), (other_images, &other_prints), findings);
+    shared(
+        Prints {
+            images,
+            prints: &prints,
+        },
+        Prints {
+            images: other_images,
+            prints: &other_prints,
+        },
+        findings,
+    );
 }
 
 /// Names the images of more than 8 bits that come out nearly black, and the range that all of them fill.
@@ -91,18 +101,26 @@ fn repeated(images: &[Image], prints: &[Option<Fingerprint>], findings: &mut Fin
     }
 }
 
+/// The images of a split and the fingerprints of their files, in the same order.
+#[derive(Clone, Copy)]
+struct Prints<'a> {
+    images: &'a [Image],
+    prints: &'a [Option<Fingerprint>],
+}
+
+impl<'a> Prints<'a> {
+    /// The images whose files can be read.
+    fn pairs(&self) -> impl Iterator<Item = (&'a Image, Fingerprint)> + use<'a> {
+        let pairs = self.images.iter().zip(self.prints);
+        pairs.filter_map(|(image, print)| Some((image, (*print)?)))
+    }
+}
+
 /// Finds what is in both splits.
-fn shared(
-    (images, prints): (&[Image], &[Option<Fingerprint>]),
-    (other_images, other_prints): (&[Image], &[Option<Fingerprint>]),
-    findings: &mut Findings,
-) {
-    let others: HashMap<_, _> = (other_prints.iter().zip(other_images))
-        .filter_map(|(print, image)| Some((print.as_ref()?, image)))
-        .collect();
-    for (image, print) in images.iter().zip(prints) {
-        let other = print.as_ref().and_then(|print| others.get(print));
-        if let Some(other) = other {
+fn shared(own: Prints<'_>, other: Prints<'_>, findings: &mut Findings) {
+    let others: HashMap<_, _> = other.pairs().map(|(image, print)| (print, image)).collect();
+    for (image, print) in own.pairs() {
+        if let Some(other) = others.get(&print) {
             findings.add(Kind::SharedImage, image.id, Some(&image.file_name), || {
                 format!("`{}` of the other split", other.file_name)
             });

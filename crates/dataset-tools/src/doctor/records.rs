@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use retinanet_annotations::{Category, CocoFile, List};
 
 use crate::doctor::report::Findings;
-use crate::doctor::{Kind, Split};
+use crate::doctor::{Kind, SplitFile};
 
 /// Up to here every whole number is a float of 64 bits.
 const LARGEST_ID: u64 = 1 << 53;
@@ -60,11 +60,7 @@ fn malformed(coco: &CocoFile, findings: &mut Findings) {
 
 /// Finds the categories of validation that training does not have: those of boxes, and those whose id
 /// has another name there.
-pub(super) fn other_categories(
-    train: &CocoFile,
-    (split, val): (&Split, &CocoFile),
-    findings: &mut Findings,
-) {
+pub(super) fn other_categories(train: &CocoFile, val: SplitFile<'_>, findings: &mut Findings) {
     // What has no categories at all is reported as that.
     if !train.categories.is_list() {
         return;
@@ -73,6 +69,7 @@ pub(super) fn other_categories(
         let categories = file.categories.records().iter();
         (categories.filter_map(|it| Some((it.id?, it.clone())))).collect()
     };
+    let SplitFile { split, coco: val } = val;
     let (known, listed) = (by_id(train), by_id(val));
     let used: HashSet<u64> = (val.annotations.records().iter())
         .filter_map(|it| it.category)

@@ -74,6 +74,12 @@ pub struct StepLoss {
     pub positives: usize,
 }
 
+/// What a forward pass moves: running statistics and the normaliser.
+struct MovedByForward {
+    model: RetinaNet,
+    normalizer: Normalizer,
+}
+
 impl Learner {
     /// A learner at its start. The model has the weights to start from and lies on a device with
     /// autodiff.
@@ -108,7 +114,7 @@ impl Learner {
         micro_batches: &[DeviceBatch],
         options: StepOptions,
     ) -> Result<StepLoss, StepError> {
-        let before = (self.model.valid(), *self.criterion.normalizer());
+        let before = self.moved_by_forward();
         let step = self.gradients(micro_batches, options);
         let (step, gradients) = step.inspect_err(|_| self.restore(before))?;
         self.model = (self.optimizer).step(
@@ -122,20 +128,27 @@ impl Learner {
 
     /// Lets `look` send images through as training does, and undoes what that moves.
     pub(crate) fn undisturbed<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
-        let before = (self.model.valid(), *self.criterion.normalizer());
+        let before = self.moved_by_forward();
         let seen = look(self);
         self.restore(before);
         seen
     }
 
-    /// Undoes what the forward pass moves: running statistics and the normaliser.
-    fn restore(&mut self, (model, normalizer): (RetinaNet, Normalizer)) {
-        self.criterion.set_normalizer(normalizer);
+    fn moved_by_forward(&self) -> MovedByForward {
+        MovedByForward {
+            model: self.model.valid(),
+            normalizer: *self.criterion.normalizer(),
+        }
+    }
+
+    /// Undoes what the forward pass moves.
+    fn restore(&mut self, before: MovedByForward) {
+        self.criterion.set_normalizer(before.normalizer);
         // Batch norms hold their last update back until somebody asks; without this it would come
         // on top of what is put back.
         self.model.valid();
         // It is the same model, so that its record fits.
-        if let Ok(model) = (self.model.clone()).try_load_record(model.into_record()) {
+        if let Ok(model) = (self.model.clone()).try_load_record(before.model.into_record()) {
             self.model = model;
         }
     }

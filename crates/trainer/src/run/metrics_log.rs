@@ -30,12 +30,13 @@ impl MetricsLog {
         strides: &[usize],
     ) -> std::io::Result<Self> {
         let finest_level = strides.first().map_or(3, |stride| stride.ilog2());
-        Self::in_folder(run.root(), (iteration, evaluated), finest_level)
+        Self::in_folder(run.root(), iteration, evaluated, finest_level)
     }
 
     fn in_folder(
         folder: &Path,
-        (iteration, evaluated): (u64, bool),
+        iteration: u64,
+        evaluated: bool,
         finest_level: u32,
     ) -> std::io::Result<Self> {
         let path = &folder.join("metrics.jsonl");
@@ -165,7 +166,7 @@ mod tests {
             "{\"iteration\":1}\n{\"iteration\":2}\n{\"iteration\":3}\n{\"itera",
         )
         .unwrap();
-        let mut log = MetricsLog::in_folder(folder.path(), (2, true), 3).unwrap();
+        let mut log = MetricsLog::in_folder(folder.path(), 2, true, 3).unwrap();
         log.line(&json!({ "iteration": 3, "again": true })).unwrap();
         assert_eq!(
             fs_err::read_to_string(&path).unwrap(),

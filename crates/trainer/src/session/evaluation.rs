@@ -54,7 +54,13 @@ impl Session<'_> {
         let reached = self.plan.config.train.best_metric.of(&metrics);
         self.best_score = analysis.best.map(|best| best.score);
         let is_best = self.judge(reached);
-        self.tell_metrics(&metrics, (loss, is_best), observer)?;
+        let evaluated = Evaluated {
+            iteration: self.iteration(),
+            metrics: &metrics,
+            loss,
+            is_best,
+        };
+        self.tell_metrics(&evaluated, observer)?;
         self.awaits_evaluation = false;
         if is_best || self.out_of_patience().is_some() || self.checkpoint_is_there() {
             self.write_checkpoint(observer)?;
@@ -99,27 +105,26 @@ impl Session<'_> {
 
     fn tell_metrics(
         &mut self,
-        metrics: &Metrics,
-        (loss, is_best): (f64, bool),
+        evaluated: &Evaluated<'_>,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
+        let &Evaluated {
+            iteration,
+            metrics,
+            loss,
+            is_best,
+        } = evaluated;
         self.log
-            .evaluation(self.iteration(), metrics, loss)
+            .evaluation(iteration, metrics, loss)
             .map_err(TrainError::Log)?;
-        self.run.write_evaluation(self.iteration(), metrics)?;
+        self.run.write_evaluation(iteration, metrics)?;
         self.run.log(&format!(
-            "step {}: AP {:.4}, AP50 {:.4}, loss {loss:.4}{}",
-            self.iteration(),
+            "step {iteration}: AP {:.4}, AP50 {:.4}, loss {loss:.4}{}",
             metrics.ap,
             metrics.ap50,
             if is_best { ", the best so far" } else { "" }
         ))?;
-        observer.evaluated(&Evaluated {
-            iteration: self.iteration(),
-            metrics,
-            loss,
-            is_best,
-        });
+        observer.evaluated(evaluated);
         Ok(())
     }
 
