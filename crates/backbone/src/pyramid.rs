@@ -155,7 +155,8 @@ impl FeaturePyramid {
             output5,
             p6,
             p7,
-            ..
+            p6_from: _,
+            relu_before_p7: _,
         } = self;
         let convolutions = [
             lateral3, lateral4, lateral5, output3, output4, output5, p6, p7,
