@@ -217,7 +217,7 @@ def python_with_torch() -> str:
     if not python.exists():
         log(f"installing PyTorch into {VENV}")
         venv.create(VENV, with_pip=True)
-    # Does nothing where they are there, and completes an installation that was stopped.
+    # Does nothing if they are there, and completes an installation that was stopped.
     command = [str(python), "-m", "pip", "install", "--quiet", "torch", "torchvision", "numpy"]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return str(python)

@@ -69,7 +69,7 @@ FEWEST_DETECTIONS = 10
 
 # Overlaps this near to the threshold are close calls.
 IOU_TOLERANCE = 1e-4
-# Two boxes that overlap more are the same thing at different places, which is no close call.
+# Two boxes that overlap more are the same thing at different places, which is not a close call.
 SAME_OVERLAP = 0.98
 MOST_CLOSE_CALLS = 3
 
@@ -161,7 +161,7 @@ def lively_model(generation: str, backbone: str, seed: int, photos: list[Tensor]
     assert (model.score_thresh, model.nms_thresh) == (SCORE_THRESHOLD, NMS_THRESHOLD)
     assert model.detections_per_img == DETECTIONS
     with torch.no_grad():
-        # Of frozen batch norms, weights are no parameters.
+        # Of frozen batch norms, weights are not parameters.
         for name, tensor in model.state_dict().items():
             if name.endswith("running_var"):
                 tensor.uniform_(0.7, 1.3)

@@ -186,7 +186,7 @@ fn names_of_classes_are_read_in_every_form() {
     refuse(
         label,
         "one 0.5 0.5 0.5 0.5",
-        &["line 1: it holds what is no number"],
+        &["line 1: it holds something other than numbers"],
     );
     experiment.write(label, "1 0.5 0.5 0.5 0.5");
     refuse(

@@ -48,8 +48,8 @@ fn the_clean_half_of_a_set_passes_and_the_raw_one_names_its_empty_box() {
 
     let fixed = experiment.path("fixed.json");
     let more = ["--annotations-only", "--fix", &fixed];
-    let mended = check("train_raw.json", &more).expect_success().stdout;
-    assert!(mended.contains("2288"), "{mended}");
+    let repaired = check("train_raw.json", &more).expect_success().stdout;
+    assert!(repaired.contains("2288"), "{repaired}");
     let arguments = [
         "--annotations",
         &fixed,

@@ -16,7 +16,7 @@ struct OnGpu {
 }
 
 impl OnGpu {
-    /// Nothing where there is no GPU, not even in software.
+    /// Nothing if there is no GPU, not even in software.
     #[expect(clippy::print_stderr, reason = "a skipped test tells why")]
     fn new() -> Option<Self> {
         if let Err(error) = burn::tensor::Device::wgpu_options().init() {

@@ -111,7 +111,7 @@ fn try_all(kind: &str, inputs: &[Vec<u8>], mut read: impl FnMut(&[u8])) {
             let path = std::env::temp_dir().join(format!("hostile-{kind}-{index}"));
             fs_err::write(&path, &bytes).unwrap();
             panic!(
-                "{kind}: input {index}, {peak} bytes at most, lies at {}",
+                "{kind}: input {index}, {peak} bytes at most, is at {}",
                 path.display()
             );
         }

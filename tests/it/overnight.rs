@@ -270,14 +270,14 @@ fn non_finite_report(experiment: &Experiment, run: &str, step: u64) -> Value {
 #[test]
 fn an_infinite_pixel_stops_training_by_the_images_name_before_the_weights_are_touched() {
     let experiment = Experiment::new();
-    // Whatever is no exact mean becomes infinite.
+    // Whatever is not an exact mean becomes infinite.
     let poison = ["data.normalization.std=[2e-38, 1.0, 1.0]"];
     let stopped = experiment.train("run", &set(&poison));
     stopped.expect_refusal(1, &["step 1", "train_0000", "not finite", "non_finite"]);
     let report = non_finite_report(&experiment, "run", 1);
     let images = report["images"].as_array().unwrap();
     assert_eq!(images.len(), 2);
-    assert_eq!(report["images_not_finite"].as_array().unwrap().len(), 2);
+    assert_eq!(report["images_non_finite"].as_array().unwrap().len(), 2);
     for image in images {
         let picture = image["picture"].as_str().unwrap();
         let path = experiment.path(&format!("run/non_finite/step-1/{picture}"));
@@ -317,10 +317,10 @@ fn a_learning_rate_that_is_far_too_high_is_caught_and_the_last_checkpoint_is_wha
     let step = stopped.stderr.split("error: step ").nth(1).unwrap();
     let step: u64 = step.split(':').next().unwrap().parse().unwrap();
     let report = non_finite_report(&experiment, "run", step);
-    let place = ["first_stage_not_finite", "first_gradient_not_finite"]
+    let place = ["first_stage_non_finite", "first_gradient_non_finite"]
         .iter()
         .find_map(|key| report[key].as_str())
-        .or_else(|| report["parameters_not_finite"][0].as_str());
+        .or_else(|| report["parameters_non_finite"][0].as_str());
     let place = place.expect("the layer where it begins");
     let cause = report["likely_cause"].as_str().unwrap();
     assert!(
@@ -335,7 +335,7 @@ fn a_learning_rate_that_is_far_too_high_is_caught_and_the_last_checkpoint_is_wha
 }
 
 #[test]
-fn steps_that_are_not_finite_can_be_skipped_so_many_in_a_row() {
+fn steps_that_are_non_finite_can_be_skipped_so_many_in_a_row() {
     let experiment = Experiment::new();
     let poison = "data.normalization.std=[2e-38, 1.0, 1.0]";
     let settings = [poison, "train.on_nonfinite=skip", "train.max_skipped=3"];

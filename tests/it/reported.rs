@@ -2,7 +2,7 @@
 
 use retinanet_tests::{Experiment, Finished, run, shared};
 
-/// Trains on one of the cases; nothing where they are absent.
+/// Trains on one of the cases; nothing if they are absent.
 fn train(experiment: &Experiment, case: &str, more: &[&str]) -> Option<Finished> {
     let reported = shared("reported")?;
     let config = reported.join("tiny.toml");

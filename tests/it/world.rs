@@ -194,7 +194,7 @@ fn an_image_that_one_process_cannot_read_ends_all_or_is_told_of() {
         move || fs_err::write(&path, &content).unwrap()
     };
     // The second image to evaluate is the second process's.
-    let mend = broken("val_00001.png");
+    let repair = broken("val_00001.png");
     let finished = train(2, &experiment, "run", &[]);
     assert_ne!(finished.code, Some(0));
     let told = |line: &str| line.contains("error: rank 1") && line.contains("val_00001.png");
@@ -203,7 +203,7 @@ fn an_image_that_one_process_cannot_read_ends_all_or_is_told_of() {
     let finished = train(2, &experiment, "left-out", &skip).expect_success();
     let told = "1 images could not be read and are left out of the evaluation";
     assert!(finished.stderr.contains(told), "{finished:#?}");
-    mend();
+    repair();
 
     // One of six: with batches of 4, each process always has another.
     let _mend = broken("train_00002.png");
@@ -220,7 +220,7 @@ fn an_image_that_one_process_cannot_read_ends_all_or_is_told_of() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_is_so_for_all() {
+fn a_loss_that_is_non_finite_is_so_for_all() {
     let experiment = Experiment::new();
     let diverges = [
         "--set",

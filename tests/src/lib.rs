@@ -9,7 +9,7 @@ use tempfile::TempDir;
 /// How a finished program ended and what it said.
 #[derive(Debug)]
 pub struct Finished {
-    /// The exit code; `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// What went to stdout.
     pub stdout: String,
@@ -67,13 +67,13 @@ impl Finished {
 ///
 /// # Panics
 ///
-/// Panics where the program is not built: `cargo test --workspace` builds it.
+/// Panics if the program is not built: `cargo test --workspace` builds it.
 pub fn retinanet() -> Command {
     let test = std::env::current_exe().expect("a test has a path");
     let program = test
         .ancestors()
         .nth(2)
-        .expect("tests lie in target/PROFILE/deps")
+        .expect("tests are in target/PROFILE/deps")
         .join(format!("retinanet{}", std::env::consts::EXE_SUFFIX));
     assert!(program.exists(), "{} is not built", program.display());
     let mut command = Command::new(program);
@@ -86,7 +86,7 @@ pub fn retinanet() -> Command {
 ///
 /// # Panics
 ///
-/// Panics where it cannot be started.
+/// Panics if it cannot be started.
 pub fn run(arguments: &[&str]) -> Finished {
     retinanet()
         .args(arguments)
@@ -106,7 +106,7 @@ impl Experiment {
     ///
     /// # Panics
     ///
-    /// Panics where that fails.
+    /// Panics if that fails.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let experiment = Self { folder };
@@ -151,7 +151,7 @@ score_threshold = 0.001
     ///
     /// # Panics
     ///
-    /// Panics where the temporary folder's path is no UTF-8.
+    /// Panics if the temporary folder's path is not UTF-8.
     pub fn path(&self, name: &str) -> String {
         let path = self.folder.path().join(name);
         path.to_str().expect("a temporary path in UTF-8").to_owned()
@@ -161,7 +161,7 @@ score_threshold = 0.001
     ///
     /// # Panics
     ///
-    /// Panics where that fails.
+    /// Panics if that fails.
     pub fn write(&self, name: &str, text: &str) -> String {
         let path = self.path(name);
         fs_err::write(&path, text).expect("the temporary folder can be written");
@@ -180,7 +180,7 @@ score_threshold = 0.001
     ///
     /// # Panics
     ///
-    /// Panics where it cannot be read.
+    /// Panics if it cannot be read.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         fs_err::read(self.path(name)).expect("the file is there")
     }
@@ -189,7 +189,7 @@ score_threshold = 0.001
     ///
     /// # Panics
     ///
-    /// Panics where it cannot be read or is no JSON.
+    /// Panics if it cannot be read or is not JSON.
     pub fn json(&self, name: &str) -> Value {
         serde_json::from_slice(&self.bytes(name)).expect("the file is JSON")
     }

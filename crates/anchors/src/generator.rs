@@ -105,7 +105,7 @@ impl AnchorGenerator {
     ///
     /// # Panics
     ///
-    /// Panics where there is no such level.
+    /// Panics if there is no such level.
     pub fn level(&self, level: usize, height: usize, width: usize) -> Vec<BoundingBox> {
         self.anchors(level, height, width).collect()
     }

@@ -56,7 +56,7 @@ const RATIO_SPREADS: [f64; 8] = [1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0];
 ///
 /// # Errors
 ///
-/// Returns an error where the settings do not fit the strides, or tell each level's anchors apart.
+/// Returns an error if the settings do not fit the strides, or tell each level's anchors apart.
 pub fn optimize(
     config: &AnchorConfig,
     strides: &[usize],

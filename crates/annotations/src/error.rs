@@ -25,7 +25,7 @@ pub enum AnnotationsError {
     },
     /// The file is JSON, but not COCO's instances.
     #[error(
-        "`{}` is no COCO instances file: {found}; expected an object with the lists `images`, \
+        "`{}` is not a COCO instances file: {found}; expected an object with the lists `images`, \
          `annotations` and `categories`",
         .path.display()
     )]
@@ -38,7 +38,7 @@ pub enum AnnotationsError {
     /// Records that lack a field, or hold what is not understood.
     #[error(
         "`{}` has {count} records that are not as COCO writes them; the first is {first}; \
-         `retinanet dataset check` lists them, and its `--fix` mends what can be mended",
+         `retinanet dataset check` lists them, and its `--fix` repairs what can be repaired",
         .path.display()
     )]
     Records {
@@ -51,7 +51,7 @@ pub enum AnnotationsError {
     },
     /// The file holds something else than detections.
     #[error(
-        "`{}` is no list of detections (objects with `image_id` or `file_name`, `category_id`, `bbox` and \
+        "`{}` is not a list of detections (objects with `image_id` or `file_name`, `category_id`, `bbox` and \
          `score`): {found}",
         .path.display()
     )]

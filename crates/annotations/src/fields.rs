@@ -16,7 +16,7 @@ pub(crate) struct Fields {
     values: [Option<Field>; MOST_KEYS],
     /// The keys that stand twice, with different values.
     pub(crate) contradictions: Vec<&'static str>,
-    /// What stands in the record's place, if it is no object.
+    /// What stands in the record's place, if it is not an object.
     pub(crate) other: Option<Value>,
 }
 
@@ -68,7 +68,7 @@ impl Fields {
         self.other.is_none()
     }
 
-    /// The value at the key of this place in the list of keys; nothing where a box is read as one.
+    /// The value at the key of this place in the list of keys; nothing if a box is read as one.
     pub(crate) fn get(&self, place: usize) -> Option<&Value> {
         match self.field(place)? {
             Field::Value(value) => Some(value),

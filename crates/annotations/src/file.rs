@@ -32,7 +32,7 @@ impl CocoFile {
     ///
     /// # Errors
     ///
-    /// Returns an error if the file cannot be read, is not JSON, or is no object.
+    /// Returns an error if the file cannot be read, is not JSON, or is not an object.
     pub fn read(path: &Path, masks: Masks) -> Result<Self, AnnotationsError> {
         parse(path, |json, bytes| {
             json.deserialize_map(FileVisitor { masks, bytes })
@@ -43,7 +43,7 @@ impl CocoFile {
     ///
     /// # Errors
     ///
-    /// Returns an error if it is no object; `path` is what to call it.
+    /// Returns an error if it is not an object; `path` is what to call it.
     pub fn of_value(value: &Value, path: &Path) -> Result<Self, AnnotationsError> {
         let visitor = FileVisitor {
             masks: Masks::Bounds,

@@ -175,7 +175,7 @@ mod tests {
             let error = read(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{error}");
             assert!(
-                error.contains("results.json` is no list of detections"),
+                error.contains("results.json` is not a list of detections"),
                 "{error}"
             );
         }

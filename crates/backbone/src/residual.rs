@@ -16,7 +16,7 @@ pub struct ResidualBlock {
     /// Only the bottleneck has a third.
     conv3: Option<Conv2d>,
     norm3: Option<Norm>,
-    /// `None` where the block keeps shape, and its input is added as it is.
+    /// `None` if the block keeps shape, and its input is added as it is.
     shortcut: Option<Projection>,
 }
 

@@ -99,7 +99,7 @@ impl ClassList {
     ///
     /// # Errors
     ///
-    /// Returns an error where a category id stands twice.
+    /// Returns an error if a category id stands twice.
     pub fn new(mut classes: Vec<Class>) -> Result<Self, ClassListError> {
         classes.sort_by_key(|class| class.category);
         let mut by_category = HashMap::with_capacity(classes.len());
@@ -122,7 +122,7 @@ impl ClassList {
     ///
     /// # Errors
     ///
-    /// Returns an error where a category id stands twice, or one is so high that a model would
+    /// Returns an error if a category id stands twice, or one is so high that a model would
     /// mostly tell apart what does not exist.
     pub fn by_category_id(classes: Vec<Class>) -> Result<Self, ClassListError> {
         let used = Self::new(classes)?;

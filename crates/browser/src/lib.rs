@@ -116,7 +116,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where it does not start or does not answer.
+    /// Returns an error if it does not start or does not answer.
     pub fn start(program: &Path) -> Result<Self, BrowserError> {
         let mut pipe = Pipe::start(program)?;
         let target = pipe.call("Target.createTarget", &json!({ "url": "about:blank" }))?;
@@ -133,7 +133,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where there is no such page.
+    /// Returns an error if there is no such page.
     pub fn open(&mut self, address: &str) -> Result<(), BrowserError> {
         let answer = self
             .pipe
@@ -151,7 +151,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where the script throws.
+    /// Returns an error if the script throws.
     pub fn evaluate(&mut self, script: &str) -> Result<Value, BrowserError> {
         let options = json!({
             "expression": script,
@@ -173,7 +173,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where it does not become true.
+    /// Returns an error if it does not become true.
     pub fn wait_for(&mut self, condition: &str) -> Result<(), BrowserError> {
         let polling = format!(
             "new Promise((resolve, reject) => {{
@@ -197,7 +197,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where there is no such element.
+    /// Returns an error if there is no such element.
     pub fn click(&mut self, selector: &str) -> Result<(), BrowserError> {
         self.click_at(selector, 0.5, 0.5)
     }
@@ -206,7 +206,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where there is no such element.
+    /// Returns an error if there is no such element.
     pub fn click_at(&mut self, selector: &str, right: f64, down: f64) -> Result<(), BrowserError> {
         self.hover_at(selector, right, down)?;
         let [x, y] = self.place(selector, right, down)?;
@@ -223,7 +223,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where there is no such element.
+    /// Returns an error if there is no such element.
     pub fn hover_at(&mut self, selector: &str, right: f64, down: f64) -> Result<(), BrowserError> {
         let [x, y] = self.place(selector, right, down)?;
         let event = json!({ "type": "mouseMoved", "x": x, "y": y });
@@ -234,7 +234,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where the browser is gone.
+    /// Returns an error if the browser is gone.
     pub fn press(&mut self, key: Key) -> Result<(), BrowserError> {
         let (name, number, text) = key.codes();
         for kind in ["keyDown", "keyUp"] {
@@ -251,7 +251,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where there is no such element.
+    /// Returns an error if there is no such element.
     pub fn choose_file(&mut self, selector: &str, file: &Path) -> Result<(), BrowserError> {
         let document = self.pipe.call("DOM.getDocument", &json!({}))?;
         let query = json!({ "nodeId": document["root"]["nodeId"], "selector": selector });
@@ -264,7 +264,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where the browser is gone.
+    /// Returns an error if the browser is gone.
     pub fn resize(&mut self, width: u32, height: u32) -> Result<(), BrowserError> {
         self.set_device(width, height, 1, false)
     }
@@ -273,7 +273,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where the browser is gone.
+    /// Returns an error if the browser is gone.
     pub fn become_phone(&mut self, width: u32, height: u32) -> Result<(), BrowserError> {
         self.set_device(width, height, 2, true)
     }
@@ -282,7 +282,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where the browser is gone.
+    /// Returns an error if the browser is gone.
     pub fn set_color_scheme(&mut self, scheme: ColorScheme) -> Result<(), BrowserError> {
         let value = match scheme {
             ColorScheme::Light => "light",
@@ -299,7 +299,7 @@ impl Browser {
     ///
     /// # Errors
     ///
-    /// Returns an error where the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub fn screenshot(&mut self, path: &Path) -> Result<(), BrowserError> {
         let answer = self
             .pipe

@@ -64,7 +64,7 @@ impl Seals {
     ///
     /// # Errors
     ///
-    /// Returns an error where it is missing, cut short or changed.
+    /// Returns an error if it is missing, cut short or changed.
     pub fn read(&self, checkpoint: &Path, name: &str) -> Result<Vec<u8>, SealError> {
         let path = checkpoint.join(name);
         let content = fs_err::read(&path).map_err(SealError::Io)?;
@@ -84,7 +84,7 @@ impl Seals {
 ///
 /// # Errors
 ///
-/// Returns an error where the state, an object with keys, has no form in JSON.
+/// Returns an error if the state, an object with keys, has no form in JSON.
 pub fn sealed_state(state: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(state)?;
     text.truncate(text.len().saturating_sub(END.len()));

@@ -107,7 +107,7 @@ pub(crate) struct TestTimeArguments {
     /// The share of a tile that its neighbour shows too
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, requires = "tile")]
     pub(crate) tile_overlap: f64,
-    /// How many images, or views of them, go through the network at once; 1 where not given, and 4
+    /// How many images, or views of them, go through the network at once; 1 if not given, and 4
     /// for `serve`
     #[arg(long, value_parser = from_1_to::<1_024>)]
     pub(crate) batch: Option<usize>,
@@ -291,7 +291,7 @@ pub(crate) struct ImportArguments {
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) settings: Settings,
-    /// A COCO annotation file that names the classes; where not given, 91 and 80 classes are COCO's
+    /// A COCO annotation file that names the classes; if not given, 91 and 80 classes are COCO's
     #[arg(long, value_name = "FILE")]
     pub(crate) annotations: Option<PathBuf>,
     /// The safetensors file to write
@@ -308,7 +308,7 @@ pub(crate) enum DeviceCommand {
 
 #[derive(Args)]
 pub(crate) struct DeviceCheckArguments {
-    /// The experiment, a TOML file; the paper's network on small images where not given
+    /// The experiment, a TOML file; the paper's network on small images if not given
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: Settings,
@@ -375,7 +375,7 @@ fn part(text: &str) -> Result<(PathBuf, f64), String> {
 
 fn share(text: &str) -> Result<f32, String> {
     let number = text.parse().ok().filter(|it| (0.0..=1.0).contains(it));
-    number.ok_or_else(|| format!("`{text}` is no number from 0 to 1"))
+    number.ok_or_else(|| format!("`{text}` is not a number from 0 to 1"))
 }
 
 /// More of an image would take the matcher's memory: it holds a number for each pair of detection and object.
@@ -386,13 +386,13 @@ fn max_detections(text: &str) -> Result<usize, String> {
         .parse()
         .ok()
         .filter(|it| (11..=MOST_DETECTIONS).contains(it));
-    number.ok_or_else(|| format!("`{text}` is no whole number from 11 to {MOST_DETECTIONS}"))
+    number.ok_or_else(|| format!("`{text}` is not a whole number from 11 to {MOST_DETECTIONS}"))
 }
 
 /// A count of at least 1 and no more than anyone means.
 fn from_1_to<const MOST: usize>(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|it| (1..=MOST).contains(it));
-    number.ok_or_else(|| format!("`{text}` is no whole number from 1 to {MOST}"))
+    number.ok_or_else(|| format!("`{text}` is not a whole number from 1 to {MOST}"))
 }
 
 #[cfg(test)]

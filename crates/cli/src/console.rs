@@ -73,7 +73,7 @@ fn cut(text: &str) -> Cow<'_, str> {
 /// Whether stdout is an output file's, so that results are told on stderr.
 static STDOUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// What stdout said when a result could not be written to it; nothing where its reader had gone.
+/// What stdout said when a result could not be written to it; nothing if its reader had gone.
 static STDOUT_ERROR: OnceLock<io::Error> = OnceLock::new();
 
 /// Keeps stdout for an output that a person pointed at it.
@@ -280,7 +280,7 @@ impl Observer for Console {
     }
 }
 
-/// A bar for work with this many parts; nothing where stderr is no terminal.
+/// A bar for work with this many parts; nothing if stderr is not a terminal.
 pub(crate) fn work_bar(what: &str, total: usize) -> ProgressBar {
     let bar = bar(total as u64, "{msg} {bar:12} {pos}/{len} {rate} {left}");
     bar.set_message(what.to_owned());

@@ -94,7 +94,7 @@ fn end_where_it_fails(name: &str) {
     }));
 }
 
-/// The innermost of the causes that an error of `CubeCL` lists, on one line; none where it lists none.
+/// The innermost of the causes that an error of `CubeCL` lists, on one line; none if it lists none.
 fn root_cause(text: &str) -> Option<String> {
     let (_, cause) = text.rsplit_once("Caused by:")?;
     let cause = cause.split("No backtrace available").next()?;
@@ -106,7 +106,7 @@ fn open_backend(name: &str) -> Result<Device> {
         Some((backend, index)) => {
             let index: usize = index
                 .parse()
-                .map_err(|_| anyhow!("device `{name}`: `{index}` is no number"))?;
+                .map_err(|_| anyhow!("device `{name}`: `{index}` is not a number"))?;
             (backend, Some(index))
         }
         None => (name, None),

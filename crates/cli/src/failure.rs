@@ -31,7 +31,7 @@ impl Failure {
         Self::Work(error.into())
     }
 
-    /// What is to be told; nothing where all was said.
+    /// What is to be told; nothing if all was said.
     pub(crate) const fn error(&self) -> Option<&anyhow::Error> {
         match self {
             Self::Usage(error) | Self::Work(error) => Some(error),

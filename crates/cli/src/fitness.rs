@@ -73,7 +73,7 @@ fn remember(pass: &Path, adapter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file that stands for a pass; none where there is no place for it.
+/// The file that stands for a pass; none if there is no place for it.
 fn pass_file(check: &DeviceCheck, adapter: &str) -> Option<PathBuf> {
     let program = std::env::current_exe()
         .and_then(|path| path.metadata())

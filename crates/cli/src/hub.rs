@@ -12,7 +12,7 @@ const PREFIX: &str = "hf:";
 /// The file that repositories of weights have where none is named.
 const DEFAULT_FILE: &str = "model.safetensors";
 
-/// Where the weights lie on this machine: fetched once if they are on the Hub, and as given if they
+/// Where the weights are on this machine: fetched once if they are on the Hub, and as given if they
 /// are a file.
 pub(crate) fn local_file(pretrained: &str) -> Result<String, Failure> {
     let Some(place) = pretrained.strip_prefix(PREFIX) else {

@@ -84,7 +84,7 @@ struct Search {
     drawings: Option<PathBuf>,
     /// Every folder that was entered, as links lead round in circles.
     entered: HashSet<PathBuf>,
-    /// How many of a kind are no images.
+    /// How many of a kind are not images.
     others: BTreeMap<String, usize>,
     drawings_met: bool,
 }
@@ -150,7 +150,7 @@ impl Search {
     }
 }
 
-/// What a file is that is no image, in words; nothing where it is one.
+/// What a file is that is not an image, in words; nothing if it is one.
 fn kind(path: &Path) -> Option<String> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();

@@ -105,7 +105,7 @@ impl Joined {
         }
     }
 
-    /// How many of the CPU's threads this process takes where nothing is given: its part of the
+    /// How many of the CPU's threads this process takes if nothing is given: its part of the
     /// cores that it may run on.
     pub(crate) fn threads(&self, given: Option<usize>) -> Option<usize> {
         let sharing = self.machine.on_these_cores;

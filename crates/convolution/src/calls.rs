@@ -89,7 +89,7 @@ impl LayerCall {
         kind
     }
 
-    /// The gradient that comes from behind the layer: none where the output is so near to a ReLU's
+    /// The gradient that comes from behind the layer: none if the output is so near to a ReLU's
     /// edge that rounding decides on which side it lies.
     fn slope(&self, images: usize, device: &Device) -> Vec<f32> {
         let mut open = self.clone();

@@ -46,7 +46,7 @@ pub trait Convolve: Backend {
 
 /// What a backend computes of a convolution and its gradients.
 pub trait Kernels: Convolve {
-    /// The tensor as it lies in memory, copied where it is a view.
+    /// The tensor as it is laid out in memory, copied where it is a view.
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// The gradient before the ReLU that gave `output`, where there was one.

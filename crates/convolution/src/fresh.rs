@@ -16,7 +16,7 @@ const GROUPS: usize = 32;
 ///
 /// # Panics
 ///
-/// Panics where the channels do not divide into the groups.
+/// Panics if the channels do not divide into the groups.
 pub fn new_conv2d(
     [channels_in, channels_out]: [usize; 2],
     kernel: usize,

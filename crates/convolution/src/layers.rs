@@ -64,7 +64,7 @@ impl EpilogueParts {
 ///
 /// # Panics
 ///
-/// Panics where the shapes do not fit together.
+/// Panics if the shapes do not fit together.
 pub fn conv2d(
     input: Tensor<4>,
     weight: Tensor<4>,
@@ -82,7 +82,7 @@ pub fn conv2d(
 ///
 /// # Panics
 ///
-/// Panics where the shapes do not fit together.
+/// Panics if the shapes do not fit together.
 pub fn conv2d_with_epilogue(
     input: Tensor<4>,
     weight: Tensor<4>,
@@ -115,7 +115,7 @@ pub fn conv2d_with_epilogue(
 ///
 /// # Panics
 ///
-/// Panics where the shapes do not fit together.
+/// Panics if the shapes do not fit together.
 pub fn conv2d_levels(
     input: Levels,
     weight: Tensor<4>,
@@ -330,7 +330,7 @@ fn normalize<const D: usize>(
 ///
 /// # Panics
 ///
-/// Panics where the kernel has more than 16 pixels along a side.
+/// Panics if the kernel has more than 16 pixels along a side.
 pub fn max_pool2d(input: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
     assert!(kernel <= 16, "a pooling window of {kernel} pixels");
     let [batch, height, width, channels] = input.dims();

@@ -25,7 +25,7 @@ pub(crate) struct Problem {
 impl Problem {
     /// # Panics
     ///
-    /// Panics where the weights do not fit the channels.
+    /// Panics if the weights do not fit the channels.
     pub(crate) fn new(
         maps_in: Maps,
         inputs: usize,

@@ -40,7 +40,7 @@ impl ConvOptions {
     ///
     /// # Panics
     ///
-    /// Panics where the map, padded, is smaller than the kernel.
+    /// Panics if the map, padded, is smaller than the kernel.
     pub fn output_size(&self, size: [usize; 2], kernel: [usize; 2]) -> [usize; 2] {
         [0, 1].map(|axis| {
             let reach = self.dilation[axis] * (kernel[axis] - 1) + 1;

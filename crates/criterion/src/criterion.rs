@@ -166,7 +166,7 @@ impl Criterion {
         }
     }
 
-    /// The targets of each image with those anchors alone that count; nothing where all do.
+    /// The targets of each image with those anchors alone that count; nothing if all do.
     fn sample(
         &self,
         logits: &Tensor<3>,

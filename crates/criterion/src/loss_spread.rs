@@ -121,7 +121,7 @@ struct AnchorLosses {
 }
 
 impl AnchorLosses {
-    /// Nothing where the anchor is ignored.
+    /// Nothing if the anchor is ignored.
     fn of(logits: &[f32], label: AnchorLabel, loss: &ClassLoss) -> Option<Self> {
         let positive = match label {
             AnchorLabel::Ignored => return None,

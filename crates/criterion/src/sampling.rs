@@ -51,7 +51,7 @@ impl Default for RandomConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OhemConfig {
-    /// The most negatives for each positive; as many as come where not given.
+    /// The most negatives for each positive; as many as come if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negatives_per_positive: Option<Positive>,
     /// How many anchors of an image count.

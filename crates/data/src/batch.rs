@@ -22,7 +22,7 @@ pub struct Batch {
     pub items: Vec<BatchItem>,
     /// The anchors of an image of the padded size, in the order of the model's predictions.
     pub anchors: Arc<PyramidAnchors>,
-    /// For every image what each anchor should say; nothing where the loader has no targets.
+    /// For every image what each anchor should say; nothing if the loader has no targets.
     pub targets: Vec<AnchorTargets>,
     /// The images of the batch that could not be read and were left out: the file and what is wrong
     /// with it.
@@ -55,7 +55,7 @@ impl Batch {
     ///
     /// # Panics
     ///
-    /// Panics where the batch has no such item.
+    /// Panics if the batch has no such item.
     pub fn picture(&self, item: usize, preparation: &Preparation) -> RgbImage {
         let pixels = 3 * self.height * self.width;
         let planes = &self.images[item * pixels..][..pixels];

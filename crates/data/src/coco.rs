@@ -193,7 +193,7 @@ pub enum DropReason {
     /// It has no box.
     NoBox,
     /// An edge of the box is infinite or not a number.
-    NotFinite,
+    NonFinite,
     /// The box covers nothing.
     Empty {
         /// The box's width as written.
@@ -209,7 +209,7 @@ impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBox => f.write_str("it has no box"),
-            Self::NotFinite => f.write_str("its box is not finite"),
+            Self::NonFinite => f.write_str("its box is not finite"),
             Self::Empty { width, height } => write!(f, "its box is {width} wide and {height} high"),
             Self::Outside => f.write_str("its box lies wholly outside the image"),
         }
@@ -235,7 +235,7 @@ impl CocoDataset {
     ///
     /// # Errors
     ///
-    /// Returns an error where the file cannot be read, is not JSON or not COCO, lists an image or
+    /// Returns an error if the file cannot be read, is not JSON or not COCO, lists an image or
     /// category twice, or has an annotation of an image or a category that it does not list.
     pub fn read(annotations: &Path, images_root: &Path) -> Result<Self, DataError> {
         Self::read_with(annotations, images_root, ReadOptions::default())
@@ -492,7 +492,7 @@ fn usable_box<'a>(
     };
     let bbox = BoundingBox::from_xywh([x, y, width, height]);
     let reason = if !bbox.to_array().iter().all(|edge| edge.is_finite()) {
-        DropReason::NotFinite
+        DropReason::NonFinite
     } else if !bbox.is_proper() {
         DropReason::Empty { width, height }
     } else if !bbox

@@ -214,7 +214,7 @@ pub enum DataError {
     Setting(#[from] SettingError),
     /// A batch that its micro-batches and processes cannot share.
     #[error(
-        "a batch of {batch_size} images cannot be shared by {micro_batches} parts, of all processes together"
+        "a batch of {batch_size} images cannot be split into {micro_batches} micro-batches, of all processes together"
     )]
     MicroBatches {
         /// Images of a batch.

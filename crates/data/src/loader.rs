@@ -122,11 +122,11 @@ impl TrainLoader {
     ///
     /// # Errors
     ///
-    /// Returns an error where an image cannot be read.
+    /// Returns an error if an image cannot be read.
     ///
     /// # Panics
     ///
-    /// Panics where the data set has no such image.
+    /// Panics if the data set has no such image.
     pub fn sample(&self, index: usize, epoch: u64) -> Result<Batch, DataError> {
         self.source.single(SampleKey {
             index,
@@ -198,11 +198,11 @@ impl EvalLoader {
     ///
     /// # Errors
     ///
-    /// Returns an error where the image cannot be read.
+    /// Returns an error if the image cannot be read.
     ///
     /// # Panics
     ///
-    /// Panics where the data set has no such image.
+    /// Panics if the data set has no such image.
     pub fn sample(&self, index: usize) -> Result<Batch, DataError> {
         self.source.single(SampleKey {
             index,

@@ -19,7 +19,7 @@ pub struct LoaderConfig {
     pub on_bad_image: OnBadImage,
     /// Threads that prepare images; 0 prepares them between the steps.
     pub workers: Whole<0, 256>,
-    /// Batches that are under way or ready at once, at most; twice `workers` where not given. A
+    /// Batches that are under way or ready at once, at most; twice `workers` if not given. A
     /// batch of 16 images of 1333×800 takes 200 MB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<Whole<1, 4096>>,

@@ -19,7 +19,7 @@ pub struct ParallelMap<I: Iterator, T> {
     yielded: u64,
     /// Results that came before their turn.
     early: BTreeMap<u64, Result<T, String>>,
-    /// Nothing where the caller's own thread does the work.
+    /// Nothing if the caller's own thread does the work.
     workers: Option<Workers<I::Item, T>>,
 }
 
@@ -42,7 +42,7 @@ where
     ///
     /// # Errors
     ///
-    /// Returns an error where a thread cannot be started.
+    /// Returns an error if a thread cannot be started.
     pub fn start(
         inputs: I,
         threads: usize,

@@ -15,7 +15,7 @@ pub struct ResizeConfig {
     pub short_side: ShortSides,
     /// Limit of the longer side in pixels.
     pub long_side: Side,
-    /// Length of the shorter side outside training; the largest of `short_side` where not given.
+    /// Length of the shorter side outside training; the largest of `short_side` if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_short_side: Option<Side>,
     /// How pixels of the resized image are computed.

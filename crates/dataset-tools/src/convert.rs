@@ -56,9 +56,9 @@ pub struct Source<'a> {
     /// Its file or folder.
     pub path: &'a Path,
     /// The folder of the pictures, for formats that do not tell their sizes, as YOLO's; the source, or
-    /// the folder of the source's file, where not given.
+    /// the folder of the source's file, if not given.
     pub images: Option<&'a Path>,
-    /// One of the splits that YOLO's `data.yaml` lists; all pictures where not given.
+    /// One of the splits that YOLO's `data.yaml` lists; all pictures if not given.
     pub split: Option<&'a str>,
 }
 
@@ -79,7 +79,7 @@ pub struct Destination<'a> {
 ///
 /// # Errors
 ///
-/// Returns an error where the source cannot be read, the destination cannot be written, a picture
+/// Returns an error if the source cannot be read, the destination cannot be written, a picture
 /// that is needed is not there, or CSV would not tell two images apart.
 pub fn convert(
     source: Source<'_>,

@@ -2,8 +2,8 @@
 //! files, what training will do about it, and what to do.
 //!
 //! [`CocoDataset::read`](retinanet_data::CocoDataset::read) stops at the first fault; [`check`] reads past
-//! all of them and lists each kind with its count and the first few examples. [`fix()`] mends what
-//! can be mended without guessing.
+//! all of them and lists each kind with its count and the first few examples. [`fix()`] repairs what
+//! can be repaired without guessing.
 //!
 //! ```no_run
 //! use retinanet_dataset_tools::doctor::{CheckRequest, Split, check};
@@ -43,7 +43,7 @@ const EXAMPLES: usize = 5;
 /// What [`check`] looks at.
 #[derive(Clone, Debug)]
 pub struct CheckRequest {
-    /// The split to look over.
+    /// The split to check.
     pub split: Split,
     /// What it is for. Default: training.
     pub role: Role,

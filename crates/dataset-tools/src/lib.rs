@@ -1,5 +1,5 @@
 //! What is done to a data set before anything learns from it: [`doctor`] finds what is wrong with it and
-//! mends some of it, [`convert()`] reads and writes the forms of other tools, [`split()`] sets images aside
+//! repairs some of it, [`convert()`] reads and writes the forms of other tools, [`split()`] sets images aside
 //! for validation, [`DatasetStats`] counts what is in it, and [`cover`] tells which boxes the anchors
 //! reach.
 //!

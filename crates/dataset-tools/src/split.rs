@@ -174,7 +174,7 @@ fn sizes(images: usize, shares: &[f64]) -> Vec<usize> {
     sizes
 }
 
-/// The file's parts; nothing where it has images or annotations that `part_of` does not know.
+/// The file's parts; nothing if it has images or annotations that `part_of` does not know.
 fn divide(mut file: Value, part_of: &HashMap<u64, usize>, parts: usize) -> Option<Vec<Value>> {
     let images = take_list(&mut file, "images", "id", part_of, parts)?;
     let annotations = take_list(&mut file, "annotations", "image_id", part_of, parts)?;

@@ -29,7 +29,7 @@ const COMMON_SIZES: usize = 5;
 
 /// A data set in numbers. Printed, it is for people; serialised, for programs.
 ///
-/// Only what reading has kept counts. Crowds are no boxes: they are counted once, and nowhere else.
+/// Only what reading has kept counts. Crowds are not boxes: they are counted once, and nowhere else.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DatasetStats {
     /// How many images.
@@ -53,7 +53,7 @@ pub struct DatasetStats {
     pub boxes_per_image: [Bin; 8],
     /// Boxes by height ÷ width, to the nearest power of two: `1/2` is all from 0.354 to 0.707.
     pub aspect_ratios: [Bin; 7],
-    /// How large the images are; none where there are none.
+    /// How large the images are; none if there are none.
     pub image_sizes: Option<ImageSizes>,
 }
 
@@ -138,7 +138,7 @@ impl DatasetStats {
     }
 }
 
-/// The objects of an image that are no crowds.
+/// The objects of an image that are not crowds.
 fn single(image: &ImageRecord) -> impl Iterator<Item = &GroundTruth> {
     image.objects.iter().filter(|object| !object.crowd)
 }

@@ -153,7 +153,7 @@ mod tests {
         all
     }
 
-    /// Logits of which many are equal, many have the score 1, and some are no numbers.
+    /// Logits of which many are equal, many have the score 1, and some are NaN.
     fn any_logit() -> impl Strategy<Value = f32> {
         prop_oneof![
             4 => -8.0_f32..4.0,

@@ -36,7 +36,7 @@ pub fn load_record(
         .map_err(unfit)?;
     match faulty_number(&model) {
         None => Ok(model),
-        Some(reason) => Err(CheckpointError::NotFinite {
+        Some(reason) => Err(CheckpointError::NonFinite {
             folder: checkpoint.to_owned(),
             reason,
         }),
@@ -138,9 +138,9 @@ pub enum CheckpointError {
         /// Which checkpoint.
         folder: PathBuf,
     },
-    /// A weight or a statistic is no number that can be one.
+    /// A weight or a statistic is non-finite, or a variance negative.
     #[error("the checkpoint `{}` is of no use, {reason}; those before it stay", folder.display())]
-    NotFinite {
+    NonFinite {
         /// Which checkpoint.
         folder: PathBuf,
         /// Which number.

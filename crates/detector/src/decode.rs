@@ -21,7 +21,7 @@ use crate::suppression::{Suppression, SuppressionConfig};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecodeConfig {
-    /// Scores at or below are no detections.
+    /// Scores at or below are not detections.
     pub score_threshold: ShareBelowOne,
     /// The score threshold of the coarsest level, where it has one of its own: 0 in Detectron.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ impl Decoder {
     ///
     /// # Panics
     ///
-    /// Panics where there are fewer sizes than images.
+    /// Panics if there are fewer sizes than images.
     pub fn decode(
         &self,
         predictions: Predictions,

@@ -40,7 +40,7 @@ impl Detector {
     ///
     /// # Errors
     ///
-    /// Returns an error where the folder is no run or checkpoint, or the checkpoint is damaged.
+    /// Returns an error if the folder is not a run or checkpoint, or the checkpoint is damaged.
     pub fn open(run: &Path, device: &Device) -> Result<Self, DetectorError> {
         let saved = SavedDetector::read(run)?;
         let DetectorFile { config, classes } = &saved.file;
@@ -52,7 +52,7 @@ impl Detector {
     ///
     /// # Errors
     ///
-    /// Returns an error where the file cannot be read or does not fit the config.
+    /// Returns an error if the file cannot be read or does not fit the config.
     pub fn from_weights(
         config: &DetectorConfig,
         weights: &Path,
@@ -64,7 +64,7 @@ impl Detector {
         Self::new(config, &model, classes, device)
     }
 
-    /// The detector of a model of this config, which lies on this device.
+    /// The detector of a model of this config, on this device.
     ///
     /// # Errors
     ///
@@ -91,7 +91,7 @@ impl Detector {
     ///
     /// # Errors
     ///
-    /// Returns an error where a setting is out of its range.
+    /// Returns an error if a setting is out of its range.
     pub fn with_test_time_augmentation(
         mut self,
         test_time: TestTimeAugmentation,
@@ -112,7 +112,7 @@ impl Detector {
     ///
     /// # Errors
     ///
-    /// Returns an error where the file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn detect_file(&self, path: &Path) -> Result<Vec<Detection>, ImagesError> {
         let decoding = self.preparation.decoding(MAX_PIXELS);
         let found = self.detect(&[Arc::new(decode_image(path, decoding)?)]);

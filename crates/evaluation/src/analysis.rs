@@ -17,14 +17,14 @@ pub struct Analysis {
     pub confusion: Confusion,
     /// What each kind of error costs.
     pub errors: ErrorParts,
-    /// Whether a score is the share of detections that are right; `None` where scores are not in
+    /// Whether a score is the share of detections that are right; `None` if scores are not in
     /// `[0, 1]`.
     pub calibration: Option<Calibration>,
     /// The images, worst first.
     pub images: Vec<ImageAnalysis>,
     /// The score from which on a detection counts in `confusion` and `images`.
     pub score: f64,
-    /// Where F1 over all classes is largest, at the highest such score; `None` where no detection is right.
+    /// Where F1 over all classes is largest, at the highest such score; `None` if no detection is right.
     pub best: Option<OperatingPoint>,
     /// Precision, recall and F1 over all classes at the scores 0, 0.01, …, 1, as long as there are detections
     /// with at least that score.
@@ -70,7 +70,7 @@ pub struct ClassAnalysis {
     pub precision: Vec<f64>,
     /// The score at which each of these recalls is reached, 0 where it is not.
     pub scores: Vec<f64>,
-    /// Where F1 is largest, at the highest such score; `None` where no detection is right.
+    /// Where F1 is largest, at the highest such score; `None` if no detection is right.
     pub best: Option<OperatingPoint>,
 }
 
@@ -101,7 +101,7 @@ pub struct Confusion {
 }
 
 /// The kinds of errors of TIDE (Bolya et al., ECCV 2020), with what AP at an `IoU` of 0.5 would
-/// gain if all errors of a kind were mended.
+/// gain if all errors of a kind were repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ErrorParts {
     /// Another class's object, well located.

@@ -103,7 +103,7 @@ impl Difference {
     }
 }
 
-/// How much wider a bootstrap's intervals are than hotcoco's; `None` where one image says nothing
+/// How much wider a bootstrap's intervals are than hotcoco's; `None` if one image says nothing
 /// about others.
 ///
 /// hotcoco draws as many images as there are, but counts one that is drawn twice once. Its samples

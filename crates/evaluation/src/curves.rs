@@ -32,7 +32,7 @@ impl Area {
 }
 
 impl<'a> Curves<'a> {
-    /// `None` where the evaluation has not been accumulated.
+    /// `None` if the evaluation has not been accumulated.
     pub(crate) fn of(evaluation: &'a COCOeval) -> Option<Self> {
         Some(Self {
             evaluation,
@@ -72,7 +72,7 @@ impl<'a> Curves<'a> {
         }))
     }
 
-    /// A class's precision at each recall, and the score that reaches it; nothing where there is no
+    /// A class's precision at each recall, and the score that reaches it; nothing if there is no
     /// object.
     pub(crate) fn precision_and_scores(&self, class: usize, iou: f64) -> (Vec<f64>, Vec<f64>) {
         let threshold = self.evaluation.params.iou_thr_idx(iou);

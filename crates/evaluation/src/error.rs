@@ -8,7 +8,7 @@ pub enum EvaluationError {
     /// The annotations file cannot be used.
     #[error(transparent)]
     Annotations(#[from] AnnotationsError),
-    /// A detection names a file that is no image's, or that of several.
+    /// A detection names a file that is not an image's, or that of several.
     #[error(
         "`{annotations}` has {count} images with the file `{file_name}`, of which something was found"
     )]
@@ -86,7 +86,7 @@ pub enum EvaluationError {
          model diverge?",
         image.0
     )]
-    NotFinite {
+    NonFinite {
         /// Which of the detections, counted from 0.
         index: usize,
         /// The image that it is on.

@@ -36,7 +36,7 @@ impl Evaluator {
     ///
     /// # Errors
     ///
-    /// Returns an error if the file cannot be read or is no COCO instances file, an annotation has no box,
+    /// Returns an error if the file cannot be read or is not a COCO instances file, an annotation has no box,
     /// or a category id stands twice.
     pub fn from_file(annotations: &Path) -> Result<Self, EvaluationError> {
         let mut file = CocoFile::read(annotations, Masks::Ignored)?;
@@ -77,7 +77,7 @@ impl Evaluator {
     ///
     /// # Errors
     ///
-    /// Returns an error where an annotation has no box or a category id stands twice.
+    /// Returns an error if an annotation has no box or a category id stands twice.
     pub fn from_dataset(
         mut dataset: Dataset,
         annotations: impl Into<String>,
@@ -212,7 +212,7 @@ impl Evaluator {
     ///
     /// # Errors
     ///
-    /// Returns an error where a detection is on an image or of a category that the annotations do
+    /// Returns an error if a detection is on an image or of a category that the annotations do
     /// not have, or is non-finite.
     pub fn evaluate(&self, detections: &[CocoDetection]) -> Result<Metrics, EvaluationError> {
         Ok(Metrics::of(&self.run(detections, self.images())?))
@@ -283,7 +283,7 @@ impl Evaluator {
     /// Checks what hotcoco would print a warning about, or rank without meaning.
     fn require_known(&self, detections: &[CocoDetection]) -> Result<(), EvaluationError> {
         if let Some(index) = detections.iter().position(|it| !it.is_finite()) {
-            return Err(EvaluationError::NotFinite {
+            return Err(EvaluationError::NonFinite {
                 index,
                 image: detections[index].image_id,
             });

@@ -49,7 +49,7 @@ impl Metric {
         (self.value)(metrics)
     }
 
-    /// This number of an evaluation; nothing where it is undefined, since there are no boxes to find.
+    /// This number of an evaluation; nothing if it is undefined, since there are no boxes to find.
     pub fn of(self, metrics: &Metrics) -> Option<f64> {
         Some(self.raw(metrics)).filter(|number| *number >= 0.0)
     }

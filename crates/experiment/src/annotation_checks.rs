@@ -7,7 +7,7 @@ use crate::config::{ExperimentConfig, SplitConfig};
 use crate::error::ExperimentError;
 use crate::observer::Observer;
 
-/// What there is to look over of a config's data: what is trained on, and what is evaluated on.
+/// What there is to check of a config's data: what is trained on, and what is evaluated on.
 ///
 /// # Errors
 ///
@@ -52,7 +52,7 @@ pub enum AnnotationsCheckError {
         /// Each file with what is wrong with it.
         errors: Vec<String>,
     },
-    /// They cannot be looked over.
+    /// They cannot be checked.
     #[error(transparent)]
     Data(#[from] DataError),
     /// A setting is out of range.

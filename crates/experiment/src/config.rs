@@ -136,7 +136,7 @@ impl Default for SplitConfig {
 pub struct ComputeConfig {
     /// What computes, as `--device`: `flex` is the CPU, `wgpu` the GPU.
     pub device: String,
-    /// Threads of the CPU; all cores where not given.
+    /// Threads of the CPU; all cores if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<Whole<1, 1024>>,
     /// Whether 3×3 convolutions on the CPU may go by Winograd's algorithm: faster, and exact to

@@ -1,4 +1,4 @@
-//! The images of both splits, looked over before anything is trained: a fault that shows only at the first
+//! The images of both splits, checked before anything is trained: a fault that shows only at the first
 //! evaluation costs a night.
 
 use std::collections::HashSet;

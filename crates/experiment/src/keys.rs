@@ -15,7 +15,7 @@ pub struct ConfigKey {
     pub kinds: Vec<String>,
     /// What it may be.
     pub value: String,
-    /// What it is where nothing says otherwise, as TOML; empty where that is no value.
+    /// What it is where nothing says otherwise, as TOML; empty if that is not a value.
     pub default: String,
     /// What it means.
     pub meaning: String,

@@ -113,7 +113,7 @@ fn to_table(config: &ExperimentConfig) -> Result<Table, ConfigError> {
 ///
 /// # Errors
 ///
-/// Returns an error where a value has no TOML form; none of ours.
+/// Returns an error if a value has no TOML form; none of ours.
 pub fn config_to_toml(config: &ExperimentConfig) -> Result<String, ConfigError> {
     toml::to_string(config).map_err(|error| ConfigError::Invalid {
         origin: "the config".to_owned(),
@@ -194,7 +194,7 @@ fn normalize(path: &Path) -> PathBuf {
     normal
 }
 
-/// `a.b = c` as the table that a file with that line would be. A value that is no TOML is a
+/// `a.b = c` as the table that a file with that line would be. A value that is not TOML is a
 /// string, so that `--set model.backbone=resnet34` needs no quotes.
 fn override_table(key: &str, value: &str) -> Result<Table, ConfigError> {
     let value = format!("value = {value}")

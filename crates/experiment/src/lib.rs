@@ -1,5 +1,5 @@
 //! An experiment as a file says it: presets, files that build on one another and `--set` become an
-//! [`ExperimentConfig`], whose settings are checked and whose data is found, looked over and read. A trained
+//! [`ExperimentConfig`], whose settings are checked and whose data is found, checked and read. A trained
 //! detector is evaluated on it by [`examine`]. What happens is told to an [`Observer`].
 //!
 //! Training itself is the trainer's.

@@ -110,7 +110,7 @@ fn key(
     });
 }
 
-/// What an optional key is where it is given.
+/// What an optional key is if it is given.
 fn given(schema: &Map<String, Value>) -> &Map<String, Value> {
     let any = schema.get("anyOf").and_then(Value::as_array);
     let inner = any.and_then(|any| match any.as_slice() {

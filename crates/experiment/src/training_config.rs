@@ -32,7 +32,7 @@ pub struct OptimizerConfig {
     pub weight_decay: Factor,
     /// Penalty on scales and biases of norms.
     pub norm_weight_decay: Factor,
-    /// Penalty on biases, but those of norms; `weight_decay` where not given. 0 in Detectron.
+    /// Penalty on biases, but those of norms; `weight_decay` if not given. 0 in Detectron.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bias_weight_decay: Option<Factor>,
     /// Factor on the learning rate of biases, but those of norms; 2 in Detectron.
@@ -114,7 +114,7 @@ pub struct ScheduleConfig {
     /// How the learning rate goes after the warm-up.
     #[serde(flatten)]
     pub kind: ScheduleKind,
-    /// Iterations over which the learning rate grows linearly to its full height; 1000 where not given, and none for
+    /// Iterations over which the learning rate grows linearly to its full height; 1000 if not given, and none for
     /// `one_cycle`, which has a rise of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Whole<0, MOST>>,
@@ -337,11 +337,11 @@ pub struct TrainConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfreeze_at: Option<Count>,
     /// Evaluates every so many iterations or epochs; at the end always. 5000 iterations or one
-    /// epoch where not given.
+    /// epoch if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_every: Option<Count>,
     /// Writes a checkpoint every so many iterations or epochs; at the end always. 5000 iterations
-    /// or one epoch where not given.
+    /// or one epoch if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<Count>,
     /// Where given, writes one too when the last is so many minutes old.

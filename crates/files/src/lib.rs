@@ -35,7 +35,7 @@ pub fn write_cached(target: impl AsRef<Path>, content: impl AsRef<[u8]>) -> io::
 }
 
 /// The file that a target stands for, as one path however it is written, whether the file exists or
-/// not; nothing where it is no file. Two outputs with the same one would write over each other.
+/// not; nothing if it is not a file. Two outputs with the same one would write over each other.
 pub fn file_of(target: impl AsRef<Path>) -> Option<PathBuf> {
     match place(target.as_ref()).ok()? {
         Place::File(path) => {
@@ -79,7 +79,7 @@ pub fn read_utf8(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 }
 
 fn no_text(path: &Path) -> io::Error {
-    let message = format!("`{}` is no text in UTF-8", path.display());
+    let message = format!("`{}` is not text in UTF-8", path.display());
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
@@ -102,7 +102,7 @@ fn in_utf8(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     }
 }
 
-/// Refuses what is no regular file, with a message that names the path and says what it is.
+/// Refuses what is not a regular file, with a message that names the path and says what it is.
 ///
 /// # Errors
 ///
@@ -163,7 +163,7 @@ fn place(target: &Path) -> io::Result<Place> {
 }
 
 /// Whether a link stands for one of the process's open files, such as `/proc/self/fd/1`. What such a
-/// link reads as is no path to follow.
+/// link reads as is not a path to follow.
 fn is_descriptor(link: &Path) -> bool {
     let folder = folder_of(link).canonicalize().unwrap_or_default();
     folder.starts_with("/proc") && folder.ends_with("fd")
@@ -274,7 +274,10 @@ mod tests {
         let latin = folder.path().join("latin");
         fs_err::write(&latin, b"\xE9").unwrap();
         let message = read_text(&latin).unwrap_err().to_string();
-        assert!(message.ends_with("latin` is no text in UTF-8"), "{message}");
+        assert!(
+            message.ends_with("latin` is not text in UTF-8"),
+            "{message}"
+        );
     }
 
     #[test]

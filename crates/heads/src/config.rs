@@ -13,7 +13,7 @@ real! {
 pub struct HeadConfig {
     /// Hidden convolutions before the output.
     pub depth: Whole<0, 32>,
-    /// Channels of the hidden convolutions; as many as the pyramid's where not given.
+    /// Channels of the hidden convolutions; as many as the pyramid's if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<Whole<1, 4096>>,
     /// What follows each hidden convolution.

@@ -122,7 +122,7 @@ fn of_file<T>(
 ///
 /// # Errors
 ///
-/// Returns an error where the bytes are no image, not a whole one, or one with too many pixels;
+/// Returns an error if the bytes are not an image, not a whole one, or one with too many pixels;
 /// that is told before a pixel is decoded.
 pub fn decode_bytes(bytes: &[u8], decoding: Decoding) -> Result<RgbImage, BytesError> {
     Ok(decoding.to_rgb8(decode_dynamic(bytes, decoding)?))

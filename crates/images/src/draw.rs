@@ -93,7 +93,7 @@ struct PixelBox {
 }
 
 impl PixelBox {
-    /// `None` where the box covers no part of the image.
+    /// `None` if the box covers no part of the image.
     fn new(bbox: &BoundingBox, image: &RgbImage) -> Option<Self> {
         let (width, height) = image.dimensions();
         let clipped = bbox.clip(width as f32, height as f32);

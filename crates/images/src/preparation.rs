@@ -200,7 +200,7 @@ impl Preparation {
     ///
     /// # Panics
     ///
-    /// Panics where there are fewer numbers than that.
+    /// Panics if there are fewer numbers than that.
     pub fn picture(&self, planes: &[f32], size: (usize, usize)) -> RgbImage {
         self.normalizer.picture(planes, size)
     }
@@ -270,7 +270,7 @@ mod tests {
             padding: padding([[32, 64], [32, 48]]),
             ..PreparationConfig::default()
         };
-        let error = Preparation::new(&config).expect_err("48 is no multiple of 32");
+        let error = Preparation::new(&config).expect_err("48 is not a multiple of 32");
         let expected = "`batch_shapes` must be of multiples of `size_divisor`, 32, got 48";
         assert_eq!(error.to_string(), expected);
     }

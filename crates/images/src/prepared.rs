@@ -55,7 +55,7 @@ impl View {
     ///
     /// # Panics
     ///
-    /// Panics where a piece shows what is not in its image.
+    /// Panics if a piece shows what is not in its image.
     pub fn render<E>(
         &self,
         preparation: &Preparation,

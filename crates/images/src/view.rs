@@ -100,7 +100,7 @@ impl View {
 }
 
 impl Piece {
-    /// An object of the image, where it is in the sample; none where nothing of it is shown.
+    /// An object of the image, where it is in the sample; none if nothing of it is shown.
     ///
     /// `image_size` is the image's width and height. Where less than `min_kept`, a share in `[0, 1]`,
     /// of the object's area in the image is shown, what is left is a region to ignore, as a crowd is:

@@ -89,7 +89,7 @@ function coverageTable(title, name, rows) {
     { name, about: title, value: ([label]) => label },
     { name: "boxes", about: "How many", value: ([, it]) => it.boxes, show: whole },
     share(`IoU ≥ ${significant(foreground)}`, "foreground", "Boxes whose best anchor is an object by its overlap"),
-    share(`IoU ≥ ${significant(background)}`, "background", "Boxes whose best anchor is no background"),
+    share(`IoU ≥ ${significant(background)}`, "background", "Boxes whose best anchor is not background"),
     { ...rate("mean IoU", "iou_sum", "Of the best anchors"), show: metric },
   ];
   const matched = [

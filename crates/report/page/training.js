@@ -40,9 +40,9 @@ function showSummary() {
 function showTraining() {
   const { log } = data;
   if (log.steps === 0) return empty("training", "No step yet.");
-  if (log.not_finite.length > 0) {
-    const named = log.not_finite.slice(0, 10).map(whole).join(", ");
-    const rest = log.not_finite.length > 10 ? " and more, red in the picture" : ", red in the picture";
+  if (log.non_finite.length > 0) {
+    const named = log.non_finite.slice(0, 10).map(whole).join(", ");
+    const rest = log.non_finite.length > 10 ? " and more, red in the picture" : ", red in the picture";
     content("training").append(make("p", {}, make("strong", {}, "Not finite"), ` at step ${named}${rest}.`));
   }
   const charts = make("div", { class: "charts" });
@@ -73,7 +73,7 @@ function stepHead(step) {
 const STEPS = { x: "step", head: stepHead, whole: true };
 
 function lossChart(host) {
-  const { curves, steps_per_point, not_finite } = data.log;
+  const { curves, steps_per_point, non_finite } = data.log;
   const series = [
     stepSeries("loss", curves.loss, { smooth: true }),
     stepSeries("class part", curves.class_loss, { smooth: true }),
@@ -86,7 +86,7 @@ function lossChart(host) {
   if (validation.some(([, value]) => isNumber(value))) {
     series.push({ name: "validation loss", points: validation, color: color(4) });
   }
-  new LineChart(host, { ...STEPS, title: "Loss", series, log: true, zero: true, wide: true, alarms: not_finite });
+  new LineChart(host, { ...STEPS, title: "Loss", series, log: true, zero: true, wide: true, alarms: non_finite });
 }
 
 function rateAndNormCharts(host) {

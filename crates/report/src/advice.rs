@@ -23,7 +23,7 @@ const LEAST_OBJECTS: usize = 100;
 /// A list of more classes is cut off.
 const MOST_NAMED: usize = 5;
 
-/// Sentences, the most pressing first; none where nothing stands out.
+/// Sentences, the most pressing first; none if nothing stands out.
 pub(crate) fn advice(report: &Report) -> Vec<String> {
     let log = &report.log;
     let sentences = [
@@ -38,7 +38,7 @@ pub(crate) fn advice(report: &Report) -> Vec<String> {
 }
 
 fn non_finite(log: &TrainingLog) -> Option<String> {
-    let first = log.not_finite.first()?;
+    let first = log.non_finite.first()?;
     Some(format!(
         "The loss or its gradient is non-finite, first at step {first}: a lower learning rate, a longer warm-up or \
          clipping of gradients helps."
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn steps_that_are_non_finite_and_waiting_are_told() {
         let mut log = log(&[]);
-        log.not_finite = vec![7, 9];
+        log.non_finite = vec![7, 9];
         log.curves.waited_share = vec![Some(0.2), None, Some(0.6)];
         let said = said(log);
         assert!(said[0].contains("first at step 7"), "{said:?}");

@@ -23,7 +23,7 @@ pub struct DatasetPage {
     pub title: String,
     /// Which images are shown, and how, in a sentence or two.
     pub about: String,
-    /// Settings that the images have been varied by, as TOML; empty where there are none.
+    /// Settings that the images have been varied by, as TOML; empty if there are none.
     pub settings: String,
     /// The classes' names and colours; [`BoxOverlay::class`] is a place among them.
     pub classes: Vec<ClassColor>,
@@ -91,7 +91,7 @@ pub struct BoxOverlay {
 }
 
 impl DatasetPage {
-    /// The page. Its images lie in files beside it.
+    /// The page. Its images are files beside it.
     ///
     /// # Errors
     ///

@@ -31,7 +31,7 @@ impl GalleryImage {
     ///
     /// # Errors
     ///
-    /// Returns an error where the image cannot be a JPEG, such as an empty one.
+    /// Returns an error if the image cannot be a JPEG, such as an empty one.
     pub fn new(image: &RgbImage, analysis: ImageAnalysis) -> Result<Self, ReportError> {
         let (width, height) = image.dimensions();
         let thumbnail = thumbnail(image, THUMBNAIL).map_err(|source| ReportError::Thumbnail {

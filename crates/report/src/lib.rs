@@ -3,7 +3,7 @@
 //! A [`Report`] is filled by whoever trains or evaluates, and written as often as there is news.
 //! Styles, scripts, numbers and pictures all stand in the one file; what is not known yet leaves
 //! its section with a sentence in place of a picture. A [`DatasetPage`] shows images of a data set in the
-//! same style; its images lie beside it.
+//! same style; its images are beside it.
 //!
 //! ```
 //! use retinanet_report::{FactGroup, Report, TrainingLog};

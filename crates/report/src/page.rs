@@ -37,7 +37,7 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// Returns an error where the numbers have no form in JSON.
+    /// Returns an error if the numbers have no form in JSON.
     pub fn to_html(&self) -> Result<String, ReportError> {
         Ok(PAGE.html(&self.title, data(self)?)?)
     }
@@ -46,7 +46,7 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// Returns an error where the page cannot be made or written.
+    /// Returns an error if the page cannot be made or written.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
         Ok(retinanet_files::write(path, self.to_html()?)?)
     }

@@ -11,7 +11,7 @@ pub struct Report {
     pub title: String,
     /// What was run and where: data set, seed, versions, device, start, duration.
     pub facts: Vec<FactGroup>,
-    /// The config, as TOML; empty where there is none.
+    /// The config, as TOML; empty if there is none.
     pub config: String,
     /// Steps and evaluations so far.
     pub log: TrainingLog,

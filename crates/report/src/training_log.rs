@@ -29,12 +29,12 @@ pub struct TrainingLog {
     /// How the loss falls to the pyramid's levels.
     pub levels: LevelCurves,
     /// The first thousand steps whose loss or gradient norm is not finite.
-    pub not_finite: Vec<u64>,
+    pub non_finite: Vec<u64>,
     /// The evaluations; of two after the same step, the later one.
     pub evaluations: Vec<EvaluationPoint>,
 }
 
-/// Means over neighbouring steps, at most 1500 of them. A value is `None` where no step of a point
+/// Means over neighbouring steps, at most 1500 of them. A value is `None` if no step of a point
 /// has a finite one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct StepCurves {
@@ -90,12 +90,12 @@ pub struct EvaluationPoint {
 }
 
 impl TrainingLog {
-    /// Reads a run's `metrics.jsonl`. Lines that are no JSON, as a kill may leave one, and lines of
+    /// Reads a run's `metrics.jsonl`. Lines that are not JSON, as a kill may leave one, and lines of
     /// another kind are passed over.
     ///
     /// # Errors
     ///
-    /// Returns an error where the file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn read(path: &Path) -> Result<Self, std::io::Error> {
         Self::from_lines(BufReader::new(File::open(path)?))
     }
@@ -121,14 +121,14 @@ impl TrainingLog {
 
     fn new(steps: &[Step], evaluations: Vec<EvaluationPoint>) -> Self {
         let with_levels: Vec<_> = steps.iter().filter(|it| !it.levels.is_empty()).collect();
-        let not_finite = steps.iter().filter(|it| !it.is_finite());
+        let non_finite = steps.iter().filter(|it| !it.is_finite());
         Self {
             steps: steps.len(),
             seconds: sum(steps, |it| it.seconds),
             steps_per_point: steps_per_point(steps.len()),
             curves: StepCurves::new(steps),
             levels: LevelCurves::new(&with_levels),
-            not_finite: not_finite.map(|it| it.iteration).take(MOST_NAMED).collect(),
+            non_finite: non_finite.map(|it| it.iteration).take(MOST_NAMED).collect(),
             evaluations,
         }
     }
@@ -348,14 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_leaves_a_gap_and_is_named() {
+    fn what_is_non_finite_leaves_a_gap_and_is_named() {
         let log = read(concat!(
             "{\"kind\":\"step\",\"iteration\":7,\"loss\":null,\"gradient_norm\":1.0}\n",
             "{\"kind\":\"step\",\"iteration\":8,\"loss\":2.0,\"gradient_norm\":null}\n",
             "{\"kind\":\"step\",\"iteration\":9,\"loss\":2.0,\"gradient_norm\":1.0}\n",
         ));
         assert_eq!(log.curves.loss, [None, Some(2.0), Some(2.0)]);
-        assert_eq!(log.not_finite, [7, 8]);
+        assert_eq!(log.non_finite, [7, 8]);
     }
 
     #[test]

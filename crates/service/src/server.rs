@@ -53,7 +53,7 @@ impl Stop {
 ///
 /// # Errors
 ///
-/// Returns an error where a setting is out of range, the address cannot be listened on, the system
+/// Returns an error if a setting is out of range, the address cannot be listened on, the system
 /// gives no threads, or the detector does not come back from its last batch.
 pub fn run(
     config: &ServiceConfig,

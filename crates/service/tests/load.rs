@@ -142,7 +142,7 @@ fn the_metrics_add_up(service: &Running, outcomes: &[Outcome]) {
         .iter()
         .filter(|outcome| matches!(outcome, Outcome::Left));
     let all = service.metric(requests);
-    // One that leaves before its request is read is no request.
+    // One that leaves before its request is read is not a request.
     assert!(all <= outcomes.len() as f64, "{all}");
     assert!(all >= (outcomes.len() - left.count()) as f64, "{all}");
 

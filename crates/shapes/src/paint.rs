@@ -36,7 +36,7 @@ fn paint_backdrop(pixmap: &mut Pixmap, backdrop: Blend) {
     }
 }
 
-/// Things that are no object: broad faint blobs without an edge, thin lines, tiny dots.
+/// Things that are not objects: broad faint blobs without an edge, thin lines, tiny dots.
 fn paint_clutter(pixmap: &mut Pixmap, rng: &mut impl Rng) {
     let (width, height) = (pixmap.width() as f32, pixmap.height() as f32);
     let scale = pixel_scale(pixmap.width(), pixmap.height());

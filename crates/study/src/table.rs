@@ -28,7 +28,7 @@ pub struct Table {
 
 struct Row {
     name: String,
-    /// Of each seed the run's report, as an address from the table on; none where it is not written.
+    /// Of each seed the run's report, as an address from the table on; none if it is not written.
     reports: Vec<(u64, Option<String>)>,
     paper: BTreeMap<String, f64>,
     outcomes: Vec<Outcome>,

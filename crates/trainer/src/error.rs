@@ -12,7 +12,7 @@ use crate::run::run_directory::RunDirectoryError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// The loss on the validation images is no number any more.
+    /// The loss on the validation images became non-finite.
     #[error(
         "the loss on the validation images is {loss} at step {iteration}: the weights have diverged, and are \
          not kept; a lower `optimizer.lr`, `optimizer.clip_norm` or a longer `schedule.warmup` helps"
@@ -25,7 +25,7 @@ pub enum TrainError {
     },
     /// The loss or its gradients are non-finite.
     #[error("step {iteration}: {error}; {cause}; see {}", folder.display())]
-    NotFinite {
+    NonFinite {
         /// The step, counted from 1.
         iteration: u64,
         /// What is not.

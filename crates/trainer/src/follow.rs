@@ -18,7 +18,7 @@ use crate::training::prepare;
 ///
 /// # Errors
 ///
-/// Returns an error where an image cannot be read. The others wait then, and must be ended.
+/// Returns an error if an image cannot be read. The others wait then, and must be ended.
 pub fn follow(
     plan: &Plan,
     device: &Device,

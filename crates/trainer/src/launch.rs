@@ -38,7 +38,7 @@ pub struct LaunchOptions {
     pub run: PathBuf,
     /// Whether the run that is in the folder goes on, instead of a new one that begins. Default: no.
     pub resume: bool,
-    /// Whether the annotations are looked over first, and training is refused if it would fail on them.
+    /// Whether the annotations are checked first, and training is refused if it would fail on them.
     /// Default: yes.
     pub check_annotations: bool,
     /// Whether a device other than the CPU trains without having been compared with it. Default: no.

@@ -81,14 +81,14 @@ impl NonFiniteStep<'_> {
             "box_loss": number(self.error.bbox),
             "gradient_norm": self.error.gradient_norm.map(number),
             "learning_rate": self.learning_rate,
-            "images_not_finite": values.images,
-            "parameters_not_finite": values.parameters,
-            "first_stage_not_finite": values.stage,
+            "images_non_finite": values.images,
+            "parameters_non_finite": values.parameters,
+            "first_stage_non_finite": values.stage,
             "largest_output_of_stages_before": values.largest,
             "losses_of_levels": (values.levels.iter())
                 .map(|[class, bbox]| json!({ "class": number(*class), "box": number(*bbox) }))
                 .collect::<Vec<_>>(),
-            "first_gradient_not_finite": values.first_bad_gradient(),
+            "first_gradient_non_finite": values.first_bad_gradient(),
             "gradient_norms": (values.gradients.iter())
                 .map(|(name, norm)| json!({ "parameter": name, "norm": number(*norm) }))
                 .collect::<Vec<_>>(),
@@ -101,8 +101,8 @@ impl NonFiniteStep<'_> {
 
     fn find(&self) -> NonFiniteValues {
         let mut values = NonFiniteValues {
-            images: images_not_finite(self.batch),
-            parameters: parameters_not_finite(&self.learner.model),
+            images: images_non_finite(self.batch),
+            parameters: parameters_non_finite(&self.learner.model),
             stage: None,
             largest: Vec::new(),
             levels: Vec::new(),
@@ -185,7 +185,7 @@ fn weights(part: &Batch) -> Vec<f64> {
 }
 
 /// The files of images with values that are non-finite.
-fn images_not_finite(batch: &[Batch]) -> Vec<String> {
+fn images_non_finite(batch: &[Batch]) -> Vec<String> {
     let mut files = Vec::new();
     for part in batch {
         let pixels = 3 * part.height * part.width;
@@ -198,8 +198,8 @@ fn images_not_finite(batch: &[Batch]) -> Vec<String> {
     files
 }
 
-fn parameters_not_finite(model: &RetinaNet) -> Vec<String> {
-    let mut parameters = NotFinite::default();
+fn parameters_non_finite(model: &RetinaNet) -> Vec<String> {
+    let mut parameters = NonFinite::default();
     model.visit(&mut parameters);
     parameters.found
 }
@@ -236,12 +236,12 @@ fn stages(
 
 /// Collects the names of parameters with values that are non-finite.
 #[derive(Default)]
-struct NotFinite {
+struct NonFinite {
     path: Vec<String>,
     found: Vec<String>,
 }
 
-impl ModuleVisitor for NotFinite {
+impl ModuleVisitor for NonFinite {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.push(name.to_owned());
     }
@@ -279,7 +279,7 @@ impl ModuleVisitor for GradientNorms<'_> {
 
 /// The largest absolute value; not finite where any value is not.
 fn largest<const D: usize>(tensor: Tensor<D>) -> f64 {
-    // The maximum of a tensor may pass over what is no number; a sum does not.
+    // The maximum of a tensor may pass over a NaN; a sum does not.
     let sum = f64::from(tensor.clone().abs().sum().into_scalar::<f32>());
     let largest = f64::from(tensor.abs().max().into_scalar::<f32>());
     if sum.is_nan() { sum } else { largest }

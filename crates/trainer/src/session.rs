@@ -51,7 +51,7 @@ pub(crate) struct Session<'a> {
     pub(crate) awaits_evaluation: bool,
     last_checkpoint: Instant,
     /// Steps in a row whose loss or gradients were non-finite.
-    not_finite: u64,
+    non_finite: u64,
     /// Images left out because they could not be read.
     pub(crate) skipped: usize,
     /// In a run that went on, from the first evaluation on.
@@ -140,7 +140,7 @@ impl<'a> Session<'a> {
             evaluations_since_best: 0,
             awaits_evaluation: false,
             last_checkpoint: Instant::now(),
-            not_finite: 0,
+            non_finite: 0,
             skipped: 0,
             reporter: Some(Reporter::with_coverage(plan, coverage)),
         })
@@ -198,7 +198,7 @@ impl<'a> Session<'a> {
             evaluations_since_best: state.evaluations_since_best,
             awaits_evaluation: state.awaits_evaluation,
             last_checkpoint: Instant::now(),
-            not_finite: state.not_finite,
+            non_finite: state.non_finite,
             skipped: 0,
             reporter: None,
         })
@@ -228,9 +228,9 @@ impl<'a> Session<'a> {
         }
         let loss = match self.train_state.learn(&mut batch) {
             Ok(loss) => loss,
-            Err(error) => return self.not_finite(&error, batch, learning_rate, observer),
+            Err(error) => return self.non_finite(&error, batch, learning_rate, observer),
         };
-        self.not_finite = 0;
+        self.non_finite = 0;
 
         let group = &self.train_state.learner.group;
         let seen = self.iteration() * self.plan.config.train.batch_size.images() as u64;
@@ -258,7 +258,7 @@ impl<'a> Session<'a> {
 
     /// Writes a non-finite report of a step whose loss or gradients are non-finite, and stops or goes on, as
     /// the config says.
-    fn not_finite(
+    fn non_finite(
         &mut self,
         error: &StepError,
         mut batch: Vec<Batch>,
@@ -272,10 +272,10 @@ impl<'a> Session<'a> {
             ..
         } = self.train_state;
         let config = &plan.config.train;
-        self.not_finite += 1;
+        self.non_finite += 1;
         let skips =
-            config.on_nonfinite == OnNonFinite::Skip && self.not_finite <= config.max_skipped.get();
-        if skips && self.not_finite > 1 {
+            config.on_nonfinite == OnNonFinite::Skip && self.non_finite <= config.max_skipped.get();
+        if skips && self.non_finite > 1 {
             // The first of a row has its non-finite report, and disks are not endless.
             let text = format!("skipped: step {iteration}: {error}");
             return Ok(tell(self.run, observer, &text)?);
@@ -310,7 +310,7 @@ impl<'a> Session<'a> {
             return Ok(tell(self.run, observer, &text)?);
         }
         self.run.log(&text)?;
-        Err(TrainError::NotFinite {
+        Err(TrainError::NonFinite {
             iteration,
             error: *error,
             cause,
@@ -332,7 +332,7 @@ impl<'a> Session<'a> {
             best_score: self.best_score,
             evaluations_since_best: self.evaluations_since_best,
             awaits_evaluation: self.awaits_evaluation,
-            not_finite: self.not_finite,
+            non_finite: self.non_finite,
             classes: self.plan.train.classes.clone(),
             train_data: self.data.0,
             val_data: self.data.1,

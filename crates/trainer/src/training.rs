@@ -39,7 +39,7 @@ pub struct TrainOutcome {
 ///
 /// # Errors
 ///
-/// Returns an error where an image cannot be read, the loss is no number, or the run directory
+/// Returns an error if an image cannot be read, the loss is non-finite, or the run directory
 /// cannot be written. The checkpoints written before stay.
 pub fn train(
     plan: &Plan,

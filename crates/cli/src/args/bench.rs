@@ -10,7 +10,7 @@ use super::from_1_to;
 
 #[derive(Args)]
 pub(crate) struct BenchArguments {
-    /// Only this, as often as needed; everything that has its data where not given
+    /// Only this, as often as needed; everything that has its data if not given
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) only: Vec<Workload>,
     /// The residual network, as `model.backbone`
@@ -40,7 +40,7 @@ pub(crate) struct BenchArguments {
     /// Seed of the weights, the images and the boxes
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Threads of the CPU; all cores where not given
+    /// Threads of the CPU; all cores if not given
     #[arg(long, value_parser = from_1_to::<1_024>)]
     pub(crate) threads: Option<usize>,
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
@@ -55,7 +55,7 @@ pub(crate) struct BenchArguments {
     /// For the loader: the folder of the images; needs --annotations
     #[arg(long, value_name = "DIR", requires = "annotations")]
     pub(crate) images: Option<PathBuf>,
-    /// For the loader: threads that prepare images; the config's, or 2, where not given
+    /// For the loader: threads that prepare images; the config's, or 2, if not given
     #[arg(long)]
     pub(crate) workers: Option<Whole<0, 256>>,
     /// Prints JSON

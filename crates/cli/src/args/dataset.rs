@@ -37,10 +37,10 @@ pub(crate) struct ConvertArguments {
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// The folder of the images, for files that do not tell sizes, as YOLO's; the source, or the
-    /// folder that it lies in, where not given
+    /// folder of the file, if not given
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
-    /// One of the splits that YOLO's data.yaml lists: train, val, test; all images where not given
+    /// One of the splits that YOLO's data.yaml lists: train, val, test; all images if not given
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
 }
@@ -104,7 +104,7 @@ pub(crate) struct SplitArguments {
 
 #[derive(Args)]
 pub(crate) struct CheckArguments {
-    /// An experiment, a TOML file: looks over both of its splits, and at its anchors
+    /// An experiment, a TOML file: checks both of its splits, and its anchors
     #[arg(
         required_unless_present = "annotations",
         conflicts_with = "annotations"

@@ -19,7 +19,7 @@ pub(crate) struct TrainArguments {
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// Where the run goes; `runs/` and the config's name where not given
+    /// Where the run goes; `runs/` and the config's name if not given
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
     /// Goes on with a run that was stopped
@@ -65,7 +65,7 @@ pub(crate) struct StudyArguments {
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// Where runs and tables go; `runs/studies/` and the study's name where not given
+    /// Where runs and tables go; `runs/studies/` and the study's name if not given
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// How many runs train at once

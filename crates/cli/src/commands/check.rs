@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         super::write_over(path, text.as_bytes())?;
     }
     if let (Some(request), Some(out)) = (requests.first(), &arguments.fix) {
-        return mend(&request.split, out);
+        return repair(&request.split, out);
     }
     let bad: Vec<&str> = (reports.iter())
         .filter(|report| report.fails())
@@ -98,10 +98,10 @@ fn look_over(request: &CheckRequest) -> Result<Report, Failure> {
     report.map_err(Failure::work)
 }
 
-fn mend(split: &Split, out: &Path) -> Result<(), Failure> {
+fn repair(split: &Split, out: &Path) -> Result<(), Failure> {
     let fixed = fix(split).map_err(Failure::work)?;
     let text = serde_json::to_string(&fixed.json)
-        .context("cannot write the mended annotations")
+        .context("cannot write the repaired annotations")
         .map_err(Failure::work)?;
     super::write_over(out, text.as_bytes())?;
     for change in &fixed.changes {
@@ -118,7 +118,7 @@ fn mend(split: &Split, out: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::work(anyhow!(
-        "`{}` still has what only a person can mend: {}",
+        "`{}` still has what only a person can repair: {}",
         out.display(),
         titles.join("; ")
     )))

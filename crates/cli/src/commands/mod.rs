@@ -141,7 +141,7 @@ fn with_test_time_augmentation(
         .map_err(Failure::usage)
 }
 
-/// Limits the CPU's threads; nothing where not given.
+/// Limits the CPU's threads; nothing if not given.
 fn set_threads(threads: Option<usize>) {
     /// The most that `compute.threads` may be; more is refused when the config is checked.
     const MOST_THREADS: usize = 1024;

@@ -286,7 +286,7 @@ fn csv(predictions: &[Prediction], classes: &ClassList) -> anyhow::Result<Vec<u8
         .map_err(csv::IntoInnerError::into_error)?)
 }
 
-/// A name as text. Bytes that are no UTF-8 are written out, so that two names stay two.
+/// A name as text. Bytes that are not UTF-8 are written out, so that two names stay two.
 fn text_of(name: &Path) -> String {
     let plain = name.to_str().map(str::to_owned);
     plain.unwrap_or_else(|| {

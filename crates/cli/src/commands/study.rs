@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
     }
 }
 
-/// Where the runs go: a folder after the study's name where none is given, and after its base's.
+/// Where the runs go: a folder after the study's name if none is given, and after its base's.
 fn out(arguments: &StudyArguments) -> PathBuf {
     let default = || {
         let mut name = (arguments.study.file_stem().unwrap_or_default()).to_owned();
@@ -118,7 +118,7 @@ struct Ended {
     error: Option<String>,
 }
 
-/// Trains to the end; nothing where that has been done.
+/// Trains to the end; nothing if that has been done.
 fn train(
     arguments: &StudyArguments,
     study: &Study,

@@ -201,7 +201,7 @@ fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
         None => {}
     }
     console::result(&format!(
-        "the run lies in {run}\nnext:\n  retinanet eval --run {run}\n  \
+        "the run is in {run}\nnext:\n  retinanet eval --run {run}\n  \
          retinanet predict --run {run} IMAGE_OR_FOLDER\n  \
          retinanet serve --run {run}\nwhat came of it, with pictures: {run}/report.html"
     ));

@@ -30,7 +30,7 @@ const LONGEST: u32 = 1_280;
 /// What pages of this program say of who made them.
 const GENERATOR: &str = "name=\"generator\" content=\"retinanet\"";
 
-/// Of more images than this the files are not looked over, which would take minutes.
+/// Of more images than this the files are not checked, which would take minutes.
 const MOST_FILES: usize = 2_000;
 
 pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {

@@ -31,7 +31,7 @@ pub(super) const fn units(columns: usize) -> usize {
 /// Further down and right than any map reaches, with room to be multiplied by a stride.
 const NOWHERE: usize = 1 << 24;
 
-/// Where the maps of one size lie in a buffer, `[image, height, width, channels]`, with other
+/// Where the maps of one size are in a buffer, `[image, height, width, channels]`, with other
 /// sizes' between one image's and the next's.
 #[derive(CubeLaunch, CubeType)]
 pub(super) struct MapArguments {
@@ -371,7 +371,7 @@ pub(super) fn sum_rows(
     }
 }
 
-/// The gradient before a ReLU: nothing where its output is 0.
+/// The gradient before a ReLU: nothing if its output is 0.
 #[cube(launch)]
 pub(super) fn before_relu(gradient: &[f32], output: &[f32], target: &mut [f32]) {
     if ABSOLUTE_POS < target.len() {

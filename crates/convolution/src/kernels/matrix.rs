@@ -6,7 +6,7 @@
 
 use gemm::Parallelism;
 
-/// A matrix that lies in a slice with any strides.
+/// A matrix in a slice with any strides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix<'a> {
     values: &'a [f32],
@@ -21,7 +21,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     ///
-    /// Panics where the slice is too short.
+    /// Panics if the slice is too short.
     pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(rows == 0 || columns == 0 || (rows - 1) * stride + columns <= values.len());
         Self {
@@ -71,7 +71,7 @@ pub(crate) enum Threads {
 ///
 /// # Panics
 ///
-/// Panics where the shapes do not fit together or into the product.
+/// Panics if the shapes do not fit together or into the product.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "a product lends its memory to one multiplication"

@@ -46,7 +46,7 @@ impl Pool {
                             let input =
                                 &input[(start + in_y * width + in_x) * channels..][..channels];
                             for channel in 0..channels {
-                                // A value that is no number wins, so that it is seen.
+                                // A NaN wins, so that it is seen.
                                 if input[channel] > output[channel] || input[channel].is_nan() {
                                     output[channel] = input[channel];
                                     taps[channel] = tap as u8;

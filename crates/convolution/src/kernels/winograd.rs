@@ -326,7 +326,7 @@ impl Block {
         });
     }
 
-    /// Where the pixels of each tile lie in a buffer, from `shift` pixels beside its first one.
+    /// Where the pixels of each tile are in a buffer, from `shift` pixels beside its first one.
     fn tile_offsets<const N: usize>(
         &self,
         maps: &Maps,

@@ -22,7 +22,7 @@ fn read_json(file: &Value) -> Result<CocoDataset, DataError> {
 }
 
 fn message(text: &str) -> String {
-    let error = read(text, ReadOptions::default()).expect_err("this file is no data set");
+    let error = read(text, ReadOptions::default()).expect_err("this file is not a data set");
     match std::error::Error::source(&error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -104,8 +104,8 @@ fn useless_boxes_are_left_out_and_listed() -> Result<(), DataError> {
     let expected = [
         (1, empty(0.0, 5.0)),
         (2, empty(5.0, -1.0)),
-        (3, DropReason::NotFinite),
-        (4, DropReason::NotFinite),
+        (3, DropReason::NonFinite),
+        (4, DropReason::NonFinite),
         (5, DropReason::Outside),
         (6, DropReason::Outside),
         (7, DropReason::NoBox),
@@ -169,7 +169,7 @@ fn objects_are_numbered_as_the_models_classes() -> Result<(), DataError> {
 fn files_of_another_kind_are_named_with_what_is_missing() {
     let list = message(r#"[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]"#);
     assert!(
-        list.contains("train.json` is no COCO instances file: it is a list"),
+        list.contains("train.json` is not a COCO instances file: it is a list"),
         "{list}"
     );
     let other = message(r#"{"images": [], "license": "MIT"}"#);

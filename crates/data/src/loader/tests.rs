@@ -491,7 +491,7 @@ fn uneven_parts_and_empty_data_sets_are_refused() {
     );
     let error = error.expect_err("2 does not divide 3").to_string();
     assert!(
-        error.contains("3 images cannot be shared by 2 parts"),
+        error.contains("3 images cannot be split into 2 micro-batches"),
         "{error}"
     );
 }

@@ -41,7 +41,7 @@ type Object<'a> = (&'a str, [f64; 4]);
 ///
 /// # Errors
 ///
-/// Returns an error where the file cannot be read, a line is malformed (with its number), or a
+/// Returns an error if the file cannot be read, a line is malformed (with its number), or a
 /// picture that is needed cannot be read.
 pub(super) fn read(path: &Path, images: &Path) -> Result<Dataset, ConvertError> {
     let bytes = retinanet_files::read(path).map_err(|source| ConvertError::Read {
@@ -225,11 +225,11 @@ impl Columns {
         corners: [1, 2, 3, 4],
         width: None,
         height: None,
-        hint: " (the first line is no header with `filename` and `xmin`, so the columns are \
+        hint: " (the first line is not a header with `filename` and `xmin`, so the columns are \
                taken for `path,x1,y1,x2,y2,class`)",
     };
 
-    /// The columns by their names; nothing where the record is no header.
+    /// The columns by their names; nothing if the record is not a header.
     fn named(header: &StringRecord) -> Result<Option<Self>, String> {
         let known = |names: &[&str]| header.iter().any(|title| is_one_of(title, names));
         if !(known(FILE) && known(CORNERS[0])) {
@@ -269,7 +269,7 @@ impl Columns {
         let read = |column: Option<usize>, name| match column.map_or("", |column| &record[column]) {
             "" => Ok(None),
             text => (pixels(text).map(Some))
-                .ok_or_else(|| format!("its {name} `{text}` is no number of pixels")),
+                .ok_or_else(|| format!("its {name} `{text}` is not a number of pixels")),
         };
         match (read(self.width, "width")?, read(self.height, "height")?) {
             (Some(width), Some(height)) => Ok(Some((width, height))),
@@ -290,7 +290,7 @@ impl Columns {
             corners[index] = match texts[index] {
                 "" => return Err(format!("its box has no {name} edge")),
                 text => number(text).ok_or_else(|| {
-                    format!("the {name} edge of its box is `{text}`, which is no finite number")
+                    format!("the {name} edge of its box is `{text}`, which is not a finite number")
                 })?,
             };
         }

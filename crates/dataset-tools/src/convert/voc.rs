@@ -12,7 +12,7 @@ use retinanet_images::read_header;
 use super::ConvertError;
 use super::pictures;
 
-/// Folders below a data set's own that pictures may lie in.
+/// Folders below a data set's own that may hold pictures.
 const FOLDERS: [&str; 3] = ["", "JPEGImages", "images"];
 
 /// Refuses XML files that are none, such as a pipe, which would be waited for.

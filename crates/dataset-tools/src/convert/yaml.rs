@@ -2,7 +2,7 @@
 
 use saphyr_parser::{Event, Parser};
 
-/// How deep lists and tables may lie in one another.
+/// How deep lists and tables may be nested.
 const DEEPEST: usize = 32;
 
 /// A value of a document. Every scalar is the text that stands there.
@@ -10,7 +10,7 @@ const DEEPEST: usize = 32;
 pub(super) enum Yaml {
     Text(String),
     List(Vec<Self>),
-    /// In the order of the document; a key that is no text is empty.
+    /// In the order of the document; a key that is not text is empty.
     Table(Vec<(String, Self)>),
 }
 
@@ -19,7 +19,7 @@ impl Yaml {
     ///
     /// # Errors
     ///
-    /// Returns where and why if it is no YAML; aliases are refused too, as they can make a short text
+    /// Returns where and why if it is not YAML; aliases are refused too, as they can make a short text
     /// gigabytes.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut building = Building::default();

@@ -18,8 +18,8 @@ use super::yaml::Yaml;
 const SLACK: f64 = 0.01;
 
 /// Reads a data set: `source` is its folder, its `data.yaml`, or a folder of label files; `images` the
-/// folder that names start from, found beside the label files where not given; `split` one of the splits
-/// that the `data.yaml` lists, all pictures where not given.
+/// folder that names start from, found beside the label files if not given; `split` one of the splits
+/// that the `data.yaml` lists, all pictures if not given.
 ///
 /// Pictures without a label file are background. Polygons become the boxes around them.
 ///
@@ -206,7 +206,7 @@ impl Names {
         let text = read_text(path)?;
         let yaml = Yaml::parse(&text).map_err(|error| failed(path, &error))?;
         let names = (yaml.get("names").and_then(names_of))
-            .ok_or_else(|| failed(path, "its `names` are no list and no table of names"))?;
+            .ok_or_else(|| failed(path, "its `names` are neither a list nor a table of names"))?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Self {
             names,
@@ -237,7 +237,7 @@ impl Names {
             Some(Yaml::Table(_)) | None => return Err(none()),
         };
         let place = |entry: &str| {
-            // Roboflow writes `../train/images` for what lies beside the file.
+            // Roboflow writes `../train/images` for what is beside the file.
             let beside = entry.trim_start_matches("../");
             [base.join(entry), base.join(beside), folder.join(beside)]
                 .into_iter()
@@ -360,10 +360,10 @@ fn add_boxes(dataset: &mut Dataset, label: &Path) -> Result<(), ConvertError> {
 /// The class of a line, and its box as left, top, width and height in shares.
 fn parse_line(line: &str) -> Result<(u64, [f64; 4]), String> {
     let numbers: Option<Vec<f64>> = line.split_whitespace().map(|it| it.parse().ok()).collect();
-    let numbers = numbers.ok_or("it holds what is no number")?;
+    let numbers = numbers.ok_or("it holds something other than numbers")?;
     let (&class, shares) = numbers.split_first().ok_or("it is empty")?;
     if class.fract() != 0.0 || !(0.0..1e9).contains(&class) {
-        return Err(format!("class {class} is no whole number from 0"));
+        return Err(format!("class {class} is not a whole number from 0"));
     }
     if !shares
         .iter()

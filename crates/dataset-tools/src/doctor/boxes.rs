@@ -83,7 +83,7 @@ pub(super) enum Verdict {
     Missing,
     /// It is not four numbers; what it is instead.
     Malformed(String),
-    NotFinite,
+    NonFinite,
     Degenerate {
         width: f64,
         height: f64,
@@ -105,7 +105,7 @@ impl Verdict {
         Some(match self {
             Self::Missing => (Kind::MissingBox, "it has no box".into()),
             Self::Malformed(found) => (Kind::MalformedBox, found),
-            Self::NotFinite => (Kind::NotFiniteBox, "its box is not finite".into()),
+            Self::NonFinite => (Kind::NonFiniteBox, "its box is not finite".into()),
             Self::Degenerate { width, height } => (
                 Kind::DegenerateBox,
                 format!("its box is {width} wide and {height} high"),
@@ -133,7 +133,7 @@ pub(super) fn judge(bbox: &RawBox, size: Option<(u32, u32)>) -> Verdict {
     };
     let bbox = BoundingBox::from_xywh([x, y, width, height]);
     if !bbox.to_array().iter().all(|edge| edge.is_finite()) {
-        return Verdict::NotFinite;
+        return Verdict::NonFinite;
     }
     if !bbox.is_proper() {
         return Verdict::Degenerate { width, height };

@@ -11,7 +11,7 @@ use crate::doctor::boxes::{
 };
 use crate::doctor::{EXAMPLES, Report, Role, Split, check_annotations};
 
-/// A mended file.
+/// A repaired file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fixed {
     /// The whole file, unknown keys included.
@@ -21,7 +21,7 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// What is still wrong with the annotations: what only a person can mend.
+    /// What is still wrong with the annotations: what only a person can repair.
     ///
     /// # Errors
     ///
@@ -32,7 +32,7 @@ impl Fixed {
     }
 }
 
-/// Mends what can be mended without guessing, in memory.
+/// Repairs what can be repaired without guessing, in memory.
 ///
 /// Numbers that are written as text, and whole ones written as floats, become whole numbers. File names
 /// as other systems write them (`\\`, `%20`) become those of the files that are there. Annotations are
@@ -43,7 +43,7 @@ impl Fixed {
 ///
 /// # Errors
 ///
-/// Returns an error if the file cannot be read or is no JSON object, and [`DataError::OtherBoxes`] if its
+/// Returns an error if the file cannot be read or is not a JSON object, and [`DataError::OtherBoxes`] if its
 /// boxes seem to be `[x1, y1, x2, y2]` or normalised: clipping would spoil them.
 pub fn fix(split: &Split) -> Result<Fixed, DataError> {
     let annotations = &split.annotations;
@@ -63,10 +63,10 @@ pub fn fix(split: &Split) -> Result<Fixed, DataError> {
         return Err(refuse("fractions of the image's sides, not pixels"));
     }
     if let Some(list) = json.get_mut("annotations").and_then(Value::as_array_mut) {
-        let mut mender = Mender::new(&coco);
+        let mut repairer = Repairer::new(&coco);
         for (index, mut value) in mem::take(list).into_iter().enumerate() {
-            let name = mender.name(index);
-            match mender.mend(&mut value, &name, &mut changes) {
+            let name = repairer.name(index);
+            match repairer.repair(&mut value, &name, &mut changes) {
                 Ok(()) => list.push(value),
                 Err(reason) => changes.push(format!("{name} was dropped: {reason}")),
             }
@@ -130,8 +130,8 @@ fn mend_names(json: &mut Value, root: &Path, changes: &mut Vec<String>) {
     }
 }
 
-/// What mending one annotation needs to know of the file.
-struct Mender<'a> {
+/// What repairing one annotation needs to know of the file.
+struct Repairer<'a> {
     coco: &'a CocoFile,
     images: HashMap<u64, &'a Image>,
     categories: HashSet<u64>,
@@ -144,7 +144,7 @@ struct Mender<'a> {
     next: u64,
 }
 
-impl<'a> Mender<'a> {
+impl<'a> Repairer<'a> {
     fn new(coco: &'a CocoFile) -> Self {
         let annotations = coco.annotations.records().iter();
         let categories = coco.categories.records().iter();
@@ -168,8 +168,8 @@ impl<'a> Mender<'a> {
         }
     }
 
-    /// Mends an annotation, or says why it must go.
-    fn mend(
+    /// Repairs an annotation, or says why it must go.
+    fn repair(
         &mut self,
         value: &mut Value,
         name: &str,

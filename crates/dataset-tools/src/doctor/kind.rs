@@ -37,7 +37,7 @@ pub enum Kind {
     NothingToMeasure,
     /// A category that is another in the other split.
     OtherCategory,
-    /// A record that is no object, or a field that is missing or of the wrong type.
+    /// A record that is not an object, or a field that is missing or of the wrong type.
     MalformedRecord,
     /// An image's id is another's too.
     DuplicateImageId,
@@ -78,7 +78,7 @@ pub enum Kind {
     /// A box that is not four numbers.
     MalformedBox,
     /// A box with an edge that is infinite or not a number.
-    NotFiniteBox,
+    NonFiniteBox,
     /// A box without area: a side is 0 or negative.
     DegenerateBox,
     /// A box wholly outside its image.
@@ -175,7 +175,7 @@ impl Kind {
                 "records that are not as COCO writes them",
                 "Training refuses the file.",
                 "Correct the records; ids are whole numbers from 0, `iscrowd` is 0 or 1. The fix \
-                 mends numbers that are written as text.",
+                 repairs numbers that are written as text.",
             ),
             Self::DuplicateImageId => error(
                 "image",
@@ -294,7 +294,7 @@ impl Kind {
                 "Training refuses the file.",
                 "Write `[x, y, width, height]`; of turned boxes, the upright bounds.",
             ),
-            Self::NotFiniteBox => error(
+            Self::NonFiniteBox => error(
                 "annotation",
                 "boxes with edges that are not finite",
                 "Training leaves them out; evaluation may refuse the file.",

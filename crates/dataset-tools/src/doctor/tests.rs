@@ -149,7 +149,7 @@ const FIXED: [Kind; 11] = [
     Kind::UnknownImage,
     Kind::UnknownCategory,
     Kind::MissingBox,
-    Kind::NotFiniteBox,
+    Kind::NonFiniteBox,
     Kind::DegenerateBox,
     Kind::OutsideBox,
     Kind::PartlyOutsideBox,

@@ -68,7 +68,7 @@ fn shares_must_be_positive_and_sum_to_one() {
         &[f64::INFINITY],
     ];
     for shares in unsound {
-        let error = split_json(&file, shares, 0).expect_err("these are no shares");
+        let error = split_json(&file, shares, 0).expect_err("these are not shares");
         let DataError::Setting(setting) = &error else {
             panic!("{error}");
         };

@@ -28,7 +28,7 @@ pub use names::Names;
 ///
 /// # Errors
 ///
-/// Returns an error where the file cannot be written, or these names have no word for one of the
+/// Returns an error if the file cannot be written, or these names have no word for one of the
 /// model's parameters.
 pub fn save_weights(
     model: &RetinaNet,
@@ -85,7 +85,7 @@ impl WeightFile {
 ///
 /// # Errors
 ///
-/// Returns an error where the file cannot be written.
+/// Returns an error if the file cannot be written.
 pub fn save_backbone(
     model: &RetinaNet,
     path: &Path,
@@ -100,7 +100,7 @@ pub fn save_backbone(
 ///
 /// # Errors
 ///
-/// Returns an error where the file cannot be read or tells no classes.
+/// Returns an error if the file cannot be read or tells no classes.
 pub fn read_classes(path: &Path) -> Result<ClassList, WeightsError> {
     let failed = |reason: String| WeightsError::Read {
         path: path.to_owned(),
@@ -117,11 +117,11 @@ pub fn read_classes(path: &Path) -> Result<ClassList, WeightsError> {
 }
 
 /// How many classes the detector in a weight file of any program tells apart, with so many anchors
-/// in a cell; nothing where the file has a backbone alone.
+/// in a cell; nothing if the file has a backbone alone.
 ///
 /// # Errors
 ///
-/// Returns an error where the file cannot be read, or its names are nobody's known.
+/// Returns an error if the file cannot be read, or its names are nobody's known.
 pub fn count_classes(path: &Path, anchors_per_cell: usize) -> Result<Option<usize>, WeightsError> {
     let file = WeightFile::read(path)?;
     let names = file.names(path)?;

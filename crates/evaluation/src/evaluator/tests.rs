@@ -215,7 +215,7 @@ fn detections_of_another_data_set_are_refused() {
 }
 
 #[test]
-fn a_detection_that_is_not_finite_is_refused() {
+fn a_detection_that_is_non_finite_is_refused() {
     let mut detections = perfect();
     detections[1].score = f64::NAN;
     let evaluator = evaluator(dataset());
@@ -278,7 +278,7 @@ fn a_file_that_is_not_coco_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("val.json");
     for (text, reason) in [
-        ("[]", "is no COCO instances file: it is a list"),
+        ("[]", "is not a COCO instances file: it is a list"),
         (
             "{}",
             "it has no `images`, no `annotations`, no `categories`",

@@ -22,7 +22,7 @@ struct Expected {
     per_class: BTreeMap<u64, Option<f64>>,
 }
 
-/// The folder of the fixtures, or nothing where it is not there.
+/// The folder of the fixtures, or nothing if it is not there.
 fn fixtures() -> Option<PathBuf> {
     let shared = std::env::var_os("RETINANET_SHARED").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),

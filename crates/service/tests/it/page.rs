@@ -1,4 +1,4 @@
-//! The page in a headless Chromium. The pictures lie in the tests' temporary folder, for people.
+//! The page in a headless Chromium. The pictures are in the tests' temporary folder, for people.
 
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,7 @@ fn pictures() -> PathBuf {
     folder
 }
 
-/// The service and a browser that shows its page; nothing where there is no browser.
+/// The service and a browser that shows its page; nothing if there is no browser.
 #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
 fn opened() -> Option<(Running, Browser)> {
     let Some(program) = Browser::find() else {

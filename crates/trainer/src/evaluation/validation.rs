@@ -39,7 +39,7 @@ pub(crate) struct Validation {
 ///
 /// # Errors
 ///
-/// Returns an error where an image cannot be read.
+/// Returns an error if an image cannot be read.
 pub(crate) fn validate(
     model: &RetinaNet,
     plan: &Plan,

@@ -81,7 +81,7 @@ struct MovedByForward {
 }
 
 impl Learner {
-    /// A learner at its start. The model has the weights to start from and lies on a device with
+    /// A learner at its start. The model has the weights to start from and is on a device with
     /// autodiff.
     pub fn new(model: RetinaNet, optimizer: &OptimizerConfig, criterion: Criterion) -> Self {
         Self {
@@ -282,7 +282,7 @@ mod tests {
 
     /// Batch norms take the poisoned batch in while it goes forward, and so does the normaliser.
     #[test]
-    fn a_step_that_is_not_finite_leaves_nothing_behind() {
+    fn a_step_that_is_non_finite_leaves_nothing_behind() {
         let device = Device::flex().autodiff();
         let config = ModelConfig {
             backbone: Architecture::Resnet18,

@@ -21,7 +21,7 @@ const TOO_LARGE: f64 = 4.0;
 pub struct RateSearch {
     /// The rates tried, rising, each with the smoothed loss after its step.
     pub losses: Vec<(f64, f64)>,
-    /// The rate at which the loss fell fastest; none where it never fell.
+    /// The rate at which the loss fell fastest; none if it never fell.
     pub steepest: Option<f64>,
     /// A tenth of the rate with the least loss.
     pub tenth_of_best: Option<f64>,
@@ -32,7 +32,7 @@ pub struct RateSearch {
 ///
 /// # Errors
 ///
-/// Returns an error where an image cannot be read.
+/// Returns an error if an image cannot be read.
 pub fn find_learning_rate(
     plan: &Plan,
     device: &Device,

@@ -111,7 +111,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// Returns an error where there are more of them, and of the micro-batches of each, than images.
+    /// Returns an error if there are more of them, and of the micro-batches of each, than images.
     pub fn check_processes(&self, processes: usize) -> Result<(), ExperimentError> {
         self.loader.clone().shard(0, processes)?;
         Ok(())
@@ -121,7 +121,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// Returns an error where the file cannot be read or does not fit.
+    /// Returns an error if the file cannot be read or does not fit.
     pub fn check_pretrained(&self) -> Result<(), ExperimentError> {
         if self.config.model.pretrained.is_some() {
             self.initialise_model(&Device::flex())?;

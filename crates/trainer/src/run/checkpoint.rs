@@ -54,7 +54,7 @@ pub struct CheckpointState {
     /// Whether an evaluation is due that has not been yet.
     pub awaits_evaluation: bool,
     /// Steps in a row, up to this one, whose loss or gradients were non-finite.
-    pub not_finite: u64,
+    pub non_finite: u64,
     /// The classes that the model tells apart.
     pub classes: ClassList,
     /// What it was trained on.
@@ -121,7 +121,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Returns an error where the weights do not fit the model.
+    /// Returns an error if the weights do not fit the model.
     pub fn load_model(&self, model: RetinaNet) -> Result<RetinaNet, CheckpointError> {
         load_record(&self.model, model, &self.folder)
     }
@@ -175,7 +175,7 @@ fn write_into(folder: &Path, content: Content<'_>) -> Result<(), CheckpointError
     };
     let weights = |model: &RetinaNet| match faulty_number(&model.valid()) {
         None => weights_to_bytes(model).map_err(failed),
-        Some(reason) => Err(CheckpointError::NotFinite {
+        Some(reason) => Err(CheckpointError::NonFinite {
             folder: folder.to_owned(),
             reason,
         }),

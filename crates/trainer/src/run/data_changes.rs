@@ -60,7 +60,7 @@ impl fmt::Display for DataMark {
     }
 }
 
-/// In what two lists of classes differ, in words; empty where they do not.
+/// In what two lists of classes differ, in words; empty if they do not.
 pub(crate) fn class_differences(was: &ClassList, is: &ClassList) -> String {
     let named = |classes: &ClassList| -> BTreeMap<_, String> {
         let classes = classes.iter();

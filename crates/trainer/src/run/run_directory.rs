@@ -48,7 +48,7 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// Returns an error where the folder holds a run already, or cannot be written.
+    /// Returns an error if the folder holds a run already, or cannot be written.
     pub fn create(root: &Path, config: &ExperimentConfig) -> Result<Self, RunDirectoryError> {
         if Self::is_run(root) {
             return Err(Self::holds_run(root));
@@ -103,7 +103,7 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// Returns an error where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn id(&self) -> Result<String, RunDirectoryError> {
         fs_err::read_to_string(self.root.join(ID_FILE)).map_err(RunDirectoryError::Io)
     }
@@ -130,7 +130,7 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// Returns an error where it cannot be read.
+    /// Returns an error if it cannot be read.
     pub fn config(&self) -> Result<ExperimentConfig, ConfigError> {
         load_config(&self.root.join(CONFIG_FILE), &[])
     }

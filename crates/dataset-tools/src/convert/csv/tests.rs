@@ -231,11 +231,11 @@ fn a_malformed_line_is_told_with_its_number() {
         ("a.png,9,9, ,1,1,2,2\n", "line 2: its box has no class"),
         (
             "a.png,0,9,cat,1,1,2,2\n",
-            "line 2: its width `0` is no number of pixels",
+            "line 2: its width `0` is not a number of pixels",
         ),
         (
             "a.png,9,9.5,cat,1,1,2,2\n",
-            "line 2: its height `9.5` is no number of pixels",
+            "line 2: its height `9.5` is not a number of pixels",
         ),
         (
             "a.png,9,,cat,1,1,2,2\n",
@@ -289,7 +289,7 @@ fn a_header_must_be_whole_and_clear() {
             "file,class,x,y,w,h\n",
             "line 1: the left edge of its box is `class`",
         ),
-        ("file,class,x,y,w,h\n", "the first line is no header"),
+        ("file,class,x,y,w,h\n", "the first line is not a header"),
         (
             "image_id,class,xmin,ymin,xmax,ymax,area\n",
             "line 1: it has 7 columns, expected 6",

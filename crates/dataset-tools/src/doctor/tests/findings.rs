@@ -114,7 +114,7 @@ fn boxes_of_fractions_are_told() {
     );
     let refused = fix_bytes(file.to_string().as_bytes());
     assert!(matches!(refused, Err(DataError::OtherBoxes { .. })));
-    // A few specks are no habit.
+    // A few specks are not a habit.
     let mut file = clean();
     file["annotations"][0]["bbox"] = json!([0.25, 0.5, 0.125, 0.25]);
     assert_eq!(check_json(&file).find(Kind::NormalisedBox), None);

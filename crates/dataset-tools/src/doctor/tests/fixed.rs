@@ -27,12 +27,12 @@ fn numbers_and_names_of_other_systems_are_mended() -> Result<(), DataError> {
 
     let fixed = fix(&split(&folder))?;
     assert_eq!(fixed.changes.len(), 5, "{:#?}", fixed.changes);
-    let mended = &fixed.json;
-    assert_eq!(mended["images"][2]["file_name"], "a b/3.png");
-    assert_eq!(mended["images"][4]["id"], 5);
-    assert_eq!(mended["images"][5]["width"].as_u64(), Some(100));
-    assert_eq!(mended["annotations"][1]["id"], 2);
-    fs_err::write(&path, mended.to_string()).expect("the folder is ours");
+    let repaired = &fixed.json;
+    assert_eq!(repaired["images"][2]["file_name"], "a b/3.png");
+    assert_eq!(repaired["images"][4]["id"], 5);
+    assert_eq!(repaired["images"][5]["width"].as_u64(), Some(100));
+    assert_eq!(repaired["annotations"][1]["id"], 2);
+    fs_err::write(&path, repaired.to_string()).expect("the folder is ours");
     assert_eq!(check_images(split(&folder))?.findings, []);
     assert_eq!(fixed.check(&path)?.findings, []);
     Ok(())
@@ -60,11 +60,11 @@ fn a_box_is_clipped_and_a_copy_that_clipping_made_goes() -> Result<(), DataError
     copy["bbox"] = json!([-9, 10, 44, 20]);
     push(&mut file, "annotations", copy);
     let fixed = fix_bytes(file.to_string().as_bytes())?;
-    let mended = &fixed.json["annotations"][2];
-    assert_eq!(mended["bbox"], json!([0, 10, 35, 20]));
+    let repaired = &fixed.json["annotations"][2];
+    assert_eq!(repaired["bbox"], json!([0, 10, 35, 20]));
     // 3 is free, because no annotation has it any more.
-    assert_eq!(mended["id"], 3);
-    assert_eq!(mended["note"], "kept");
+    assert_eq!(repaired["id"], 3);
+    assert_eq!(repaired["note"], "kept");
     assert_eq!(fixed.json["annotations"].as_array().map(Vec::len), Some(20));
     assert_eq!(fixed.changes.len(), 4, "{:?}", fixed.changes);
     Ok(())
@@ -76,6 +76,6 @@ fn what_is_left_after_the_fix_is_told() -> Result<(), DataError> {
     file["images"][0]["width"] = json!("wide");
     let fixed = fix_bytes(file.to_string().as_bytes())?;
     assert_eq!(fixed.changes, [""; 0]);
-    assert!(fixed.check(Path::new("mended.json"))?.fails());
+    assert!(fixed.check(Path::new("repaired.json"))?.fails());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Whatever stands in a file: it is looked over without a panic, and as training reads it.
+//! Whatever stands in a file: it is checked without a panic, and as training reads it.
 
 use proptest::prelude::*;
 use retinanet_annotations::AnnotationsError;
@@ -29,7 +29,7 @@ proptest! {
         prop_assert!(fix_bytes(cut).is_err());
     }
 
-    /// Whatever stands wherever: any object is looked over, and mended.
+    /// Whatever stands wherever: any object is checked, and repaired.
     #[test]
     fn junk_in_any_place_is_a_finding(
         places in prop::collection::vec((any::<[prop::sample::Index; 4]>(), junk()), 1..8),

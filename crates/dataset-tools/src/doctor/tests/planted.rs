@@ -49,8 +49,8 @@ proptest! {
             .collect();
         let report = check_json(&fixed.json);
         prop_assert_eq!(kinds(&report), left, "{}", report);
-        let mended = faults.iter().filter(|kind| FIXED.contains(kind)).count();
-        prop_assert_eq!(fixed.changes.len(), mended, "{:?}", fixed.changes);
+        let repaired = faults.iter().filter(|kind| FIXED.contains(kind)).count();
+        prop_assert_eq!(fixed.changes.len(), repaired, "{:?}", fixed.changes);
         // The sound part is untouched, and there is nothing left to do.
         for key in ["info", "images", "categories"] {
             prop_assert_eq!(&fixed.json[key], &file[key]);
@@ -78,7 +78,7 @@ fn what_training_refuses_is_an_error_and_what_it_takes_is_not() {
         fs_err::write(&path, file.to_string()).expect("the folder is ours");
         let refused = CocoDataset::read(&path, folder.path()).is_err();
         // Evaluation, or the first look at the image, refuses these.
-        let later = [Kind::MissingBox, Kind::NotFiniteBox, Kind::EmptyFileName];
+        let later = [Kind::MissingBox, Kind::NonFiniteBox, Kind::EmptyFileName];
         let error = kind.severity() == Severity::Error;
         assert_eq!(refused || later.contains(&kind), error, "{kind:?}");
     }
@@ -97,7 +97,7 @@ const FAULTS: [Kind; 26] = [
     Kind::RepeatedFileName,
     Kind::MissingBox,
     Kind::MalformedBox,
-    Kind::NotFiniteBox,
+    Kind::NonFiniteBox,
     Kind::DegenerateBox,
     Kind::OutsideBox,
     Kind::PartlyOutsideBox,
@@ -172,7 +172,7 @@ fn plant_annotation(file: &mut Value, kind: Kind, Seed { pick, way, x }: Seed) -
             ];
             set("bbox", ways[way].clone());
         }
-        Kind::NotFiniteBox => {
+        Kind::NonFiniteBox => {
             let ways = [json!([x, y, null, 5]), json!([1e300, y, 5, 5])];
             set("bbox", ways[way % 2].clone());
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::shared::shared_data;
 
-/// Crowds, empty images and classes without objects are there, and are no faults.
+/// Crowds, empty images and classes without objects are there, and are not faults.
 #[test]
 fn clean_sets_have_notes_at_most() -> Result<(), DataError> {
     for name in ["bccd", "cards", "fruits_nuts", "coco_free"] {

@@ -51,11 +51,11 @@ impl RunDirectory {
     }
 
     /// The newest checkpoint that is whole, and the newer ones that are not, with what is wrong
-    /// with them; `None` where the run has not written one yet.
+    /// with them; `None` if the run has not written one yet.
     ///
     /// # Errors
     ///
-    /// Returns an error where there are checkpoints and none is whole.
+    /// Returns an error if there are checkpoints and none is whole.
     pub fn newest(&self) -> Result<NewestCheckpoint, RunDirectoryError> {
         self.retrying(
             || self.newest_now(),
@@ -106,7 +106,7 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// Returns an error where there is none of that name, or it is damaged.
+    /// Returns an error if there is none of that name, or it is damaged.
     pub fn checkpoint(&self, name: &str) -> Result<Checkpoint, RunDirectoryError> {
         let folder = self.checkpoints().root().join(name);
         if folder.is_dir() {
@@ -147,7 +147,7 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// Returns an error where there is none, or it is damaged.
+    /// Returns an error if there is none, or it is damaged.
     pub fn best_checkpoint(&self) -> Result<Checkpoint, RunDirectoryError> {
         // A kill may have left it under the other name.
         for best in [self.best(), aside(&self.best())] {
