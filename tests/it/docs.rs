@@ -1,4 +1,4 @@
-//! What the documents say holds: the commands run, the crates stand on the floors that they are shown on, and
+//! What the documents say holds: the commands run, the crates are on the floors that they are shown on, and
 //! every link leads somewhere.
 
 use std::collections::BTreeMap;

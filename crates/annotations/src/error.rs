@@ -32,7 +32,7 @@ pub enum AnnotationsError {
     NotCoco {
         /// The file.
         path: PathBuf,
-        /// What stands there instead.
+        /// What is there instead.
         found: String,
     },
     /// Records that lack a field, or hold what is not understood.
@@ -58,7 +58,7 @@ pub enum AnnotationsError {
     NotResults {
         /// The file.
         path: PathBuf,
-        /// What stands there instead.
+        /// What is there instead.
         found: String,
     },
 }

@@ -11,16 +11,16 @@ use serde_json::{Number, Value};
 const MOST_KEYS: usize = 7;
 
 /// The values at the keys that count, in the order of the keys. One is read over and over, as a file has a
-/// million records and moving what stands in it takes time.
+/// million records and moving what is in it takes time.
 pub(crate) struct Fields {
     values: [Option<Field>; MOST_KEYS],
-    /// The keys that stand twice, with different values.
+    /// The keys that occur twice, with different values.
     pub(crate) contradictions: Vec<&'static str>,
-    /// What stands in the record's place, if it is not an object.
+    /// What is in the record's place, if it is not an object.
     pub(crate) other: Option<Value>,
 }
 
-/// What stands at a key.
+/// What is at a key.
 #[derive(Clone, Debug)]
 pub(crate) enum Field {
     /// Four numbers, NaN for `null`: a box, of which there are more than of all else.
@@ -76,7 +76,7 @@ impl Fields {
         }
     }
 
-    /// What stands at the key of this place in the list of keys.
+    /// What is at the key of this place in the list of keys.
     pub(crate) fn field(&self, place: usize) -> Option<&Field> {
         self.values.get(place)?.as_ref()
     }
@@ -98,7 +98,7 @@ impl<'de> DeserializeSeed<'de> for FieldsSeed<'_> {
 }
 
 impl FieldsSeed<'_> {
-    /// Takes what stands in a record's place.
+    /// Takes what is in a record's place.
     fn other(self, value: Value) {
         self.fields.other = Some(value);
     }
@@ -259,7 +259,7 @@ fn number_or_null(number: f64) -> Value {
     Number::from_f64(number).map_or(Value::Null, Value::Number)
 }
 
-/// The place of a key in a list of keys, if it stands there.
+/// The place of a key in a list of keys, if it is there.
 struct KeySeed(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for KeySeed {

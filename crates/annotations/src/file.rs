@@ -23,7 +23,7 @@ pub struct CocoFile {
     pub annotations: List<Annotation>,
     /// The categories.
     pub categories: List<Category>,
-    /// The lists that stand twice.
+    /// The lists that occur twice.
     pub repeated: Vec<&'static str>,
 }
 
@@ -83,7 +83,7 @@ impl CocoFile {
             return Err(not_coco(format!("it has {}", missing.join(", "))));
         }
         if let Some(list) = self.repeated.first() {
-            return Err(not_coco(format!("`{list}` stands twice in it")));
+            return Err(not_coco(format!("`{list}` occurs twice in it")));
         }
         let mut faults = self.faults();
         let Some(first) = faults.next() else {
@@ -134,7 +134,7 @@ impl CocoFile {
 /// What is wrong with a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults<'a> {
-    /// The list that it stands in.
+    /// The list that it is in.
     pub list: &'static str,
     /// Its place there, from 0.
     pub index: usize,
@@ -144,7 +144,7 @@ pub struct Faults<'a> {
     pub faults: &'a [String],
 }
 
-/// A list of records, or what stands in its place.
+/// A list of records, or what is in its place.
 #[derive(Clone, Debug, Default)]
 pub enum List<T> {
     /// Nothing, or `null`.
@@ -183,7 +183,7 @@ impl<T> List<T> {
 ///
 /// # Errors
 ///
-/// Returns an error if the file cannot be read or is not JSON, or if the type refuses what stands there.
+/// Returns an error if the file cannot be read or is not JSON, or if the type refuses what is there.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, AnnotationsError> {
     parse(path, |json, _| T::deserialize(json))
 }

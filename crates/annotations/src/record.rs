@@ -36,7 +36,7 @@ pub struct Image {
     pub id: Option<u64>,
     /// The file's name, perhaps with folders; empty if it is missing or no text.
     pub file_name: String,
-    /// Width and height in pixels, both at least 1, or what stands in their place.
+    /// Width and height in pixels, both at least 1, or what is in their place.
     pub size: Result<(u32, u32), String>,
     /// What cannot be understood, but for the size and the name, which not all callers need.
     pub faults: Vec<String>,
@@ -117,7 +117,7 @@ pub struct Annotation {
     pub image: Option<u64>,
     /// The id of its category, if it can be read.
     pub category: Option<u64>,
-    /// What stands at `bbox`.
+    /// What is at `bbox`.
     pub bbox: RawBox,
     /// Whether it marks a region of many objects.
     pub crowd: bool,
@@ -184,7 +184,7 @@ impl Record for Annotation {
     }
 }
 
-/// What stands at `bbox`.
+/// What is at `bbox`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawBox {
     /// Nothing, `null` or an empty list.
@@ -230,7 +230,7 @@ pub(crate) fn faults(fields: &Fields) -> Vec<String> {
     let not_an_object =
         (fields.other.iter()).map(|other| format!("it is {}, not an object", shown(Some(other))));
     let contradictions = (fields.contradictions.iter())
-        .map(|key| format!("`{key}` stands twice, with different values"));
+        .map(|key| format!("`{key}` occurs twice, with different values"));
     not_an_object.chain(contradictions).collect()
 }
 
@@ -275,7 +275,7 @@ fn crowd(value: Option<&Value>, faults: &mut Vec<String>) -> bool {
     false
 }
 
-/// An area of at least 0, perhaps as text; nothing for what else stands there, which the box replaces.
+/// An area of at least 0, perhaps as text; nothing for what else is there, which the box replaces.
 fn area(value: &Value) -> Option<f64> {
     let area = match value {
         Value::String(digits) => digits.trim().parse().ok(),

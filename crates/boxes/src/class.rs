@@ -99,7 +99,7 @@ impl ClassList {
     ///
     /// # Errors
     ///
-    /// Returns an error if a category id stands twice.
+    /// Returns an error if a category id occurs twice.
     pub fn new(mut classes: Vec<Class>) -> Result<Self, ClassListError> {
         classes.sort_by_key(|class| class.category);
         let mut by_category = HashMap::with_capacity(classes.len());
@@ -122,7 +122,7 @@ impl ClassList {
     ///
     /// # Errors
     ///
-    /// Returns an error if a category id stands twice, or one is so high that a model would
+    /// Returns an error if a category id occurs twice, or one is so high that a model would
     /// mostly tell apart what does not exist.
     pub fn by_category_id(classes: Vec<Class>) -> Result<Self, ClassListError> {
         let used = Self::new(classes)?;
@@ -214,8 +214,8 @@ pub fn one_line(name: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClassListError {
-    /// A category id stands twice.
-    #[error("category id {0} stands twice")]
+    /// A category id occurs twice.
+    #[error("category id {0} occurs twice")]
     Duplicate(u64),
     /// Class indices shall be category ids, and one is too high for that.
     #[error("category id {0} is too high for a class index, the highest is {HIGHEST_LABEL}")]
@@ -263,6 +263,6 @@ mod tests {
     #[test]
     fn a_category_id_that_stands_twice_is_refused() {
         let error = ClassList::new(vec![class(3, "a"), class(3, "b")]).unwrap_err();
-        assert_eq!(error.to_string(), "category id 3 stands twice");
+        assert_eq!(error.to_string(), "category id 3 occurs twice");
     }
 }

@@ -149,7 +149,7 @@ pub(crate) struct EvalArguments {
         ]
     )]
     pub(crate) compare: Option<Vec<PathBuf>>,
-    /// With --compare: how often images are drawn anew to tell chance from difference
+    /// With --compare: how often images are resampled to tell chance from difference
     #[arg(long, default_value_t = 1000, requires = "compare")]
     pub(crate) samples: usize,
     /// The score from which on a detection counts where classes are confused and images ranked
@@ -210,7 +210,7 @@ pub(crate) struct PredictArguments {
     /// Writes the detections as CSV too
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
-    /// Only detections with at least this score; that of the largest F1 on the validation images where not
+    /// Only detections with at least this score; that of the largest F1 on the validation images if not
     /// given, or 0.3 where that is not known
     #[arg(long, value_parser = share)]
     pub(crate) score: Option<f32>,
@@ -228,7 +228,7 @@ pub(crate) struct ServeArguments {
     /// A name that leads to the service, besides localhost and addresses; may be given several times
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_host: Vec<String>,
-    /// The lowest score of an answer where a request does not ask for another; as for `predict` where not
+    /// The lowest score of an answer where a request does not ask for another; as for `predict` if not
     /// given
     #[arg(long, value_parser = share)]
     pub(crate) score: Option<f32>,

@@ -127,9 +127,9 @@ impl Default for PhotometricConfig {
     }
 }
 
-/// Shows four images around a drawn point (Bochkovskiy et al. 2020), on as many pixels as one has.
+/// Shows four images around a random point (Bochkovskiy et al. 2020), on as many pixels as one has.
 /// Each fills its corner with a part of itself, at a scale between the usual one and the least
-/// that fills the corner. Where this is drawn, `crop` and `jitter` are not.
+/// that fills the corner. Where this is chosen, `crop` and `jitter` are not.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MosaicConfig {

@@ -11,7 +11,7 @@ use crate::{ImageRecord, Transform};
 /// Images of one size, ready for a device, with what the model should find on them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The pixels, normalised: `[items, 3, height, width]`, row by row. Each image stands in the
+    /// The pixels, normalised: `[items, 3, height, width]`, row by row. Each image is in the
     /// top left corner; the rest is 0, which is the colour of the normalisation's mean.
     pub images: Vec<f32>,
     /// Height of the padded images, in pixels.
@@ -84,7 +84,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// What a view shows; `index` is the image that it was drawn for.
+    /// What a view shows; `index` is the image that it was sampled for.
     pub(crate) fn new<E>(
         view: &View,
         index: usize,

@@ -480,7 +480,7 @@ fn image_records(
     Ok(images)
 }
 
-/// The annotation's box, or why there is none to learn from; an error says what stands in its place.
+/// The annotation's box, or why there is none to learn from; an error says what is in its place.
 fn usable_box<'a>(
     annotation: &'a Annotation,
     image: &ImageRecord,

@@ -38,17 +38,17 @@ pub enum DataError {
         #[source]
         source: ClassListError,
     },
-    /// An image id stands twice.
-    #[error("image id {image} stands twice in `{}`; give each image an id of its own", .path.display())]
+    /// An image id occurs twice.
+    #[error("image id {image} occurs twice in `{}`; give each image an id of its own", .path.display())]
     DuplicateImage {
         /// The annotations file.
         path: PathBuf,
         /// The id.
         image: u64,
     },
-    /// A category id stands twice.
+    /// A category id occurs twice.
     #[error(
-        "category id {category} stands twice in `{}`; give each category an id of its own",
+        "category id {category} occurs twice in `{}`; give each category an id of its own",
         .path.display()
     )]
     DuplicateCategory {
@@ -83,7 +83,7 @@ pub enum DataError {
         path: PathBuf,
         /// The image's id.
         image: u64,
-        /// What stands at `width` and `height`.
+        /// What is at `width` and `height`.
         found: String,
     },
     /// An annotation of an image that the file does not list.
@@ -125,7 +125,7 @@ pub enum DataError {
         path: PathBuf,
         /// The annotation's id.
         annotation: u64,
-        /// What stands there instead.
+        /// What is there instead.
         found: String,
     },
     /// The data set has no images.

@@ -281,7 +281,7 @@ impl fmt::Debug for BatchIter {
     }
 }
 
-/// The images that may stand in a batch together: those of one orientation where batches are
+/// The images that may be in a batch together: those of one orientation where batches are
 /// grouped and nothing of the other is laid over them, else all.
 fn groups<'a>(
     transform: &Transform,

@@ -150,7 +150,7 @@ impl TrainingPlan {
         let mut order: Vec<u32> = (0..self.images as u32).collect();
         order.shuffle(&mut rng);
         if let Some(repeats) = &self.repeats {
-            order = repeats.draw(&order, &mut rng);
+            order = repeats.sample(&order, &mut rng);
             order.shuffle(&mut rng);
         }
         order

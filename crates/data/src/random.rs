@@ -1,5 +1,5 @@
 //! Randomness as a function of (seed, epoch, sample), so that it depends on neither threads nor
-//! what was drawn before.
+//! what was sampled before.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

@@ -66,7 +66,7 @@ impl Repeats {
     /// factors laid end to end. So with the factors scaled up to add up to the length of an epoch,
     /// an image comes as often as its factor says, rounded down or up, and on average exactly so.
     /// Neighbours in `order` are rounded with regard to each other, so the order should be random.
-    pub(crate) fn draw(&self, order: &[u32], rng: &mut impl Rng) -> Vec<u32> {
+    pub(crate) fn sample(&self, order: &[u32], rng: &mut impl Rng) -> Vec<u32> {
         let length = u128::from(self.samples_per_epoch());
         // In units of 1 / length: one sample to every `sum`.
         let offset = rng.random_range(0..self.sum);
@@ -124,7 +124,7 @@ mod tests {
             is_annotated: true,
             annotations: PathBuf::new(),
             images_root: PathBuf::new(),
-            classes: ClassList::new(Vec::new()).expect("no class stands twice"),
+            classes: ClassList::new(Vec::new()).expect("no class occurs twice"),
             images,
             dropped: Vec::new(),
         }
@@ -183,7 +183,7 @@ mod tests {
 
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let order = order(factors.len(), &mut rng);
-            let samples = repeats.draw(&order, &mut rng);
+            let samples = repeats.sample(&order, &mut rng);
             prop_assert_eq!(samples.len() as u64, length);
             for (count, factor) in counts(factors.len(), &samples).into_iter().zip(factors) {
                 let scaled = factor * length as f64 / sum;
@@ -199,7 +199,10 @@ mod tests {
         let repeats = Repeats::new(&[1.0, 3.0, 2.0, 1.0]);
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         for _ in 0..100 {
-            assert_eq!(repeats.draw(&[2, 0, 1, 3], &mut rng), [2, 2, 0, 1, 1, 1, 3]);
+            assert_eq!(
+                repeats.sample(&[2, 0, 1, 3], &mut rng),
+                [2, 2, 0, 1, 1, 1, 3]
+            );
         }
     }
 
@@ -213,7 +216,7 @@ mod tests {
         let (epochs, mut totals) = (10_000, [0; 7]);
         for _ in 0..epochs {
             let order = order(factors.len(), &mut rng);
-            let counts = counts(factors.len(), &repeats.draw(&order, &mut rng));
+            let counts = counts(factors.len(), &repeats.sample(&order, &mut rng));
             totals
                 .iter_mut()
                 .zip(counts)

@@ -103,7 +103,7 @@ impl Transform {
         Ok(())
     }
 
-    /// Checks that a batch of any of these images, however they vary, has a shape to stand in.
+    /// Checks that a batch of any of these images, however they vary, fits one of the shapes.
     pub(crate) fn check_training_shapes<'a>(
         &self,
         images: impl Iterator<Item = &'a ImageRecord>,

@@ -334,7 +334,7 @@ mod tests {
             is_annotated: true,
             annotations: "train.json".into(),
             images_root: "images".into(),
-            classes: ClassList::new(classes.to_vec()).expect("no id stands twice"),
+            classes: ClassList::new(classes.to_vec()).expect("no id occurs twice"),
             images,
             dropped: Vec::new(),
         }

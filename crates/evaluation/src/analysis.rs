@@ -207,7 +207,7 @@ pub struct Comparison {
     pub metrics: Vec<Difference>,
     /// AP by class, the largest loss first; classes without objects are left out.
     pub classes: Vec<Difference>,
-    /// How often images were drawn anew to tell chance from difference.
+    /// How often images were resampled to tell chance from difference.
     pub samples: usize,
     /// How many images both were measured on.
     pub images: usize,
@@ -225,6 +225,6 @@ pub struct Difference {
     /// `b − a`, 0 where one is undefined.
     pub difference: f64,
     /// Where the difference lies with 95 % confidence, by the bootstrap over images; `None` for
-    /// classes, where one is undefined, and where there is one image or none was drawn.
+    /// classes, where one is undefined, and where there is one image or none was sampled.
     pub interval: Option<[f64; 2]>,
 }

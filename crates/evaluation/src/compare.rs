@@ -7,7 +7,7 @@ const CONFIDENCE: f64 = 0.95;
 impl Evaluator {
     /// What the detections `b` are better or worse in than the detections `a`, over all images.
     ///
-    /// Images are drawn anew `samples` times to say where the differences lie; each time costs two
+    /// Images are resampled `samples` times to say where the differences lie; each time costs two
     /// evaluations. The same seed draws the same images.
     ///
     /// # Errors
@@ -108,8 +108,8 @@ impl Difference {
 ///
 /// hotcoco draws as many images as there are, but counts one that is drawn twice once. Its samples
 /// thus are subsets with a share `s` of the images, of 63 % where these are many. The mean over a
-/// subset drawn without replacement has `(1 - s) / s` times the variance of one over as many images
-/// as there are, drawn with replacement. Only the width is of use: AP of fewer images is another on
+/// subset sampled without replacement has `(1 - s) / s` times the variance of one over as many images
+/// as there are, sampled with replacement. Only the width is of use: AP of fewer images is another on
 /// average, so the samples need not lie around the difference.
 fn widening(images: usize) -> Option<f64> {
     let images = images as f64;

@@ -29,7 +29,7 @@ pub enum EvaluationError {
         annotation: u64,
     },
     /// Two categories share an id.
-    #[error("category id {} stands twice in `{annotations}`", category.0)]
+    #[error("category id {} occurs twice in `{annotations}`", category.0)]
     DuplicateCategory {
         /// What the annotations are called.
         annotations: String,

@@ -37,7 +37,7 @@ impl Evaluator {
     /// # Errors
     ///
     /// Returns an error if the file cannot be read or is not a COCO instances file, an annotation has no box,
-    /// or a category id stands twice.
+    /// or a category id occurs twice.
     pub fn from_file(annotations: &Path) -> Result<Self, EvaluationError> {
         let mut file = CocoFile::read(annotations, Masks::Ignored)?;
         // Most files give all areas, and masks are most of a file.
@@ -77,7 +77,7 @@ impl Evaluator {
     ///
     /// # Errors
     ///
-    /// Returns an error if an annotation has no box or a category id stands twice.
+    /// Returns an error if an annotation has no box or a category id occurs twice.
     pub fn from_dataset(
         mut dataset: Dataset,
         annotations: impl Into<String>,
@@ -250,7 +250,7 @@ impl Evaluator {
         mut images: Vec<u64>,
     ) -> Result<COCOeval, EvaluationError> {
         self.require_known(detections)?;
-        // hotcoco would count an image that stands twice in the confusion matrix twice.
+        // hotcoco would count an image that occurs twice in the confusion matrix twice.
         images.sort_unstable();
         images.dedup();
         // It takes no image ids at all for every image.
@@ -364,7 +364,7 @@ fn silence(dataset: &mut Dataset) {
     }
 }
 
-/// The first id that stands a second time.
+/// The first id that occurs a second time.
 fn repeated(ids: impl Iterator<Item = u64>) -> Option<u64> {
     let mut seen = HashSet::new();
     ids.into_iter().find(|&id| !seen.insert(id))

@@ -16,7 +16,7 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 pub struct DecodingConfig {
     /// The most megapixels that an image may have: a small file can unpack to gigabytes.
     pub max_megapixels: Count,
-    /// The values of 16-bit images that become black and white, such as `[300, 900]`; all of 0 to 65535 where not
+    /// The values of 16-bit images that become black and white, such as `[300, 900]`; all of 0 to 65535 if not
     /// given. `dataset check` names the range of images that come out nearly black.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range_16_bit: Option<Range16Bit>,

@@ -9,7 +9,7 @@ use crate::{Piece, Preparation, View};
 /// Images of one size, ready for a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prepared {
-    /// The pixels, normalised: `[items, 3, height, width]`, row by row. Each image stands in the
+    /// The pixels, normalised: `[items, 3, height, width]`, row by row. Each image is in the
     /// top left corner; the rest is 0, which is the colour of the normalisation's mean.
     pub pixels: Vec<f32>,
     /// Height of the padded images, in pixels.

@@ -9,7 +9,7 @@ use crate::ColorShift;
 pub struct View {
     /// Width and height in the batch, in pixels, without the padding.
     pub size: (u32, u32),
-    /// What stands where; several where images stand beside or on one another.
+    /// What is where; several where images stand beside or on one another.
     pub pieces: Vec<Piece>,
 }
 

@@ -161,7 +161,7 @@ function drawView({ picture, overlay, counts }, labelled) {
   if (labelled) addLabels(overlay, picture, shown, missed);
 }
 
-// The classes of some objects, each once, with how often it stands there.
+// The classes of some objects, each once, with how often it is there.
 function namesOf(objects) {
   const times = new Map();
   for (const { category_id } of objects) times.set(category_id, (times.get(category_id) ?? 0) + 1);

@@ -85,13 +85,13 @@ impl ShapesConfig {
     ///
     /// # Panics
     ///
-    /// Never: no category id stands twice.
+    /// Never: no category id occurs twice.
     pub fn classes() -> ClassList {
         let classes = Shape::ALL
             .into_iter()
             .map(|shape| Class::new(shape.category(), shape.name()))
             .collect();
-        ClassList::new(classes).expect("no category id stands twice")
+        ClassList::new(classes).expect("no category id occurs twice")
     }
 
     /// Draws the data set into a folder, which is made where it is missing.

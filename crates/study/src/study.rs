@@ -235,7 +235,7 @@ fn combinations(grid: &BTreeMap<String, Vec<Value>>) -> Vec<VariantFile> {
     named.collect()
 }
 
-/// Settings for `--set`; of a key that stands several times the last counts.
+/// Settings for `--set`; of a key that occurs several times the last counts.
 fn settings(all: &[&Settings], seed: u64) -> Vec<(String, String)> {
     let mut merged = Settings::new();
     for settings in all {

@@ -139,7 +139,7 @@ fn compare(arguments: &EvalArguments, a: &Path, b: &Path) -> Result<(), Failure>
     // Both look at the same images, whatever the second was trained on.
     let b = examine(arguments, load(b)?.detector, &config)?;
     Console::new(1).message(&format!(
-        "comparing: {} draws of {} images",
+        "comparing: {} samples of {} images",
         arguments.samples,
         a.times.len()
     ));

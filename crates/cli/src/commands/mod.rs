@@ -116,7 +116,7 @@ fn tell_checkpoint(checkpoint: &Checkpoint, run: &RunDirectory, config: &Experim
     };
     let stands = match run.last_iteration() {
         Some(last) if last < state.total => {
-            format!("; the run is not finished, it stands at step {last}")
+            format!("; the run is not finished, it is at step {last}")
         }
         _ => String::new(),
     };

@@ -143,7 +143,7 @@ fn objects_are_numbered_as_the_models_classes() -> Result<(), DataError> {
     let boxes = json!([{"id": 1, "image_id": 9, "category_id": 7, "bbox": [10, 20, 30, 40]}]);
     let class = |(id, name): (u64, &str)| Class::new(CategoryId(id), name);
     let list = |classes: &[(u64, &str)]| {
-        ClassList::new(classes.iter().copied().map(class).collect()).expect("no id stands twice")
+        ClassList::new(classes.iter().copied().map(class).collect()).expect("no id occurs twice")
     };
     // The file lists 3 `cat` and 7 `dog`, of which no box is a cat's.
     let model = list(&[(1, "ant"), (5, "bee"), (7, "dog")]);
@@ -231,8 +231,8 @@ fn contradictions_are_named_by_id() {
         (file(&unknown), "annotation 5 of "),
         (file(&unknown), "points at category 1,"),
         (file(&rotated), "`bbox` has 5 numbers"),
-        (twin_image, "image id 4 stands twice"),
-        (twin_category, "category id 3 stands twice"),
+        (twin_image, "image id 4 occurs twice"),
+        (twin_category, "category id 3 occurs twice"),
         (flat, "image 9 of "),
     ] {
         let error = message(&file.to_string());
@@ -262,7 +262,7 @@ fn missing_images_are_counted() {
     assert!(data.check_files().is_ok());
 }
 
-/// The counts stand in the data's own description.
+/// The counts are in the data's own description.
 #[test]
 fn real_files_are_read() -> Result<(), DataError> {
     let mut crowds = 0;
@@ -302,7 +302,7 @@ fn planted_faults_are_refused() {
         return;
     };
     for (name, expected) in [
-        ("hotcoco_healthcheck_bad.json", "image id 1 stands twice"),
+        ("hotcoco_healthcheck_bad.json", "image id 1 occurs twice"),
         ("hotcoco_dt.json", "it is a list"),
     ] {
         let error = CocoDataset::read(&cases.join(name), &cases).expect_err(name);

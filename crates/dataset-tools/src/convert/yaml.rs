@@ -5,7 +5,7 @@ use saphyr_parser::{Event, Parser};
 /// How deep lists and tables may be nested.
 const DEEPEST: usize = 32;
 
-/// A value of a document. Every scalar is the text that stands there.
+/// A value of a document. Every scalar is the text that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Yaml {
     Text(String),

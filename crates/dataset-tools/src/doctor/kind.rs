@@ -155,7 +155,7 @@ impl Kind {
                 "training data without a box to learn",
                 "There is nothing to learn from: the model would only learn to find nothing.",
                 "Check that this is the right split, and that its boxes are not all crowds \
-                 (`iscrowd`) or left out for a reason that stands below.",
+                 (`iscrowd`) or left out for a reason given below.",
             ),
             Self::NothingToMeasure => warning(
                 "list",
@@ -179,19 +179,19 @@ impl Kind {
             ),
             Self::DuplicateImageId => error(
                 "image",
-                "image ids that stand twice",
+                "image ids that occur twice",
                 "Training refuses the file: whose annotations are whose?",
                 "Give each image an id of its own, and its annotations that id.",
             ),
             Self::DuplicateAnnotationId => warning(
                 "annotation",
-                "annotation ids that stand twice",
+                "annotation ids that occur twice",
                 "Training does not mind; pycocotools forgets all but the last when evaluating.",
                 "Number the annotations anew; the fix does.",
             ),
             Self::DuplicateCategoryId => error(
                 "category",
-                "category ids that stand twice",
+                "category ids that occur twice",
                 "Training and evaluation refuse the file.",
                 "Give each category an id of its own, and its annotations that id.",
             ),

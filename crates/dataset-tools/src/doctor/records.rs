@@ -183,7 +183,7 @@ fn categories(coco: &CocoFile, findings: &mut Findings) {
     }
 }
 
-/// The ids of a list: each should stand once and be no larger than tools can keep.
+/// The ids of a list: each should occur once and be no larger than tools can keep.
 struct Ids {
     subject: &'static str,
     duplicate: Kind,
@@ -211,7 +211,7 @@ impl Ids {
         let first = *self.seen.entry(number).or_insert(index);
         if first != index {
             findings.add(self.duplicate, id, file, || {
-                format!("stands at {first} and {index} of the list, from 0")
+                format!("occurs at {first} and {index} of the list, from 0")
             });
         }
         if number > LARGEST_ID {

@@ -269,7 +269,7 @@ fn a_category_id_must_stand_once() {
     let error = Evaluator::from_dataset(dataset, "val.json").err().unwrap();
     assert_eq!(
         error.to_string(),
-        "category id 3 stands twice in `val.json`"
+        "category id 3 occurs twice in `val.json`"
     );
 }
 

@@ -30,7 +30,7 @@ fn page() -> DatasetPage {
     };
     let finding = ImageFinding {
         severity: "warning".into(),
-        title: "a box that stands twice".into(),
+        title: "a box that occurs twice".into(),
         detail: NASTY[0].into(),
     };
     let first = ImageView {

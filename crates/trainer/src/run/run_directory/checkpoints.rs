@@ -14,7 +14,7 @@ use crate::run::checkpoint::{self, Checkpoint, Content};
 pub type NewestCheckpoint = (Option<Checkpoint>, Vec<DamagedCheckpoint>);
 
 impl RunDirectory {
-    /// Writes the checkpoint `last`. The one that stood there stays as `step-N`, and of those the
+    /// Writes the checkpoint `last`. The one that was there stays as `step-N`, and of those the
     /// newest `keep`.
     pub(crate) fn write_last(
         &self,
