@@ -7,7 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::Metrics;
+use crate::columns::shown;
+use crate::metrics::{Metrics, coco_max_detections};
 
 /// A number of an evaluation, by COCO's short name.
 #[derive(Clone, Copy)]
@@ -52,6 +53,26 @@ impl Metric {
     /// This number of an evaluation; nothing if it is undefined, since there are no boxes to find.
     pub fn of(self, metrics: &Metrics) -> Option<f64> {
         Some(self.raw(metrics)).filter(|number| *number >= 0.0)
+    }
+}
+
+impl fmt::Display for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // With another number of detections, the recall is of that.
+        let most = self.max_detections;
+        for metric in Metric::ALL {
+            let [name, meaning] = [metric.name, metric.meaning].map(|text| {
+                let is_of_most = metric.name == "AR100" && most != coco_max_detections();
+                if is_of_most {
+                    text.replace("100", &most.to_string())
+                } else {
+                    text.to_owned()
+                }
+            });
+            let value = shown(metric.raw(self));
+            writeln!(formatter, "{name:<5}  {value:>5}  {meaning}")?;
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,9 @@
-use std::fmt;
-
 use hotcoco::COCOeval;
 use retinanet_boxes::CategoryId;
 use serde::{Deserialize, Serialize};
 
 use crate::columns::{shown, table};
 use crate::curves::{Area, Curves};
-use crate::metric::Metric;
 
 /// The metrics of the COCO challenge, each in `[0, 1]`, or −1 where there is no object to find.
 ///
@@ -122,28 +119,8 @@ impl Metrics {
     }
 }
 
-const fn coco_max_detections() -> usize {
+pub(crate) const fn coco_max_detections() -> usize {
     100
-}
-
-impl fmt::Display for Metrics {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // With another number of detections, the recall is of that.
-        let most = self.max_detections;
-        for metric in Metric::ALL {
-            let [name, meaning] = [metric.name, metric.meaning].map(|text| {
-                let is_of_most = metric.name == "AR100" && most != coco_max_detections();
-                if is_of_most {
-                    text.replace("100", &most.to_string())
-                } else {
-                    text.to_owned()
-                }
-            });
-            let value = shown(metric.raw(self));
-            writeln!(formatter, "{name:<5}  {value:>5}  {meaning}")?;
-        }
-        Ok(())
-    }
 }
 
 impl ClassMetrics {

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 use crate::config::ExperimentConfig;
 use crate::keys::{ConfigKey, MOVED, TAG, config_keys};
-use crate::layers::join;
+use crate::schema::join;
 
 /// The config that a table says, with all keys.
 pub(crate) fn explain(table: &Table) -> Result<ExperimentConfig, String> {

@@ -324,7 +324,7 @@ mod tests {
     /// Every key of a written config, by its path.
     fn written(table: &Table, section: &str, into: &mut Vec<(String, Value)>) {
         for (name, value) in table {
-            let path = crate::layers::join(section, name);
+            let path = crate::schema::join(section, name);
             match value {
                 Value::Table(table) => written(table, &path, into),
                 value => into.push((path, value.clone())),

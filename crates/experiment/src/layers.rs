@@ -9,6 +9,7 @@ use crate::config::ExperimentConfig;
 use crate::explain::explain;
 use crate::keys::{NAMED, TAG, config_keys, in_units_of_length};
 use crate::presets::Preset;
+use crate::schema::join;
 
 /// The key that names the files that a file builds on, relative to itself.
 const EXTENDS: &str = "extends";
@@ -279,15 +280,6 @@ fn merge_values(base: &mut Table, layer: Table, path: &str) {
                 base.insert(key, value);
             }
         }
-    }
-}
-
-/// A key's path in a section; the whole config's is empty.
-pub(crate) fn join(section: &str, key: &str) -> String {
-    if section.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{section}.{key}")
     }
 }
 

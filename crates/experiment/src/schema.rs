@@ -252,8 +252,13 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn join(section: &str, key: &str) -> String {
-    crate::layers::join(section, key)
+/// A key's path in a section; the whole config's is empty.
+pub(crate) fn join(section: &str, key: &str) -> String {
+    if section.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{section}.{key}")
+    }
 }
 
 #[cfg(test)]
