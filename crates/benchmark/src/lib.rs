@@ -3,6 +3,8 @@
 //! `scripts/bench_vs_torchvision.py` has torchvision do the same work, on cases sampled the same way.
 
 mod cases;
+#[cfg(feature = "gpu")]
+mod device_work;
 mod error;
 mod layer;
 mod measurement;
@@ -30,7 +32,8 @@ use crate::cases::{sample_objects, sample_predictions};
 use crate::layer::{LAYERS, Layer};
 
 pub use crate::error::BenchmarkError;
-pub use crate::measurement::Measurement;
+use crate::measurement::Timing;
+pub use crate::measurement::{DeviceWork, Measurement};
 pub use crate::size::{ImageSize, ImageSizeError};
 
 /// Objects on each image of a training step; COCO has 7.
@@ -107,12 +110,12 @@ impl<'a> Benchmark<'a> {
     fn convolution_forward(&self, layer: &Layer) -> Result<Measurement, BenchmarkError> {
         self.device.seed(self.options.seed);
         let (input, weight) = layer.sample(self.device);
-        let seconds = self.time(
+        let timing = self.time(
             || (input.clone(), weight.clone()),
             |(input, weight)| Ok(conv2d(input, weight, None, layer.options())),
         )?;
         let what = format!("{} forward", layer.describe());
-        Ok(Measurement::new("convolution", what, seconds).with_operations(layer.operations()))
+        Ok(Measurement::new("convolution", what, timing).with_operations(layer.operations()))
     }
 
     /// Forward and the gradients of both input and weight.
@@ -121,7 +124,7 @@ impl<'a> Benchmark<'a> {
         device.seed(self.options.seed);
         let (input, weight) = layer.sample(&device);
         let (input, weight) = (input.require_grad(), weight.require_grad());
-        let seconds = self.time(
+        let timing = self.time(
             || (input.clone(), weight.clone()),
             |(input, weight)| {
                 let output = conv2d(input.clone(), weight.clone(), None, layer.options());
@@ -134,10 +137,7 @@ impl<'a> Benchmark<'a> {
         )?;
         let what = format!("{} forward+backward", layer.describe());
         // Each gradient takes as many operations as the output.
-        Ok(
-            Measurement::new("convolution", what, seconds)
-                .with_operations(3.0 * layer.operations()),
-        )
+        Ok(Measurement::new("convolution", what, timing).with_operations(3.0 * layer.operations()))
     }
 
     /// A training step: targets, forward, loss, backward, update.
@@ -163,7 +163,7 @@ impl<'a> Benchmark<'a> {
             .map(|_| sample_objects(&mut rng, OBJECTS, size, classes))
             .collect();
 
-        let seconds = self.time(
+        let timing = self.time(
             || images.clone(),
             |images| {
                 // Matching belongs to it, as in torchvision; in training the loader's workers do
@@ -179,7 +179,7 @@ impl<'a> Benchmark<'a> {
                 Ok(learner.step(&[batch], options)?)
             },
         )?;
-        Ok(Measurement::new("step", self.describe_model(), seconds).with_images(batch))
+        Ok(Measurement::new("step", self.describe_model(), timing).with_images(batch))
     }
 
     /// The way of images to detections: forward, decoding, non-maximum suppression.
@@ -200,12 +200,12 @@ impl<'a> Benchmark<'a> {
         let anchors = self.generator.generate(size.height, size.width);
         let sizes = vec![size.width_and_height(); batch];
 
-        let seconds = self.time(
+        let timing = self.time(
             || images.clone(),
             |images| Ok(decoder.decode(model.forward(images), &anchors, &sizes)),
         )?;
         let what = self.describe_model();
-        Ok(Measurement::new("inference", what, seconds).with_images(batch))
+        Ok(Measurement::new("inference", what, timing).with_images(batch))
     }
 
     /// Loading batches from the files of a data set.
@@ -228,7 +228,7 @@ impl<'a> Benchmark<'a> {
             self.assigner,
         )?;
 
-        let seconds = self.time(
+        let timing = self.time(
             || (),
             |()| {
                 let mut values = 0;
@@ -245,7 +245,7 @@ impl<'a> Benchmark<'a> {
             resize.long_side,
             data.loader.workers
         );
-        Ok(Measurement::new("loader", what, seconds).with_images(images))
+        Ok(Measurement::new("loader", what, timing).with_images(images))
     }
 
     /// Targets for 100 boxes on an image of 800×1333 pixels.
@@ -257,12 +257,12 @@ impl<'a> Benchmark<'a> {
         let anchors = self.generator.generate(COCO_SIZE.height, COCO_SIZE.width);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let objects = sample_objects(&mut rng, MANY_OBJECTS, COCO_SIZE, classes);
-        let seconds = self.time(
+        let timing = self.time(
             || (),
             |()| Ok(self.assigner.assign(&anchors, black_box(&objects))),
         )?;
         let what = format!("{COCO_SIZE}, {MANY_OBJECTS} boxes");
-        Ok(Measurement::new("matcher", what, seconds))
+        Ok(Measurement::new("matcher", what, timing))
     }
 
     /// Decoding and non-maximum suppression for an image of 800×1333 pixels.
@@ -284,7 +284,7 @@ impl<'a> Benchmark<'a> {
         let logits = TensorData::new(logits, [1, anchors.len(), classes]);
         let deltas = TensorData::new(deltas, [1, anchors.len(), 4]);
 
-        let seconds = self.time(
+        let timing = self.time(
             // Tensors that nobody else holds, as a forward pass leaves them.
             || Predictions {
                 logits: Tensor::from_data(logits.clone(), self.device),
@@ -297,20 +297,26 @@ impl<'a> Benchmark<'a> {
             },
         )?;
         let what = format!("{COCO_SIZE}, {classes} classes");
-        Ok(Measurement::new("decode", what, seconds))
+        Ok(Measurement::new("decode", what, timing))
     }
 
-    /// The seconds that `work` takes on what `prepare` makes, each time but those to warm up.
+    /// The time that `work` takes on what `prepare` makes, each time but those to warm up.
     fn time<I, O>(
         &self,
         mut prepare: impl FnMut() -> I,
         mut work: impl FnMut(I) -> Result<O, BenchmarkError>,
-    ) -> Result<Vec<f64>, BenchmarkError> {
+    ) -> Result<Timing, BenchmarkError> {
         let BenchmarkOptions {
             warmup, repeats, ..
         } = self.options;
         let mut seconds = Vec::with_capacity(repeats);
+        #[cfg(feature = "gpu")]
+        let mut counter = None;
         for round in 0..warmup + repeats {
+            #[cfg(feature = "gpu")]
+            if round == warmup {
+                counter = device_work::Counter::start(self.device);
+            }
             let input = prepare();
             // A GPU works on while the program goes on.
             self.device.sync()?;
@@ -323,7 +329,13 @@ impl<'a> Benchmark<'a> {
                 seconds.push(elapsed.as_secs_f64());
             }
         }
-        Ok(seconds)
+        Ok(Timing {
+            seconds,
+            #[cfg(feature = "gpu")]
+            device: counter.map(|counter| counter.stop(repeats)),
+            #[cfg(not(feature = "gpu"))]
+            device: None,
+        })
     }
 
     fn images(&self, device: &Device) -> Tensor<4> {

@@ -1,5 +1,24 @@
 use serde::Serialize;
 
+/// What a GPU is asked to do for a piece of work, each time.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DeviceWork {
+    /// Kernels launched.
+    pub dispatches: f64,
+    /// Buffers that the host reads, and waits for.
+    pub host_reads: f64,
+    /// Bytes of those buffers.
+    pub bytes_down: f64,
+    /// Bytes of the device's memory that are held once the work is done; what was taken is kept until then.
+    pub memory_bytes: u64,
+}
+
+/// The seconds that something took, each time, and what a GPU was asked to do for it.
+pub(crate) struct Timing {
+    pub(crate) seconds: Vec<f64>,
+    pub(crate) device: Option<DeviceWork>,
+}
+
 /// How long something took, each time.
 #[derive(Serialize)]
 pub struct Measurement {
@@ -20,10 +39,14 @@ pub struct Measurement {
     /// Images in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images_per_s: Option<f64>,
+    /// What a GPU was asked to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceWork>,
 }
 
 impl Measurement {
-    pub(crate) fn new(name: &'static str, what: String, seconds: Vec<f64>) -> Self {
+    pub(crate) fn new(name: &'static str, what: String, timing: Timing) -> Self {
+        let Timing { seconds, device } = timing;
         let mut sorted = seconds.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
@@ -37,6 +60,7 @@ impl Measurement {
             seconds,
             gflops: None,
             images_per_s: None,
+            device,
         }
     }
 
@@ -63,8 +87,13 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_or_between_the_two() {
-        let median =
-            |seconds: &[f64]| Measurement::new("step", String::new(), seconds.to_vec()).median_s;
+        let median = |seconds: &[f64]| {
+            let timing = Timing {
+                seconds: seconds.to_vec(),
+                device: None,
+            };
+            Measurement::new("step", String::new(), timing).median_s
+        };
         assert_eq!(median(&[5.0]), 5.0);
         assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);

@@ -160,6 +160,7 @@ fn table(report: &Report<'_>) -> String {
             line.trim_end().to_owned()
         })
         .collect();
+    lines.extend(report.results.iter().filter_map(device_line));
     if let Some(peak) = report.peak_rss_mib {
         lines.push(format!("at most {peak:.0} MiB of memory"));
     }
@@ -181,4 +182,18 @@ fn row(measurement: &Measurement) -> [String; 6] {
         milliseconds(measurement.max_s),
         rate,
     ]
+}
+
+/// What a GPU was asked to do; nothing on the CPU.
+fn device_line(measurement: &Measurement) -> Option<String> {
+    let work = measurement.device?;
+    Some(format!(
+        "{} {}: {:.0} dispatches, {:.1} reads by the host of {:.2} MB, {:.0} MiB of device memory",
+        measurement.name,
+        measurement.what,
+        work.dispatches,
+        work.host_reads,
+        work.bytes_down / 1e6,
+        work.memory_bytes as f64 / f64::from(1 << 20),
+    ))
 }
