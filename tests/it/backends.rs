@@ -230,7 +230,7 @@ fn ten_steps(mut model: RetinaNet) {
 
 /// Opens the GPU, or tells that there is none.
 #[expect(clippy::print_stderr, reason = "a skipped test tells why")]
-fn wgpu_device() -> Option<Device> {
+pub(crate) fn wgpu_device() -> Option<Device> {
     Device::wgpu_options()
         .init()
         .inspect_err(|error| eprintln!("skipped: no wgpu adapter ({error})"))
@@ -238,7 +238,7 @@ fn wgpu_device() -> Option<Device> {
 }
 
 /// With channels by which one level's part of a tensor can be taken for a tensor of its own.
-fn config(norm: NormKind) -> ModelConfig {
+pub(crate) fn config(norm: NormKind) -> ModelConfig {
     let mut config = ModelConfig {
         backbone: Architecture::Resnet18,
         width: Whole::literal(8),
@@ -257,7 +257,7 @@ fn config(norm: NormKind) -> ModelConfig {
 }
 
 /// A model on this device, ready to learn.
-fn model(config: &ModelConfig, device: &Device) -> RetinaNet {
+pub(crate) fn model(config: &ModelConfig, device: &Device) -> RetinaNet {
     let device = device.clone().autodiff();
     config.init(CLASSES, SEED, &device).unwrap()
 }
@@ -322,7 +322,7 @@ impl Network {
 
 /// Images of noise, the same on every backend: in anything smoother neighbours are so nearly equal
 /// that rounding decides which of them a pooling takes.
-fn images([images, side]: [usize; 2], step: usize, device: &Device) -> Tensor<4> {
+pub(crate) fn images([images, side]: [usize; 2], step: usize, device: &Device) -> Tensor<4> {
     let values = images * 3 * side * side;
     let noise = |index: usize| {
         // SplitMix64's last rounds.
@@ -336,7 +336,7 @@ fn images([images, side]: [usize; 2], step: usize, device: &Device) -> Tensor<4>
 }
 
 /// Every seventh anchor positive, every fifth ignored.
-fn targets(anchors: usize) -> Vec<AnchorTargets> {
+pub(crate) fn targets(anchors: usize) -> Vec<AnchorTargets> {
     let label = |anchor: usize| match anchor {
         anchor if anchor.is_multiple_of(7) => AnchorLabel::Object(class_of(anchor)),
         anchor if anchor.is_multiple_of(5) => AnchorLabel::Ignored,
@@ -392,7 +392,7 @@ fn gradients_by_name(model: &RetinaNet, gradients: &Gradients) -> BTreeMap<Strin
     collector.found
 }
 
-fn norm(values: &[f32]) -> f64 {
+pub(crate) fn norm(values: &[f32]) -> f64 {
     values
         .iter()
         .map(|value| f64::from(*value).powi(2))

@@ -14,6 +14,7 @@ mod data_checks;
 mod devices;
 mod docs;
 mod evaluation;
+mod gpu_kernels;
 mod hostile;
 mod library;
 mod losses;

@@ -275,9 +275,10 @@ mod unix {
         let experiment = Experiment::new();
         let config = experiment.path("tiny.toml");
         // Whoever runs the tests may ignore it too, and a shell cannot take that back.
-        let plain = match cfg!(target_os = "linux") {
-            true => "exec env --default-signal=HUP \"$0\" \"$@\"",
-            false => ":",
+        let plain = if cfg!(target_os = "linux") {
+            "exec env --default-signal=HUP \"$0\" \"$@\""
+        } else {
+            ":"
         };
         for (name, words, expected) in [("plain", plain, 129), ("nohup", "trap '' HUP", 0)] {
             let mut child = after(words)

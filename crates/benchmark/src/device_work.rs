@@ -1,8 +1,8 @@
 //! What a GPU is asked to do for a piece of work, counted where it is asked.
 
-use std::sync::Arc;
-use std::sync::Once;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
@@ -43,8 +43,15 @@ impl Counter {
         let [reads, bytes] = Reads::stop();
         let report = self.client.memory_report(MemoryScope::Device);
         let each = |count: u64| count as f64 / rounds as f64;
+        let counts = self.launches.0.lock();
+        let counts = counts.unwrap_or_else(PoisonError::into_inner);
+        let mut kernels = BTreeMap::new();
+        for (kernel, count) in counts.iter() {
+            *kernels.entry(short(kernel)).or_default() += each(*count);
+        }
         DeviceWork {
-            dispatches: each(self.launches.0.load(Ordering::Relaxed)),
+            dispatches: each(counts.values().sum()),
+            kernels,
             host_reads: each(reads),
             bytes_down: each(bytes),
             memory_bytes: report.usage().bytes_reserved,
@@ -52,14 +59,24 @@ impl Counter {
     }
 }
 
-/// Kernels that were launched.
+/// How often each kernel was launched.
 #[derive(Default)]
-struct Launches(AtomicU64);
+struct Launches(Mutex<BTreeMap<&'static str, u64>>);
 
 impl LaunchObserver for Launches {
-    fn launched(&self, _kernel: &'static str) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn launched(&self, kernel: &'static str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(kernel).or_default() += 1;
     }
+}
+
+/// A kernel's name without the path of its modules and its parameters.
+fn short(kernel: &str) -> String {
+    let path = kernel.split('<').next().unwrap_or(kernel);
+    let mut names = path.rsplit("::");
+    let last = names.next().unwrap_or(path);
+    let module = names.next().unwrap_or_default();
+    format!("{module}::{last}")
 }
 
 /// Buffers that the host read, as wgpu's log tells them: nothing else sees reads, whoever asks for them.

@@ -1,10 +1,14 @@
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// What a GPU is asked to do for a piece of work, each time.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct DeviceWork {
     /// Kernels launched.
     pub dispatches: f64,
+    /// How often each.
+    pub kernels: BTreeMap<String, f64>,
     /// Buffers that the host reads, and waits for.
     pub host_reads: f64,
     /// Bytes of those buffers.

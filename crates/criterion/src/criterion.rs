@@ -114,8 +114,9 @@ pub struct Loss {
     pub class: Tensor<1>,
     /// Over the boxes of positive anchors.
     pub bbox: Tensor<1>,
-    /// Class and box loss of each pyramid level, finest first, if they were asked for; their sum is the loss.
-    pub levels: Vec<[f64; 2]>,
+    /// Class and box loss of each pyramid level, `[1]` each, finest first, if they were asked for; their sum is the
+    /// loss.
+    pub levels: Vec<[Tensor<1>; 2]>,
 }
 
 impl Loss {
@@ -195,7 +196,7 @@ impl Criterion {
         targets: &BatchTargets,
         images: &[AnchorTargets],
         weights: &[f64],
-    ) -> Vec<[f64; 2]> {
+    ) -> Vec<[Tensor<1>; 2]> {
         let (logits, deltas) = (logits.clone().detach(), deltas.clone().detach());
         let loss = |level: Range<usize>| {
             let images: Vec<_> = images.iter().map(|image| of_range(image, &level)).collect();
@@ -205,7 +206,6 @@ impl Criterion {
                 self.class_loss(part(&logits), &targets, weights),
                 self.box_loss(part(&deltas), &targets, weights),
             ]
-            .map(|loss| f64::from(loss.into_scalar::<f32>()))
         };
         targets.anchors().levels().map(loss).collect()
     }
@@ -228,7 +228,7 @@ impl Criterion {
     fn class_loss(&self, logits: Tensor<3>, targets: &DeviceTargets, weights: &[f64]) -> Tensor<1> {
         let device = logits.device();
         if let ClassLoss::Sigmoid(loss) = &self.class
-            && is_flex(&device)
+            && has_kernels(&device)
             && loss.has_kernel()
         {
             return loss.weighted_sum(logits, &targets.labels, to_f32(weights));
@@ -295,11 +295,15 @@ fn to_f32(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
 
-fn is_flex(device: &Device) -> bool {
-    matches!(
-        device.clone().inner().as_dispatch(),
-        DispatchDevice::Flex(_)
-    )
+/// Whether there are kernels of ours for a device.
+fn has_kernels(device: &Device) -> bool {
+    match device.clone().inner().as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "gpu")]
+        DispatchDevice::Cube(_) => true,
+        #[allow(unreachable_patterns, reason = "the only other backends are optional")]
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -514,7 +518,13 @@ mod tests {
             };
             let loss = criterion.forward(random(2), random(4), &targets, options);
             assert_eq!(loss.levels.len(), 2);
-            let sum = |part: usize| loss.levels.iter().map(|level| level[part]).sum::<f64>();
+            let value = |loss: &Tensor<1>| f64::from(loss.clone().into_scalar::<f32>());
+            let sum = |part: usize| {
+                loss.levels
+                    .iter()
+                    .map(|level| value(&level[part]))
+                    .sum::<f64>()
+            };
             for (part, whole) in [(0, loss.class.clone()), (1, loss.bbox.clone())] {
                 let whole = f64::from(scalar(whole));
                 assert!((sum(part) - whole).abs() <= 1e-6 * whole.abs(), "{loss:?}");

@@ -1,9 +1,11 @@
-//! The focal loss of a batch as one operation of Burn's CPU backend, flex.
+//! The focal loss of a batch as one operation, with its gradient, for each backend that has kernels of ours.
 #![allow(
     unreachable_pub,
     reason = "the macro makes a public trait, which brings its types along"
 )]
 
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -28,76 +30,95 @@ pub struct FocalCall {
 }
 
 /// The operation.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait FocalBackend: Backend {
     /// The weighted sum of the focal losses of logits `[batch, anchors, classes]`, `[1]`.
     fn focal_sum(logits: FloatTensor<Self>, call: FocalCall) -> FloatTensor<Self>;
+}
+
+/// What a backend computes of the loss and its gradient.
+pub trait FocalKernels: FocalBackend {
+    /// What is kept from the one to the other.
+    type Saved: Clone + Debug + Send;
+
+    /// The weighted sum, and what its gradient needs.
+    fn forward(logits: FloatTensor<Self>, call: &FocalCall) -> (FloatTensor<Self>, Self::Saved);
+
+    /// The gradient of the logits; `above`, `[1]`, is that of the sum.
+    fn gradient(saved: Self::Saved, above: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 type FlexTensor = FloatTensor<Flex>;
 
 impl FocalBackend for Flex {
     fn focal_sum(logits: FlexTensor, call: FocalCall) -> FlexTensor {
-        compute(&logits, &call).0
+        Self::forward(logits, &call).0
     }
 }
 
-/// The sum, and the gradient of the logits.
-fn compute(logits: &FlexTensor, call: &FocalCall) -> (FlexTensor, FlexTensor) {
-    let shape = logits.shape().to_vec();
-    let logits = logits.to_contiguous();
-    let logits: &[f32] = logits.as_slice().expect("logits are f32 and contiguous");
-    let batch = call.weights.len();
-    let mut gradient = vec![0.0; logits.len()];
-    let mut total = 0.0;
-    let images = logits
-        .chunks_exact(logits.len() / batch)
-        .zip(gradient.chunks_exact_mut(logits.len() / batch))
-        .zip(call.labels.chunks_exact(call.labels.len() / batch))
-        .zip(&call.weights);
-    for (((logits, gradient), labels), weight) in images {
-        let alphas = call.focal.alphas.map(|alpha| alpha * weight);
-        let focal = Focal {
-            alphas,
-            ..call.focal
-        };
-        total += loss_and_gradient(focal, logits, labels, gradient);
+impl FocalKernels for Flex {
+    /// The gradient itself: it comes with the sum, in one pass over the logits.
+    type Saved = FlexTensor;
+
+    fn forward(logits: FlexTensor, call: &FocalCall) -> (FlexTensor, FlexTensor) {
+        let shape = logits.shape().to_vec();
+        let logits = logits.to_contiguous();
+        let logits: &[f32] = logits.as_slice().expect("logits are f32 and contiguous");
+        let batch = call.weights.len();
+        let mut gradient = vec![0.0; logits.len()];
+        let mut total = 0.0;
+        let images = logits
+            .chunks_exact(logits.len() / batch)
+            .zip(gradient.chunks_exact_mut(logits.len() / batch))
+            .zip(call.labels.chunks_exact(call.labels.len() / batch))
+            .zip(&call.weights);
+        for (((logits, gradient), labels), weight) in images {
+            let alphas = call.focal.alphas.map(|alpha| alpha * weight);
+            let focal = Focal {
+                alphas,
+                ..call.focal
+            };
+            total += loss_and_gradient(focal, logits, labels, gradient);
+        }
+        let gradient = FlexTensor::from_data(TensorData::new(gradient, shape));
+        let total = FlexTensor::from_data(TensorData::new(vec![total as f32], [1]));
+        (total, gradient)
     }
-    let gradient = FlexTensor::from_data(TensorData::new(gradient, shape));
-    let total = FlexTensor::from_data(TensorData::new(vec![total as f32], [1]));
-    (total, gradient)
-}
 
-#[derive(Debug)]
-struct FocalBackward;
-
-impl Backward<Flex, 1> for FocalBackward {
-    type State = FlexTensor;
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let mut gradient = ops.state;
-        let above = grads.consume::<Flex>(&ops.node);
+    fn gradient(mut gradient: FlexTensor, above: FlexTensor) -> FlexTensor {
         let above: Option<&[f32]> = above.as_slice();
-        let [Some(node)] = ops.parents else { return };
         if let Some(&[factor]) = above
             && factor != 1.0
         {
             let values = gradient.storage_mut::<f32>();
             values.par_iter_mut().for_each(|value| *value *= factor);
         }
-        grads.register::<Flex>(node.id, gradient);
+        gradient
     }
 }
 
-impl<C: CheckpointStrategy> FocalBackend for Autodiff<Flex, C> {
+#[derive(Debug)]
+struct FocalBackward<B>(PhantomData<B>);
+
+impl<B: FocalKernels> Backward<B, 1> for FocalBackward<B> {
+    type State = B::Saved;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let above = grads.consume::<B>(&ops.node);
+        let [Some(node)] = ops.parents else { return };
+        grads.register::<B>(node.id, B::gradient(ops.state, above));
+    }
+}
+
+impl<B: FocalKernels, C: CheckpointStrategy> FocalBackend for Autodiff<B, C> {
     fn focal_sum(logits: FloatTensor<Self>, call: FocalCall) -> FloatTensor<Self> {
-        let prepared = FocalBackward
+        let prepared = FocalBackward::<B>(PhantomData)
             .prepare::<C>([logits.node()])
             .compute_bound()
             .stateful();
-        let (total, gradient) = compute(logits.primitive(), &call);
+        let (total, saved) = B::forward(logits.into_primitive(), &call);
         match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish(gradient, total),
+            OpsKind::Tracked(prepared) => prepared.finish(saved, total),
             OpsKind::UnTracked(prepared) => prepared.finish(total),
         }
     }

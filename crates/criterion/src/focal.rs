@@ -117,13 +117,13 @@ impl FocalLoss {
         }
     }
 
-    /// Whether the CPU's kernel has it; else it is made of tensor operations.
+    /// Whether the kernels have it; else it is made of tensor operations.
     pub(crate) fn has_kernel(&self) -> bool {
         !matches!(self.alpha, Alpha::PerClass(_))
     }
 
     /// The sum of the losses of all classes of all anchors that are not ignored, each image's
-    /// times its weight, in one pass. Only on flex, and only where [`has_kernel`](Self::has_kernel).
+    /// times its weight, in one pass. Only on devices with kernels, and only where [`has_kernel`](Self::has_kernel).
     pub(crate) fn weighted_sum(
         &self,
         logits: Tensor<3>,

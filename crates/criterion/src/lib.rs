@@ -11,6 +11,8 @@ mod criterion;
 mod extension;
 mod focal;
 mod focal_kernel;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod iou_loss;
 mod loss_spread;
 mod normalizer;

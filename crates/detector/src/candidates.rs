@@ -11,6 +11,22 @@ pub(crate) struct Candidate {
     pub(crate) score: f32,
 }
 
+#[cfg(feature = "gpu")]
+impl Candidate {
+    pub(crate) fn of_logit(index: usize, logit: f32) -> Self {
+        Self {
+            index,
+            score: sigmoid(logit),
+        }
+    }
+}
+
+/// A logit that every score above this one is of a higher logit than.
+#[cfg(feature = "gpu")]
+pub(crate) fn bar(score: f32) -> f32 {
+    Bar::above(score).logit
+}
+
 /// The candidates with the highest scores above the threshold, at most `count` of them, best
 /// first; among equals the earlier. `count` must be at least 1.
 pub(crate) fn best_candidates(logits: &[f32], threshold: f32, count: usize) -> Vec<Candidate> {
@@ -129,7 +145,7 @@ fn keep_best(candidates: &mut Vec<Candidate>, count: usize) {
 }
 
 /// Best first, then in the order of the logits.
-fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+pub(crate) fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.score.total_cmp(&a.score).then(a.index.cmp(&b.index))
 }
 

@@ -13,7 +13,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ModelConfig;
-use crate::candidates::best_candidates;
+#[cfg(feature = "gpu")]
+use crate::candidates::order;
+use crate::candidates::{Candidate, best_candidates};
+#[cfg(feature = "gpu")]
+use crate::gpu::Found;
 use crate::model::Predictions;
 use crate::suppression::{Suppression, SuppressionConfig};
 
@@ -104,6 +108,10 @@ impl Decoder {
         anchors: &[BoundingBox],
         sizes: &[(u32, u32)],
     ) -> Vec<Vec<Detection>> {
+        #[cfg(feature = "gpu")]
+        if let Some(decoded) = self.decode_on_gpu(&predictions, anchors, sizes) {
+            return decoded;
+        }
         let [batch, count, classes] = predictions.logits.dims();
         let mut logits = to_host(predictions.logits);
         if self.scores == ClassScores::Softmax {
@@ -122,16 +130,89 @@ impl Decoder {
                     size: sizes[image],
                 };
                 let candidates = self.candidates(&image, &predictions.level_anchors);
-                let mut kept = self.config.suppression().apply(&candidates);
-                for detection in &mut kept {
-                    detection.bbox = image.clip(detection.bbox);
-                }
-                if self.config.drop_empty {
-                    kept.retain(|detection| detection.bbox.is_proper());
-                }
-                kept
+                self.finish(&candidates, image.size)
             })
             .collect()
+    }
+
+    /// The same with candidates that a GPU finds; nothing if it cannot.
+    #[cfg(feature = "gpu")]
+    fn decode_on_gpu(
+        &self,
+        predictions: &Predictions,
+        anchors: &[BoundingBox],
+        sizes: &[(u32, u32)],
+    ) -> Option<Vec<Vec<Detection>>> {
+        if self.scores == ClassScores::Softmax {
+            return None;
+        }
+        let levels = predictions.level_anchors.len();
+        let thresholds: Vec<f32> = (0..levels)
+            .map(|level| self.threshold(level, levels))
+            .collect();
+        let count = self.config.pre_nms_top_k.as_usize();
+        let found = crate::gpu::candidates(predictions, &thresholds, count)?;
+        let classes = predictions.logits.dims()[2];
+        let decode = |levels: Vec<Vec<Found>>, size: (u32, u32)| {
+            let mut first = 0;
+            let mut candidates = Vec::new();
+            for ((mut level, threshold), anchors_of_level) in levels
+                .into_iter()
+                .zip(&thresholds)
+                .zip(&predictions.level_anchors)
+            {
+                level.retain(|found| found.candidate.score > *threshold);
+                level.sort_unstable_by(|a, b| order(&a.candidate, &b.candidate));
+                level.truncate(count);
+                candidates.extend(level.iter().map(|found| {
+                    let anchor = &anchors[first + found.candidate.index / classes];
+                    self.detection(found.candidate, classes, anchor, found.deltas, size)
+                }));
+                first += anchors_of_level;
+            }
+            self.finish(&candidates, size)
+        };
+        let images = found.into_par_iter().zip(sizes);
+        Some(images.map(|(levels, size)| decode(levels, *size)).collect())
+    }
+
+    /// What is left of an image's candidates.
+    fn finish(&self, candidates: &[Detection], size: (u32, u32)) -> Vec<Detection> {
+        let mut kept = self.config.suppression().apply(candidates);
+        for detection in &mut kept {
+            detection.bbox = clip(detection.bbox, size);
+        }
+        if self.config.drop_empty {
+            kept.retain(|detection| detection.bbox.is_proper());
+        }
+        kept
+    }
+
+    /// The score that candidates of a level must exceed.
+    fn threshold(&self, level: usize, levels: usize) -> f32 {
+        let own = self.config.coarsest_score_threshold;
+        let threshold = own.filter(|_| level + 1 == levels);
+        threshold.unwrap_or(self.config.score_threshold).as_f32()
+    }
+
+    fn detection(
+        &self,
+        candidate: Candidate,
+        classes: usize,
+        anchor: &BoundingBox,
+        deltas: [f32; 4],
+        size: (u32, u32),
+    ) -> Detection {
+        let bbox = self.coder.decode(anchor, deltas);
+        Detection {
+            bbox: if self.config.clip_before_nms {
+                clip(bbox, size)
+            } else {
+                bbox
+            },
+            class: ClassId((candidate.index % classes) as u32),
+            score: candidate.score,
+        }
     }
 
     /// Non-maximum suppression alone, over detections that stand best first.
@@ -152,15 +233,12 @@ impl Decoder {
         let levels: Vec<Range<usize>> = (starts.zip(level_anchors))
             .map(|(start, count)| start..start + count)
             .collect();
-        let coarsest = levels.len().saturating_sub(1);
+        let count = levels.len();
         levels
             .into_par_iter()
             .enumerate()
             .flat_map_iter(|(level, anchors)| {
-                let own = self.config.coarsest_score_threshold;
-                let threshold = own.filter(|_| level == coarsest);
-                let threshold = threshold.unwrap_or(self.config.score_threshold);
-                self.level_candidates(image, anchors, threshold.as_f32())
+                self.level_candidates(image, anchors, self.threshold(level, count))
             })
             .collect()
     }
@@ -185,16 +263,13 @@ impl Decoder {
             .into_iter()
             .map(|candidate| {
                 let anchor = level.start + candidate.index / classes;
-                let bbox = self.coder.decode(&anchors[anchor], deltas[anchor]);
-                Detection {
-                    bbox: if self.config.clip_before_nms {
-                        image.clip(bbox)
-                    } else {
-                        bbox
-                    },
-                    class: ClassId((candidate.index % classes) as u32),
-                    score: candidate.score,
-                }
+                self.detection(
+                    candidate,
+                    *classes,
+                    &anchors[anchor],
+                    deltas[anchor],
+                    image.size,
+                )
             })
             .collect()
     }
@@ -212,10 +287,8 @@ struct Image<'a> {
     size: (u32, u32),
 }
 
-impl Image<'_> {
-    fn clip(&self, bbox: BoundingBox) -> BoundingBox {
-        bbox.clip(self.size.0 as f32, self.size.1 as f32)
-    }
+fn clip(bbox: BoundingBox, (width, height): (u32, u32)) -> BoundingBox {
+    bbox.clip(width as f32, height as f32)
 }
 
 /// The tensor's values, without a copy where it is on the CPU, contiguous and nobody else's.

@@ -29,6 +29,8 @@ mod decode;
 mod detect;
 mod detector;
 mod detector_config;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod merge;
 mod model;
 mod numbers;

@@ -123,7 +123,11 @@ impl NonFiniteStep<'_> {
                 ..LossOptions::new(&weights)
             };
             let loss = (self.learner.criterion).forward(logits, deltas, &targets, options);
-            levels.add([0.0; 2], &loss.levels);
+            let value = |loss: &Tensor<1>| f64::from(loss.clone().into_scalar::<f32>());
+            let of_levels: Vec<_> = (loss.levels.iter())
+                .map(|level| level.each_ref().map(value))
+                .collect();
+            levels.add([0.0; 2], &of_levels);
             if self.error.gradient_norm.is_some() && values.first_bad_gradient().is_none() {
                 values.gradients = gradient_norms(&self.learner.model, &loss);
             }

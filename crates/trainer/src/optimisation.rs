@@ -1,6 +1,8 @@
 //! How weights move: the step, its optimiser and learning rate, and the moving average of the weights.
 
 pub(crate) mod average;
+#[cfg(feature = "gpu")]
+mod gpu;
 pub(crate) mod optimizer;
 pub(crate) mod schedule;
 pub(crate) mod step;

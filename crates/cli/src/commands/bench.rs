@@ -186,7 +186,7 @@ fn row(measurement: &Measurement) -> [String; 6] {
 
 /// What a GPU was asked to do; nothing on the CPU.
 fn device_line(measurement: &Measurement) -> Option<String> {
-    let work = measurement.device?;
+    let work = measurement.device.as_ref()?;
     Some(format!(
         "{} {}: {:.0} dispatches, {:.1} reads by the host of {:.2} MB, {:.0} MiB of device memory",
         measurement.name,

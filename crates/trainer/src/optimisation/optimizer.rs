@@ -8,6 +8,8 @@ use retinanet_detector::{ModelPart, ParameterKind, RetinaNet};
 use retinanet_experiment::{AdamwConfig, OptimizerConfig, OptimizerKind, SgdConfig};
 use retinanet_settings::{Positive, ShareBelowOne};
 
+#[cfg(feature = "gpu")]
+use crate::optimisation::gpu;
 use crate::optimisation::update::{AdamW, Sgd, sum_of_squares};
 
 /// The optimiser of a run, with settings of their own for norms and biases.
@@ -71,7 +73,7 @@ impl Optimizer {
         }
     }
 
-    /// Moves the weights against their gradients, whose [norm](gradient_norm) is `norm`.
+    /// Moves the weights against their gradients, whose norm is `norm`.
     pub(crate) fn step(
         &mut self,
         learning_rate: f64,
@@ -134,8 +136,54 @@ fn ids(model: &RetinaNet, kind: ParameterKind, in_backbone: bool) -> Vec<ParamId
     chosen.map(|(_, parameter)| parameter.id).collect()
 }
 
-/// The Euclidean norm of all gradients as one vector.
-pub(crate) fn gradient_norm(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
+/// The sum of the squares of all gradients, where it was computed.
+pub(crate) enum SumOfSquares {
+    Host(f64),
+    /// `[1]`
+    Device(Box<Tensor<1>>),
+}
+
+impl SumOfSquares {
+    pub(crate) fn of(model: &RetinaNet, gradients: &GradientsParams) -> Self {
+        #[cfg(feature = "gpu")]
+        if let Some(sum) = sum_on_gpu(model, gradients) {
+            return Self::Device(Box::new(sum));
+        }
+        Self::Host(sum_on_host(model, gradients))
+    }
+
+    /// The Euclidean norm of all gradients as one vector; reads what is on the device.
+    pub(crate) fn norm(self) -> f64 {
+        let sum = match self {
+            Self::Host(sum) => sum,
+            Self::Device(sum) => f64::from(sum.into_scalar::<f32>()),
+        };
+        sum.sqrt()
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn sum_on_gpu(model: &RetinaNet, gradients: &GradientsParams) -> Option<Tensor<1>> {
+    struct Collector<'a> {
+        gradients: &'a GradientsParams,
+        found: Vec<gpu::CubeTensor>,
+    }
+    impl ModuleVisitor for Collector<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = self.gradients.get::<D>(param.id);
+            let gradient = gradient.filter(|gradient| gpu::is_gpu(&gradient.device()));
+            self.found.extend(gradient.map(gpu::to_gpu));
+        }
+    }
+    let mut collector = Collector {
+        gradients,
+        found: Vec::new(),
+    };
+    model.visit(&mut collector);
+    gpu::sum_of_squares(collector.found)
+}
+
+fn sum_on_host(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
     struct Summer<'a> {
         gradients: &'a GradientsParams,
         squares: f64,
@@ -152,7 +200,7 @@ pub(crate) fn gradient_norm(model: &RetinaNet, gradients: &GradientsParams) -> f
         squares: 0.0,
     };
     model.visit(&mut summer);
-    summer.squares.sqrt()
+    summer.squares
 }
 
 fn scale(model: &RetinaNet, gradients: &mut GradientsParams, factor: f64) {
@@ -178,6 +226,10 @@ mod tests {
     use retinanet_settings::{Factor, Whole};
 
     use super::*;
+
+    fn gradient_norm(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
+        SumOfSquares::of(model, gradients).norm()
+    }
 
     fn model() -> RetinaNet {
         let device = Device::flex().autodiff();

@@ -3,11 +3,11 @@
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
-use retinanet_criterion::{BatchTargets, Criterion, LossOptions, Normalizer};
+use retinanet_criterion::{BatchTargets, Criterion, Loss, LossOptions, Normalizer};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_experiment::OptimizerConfig;
 
-use crate::optimisation::optimizer::{Optimizer, gradient_norm};
+use crate::optimisation::optimizer::{Optimizer, SumOfSquares};
 use crate::processes::process_group::ProcessGroup;
 
 /// All that a training step moves on: the model, the optimiser's state and the loss's normaliser.
@@ -165,7 +165,9 @@ impl Learner {
             .collect();
         let (counts, own) = self.group.gather_counts(&counts);
         let weights = self.criterion.weights(&counts);
-        let (mut sums, gradients) = self.accumulate(micro_batches, &weights[own], options);
+        let (losses, gradients) = self.accumulate(micro_batches, &weights[own], options);
+        let squares = (self.group.is_single()).then(|| SumOfSquares::of(&self.model, &gradients));
+        let (mut sums, squares) = read(losses, squares);
         self.group.all_reduce(&mut sums.losses);
         let [class, bbox] = sums.losses;
         let error = |gradient_norm| StepError {
@@ -177,8 +179,9 @@ impl Learner {
             return Err(error(None));
         }
         let gradients = self.group.all_reduce_gradients(&self.model, gradients);
+        let squares = squares.unwrap_or_else(|| SumOfSquares::of(&self.model, &gradients));
         // The leader's, since other devices may round otherwise and would clip otherwise.
-        let gradient_norm = self.group.leaders(gradient_norm(&self.model, &gradients));
+        let gradient_norm = self.group.leaders(squares.norm());
         if !gradient_norm.is_finite() {
             return Err(error(Some(gradient_norm)));
         }
@@ -194,15 +197,15 @@ impl Learner {
         Ok((step, gradients))
     }
 
-    /// The losses and gradients of this process's micro-batches, up to the first whose loss is non-finite.
+    /// The losses and gradients of this process's micro-batches. No loss is read: the host would wait for a GPU.
     fn accumulate(
         &self,
         micro_batches: &[DeviceBatch],
         mut weights: &[f64],
         options: StepOptions,
-    ) -> (LossSums, GradientsParams) {
+    ) -> (Vec<Loss>, GradientsParams) {
         let mut gradients = GradientsAccumulator::new();
-        let mut sums = LossSums::default();
+        let mut losses = Vec::with_capacity(micro_batches.len());
         let first_micro_batch = self.group.rank() * micro_batches.len();
         for (place, DeviceBatch { images, targets }) in micro_batches.iter().enumerate() {
             let of_part = weights
@@ -215,16 +218,45 @@ impl Learner {
             };
             let Predictions { logits, deltas, .. } = self.model.forward(images.clone());
             let loss = self.criterion.forward(logits, deltas, targets, options);
-            let value = |part: &Tensor<1>| f64::from(part.clone().into_scalar::<f32>());
-            sums.add([value(&loss.class), value(&loss.bbox)], &loss.levels);
-            if !sums.losses.iter().all(|loss| loss.is_finite()) {
-                break;
-            }
             let of_part = GradientsParams::from_grads(loss.total().backward(), &self.model);
             gradients.accumulate(&self.model, of_part);
+            losses.push(loss);
         }
-        (sums, gradients.grads())
+        (losses, gradients.grads())
     }
+}
+
+/// Reads the losses of micro-batches, and a sum of squares that is on the device too, in one go: for each read the
+/// host would wait for a GPU.
+fn read(losses: Vec<Loss>, squares: Option<SumOfSquares>) -> (LossSums, Option<SumOfSquares>) {
+    let mut on_device = Vec::new();
+    let levels: Vec<usize> = losses.iter().map(|loss| loss.levels.len()).collect();
+    for loss in losses {
+        on_device.extend([loss.class, loss.bbox].map(Tensor::inner));
+        on_device.extend(loss.levels.into_iter().flatten().map(Tensor::inner));
+    }
+    let squares = match squares {
+        Some(SumOfSquares::Device(sum)) => {
+            on_device.push(*sum);
+            None
+        }
+        other => other,
+    };
+    let values: Vec<f64> = if on_device.is_empty() {
+        Vec::new()
+    } else {
+        Tensor::cat(on_device, 0).into_data().iter().collect()
+    };
+    let (pairs, rest) = values.as_chunks::<2>();
+    let mut pairs = pairs.iter().copied();
+    let mut sums = LossSums::default();
+    for levels in levels {
+        let losses = pairs.next().unwrap_or_default();
+        let levels: Vec<_> = pairs.by_ref().take(levels).collect();
+        sums.add(losses, &levels);
+    }
+    let read = rest.first().copied().map(SumOfSquares::Host);
+    (sums, squares.or(read))
 }
 
 /// The losses of a batch's micro-batches, added up.

@@ -1,5 +1,5 @@
-//! The updates of SGD and AdamW. On the CPU each is one pass over weights, gradients and state,
-//! where a chain of tensor operations makes eight; the other devices fuse such a chain themselves.
+//! The updates of SGD and AdamW: one pass over weights, gradients and state, where a chain of tensor operations
+//! makes eight. The chain is for devices without kernels of ours.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, Flex};
@@ -8,6 +8,9 @@ use burn::optim::{
 };
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
+
+#[cfg(feature = "gpu")]
+use crate::optimisation::gpu;
 
 /// Values that a thread takes at once.
 const CHUNK: usize = 1 << 14;
@@ -52,6 +55,12 @@ impl Optimizer for Sgd {
     ) -> (Tensor<D>, Option<Velocity<D>>) {
         let rate = rate * self.rate_factor;
         let velocity = state.map_or_else(|| gradient.zeros_like(), |velocity| velocity.0);
+        #[cfg(feature = "gpu")]
+        if gpu::is_gpu(&weights.device()) {
+            let factors = [rate, self.momentum, self.weight_decay].map(|x| x as f32);
+            let [weights, velocity] = gpu::sgd(weights, gradient, velocity, factors);
+            return (weights, Some(Velocity(velocity)));
+        }
         if !is_flex(&weights.device()) {
             let gradient = gradient + weights.clone() * self.weight_decay;
             let velocity = velocity * self.momentum + gradient;
@@ -117,11 +126,7 @@ impl Optimizer for AdamW {
         let time = time + 1;
         let factors = self.factors(rate, time);
         let tensors = [gradient, mean, square];
-        let [weights, mean, square] = if is_flex(&weights.device()) {
-            factors.step_in_one_pass(weights, tensors)
-        } else {
-            factors.step(weights, tensors)
-        };
+        let [weights, mean, square] = factors.step_on_device(weights, tensors);
         let momentum = AdaptiveMomentumState::new(time, mean, square);
         (weights, Some(AdamWState::new(momentum)))
     }
@@ -149,18 +154,36 @@ impl AdamW {
 
 /// What a step of [`AdamW`] multiplies with. Both corrections of the moments' start at 0 stand where
 /// they cost least.
-struct AdamWFactors {
-    betas: [f64; 2],
-    epsilon: f64,
+pub(crate) struct AdamWFactors {
+    pub(crate) betas: [f64; 2],
+    pub(crate) epsilon: f64,
     /// The learning rate, with the mean's correction.
-    size: f64,
+    pub(crate) size: f64,
     /// Of the square's root.
-    square_correction: f64,
+    pub(crate) square_correction: f64,
     /// What the decay leaves of the weights.
-    keep: f64,
+    pub(crate) keep: f64,
 }
 
 impl AdamWFactors {
+    /// By the kernels of the weights' device, or by a chain of operations.
+    fn step_on_device<const D: usize>(
+        &self,
+        weights: Tensor<D>,
+        tensors: [Tensor<D>; 3],
+    ) -> [Tensor<D>; 3] {
+        let device = weights.device();
+        #[cfg(feature = "gpu")]
+        if gpu::is_gpu(&device) {
+            return gpu::adamw(weights, tensors, self);
+        }
+        if is_flex(&device) {
+            self.step_in_one_pass(weights, tensors)
+        } else {
+            self.step(weights, tensors)
+        }
+    }
+
     /// From weights, gradient, mean and square to weights, mean and square.
     fn step<const D: usize>(
         &self,

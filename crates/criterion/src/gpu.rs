@@ -1,0 +1,147 @@
+//! Focal loss on GPUs: a kernel that adds the losses up, and one that makes the gradient. Neither keeps a value for
+//! each logit from one to the other.
+
+mod kernels;
+
+use burn::backend::Cube;
+use burn::backend::TensorMetadata;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape, TensorData};
+use burn_cubecl::kernel::into_contiguous;
+use cubecl::prelude::{CubeCount, CubeDim};
+
+use self::kernels::{FocalArgumentsLaunch, Form, LOGITS_OF_UNIT, UNITS};
+use crate::extension::{FocalBackend, FocalCall, FocalKernels};
+use crate::focal_kernel::Focal;
+
+type CubeTensor = FloatTensor<Cube>;
+
+/// The most cubes along one axis of a launch that WebGPU promises (`maxComputeWorkgroupsPerDimension`).
+const MOST_CUBES: usize = 65_535;
+
+/// What the gradient needs of the forward pass.
+#[derive(Clone, Debug)]
+#[allow(unreachable_pub, reason = "a public trait names it")]
+pub struct Saved {
+    logits: CubeTensor,
+    labels: IntTensor<Cube>,
+    weights: CubeTensor,
+    focal: Focal,
+}
+
+impl FocalBackend for Cube {
+    fn focal_sum(logits: CubeTensor, call: FocalCall) -> CubeTensor {
+        Self::forward(logits, &call).0
+    }
+}
+
+impl FocalKernels for Cube {
+    type Saved = Saved;
+
+    fn forward(logits: CubeTensor, call: &FocalCall) -> (CubeTensor, Saved) {
+        let logits = into_contiguous(logits);
+        let labels = TensorData::new(call.labels.to_vec(), [call.labels.len()]);
+        let weights = TensorData::new(call.weights.clone(), [call.weights.len()]);
+        let saved = Saved {
+            labels: Self::int_from_data(labels, &logits.device),
+            weights: Self::float_from_data(weights, &logits.device),
+            logits,
+            focal: call.focal,
+        };
+        (sum(&saved), saved)
+    }
+
+    fn gradient(saved: Saved, above: CubeTensor) -> CubeTensor {
+        let logits = &saved.logits;
+        let gradient = empty(logits, logits.meta.shape().clone());
+        let values = logits.meta.shape().num_elements();
+        kernels::focal_gradient::launch(
+            &logits.client,
+            cubes(values.div_ceil(UNITS)),
+            CubeDim::new_1d(UNITS as u32),
+            logits.clone().into_buffer_arg(),
+            saved.labels.clone().into_buffer_arg(),
+            saved.weights.clone().into_buffer_arg(),
+            into_contiguous(above).into_buffer_arg(),
+            gradient.clone().into_buffer_arg(),
+            arguments(saved.focal),
+            saved.anchors(),
+            saved.classes(),
+            form(saved.focal),
+        );
+        gradient
+    }
+}
+
+impl Saved {
+    fn anchors(&self) -> usize {
+        self.logits.shape()[1]
+    }
+
+    fn classes(&self) -> usize {
+        self.logits.shape()[2]
+    }
+}
+
+fn sum(saved: &Saved) -> CubeTensor {
+    let logits = &saved.logits;
+    let values = logits.meta.shape().num_elements();
+    let parts = values.div_ceil(UNITS * LOGITS_OF_UNIT).max(1);
+    let sums = empty(logits, Shape::new([parts]));
+    kernels::focal_sums::launch(
+        &logits.client,
+        cubes(parts),
+        CubeDim::new_1d(UNITS as u32),
+        logits.clone().into_buffer_arg(),
+        saved.labels.clone().into_buffer_arg(),
+        saved.weights.clone().into_buffer_arg(),
+        sums.clone().into_buffer_arg(),
+        arguments(saved.focal),
+        saved.anchors(),
+        saved.classes(),
+        form(saved.focal),
+    );
+    let total = empty(logits, Shape::new([1]));
+    kernels::sum::launch(
+        &logits.client,
+        cubes(1),
+        CubeDim::new_1d(UNITS as u32),
+        sums.into_buffer_arg(),
+        total.clone().into_buffer_arg(),
+    );
+    total
+}
+
+fn form(focal: Focal) -> Form {
+    match (focal.shift, focal.gamma) {
+        (Some(_), _) => Form::Star,
+        (None, 0.0) => Form::None,
+        (None, 1.0) => Form::Linear,
+        (None, 2.0) => Form::Square,
+        (None, _) => Form::Power,
+    }
+}
+
+fn arguments(focal: Focal) -> FocalArgumentsLaunch {
+    let [negative, positive] = focal.alphas;
+    FocalArgumentsLaunch::new(
+        negative,
+        positive,
+        focal.gamma,
+        focal.shift.unwrap_or(0.0),
+        focal.smoothing,
+    )
+}
+
+/// So many cubes, in two dimensions where one does not do.
+fn cubes(count: usize) -> CubeCount {
+    let rows = count.div_ceil(MOST_CUBES).max(1);
+    CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
+}
+
+fn empty(like: &CubeTensor, shape: Shape) -> CubeTensor {
+    let handle = like.client.empty(shape.num_elements() * size_of::<f32>());
+    let (client, device) = (like.client.clone(), like.device.clone());
+    CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
+}
