@@ -3,7 +3,8 @@ use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
     Conv2d, FusedEpilogue, Levels, Parameter, batch_norm, batch_norm_parameters,
-    conv2d_with_epilogue, group_norm, group_norm_parameters, new_batch_norm, new_group_norm,
+    conv2d_with_epilogue, frozen_scale_and_bias, group_norm, group_norm_parameters, new_batch_norm,
+    new_group_norm,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -95,7 +96,7 @@ impl Norm {
         let learns = |norm: &BatchNorm| norm.training.is_enabled() && input.device().is_autodiff();
         match self {
             Self::Batch(norm) if !learns(norm) => {
-                let (scale, bias) = scale_and_bias(norm);
+                let (scale, bias) = frozen_scale_and_bias(norm);
                 end.scale = Some(scale);
                 end.bias = Some(bias);
                 conv2d_with_epilogue(input, weight, options, end)

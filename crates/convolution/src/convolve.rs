@@ -25,6 +25,9 @@ pub struct ConvCall {
     pub(crate) problem: Arc<Problem>,
     /// `[outputs]`, what the product is multiplied by; constant. For the CPU's kernels alone.
     pub(crate) scale: Option<Arc<Vec<f32>>>,
+    /// The same for a GPU.
+    #[cfg(feature = "gpu")]
+    pub(crate) gpu_scale: Option<FloatTensor<burn::backend::Cube>>,
     pub(crate) has_bias: bool,
     pub(crate) has_residual: bool,
     pub(crate) relu: bool,
@@ -144,7 +147,7 @@ mod cube {
     use burn_cubecl::kernel::into_contiguous;
 
     use super::{ConvCall, Convolve, FloatTensor, Kernels};
-    use crate::gpu;
+    use crate::gpu::{self, ForwardEnd};
 
     type CubeTensor = FloatTensor<Cube>;
 
@@ -160,9 +163,12 @@ mod cube {
                 &call.problem,
                 input,
                 weight,
-                call.has_bias.then_some(bias),
-                call.has_residual.then_some(residual),
-                call.relu,
+                call.gpu_scale.as_ref(),
+                ForwardEnd {
+                    bias: call.has_bias.then_some(bias),
+                    residual: call.has_residual.then_some(residual),
+                    relu: call.relu,
+                },
                 &call.output_shape,
             )
         }
@@ -190,7 +196,8 @@ mod cube {
             call: &ConvCall,
             _shape: &[usize],
         ) -> CubeTensor {
-            gpu::weight_gradient(&call.problem, input, gradient.clone())
+            let scale = call.gpu_scale.as_ref();
+            gpu::weight_gradient(&call.problem, input, gradient.clone(), scale)
         }
 
         fn input_gradient(
@@ -199,7 +206,8 @@ mod cube {
             call: &ConvCall,
             shape: &[usize],
         ) -> CubeTensor {
-            gpu::input_gradient(&call.problem, gradient.clone(), weight, shape)
+            let scale = call.gpu_scale.as_ref();
+            gpu::input_gradient(&call.problem, gradient.clone(), weight, scale, shape)
         }
     }
 }

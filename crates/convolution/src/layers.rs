@@ -150,31 +150,36 @@ pub fn conv2d_levels(
 /// Convolves maps that lie as a problem says, by the kernels of the tensors' device.
 pub(crate) fn convolve<const D: usize>(
     input: Tensor<D>,
-    mut weight: Tensor<4>,
+    weight: Tensor<4>,
     problem: Problem,
     output_shape: Vec<usize>,
     mut end: FusedEpilogue<Tensor<D>>,
 ) -> Tensor<D> {
-    if !is_flex(&input.device())
-        && let Some(scale) = end.scale.take()
-    {
-        // The CPU's kernels scale the output while it is in the cache; to read the scale there the
-        // host would have to wait for a GPU.
-        weight = weight * scale.detach().reshape([problem.outputs, 1, 1, 1]);
-    }
-    let absent = || Tensor::<1>::zeros([1], &input.device()).into_dispatch();
+    // To read the scale the host would have to wait for a GPU.
+    #[cfg(feature = "gpu")]
+    let gpu_scale = if is_flex(&input.device()) {
+        None
+    } else {
+        end.scale.take().and_then(to_gpu)
+    };
+    let absent = {
+        let any = without_gradient(weight.clone());
+        move || any.clone().into_dispatch()
+    };
     let call = ConvCall {
         problem: Arc::new(problem),
         scale: end
             .scale
             .map(|scale| Arc::new(floats(&scale.to_data()).to_vec())),
+        #[cfg(feature = "gpu")]
+        gpu_scale,
         has_bias: end.bias.is_some(),
         has_residual: end.residual.is_some(),
         relu: end.relu,
         output_shape,
     };
-    let bias = end.bias.map_or_else(absent, Tensor::into_dispatch);
-    let residual = end.residual.map_or_else(absent, Tensor::into_dispatch);
+    let bias = end.bias.map_or_else(&absent, Tensor::into_dispatch);
+    let residual = end.residual.map_or_else(&absent, Tensor::into_dispatch);
     let output = <Dispatch as Convolve>::convolve(
         input.into_dispatch(),
         weight.into_dispatch(),
@@ -183,6 +188,70 @@ pub(crate) fn convolve<const D: usize>(
         call,
     );
     Tensor::from_dispatch(output)
+}
+
+/// The tensor as a constant. Burn's `detach` of a parameter would be a parameter again.
+fn without_gradient<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.device().is_autodiff() {
+        Tensor::from_inner(tensor.inner())
+    } else {
+        tensor
+    }
+}
+
+/// Scale and bias of a batch norm with its running statistics, `x * scale + bias`, of which nothing learns.
+pub fn frozen_scale_and_bias(norm: &BatchNorm) -> (Tensor<1>, Tensor<1>) {
+    #[cfg(feature = "gpu")]
+    if let Some(folded) = fold_on_gpu(norm) {
+        return folded;
+    }
+    let deviation = (norm.running_var.value() + norm.epsilon).sqrt();
+    let scale = norm.gamma.val() / deviation;
+    let bias = norm.beta.val() - norm.running_mean.value() * scale.clone();
+    (scale, bias)
+}
+
+/// The same by one kernel; nothing if the norm is not on a GPU.
+#[cfg(feature = "gpu")]
+fn fold_on_gpu(norm: &BatchNorm) -> Option<(Tensor<1>, Tensor<1>)> {
+    let tensors = [
+        norm.gamma.val(),
+        norm.beta.val(),
+        norm.running_mean.value(),
+        norm.running_var.value(),
+    ];
+    let is_autodiff = tensors[0].device().is_autodiff();
+    let [Some(gamma), Some(beta), Some(mean), Some(variance)] = tensors.map(to_gpu) else {
+        return None;
+    };
+    let folded = crate::gpu::fold_norm([gamma, beta, mean, variance], norm.epsilon as f32);
+    let [scale, bias] = folded.map(|tensor| {
+        let tensor = Tensor::from_primitive::<burn::backend::Cube>(tensor);
+        if is_autodiff {
+            Tensor::from_inner(tensor)
+        } else {
+            tensor
+        }
+    });
+    Some((scale, bias))
+}
+
+/// The tensor as a GPU has it, without a gradient; nothing if it is elsewhere.
+#[cfg(feature = "gpu")]
+fn to_gpu(tensor: Tensor<1>) -> Option<burn::backend::tensor::FloatTensor<burn::backend::Cube>> {
+    let device = tensor.device();
+    if !matches!(
+        device.clone().inner().as_dispatch(),
+        DispatchDevice::Cube(_)
+    ) {
+        return None;
+    }
+    let tensor = if device.is_autodiff() {
+        tensor.inner()
+    } else {
+        tensor
+    };
+    tensor.try_into_primitive::<burn::backend::Cube>().ok()
 }
 
 /// Burn's convolution, for the one backend without kernels of ours. Compiled only where it is asked

@@ -35,7 +35,7 @@ pub use fresh::{new_batch_norm, new_conv2d, new_group_norm};
 pub use gpu::break_weight_gradients;
 pub use layers::{
     FusedEpilogue, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
-    conv2d_with_epilogue, group_norm, max_pool2d,
+    conv2d_with_epilogue, frozen_scale_and_bias, group_norm, max_pool2d,
 };
 pub use levels::Levels;
 pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm_parameters};

@@ -350,6 +350,112 @@ fn multiply(
     }
 }
 
+/// An order of a convolution's weights in memory, within a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Order {
+    /// Outputs, inputs, taps: the weights' own.
+    Own,
+    /// Taps, inputs, outputs: for the outputs.
+    Forward,
+    /// Taps, outputs, inputs: for the inputs' gradient.
+    Backward,
+}
+
+/// The sizes of a convolution's weights.
+#[derive(CubeLaunch, CubeType)]
+pub(super) struct WeightSizes {
+    pub(super) taps: usize,
+    /// Of a group.
+    pub(super) inputs: usize,
+    /// Of a group.
+    pub(super) outputs: usize,
+}
+
+/// Brings weights from one order into another, and multiplies those of each output by its `scale`.
+#[cube(launch)]
+pub(super) fn arrange(
+    source: &[f32],
+    scale: ComptimeOption<&[f32]>,
+    target: &mut [f32],
+    sizes: WeightSizes,
+    #[comptime] from: Order,
+    #[comptime] to: Order,
+) {
+    if ABSOLUTE_POS < target.len() {
+        let (group, output, input, tap) = weight_at(ABSOLUTE_POS, &sizes, to);
+        let place = place_of_weight(group, output, input, tap, &sizes, from);
+        let channel = group * sizes.outputs + output;
+        let factor: ComptimeOption<f32> = scale.as_ref().map(|scale| scale[channel]);
+        target[ABSOLUTE_POS] = source[place] * factor.unwrap_or(1.0f32);
+    }
+}
+
+/// Group, output, input and tap of a place.
+#[cube]
+fn weight_at(
+    place: usize,
+    sizes: &WeightSizes,
+    #[comptime] order: Order,
+) -> (usize, usize, usize, usize) {
+    let group = place / (sizes.taps * sizes.inputs * sizes.outputs);
+    if comptime!(order == Order::Own) {
+        let tap = place % sizes.taps;
+        let input = place / sizes.taps % sizes.inputs;
+        let output = place / sizes.taps / sizes.inputs % sizes.outputs;
+        (group, output, input, tap)
+    } else if comptime!(order == Order::Forward) {
+        let output = place % sizes.outputs;
+        let input = place / sizes.outputs % sizes.inputs;
+        let tap = place / sizes.outputs / sizes.inputs % sizes.taps;
+        (group, output, input, tap)
+    } else {
+        let input = place % sizes.inputs;
+        let output = place / sizes.inputs % sizes.outputs;
+        let tap = place / sizes.inputs / sizes.outputs % sizes.taps;
+        (group, output, input, tap)
+    }
+}
+
+#[cube]
+fn place_of_weight(
+    group: usize,
+    output: usize,
+    input: usize,
+    tap: usize,
+    sizes: &WeightSizes,
+    #[comptime] order: Order,
+) -> usize {
+    let taps = sizes.taps;
+    let inputs = sizes.inputs;
+    let outputs = sizes.outputs;
+    if comptime!(order == Order::Own) {
+        ((group * outputs + output) * inputs + input) * taps + tap
+    } else if comptime!(order == Order::Forward) {
+        ((group * taps + tap) * inputs + input) * outputs + output
+    } else {
+        ((group * taps + tap) * outputs + output) * inputs + input
+    }
+}
+
+/// What a batch norm with fixed statistics multiplies by and adds.
+#[cube(launch)]
+pub(super) fn fold_norm(
+    gamma: &[f32],
+    beta: &[f32],
+    mean: &[f32],
+    variance: &[f32],
+    scale: &mut [f32],
+    shift: &mut [f32],
+    epsilon: f32,
+) {
+    let channel = ABSOLUTE_POS;
+    if channel < scale.len() {
+        let factor = gamma[channel] / (variance[channel] + epsilon).sqrt();
+        scale[channel] = factor;
+        shift[channel] = beta[channel] - mean[channel] * factor;
+    }
+}
+
 /// Sums over parts of the rows of a matrix: `values` is `[rows, columns]`, `parts`
 /// `[parts, columns]`.
 #[cube(launch)]

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::{permute, reshape};
+use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
-use self::kernels::{MapArgumentsLaunch, ROWS, WindowArgumentsLaunch, units};
+use self::kernels::{
+    MapArgumentsLaunch, Order, ROWS, WeightSizesLaunch, WindowArgumentsLaunch, units,
+};
 use crate::problem::Problem;
 use crate::shape::{Maps, split};
 
@@ -46,29 +48,26 @@ pub(crate) fn forward(
     problem: &Problem,
     input: CubeTensor,
     weight: CubeTensor,
-    bias: Option<CubeTensor>,
-    residual: Option<CubeTensor>,
-    relu: bool,
+    scale: Option<&CubeTensor>,
+    end: ForwardEnd,
     output_shape: &[usize],
 ) -> CubeTensor {
-    let weight = arranged(problem, weight, Direction::Forward);
+    let weight = arranged(problem, weight, scale, [Order::Own, Order::Forward]);
     let input = into_contiguous(input);
     let output = empty(&input, output_shape);
-    let bias = bias.map(into_contiguous);
-    let residual = residual.map(into_contiguous);
+    let end = ForwardEnd {
+        bias: end.bias.map(into_contiguous),
+        residual: end.residual.map(into_contiguous),
+        relu: end.relu,
+    };
     for levels in levels(problem, batch(output_shape)) {
-        let end = ForwardEnd {
-            bias: bias.clone(),
-            residual: residual.clone(),
-            relu,
-        };
         convolve(
             problem,
             Direction::Forward,
             levels,
             &input,
             &weight,
-            end,
+            &end,
             &output,
         );
     }
@@ -80,21 +79,21 @@ pub(crate) fn input_gradient(
     problem: &Problem,
     gradient: CubeTensor,
     weight: CubeTensor,
+    scale: Option<&CubeTensor>,
     input_shape: &[usize],
 ) -> CubeTensor {
-    let weight = arranged(problem, weight, Direction::Backward);
+    let weight = arranged(problem, weight, scale, [Order::Own, Order::Backward]);
     let gradient = into_contiguous(gradient);
     let input = empty(&gradient, input_shape);
     for [inputs, outputs] in levels(problem, batch(input_shape)) {
         let maps = [outputs, inputs];
-        let end = ForwardEnd::default();
         convolve(
             problem,
             Direction::Backward,
             maps,
             &gradient,
             &weight,
-            end,
+            &ForwardEnd::default(),
             &input,
         );
     }
@@ -106,6 +105,7 @@ pub(crate) fn weight_gradient(
     problem: &Problem,
     input: CubeTensor,
     gradient: CubeTensor,
+    scale: Option<&CubeTensor>,
 ) -> CubeTensor {
     let (input, gradient) = (into_contiguous(input), into_contiguous(gradient));
     let images = batch(gradient.meta.shape());
@@ -156,11 +156,8 @@ pub(crate) fn weight_gradient(
         );
         first_part += parts;
     }
-    let sum = sum_rows(sums);
-    // From the order of the terms to the weights' own.
     let [height, width] = problem.kernel;
-    let sum = reshape(sum, Shape::new([groups, height * width, inputs, outputs]));
-    let sum = into_contiguous(permute(sum, &[0, 3, 2, 1]));
+    let sum = arranged(problem, sum_rows(sums), scale, [Order::Forward, Order::Own]);
     reshape(sum, Shape::new([groups * outputs, inputs, height, width]))
 }
 
@@ -204,16 +201,58 @@ enum Direction {
     Backward,
 }
 
-/// The weights as a matrix for each group, `[groups, taps × channels read, channels written]`.
-fn arranged(problem: &Problem, weight: CubeTensor, direction: Direction) -> CubeTensor {
-    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
-    let shape = [problem.options.groups, outputs, inputs, problem.taps()];
-    let weight = reshape(weight, Shape::new(shape));
-    let axes = match direction {
-        Direction::Forward => [0, 3, 2, 1],
-        Direction::Backward => [0, 3, 1, 2],
-    };
-    into_contiguous(permute(weight, &axes))
+/// The weights in another order, those of each output times its scale: for a product a matrix for each group,
+/// `[groups, taps × channels read, channels written]`.
+fn arranged(
+    problem: &Problem,
+    weight: CubeTensor,
+    scale: Option<&CubeTensor>,
+    [from, to]: [Order; 2],
+) -> CubeTensor {
+    let weight = into_contiguous(weight);
+    let values = weight.meta.shape().num_elements();
+    let target = empty(&weight, &[values]);
+    let client = weight.client.clone();
+    kernels::arrange::launch(
+        &client,
+        plain_count(values),
+        CubeDim::new_1d(PLAIN_UNITS as u32),
+        weight.into_buffer_arg(),
+        scale.cloned().map(CubeTensor::into_buffer_arg).into(),
+        target.clone().into_buffer_arg(),
+        WeightSizesLaunch::new(
+            problem.taps(),
+            problem.inputs_per_group(),
+            problem.outputs_per_group(),
+        ),
+        from,
+        to,
+    );
+    target
+}
+
+/// Scale and shift of a batch norm with fixed statistics.
+pub(crate) fn fold_norm(
+    [gamma, beta, mean, variance]: [CubeTensor; 4],
+    epsilon: f32,
+) -> [CubeTensor; 2] {
+    let [gamma, beta, mean, variance] = [gamma, beta, mean, variance].map(into_contiguous);
+    let channels = gamma.meta.shape().num_elements();
+    let [scale, shift] = [(); 2].map(|()| empty(&gamma, &[channels]));
+    let client = gamma.client.clone();
+    kernels::fold_norm::launch(
+        &client,
+        plain_count(channels),
+        CubeDim::new_1d(PLAIN_UNITS as u32),
+        gamma.into_buffer_arg(),
+        beta.into_buffer_arg(),
+        mean.into_buffer_arg(),
+        variance.into_buffer_arg(),
+        scale.clone().into_buffer_arg(),
+        shift.clone().into_buffer_arg(),
+        epsilon,
+    );
+    [scale, shift]
 }
 
 /// Maps of one size: one level of every image.
@@ -287,10 +326,10 @@ fn window(problem: &Problem) -> WindowArgumentsLaunch {
 
 /// What a kernel does to a sum before it is stored; nothing by default.
 #[derive(Default)]
-struct ForwardEnd {
-    bias: Option<CubeTensor>,
-    residual: Option<CubeTensor>,
-    relu: bool,
+pub(crate) struct ForwardEnd {
+    pub(crate) bias: Option<CubeTensor>,
+    pub(crate) residual: Option<CubeTensor>,
+    pub(crate) relu: bool,
 }
 
 fn convolve(
@@ -299,7 +338,7 @@ fn convolve(
     [read, written]: [Level; 2],
     source: &CubeTensor,
     weight: &CubeTensor,
-    end: ForwardEnd,
+    end: &ForwardEnd,
     target: &CubeTensor,
 ) {
     let ForwardEnd {
@@ -330,7 +369,7 @@ fn convolve(
             terms,
             columns,
             direction == Direction::Backward,
-            relu,
+            *relu,
         );
     }
 }
