@@ -4,7 +4,7 @@
 use toml::{Table, Value};
 
 use crate::config::ExperimentConfig;
-use crate::keys::{ConfigKey, MOVED, TAG, config_keys};
+use crate::keys::{ConfigKey, MOVED, NAMED, TAG, config_keys};
 use crate::schema::join;
 
 /// The config that a table says, with all keys.
@@ -12,7 +12,8 @@ pub(crate) fn explain(table: &Table) -> Result<ExperimentConfig, String> {
     check_names(table, "")?;
     read(table.clone()).map_err(|message| {
         let path = culprit(table, &message);
-        told(&path.join("."), value_at(table, &path), &message)
+        let kind = kind_beside(table, &path);
+        told(&path.join("."), kind, value_at(table, &path), &message)
     })
 }
 
@@ -25,27 +26,42 @@ fn read(table: Table) -> Result<ExperimentConfig, String> {
 fn check_names(table: &Table, section: &str) -> Result<(), String> {
     for (name, value) in table {
         let path = join(section, name);
-        let inside = format!("{path}.");
         let entries: Vec<_> = config_keys()
             .iter()
             .filter(|key| key.path == path)
             .collect();
-        if let (Some(first), Some(kind)) = (entries.first(), table.get(TAG).and_then(Value::as_str))
+        let kind = table.get(TAG).and_then(Value::as_str);
+        if let (Some(first), Some(kind)) = (entries.first(), kind)
             && !entries.iter().any(|key| key.stands_beside(kind))
         {
             return Err(means_nothing(first, kind));
         }
-        let is_section = config_keys()
-            .iter()
-            .any(|key| key.path.starts_with(&inside));
+        let is_section = is_section(&path);
         match value {
             Value::Table(table) if is_section => check_names(table, &path)?,
             value if is_section => return Err(not_a_section(&path, value)),
-            _ if entries.is_empty() => return Err(unknown(section, name)),
+            _ if entries.is_empty() => return Err(unknown(section, name, kind)),
             _ => {}
         }
     }
     Ok(())
+}
+
+fn is_section(path: &str) -> bool {
+    let inside = format!("{path}.");
+    config_keys()
+        .iter()
+        .any(|key| key.path.starts_with(&inside))
+}
+
+/// The kind of the section that a key is in.
+fn kind_beside<'a>(table: &'a Table, path: &[String]) -> Option<&'a str> {
+    let (_, section) = path.split_last()?;
+    let table = match section {
+        [] => table,
+        section => value_at(table, section)?.as_table()?,
+    };
+    table.get(TAG)?.as_str()
 }
 
 fn means_nothing(key: &ConfigKey, kind: &str) -> String {
@@ -75,8 +91,11 @@ fn not_a_section(path: &str, value: &Value) -> String {
     format!("`{path}` must be {allowed}, got {value}")
 }
 
-fn unknown(section: &str, name: &str) -> String {
+fn unknown(section: &str, name: &str, kind: Option<&str>) -> String {
     let path = join(section, name);
+    if name == "name" && NAMED.contains(&section) {
+        return format!("`{path}` is `{section}.{TAG}` since 0.2, and both are given");
+    }
     if let Some((_, new)) = MOVED.iter().find(|(old, _)| *old == path) {
         return format!("`{path}` is `{new}` since 0.2");
     }
@@ -85,24 +104,32 @@ fn unknown(section: &str, name: &str) -> String {
     } else {
         format!("{section}.")
     };
-    let mut known: Vec<&str> = (config_keys().iter())
-        .filter_map(|key| key.path.strip_prefix(&start))
-        .filter_map(|rest| rest.split('.').next())
-        .collect();
-    known.dedup();
-    match nearest(name, &known) {
-        Some(nearest) => format!("unknown key `{path}`, did you mean `{nearest}`?"),
-        None => format!("unknown key `{path}`; here are `{}`", known.join("`, `")),
+    let mut known: Vec<&str> = Vec::new();
+    for key in config_keys() {
+        let fits = kind.is_none_or(|kind| key.section() != section || key.stands_beside(kind));
+        let here = key.path.strip_prefix(&start).filter(|_| fits);
+        let here = here.and_then(|rest| rest.split('.').next());
+        known.extend(here.filter(|name| !known.contains(name)));
+    }
+    let elsewhere = || config_keys().iter().find(|key| key.name() == name);
+    match (nearest(name, &known), elsewhere()) {
+        (Some(nearest), _) => format!("unknown key `{path}`, did you mean `{nearest}`?"),
+        (None, Some(key)) => format!("unknown key `{path}`, did you mean `{}`?", key.path),
+        (None, None) => format!("unknown key `{path}`; here are `{}`", known.join("`, `")),
     }
 }
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let similarity = |known: &&'a str| (strsim::jaro_winkler(name, known), *known);
+    let name = name.to_lowercase();
+    let similarity = |known: &&'a str| {
+        let similarity = strsim::jaro_winkler(&name, &known.to_lowercase());
+        (similarity, *known)
+    };
     let best = known
         .iter()
         .map(similarity)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    best.filter(|(similarity, _)| *similarity > 0.6)
+    best.filter(|(similarity, _)| *similarity > 0.7)
         .map(|it| it.1)
 }
 
@@ -121,7 +148,7 @@ fn culprit(table: &Table, message: &str) -> Vec<String> {
         };
         path.push(name.clone());
         match &section[name] {
-            Value::Table(inner) => section = inner,
+            Value::Table(inner) if is_section(&path.join(".")) => section = inner,
             _ => return path,
         }
     }
@@ -157,8 +184,16 @@ fn value_at<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
 }
 
 /// Serde's message as a sentence of ours.
-fn told(path: &str, value: Option<&Value>, message: &str) -> String {
+fn told(path: &str, kind: Option<&str>, value: Option<&Value>, message: &str) -> String {
     let got = value.map_or_else(String::new, Value::to_string);
+    // What serde says is of an element, or of a key within.
+    let is_within = value.is_some_and(|value| match value {
+        Value::Array(_) => !message.contains(", got "),
+        value => value.is_table(),
+    });
+    if is_within && let Some(allowed) = allowed(path, kind) {
+        return format!("`{path}` must be {allowed}, got {got}");
+    }
     if message.starts_with("must be") {
         let has_got = message.contains(", got ");
         let got = if has_got {
@@ -174,27 +209,51 @@ fn told(path: &str, value: Option<&Value>, message: &str) -> String {
         let known: Vec<&str> = quoted.collect();
         return match nearest(variant, &known) {
             Some(nearest) => {
+                let variant = variant.escape_debug();
                 format!("`{path}`: unknown value `{variant}`, did you mean `{nearest}`?")
             }
             None => format!(
-                "`{path}`: unknown value `{variant}`; it allows `{}`",
+                "`{path}`: unknown value `{}`; it allows `{}`",
+                variant.escape_debug(),
                 known.join("`, `")
             ),
         };
     }
     match message.split_once(", expected ") {
         Some((_, expected)) if message.starts_with("invalid") => {
-            format!("`{path}` must be {}, got {got}", in_words(expected))
+            let words = in_words(expected);
+            let is_choice = matches!(words, TEXT | "variant identifier" | "string only");
+            let allowed = is_choice.then(|| allowed(path, kind));
+            let choice = allowed.flatten().filter(|it| it.starts_with("one of"));
+            let allowed = choice.unwrap_or_else(|| words.to_owned());
+            format!("`{path}` must be {allowed}, got {got}")
         }
         _ => format!("`{path}`: {message}"),
     }
 }
 
+/// What a key may be, as the table of keys has it.
+fn allowed(path: &str, kind: Option<&str>) -> Option<String> {
+    let mut keys = config_keys().iter().filter(|key| key.path == path);
+    let key = keys.find(|key| kind.is_none_or(|kind| key.stands_beside(kind)))?;
+    let value = &key.value;
+    let starts = |words: &[&str]| words.iter().any(|word| value.starts_with(word));
+    Some(if starts(&["\"", "`"]) {
+        format!("one of {value}")
+    } else if starts(&["number", "whole", "list", "text"]) {
+        format!("a {value}")
+    } else {
+        value.clone()
+    })
+}
+
+const TEXT: &str = "a text in quotes";
+
 /// What serde expects, in a user's words.
 fn in_words(expected: &str) -> &str {
     match expected {
         "a boolean" => "true or false",
-        "a string" | "string or map" | "path string" => "a text in quotes",
+        "a string" | "string or map" | "path string" => TEXT,
         "u16" => "a whole number in [0, 65535]",
         "f32" | "f64" => "a number",
         "a sequence" => "a list",

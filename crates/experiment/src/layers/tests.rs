@@ -249,6 +249,45 @@ const MISTAKES: &[(&str, &str)] = &[
         "[eval]\nnms = \"hard\"",
         "`eval.nms` must be a table such as `{ kind = \"hard\" }`, got \"hard\"",
     ),
+    (
+        "criterion.class.kind = 3",
+        "`criterion.class.kind` must be one of `focal`, `focal_star`, `cross_entropy`, `balanced_cross_entropy`, \
+         got 3",
+    ),
+    (
+        "[model.backbone]\nname = \"resnet18\"",
+        "`model.backbone` must be one of `\"resnet18\"`, `\"resnet34\"`, `\"resnet50\"`, `\"resnet101\"`, \
+         `\"resnet152\"`, `\"resnext50_32x4d\"`, `\"resnext101_32x8d\"`, `\"wide_resnet50_2\"`, got \
+         { name = \"resnet18\" }",
+    ),
+    (
+        "train.epochs.foo = 3",
+        "`train.epochs` must be a whole number that is at least 1, got { foo = 3 }",
+    ),
+    (
+        "data.range_16_bit = [0, 70000]",
+        "`data.range_16_bit` must be [black, white] of 0 to 65535, the lower value first, got [0, 70000]",
+    ),
+    (
+        "criterion.class.foo = 1",
+        "unknown key `criterion.class.foo`; here are `kind`, `alpha`, `gamma`, `label_smoothing`",
+    ),
+    (
+        "criterion.box = { kind = \"ciou\", betta = 0.1 }",
+        "unknown key `criterion.box.betta`; here are `kind`, `weight`",
+    ),
+    (
+        "optimizer = { name = \"adamw\", kind = \"sgd\" }",
+        "`optimizer.name` is `optimizer.kind` since 0.2, and both are given",
+    ),
+    (
+        "batch_size = 4",
+        "unknown key `batch_size`, did you mean `train.batch_size`?",
+    ),
+    (
+        "model.backbone = \"res\\nnet\"",
+        "`model.backbone`: unknown value `res\\nnet`, did you mean `resnet50`?",
+    ),
     ("train = 5", "`train` must be a table of keys, got 5"),
     (
         "[schedule]\nkind = \"cosin\"",
