@@ -160,7 +160,7 @@ pub(crate) fn convolve<const D: usize>(
     let gpu_scale = if is_flex(&input.device()) {
         None
     } else {
-        end.scale.take().and_then(to_gpu)
+        end.scale.take().and_then(retinanet_gpu::to_gpu)
     };
     let absent = {
         let any = without_gradient(weight.clone());
@@ -190,10 +190,11 @@ pub(crate) fn convolve<const D: usize>(
     Tensor::from_dispatch(output)
 }
 
-/// The tensor as a constant. Burn's `detach` of a parameter would be a parameter again.
+/// The tensor as a constant, beside tensors with autodiff of any kind. Burn's `detach` of a parameter would be a
+/// parameter again.
 fn without_gradient<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     if tensor.device().is_autodiff() {
-        Tensor::from_inner(tensor.inner())
+        tensor.inner()
     } else {
         tensor
     }
@@ -220,38 +221,13 @@ fn fold_on_gpu(norm: &BatchNorm) -> Option<(Tensor<1>, Tensor<1>)> {
         norm.running_mean.value(),
         norm.running_var.value(),
     ];
-    let is_autodiff = tensors[0].device().is_autodiff();
-    let [Some(gamma), Some(beta), Some(mean), Some(variance)] = tensors.map(to_gpu) else {
+    let [Some(gamma), Some(beta), Some(mean), Some(variance)] = tensors.map(retinanet_gpu::to_gpu)
+    else {
         return None;
     };
     let folded = crate::gpu::fold_norm([gamma, beta, mean, variance], norm.epsilon as f32);
-    let [scale, bias] = folded.map(|tensor| {
-        let tensor = Tensor::from_primitive::<burn::backend::Cube>(tensor);
-        if is_autodiff {
-            Tensor::from_inner(tensor)
-        } else {
-            tensor
-        }
-    });
+    let [scale, bias] = folded.map(retinanet_gpu::from_gpu);
     Some((scale, bias))
-}
-
-/// The tensor as a GPU has it, without a gradient; nothing if it is elsewhere.
-#[cfg(feature = "gpu")]
-fn to_gpu(tensor: Tensor<1>) -> Option<burn::backend::tensor::FloatTensor<burn::backend::Cube>> {
-    let device = tensor.device();
-    if !matches!(
-        device.clone().inner().as_dispatch(),
-        DispatchDevice::Cube(_)
-    ) {
-        return None;
-    }
-    let tensor = if device.is_autodiff() {
-        tensor.inner()
-    } else {
-        tensor
-    };
-    tensor.try_into_primitive::<burn::backend::Cube>().ok()
 }
 
 /// Burn's convolution, for the one backend without kernels of ours. Compiled only where it is asked

@@ -6,19 +6,14 @@ mod kernels;
 use burn::backend::Cube;
 use burn::backend::TensorMetadata;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
-use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Shape, TensorData};
+use burn::backend::tensor::IntTensor;
+use burn::tensor::TensorData;
 use burn_cubecl::kernel::into_contiguous;
-use cubecl::prelude::{CubeCount, CubeDim};
+use retinanet_gpu::{CubeTensor, UNITS, cubes, empty, unit_for_each, units};
 
-use self::kernels::{FocalArgumentsLaunch, Form, LOGITS_OF_UNIT, UNITS};
+use self::kernels::{FocalArgumentsLaunch, Form, LOGITS_OF_UNIT};
 use crate::extension::{FocalBackend, FocalCall, FocalKernels};
 use crate::focal_kernel::Focal;
-
-type CubeTensor = FloatTensor<Cube>;
-
-/// The most cubes along one axis of a launch that WebGPU promises (`maxComputeWorkgroupsPerDimension`).
-const MOST_CUBES: usize = 65_535;
 
 /// What the gradient needs of the forward pass.
 #[derive(Clone, Debug)]
@@ -54,12 +49,12 @@ impl FocalKernels for Cube {
 
     fn gradient(saved: Saved, above: CubeTensor) -> CubeTensor {
         let logits = &saved.logits;
-        let gradient = empty(logits, logits.meta.shape().clone());
+        let gradient = empty(logits, logits.meta.shape());
         let values = logits.meta.shape().num_elements();
         kernels::focal_gradient::launch(
             &logits.client,
-            cubes(values.div_ceil(UNITS)),
-            CubeDim::new_1d(UNITS as u32),
+            unit_for_each(values),
+            units(),
             logits.clone().into_buffer_arg(),
             saved.labels.clone().into_buffer_arg(),
             saved.weights.clone().into_buffer_arg(),
@@ -88,11 +83,11 @@ fn sum(saved: &Saved) -> CubeTensor {
     let logits = &saved.logits;
     let values = logits.meta.shape().num_elements();
     let parts = values.div_ceil(UNITS * LOGITS_OF_UNIT).max(1);
-    let sums = empty(logits, Shape::new([parts]));
+    let sums = empty(logits, &[parts]);
     kernels::focal_sums::launch(
         &logits.client,
         cubes(parts),
-        CubeDim::new_1d(UNITS as u32),
+        units(),
         logits.clone().into_buffer_arg(),
         saved.labels.clone().into_buffer_arg(),
         saved.weights.clone().into_buffer_arg(),
@@ -102,15 +97,7 @@ fn sum(saved: &Saved) -> CubeTensor {
         saved.classes(),
         form(saved.focal),
     );
-    let total = empty(logits, Shape::new([1]));
-    kernels::sum::launch(
-        &logits.client,
-        cubes(1),
-        CubeDim::new_1d(UNITS as u32),
-        sums.into_buffer_arg(),
-        total.clone().into_buffer_arg(),
-    );
-    total
+    retinanet_gpu::sum(sums)
 }
 
 fn form(focal: Focal) -> Form {
@@ -132,16 +119,4 @@ fn arguments(focal: Focal) -> FocalArgumentsLaunch {
         focal.shift.unwrap_or(0.0),
         focal.smoothing,
     )
-}
-
-/// So many cubes, in two dimensions where one does not do.
-fn cubes(count: usize) -> CubeCount {
-    let rows = count.div_ceil(MOST_CUBES).max(1);
-    CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
-}
-
-fn empty(like: &CubeTensor, shape: Shape) -> CubeTensor {
-    let handle = like.client.empty(shape.num_elements() * size_of::<f32>());
-    let (client, device) = (like.client.clone(), like.device.clone());
-    CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
 }

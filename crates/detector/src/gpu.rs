@@ -2,20 +2,14 @@
 
 mod kernels;
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Cube, DispatchDevice};
-use burn::tensor::{Bytes, DType, Shape, Tensor};
-use burn_cubecl::kernel::into_contiguous;
-use cubecl::prelude::{CubeCount, CubeDim};
+use burn::tensor::{Bytes, DType, Shape};
+use cubecl::prelude::CubeCount;
+use cubecl::server::Handle;
+use retinanet_gpu::{CubeTensor, to_gpu, unit_for_each, units};
 
-use self::kernels::{BINS, UNITS, VALUES};
+use self::kernels::{BINS, VALUES};
 use crate::candidates::{Candidate, bar};
 use crate::model::Predictions;
-
-type CubeTensor = FloatTensor<Cube>;
-
-/// The most cubes along one axis of a launch that WebGPU promises (`maxComputeWorkgroupsPerDimension`).
-const MOST_CUBES: usize = 65_535;
 
 /// A candidate of a level and its deltas.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +25,6 @@ pub(crate) fn candidates(
     thresholds: &[f32],
     count: usize,
 ) -> Option<Vec<Vec<Vec<Found>>>> {
-    let device = predictions.logits.device();
-    if !matches!(device.as_dispatch(), DispatchDevice::Cube(_)) {
-        return None;
-    }
     let [images, anchors, classes] = predictions.logits.dims();
     let levels = predictions.level_anchors.len();
     let search = Search {
@@ -48,10 +38,6 @@ pub(crate) fn candidates(
     };
     let found = search.run(&predictions.level_anchors, thresholds, count)?;
     Some(found.chunks(levels).map(<[_]>::to_vec).collect())
-}
-
-fn to_gpu(tensor: Tensor<3>) -> Option<CubeTensor> {
-    Some(into_contiguous(tensor.try_into_primitive::<Cube>().ok()?))
 }
 
 struct Search {
@@ -90,7 +76,7 @@ impl Search {
         kernels::count::launch(
             &self.logits.client,
             self.unit_for_each_logit(),
-            CubeDim::new_1d(UNITS as u32),
+            units(),
             self.logits.clone().into_buffer_arg(),
             starts.clone().into_buffer_arg(),
             bars.clone().into_buffer_arg(),
@@ -101,8 +87,8 @@ impl Search {
         let lowest = self.empty(self.groups, DType::U32);
         kernels::choose::launch(
             &self.logits.client,
-            cubes(self.groups.div_ceil(UNITS)),
-            CubeDim::new_1d(UNITS as u32),
+            unit_for_each(self.groups),
+            units(),
             histogram.into_buffer_arg(),
             lowest.clone().into_buffer_arg(),
             count as u32,
@@ -113,7 +99,7 @@ impl Search {
         kernels::collect::launch(
             &self.logits.client,
             self.unit_for_each_logit(),
-            CubeDim::new_1d(UNITS as u32),
+            units(),
             self.logits.clone().into_buffer_arg(),
             self.deltas.clone().into_buffer_arg(),
             starts.into_buffer_arg(),
@@ -162,15 +148,15 @@ impl Search {
     }
 
     fn unit_for_each_logit(&self) -> CubeCount {
-        cubes(self.logits.meta.shape().num_elements().div_ceil(UNITS))
+        unit_for_each(self.logits.meta.shape().num_elements())
     }
 
     fn cleared(&self, values: usize) -> CubeTensor {
         let tensor = self.empty(values, DType::U32);
         kernels::clear::launch(
             &self.logits.client,
-            cubes(values.div_ceil(UNITS)),
-            CubeDim::new_1d(UNITS as u32),
+            unit_for_each(values),
+            units(),
             tensor.clone().into_buffer_arg(),
         );
         tensor
@@ -181,7 +167,7 @@ impl Search {
         self.tensor(values, handle, dtype)
     }
 
-    fn tensor(&self, values: usize, handle: cubecl::server::Handle, dtype: DType) -> CubeTensor {
+    fn tensor(&self, values: usize, handle: Handle, dtype: DType) -> CubeTensor {
         let (client, device) = (self.logits.client.clone(), self.logits.device.clone());
         CubeTensor::new_contiguous(client, device, Shape::new([values]), handle, dtype)
     }
@@ -189,10 +175,4 @@ impl Search {
 
 fn words(bytes: &Bytes) -> Vec<[u8; 4]> {
     bytes.as_chunks::<4>().0.to_vec()
-}
-
-/// So many cubes, in two dimensions where one does not do.
-fn cubes(count: usize) -> CubeCount {
-    let rows = count.div_ceil(MOST_CUBES).max(1);
-    CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
 }

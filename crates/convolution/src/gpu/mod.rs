@@ -6,24 +6,17 @@ mod kernels;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::{DType, Shape};
+use burn::tensor::Shape;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::reshape;
-use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
+use retinanet_gpu::{CubeTensor, MOST_CUBES, empty, unit_for_each};
 
 use self::kernels::{
     MapArgumentsLaunch, Order, ROWS, WeightSizesLaunch, WindowArgumentsLaunch, units,
 };
 use crate::problem::Problem;
 use crate::shape::{Maps, split};
-
-/// The most cubes along one axis of a launch that WebGPU promises
-/// (`maxComputeWorkgroupsPerDimension`).
-const MOST_CUBES: usize = 65_535;
-
-/// Units of the kernels that give each value a unit.
-const PLAIN_UNITS: usize = 256;
 
 /// Cubes that keep a large GPU busy.
 const BUSY_CUBES: usize = 512;
@@ -176,8 +169,8 @@ pub(crate) fn before_relu(gradient: CubeTensor, output: &CubeTensor) -> CubeTens
     let client = gradient.client.clone();
     kernels::before_relu::launch(
         &client,
-        plain_count(values),
-        CubeDim::new_1d(PLAIN_UNITS as u32),
+        unit_for_each(values),
+        retinanet_gpu::units(),
         gradient.into_buffer_arg(),
         output.clone().into_buffer_arg(),
         target.clone().into_buffer_arg(),
@@ -215,8 +208,8 @@ fn arranged(
     let client = weight.client.clone();
     kernels::arrange::launch(
         &client,
-        plain_count(values),
-        CubeDim::new_1d(PLAIN_UNITS as u32),
+        unit_for_each(values),
+        retinanet_gpu::units(),
         weight.into_buffer_arg(),
         scale.cloned().map(CubeTensor::into_buffer_arg).into(),
         target.clone().into_buffer_arg(),
@@ -242,8 +235,8 @@ pub(crate) fn fold_norm(
     let client = gamma.client.clone();
     kernels::fold_norm::launch(
         &client,
-        plain_count(channels),
-        CubeDim::new_1d(PLAIN_UNITS as u32),
+        unit_for_each(channels),
+        retinanet_gpu::units(),
         gamma.into_buffer_arg(),
         beta.into_buffer_arg(),
         mean.into_buffer_arg(),
@@ -382,8 +375,8 @@ fn sum_rows(values: CubeTensor) -> CubeTensor {
     let client = values.client.clone();
     kernels::sum_rows::launch(
         &client,
-        plain_count(parts * columns),
-        CubeDim::new_1d(PLAIN_UNITS as u32),
+        unit_for_each(parts * columns),
+        retinanet_gpu::units(),
         values.into_buffer_arg(),
         sums.clone().into_buffer_arg(),
         rows,
@@ -395,18 +388,4 @@ fn sum_rows(values: CubeTensor) -> CubeTensor {
     } else {
         reshape(sums, Shape::new([columns]))
     }
-}
-
-/// Cubes that give each value a unit, in two dimensions where one does not do.
-fn plain_count(values: usize) -> CubeCount {
-    let cubes = values.div_ceil(PLAIN_UNITS);
-    let rows = cubes.div_ceil(MOST_CUBES).max(1);
-    CubeCount::Static(cubes.div_ceil(rows) as u32, rows as u32, 1)
-}
-
-fn empty(like: &CubeTensor, shape: &[usize]) -> CubeTensor {
-    let shape = Shape::from(shape.to_vec());
-    let handle = like.client.empty(shape.num_elements() * size_of::<f32>());
-    let (client, device) = (like.client.clone(), like.device.clone());
-    CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
 }

@@ -5,17 +5,12 @@
 )]
 
 use cubecl::prelude::*;
+use retinanet_gpu::{UNITS, sum_of_cube};
 
 use crate::targets::IGNORED;
 
-/// Units of a cube.
-pub(super) const UNITS: usize = 256;
-
 /// Logits that a unit adds up.
 pub(super) const LOGITS_OF_UNIT: usize = 16;
-
-/// Halvings from a cube's units to one.
-const STAGES: usize = 8;
 
 /// Which power of `1 - p_t` the loss has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,23 +70,6 @@ pub(super) fn focal_sums(
     let total = sum_of_cube(sum);
     if unit == 0 && cube < sums.len() {
         sums[cube] = total;
-    }
-}
-
-/// The sum of all values, by one cube.
-#[cube(launch)]
-pub(super) fn sum(values: &[f32], total: &mut [f32]) {
-    let unit = UNIT_POS as usize;
-    let mut sum = 0.0f32;
-    for step in 0..values.len().div_ceil(UNITS) {
-        let place = step * UNITS + unit;
-        if place < values.len() {
-            sum += values[place];
-        }
-    }
-    let all = sum_of_cube(sum);
-    if unit == 0 {
-        total[0] = all;
     }
 }
 
@@ -182,23 +160,4 @@ fn ln_1_plus(x: f32) -> f32 {
     series = FIFTH + z2 * series;
     series = THIRD + z2 * series;
     2.0f32 * z * (1.0f32 + z2 * series)
-}
-
-/// The sum of a value of each of a cube's units, in one order.
-#[cube]
-fn sum_of_cube(value: f32) -> f32 {
-    let unit = UNIT_POS as usize;
-    let mut sums = Shared::<[f32]>::new_slice(UNITS);
-    sums[unit] = value;
-    sync_cube();
-    let mut reach = UNITS.runtime();
-    for _ in 0..STAGES {
-        reach /= 2;
-        if unit < reach {
-            let other = sums[unit + reach];
-            sums[unit] += other;
-        }
-        sync_cube();
-    }
-    sums[0]
 }

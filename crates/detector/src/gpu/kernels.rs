@@ -7,9 +7,6 @@
 
 use cubecl::prelude::*;
 
-/// Units of a cube.
-pub(super) const UNITS: usize = 256;
-
 /// Bins of a histogram of logits.
 pub(super) const BINS: usize = 1024;
 

@@ -218,7 +218,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[data]\nnormalization = { std = [1.0, 1.0] }",
-        "`data.normalization.std` must be a list of 3, got [1.0, 1.0]",
+        "`data.normalization.std` must be a list of 3, each number in [1.2e-38, 1e6], got [1.0, 1.0]",
     ),
     (
         "[data]\nrange_16_bit = [900, 300]",

@@ -166,13 +166,12 @@ impl SumOfSquares {
 fn sum_on_gpu(model: &RetinaNet, gradients: &GradientsParams) -> Option<Tensor<1>> {
     struct Collector<'a> {
         gradients: &'a GradientsParams,
-        found: Vec<gpu::CubeTensor>,
+        found: Vec<retinanet_gpu::CubeTensor>,
     }
     impl ModuleVisitor for Collector<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let gradient = self.gradients.get::<D>(param.id);
-            let gradient = gradient.filter(|gradient| gpu::is_gpu(&gradient.device()));
-            self.found.extend(gradient.map(gpu::to_gpu));
+            self.found.extend(gradient.and_then(retinanet_gpu::to_gpu));
         }
     }
     let mut collector = Collector {

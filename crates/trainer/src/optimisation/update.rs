@@ -56,7 +56,7 @@ impl Optimizer for Sgd {
         let rate = rate * self.rate_factor;
         let velocity = state.map_or_else(|| gradient.zeros_like(), |velocity| velocity.0);
         #[cfg(feature = "gpu")]
-        if gpu::is_gpu(&weights.device()) {
+        if retinanet_gpu::is_gpu(&weights.device()) {
             let factors = [rate, self.momentum, self.weight_decay].map(|x| x as f32);
             let [weights, velocity] = gpu::sgd(weights, gradient, velocity, factors);
             return (weights, Some(Velocity(velocity)));
@@ -174,7 +174,7 @@ impl AdamWFactors {
     ) -> [Tensor<D>; 3] {
         let device = weights.device();
         #[cfg(feature = "gpu")]
-        if gpu::is_gpu(&device) {
+        if retinanet_gpu::is_gpu(&device) {
             return gpu::adamw(weights, tensors, self);
         }
         if is_flex(&device) {

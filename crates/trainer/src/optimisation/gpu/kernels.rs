@@ -5,12 +5,7 @@
 )]
 
 use cubecl::prelude::*;
-
-/// Units of a cube.
-pub(super) const UNITS: usize = 256;
-
-/// Halvings from a cube's units to one.
-const STAGES: usize = 8;
+use retinanet_gpu::{UNITS, sum_of_cube};
 
 /// The squares of all values, added up by each of `cubes` cubes, into `parts` from `first` on.
 #[cube(launch)]
@@ -27,23 +22,6 @@ pub(super) fn sum_of_squares(values: &[f32], parts: &mut [f32], first: usize, cu
     let all = sum_of_cube(sum);
     if unit == 0 {
         parts[first + cube] = all;
-    }
-}
-
-/// The sum of all values, by one cube.
-#[cube(launch)]
-pub(super) fn sum(values: &[f32], total: &mut [f32]) {
-    let unit = UNIT_POS as usize;
-    let mut sum = 0.0f32;
-    for step in 0..values.len().div_ceil(UNITS) {
-        let place = step * UNITS + unit;
-        if place < values.len() {
-            sum += values[place];
-        }
-    }
-    let all = sum_of_cube(sum);
-    if unit == 0 {
-        total[0] = all;
     }
 }
 
@@ -96,23 +74,4 @@ pub(super) fn adamw(
         let deviation = spread.sqrt() * factors.square_correction + factors.epsilon;
         gradient[place] = factors.keep * weights[place] - factors.size * average / deviation;
     }
-}
-
-/// The sum of a value of each of a cube's units, in one order.
-#[cube]
-fn sum_of_cube(value: f32) -> f32 {
-    let unit = UNIT_POS as usize;
-    let mut sums = Shared::<[f32]>::new_slice(UNITS);
-    sums[unit] = value;
-    sync_cube();
-    let mut reach = UNITS.runtime();
-    for _ in 0..STAGES {
-        reach /= 2;
-        if unit < reach {
-            let other = sums[unit + reach];
-            sums[unit] += other;
-        }
-        sync_cube();
-    }
-    sums[0]
 }
