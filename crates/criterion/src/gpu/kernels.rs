@@ -119,7 +119,7 @@ fn focal_element(signed: f32, gamma: f32, smoothing: f32, #[comptime] form: Form
     // Everything from e = exp(-|s|), which neither overflows nor cancels.
     let is_wrong = signed < 0.0;
     let size = select(is_wrong, -signed, signed);
-    let small = (-size).exp();
+    let small = exp_of_negative(-size);
     let inverse = 1.0 / (1.0 + small);
     let p = select(is_wrong, small * inverse, inverse);
     let q = select(is_wrong, inverse, small * inverse);
@@ -133,13 +133,43 @@ fn focal_element(signed: f32, gamma: f32, smoothing: f32, #[comptime] form: Form
         focus = q * q;
     } else if comptime!(form == Form::Power) {
         // log(q) = -(log(1 + e) + max(s, 0))
-        focus = (-gamma * (log + select(is_wrong, 0.0, signed))).exp();
+        focus = exp_of_negative(-gamma * (log + select(is_wrong, 0.0, signed)));
     }
     (
         focus * surprise,
         focus * (smoothing - q - gamma * p * surprise),
     )
 }
+
+/// ln 2 in two parts, of which the first times a small integer is exact.
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// e^x for x ≤ 0, to one unit in the last place, where a device's own may be off by many; below the smallest normal
+/// number that number.
+#[cube]
+fn exp_of_negative(x: f32) -> f32 {
+    let kept = select(x < -87.0f32, -87.0f32, x);
+    let power = (kept * LOG2_E + 0.5f32).floor();
+    let rest = (kept - power * LN2_HIGH) - power * LN2_LOW;
+    let mut series = SEVENTH_FACTORIAL.runtime();
+    series = SIXTH_FACTORIAL + rest * series;
+    series = FIFTH_FACTORIAL + rest * series;
+    series = FOURTH_FACTORIAL + rest * series;
+    series = THIRD_FACTORIAL + rest * series;
+    series = 0.5f32 + rest * series;
+    series = 1.0f32 + rest * series;
+    series = 1.0f32 + rest * series;
+    let exponent = u32::cast_from(i32::cast_from(power) + 127i32);
+    series * f32::reinterpret(exponent << 23u32)
+}
+
+const THIRD_FACTORIAL: f32 = 1.0 / 6.0;
+const FOURTH_FACTORIAL: f32 = 1.0 / 24.0;
+const FIFTH_FACTORIAL: f32 = 1.0 / 120.0;
+const SIXTH_FACTORIAL: f32 = 1.0 / 720.0;
+const SEVENTH_FACTORIAL: f32 = 1.0 / 5040.0;
 
 const THIRD: f32 = 1.0 / 3.0;
 const FIFTH: f32 = 1.0 / 5.0;
