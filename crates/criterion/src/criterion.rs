@@ -267,7 +267,8 @@ impl Criterion {
             .collect();
         let weights = Tensor::<1>::from_floats(&*to_f32(&weights), &device);
         let weights = weights.unsqueeze_dim::<2>(1); // [positives, 1]
-        (self.bbox.forward(predicted, positives) * weights).sum()
+        let losses = self.bbox.forward(predicted, positives) * weights;
+        sum_of_each(losses.unsqueeze_dim::<3>(0))
     }
 }
 
