@@ -11,7 +11,7 @@ use retinanet_criterion::{
 };
 use retinanet_detector::{DecodeConfig, ModelConfig, NormKind, Predictions, RetinaNet};
 use retinanet_experiment::{AdamwConfig, OptimizerConfig, OptimizerKind, SgdConfig};
-use retinanet_settings::Positive;
+use retinanet_settings::{Count, Positive};
 use retinanet_trainer::{DeviceBatch, Learner, StepOptions};
 
 use crate::backends::{config, images, model, norm, targets, wgpu_device};
@@ -92,7 +92,12 @@ fn wgpu_finds_the_candidates_of_the_host() {
             r#"{"coarsest_score_threshold": 0.0, "clip_before_nms": true}"#,
         ),
     ] {
-        let config: DecodeConfig = serde_json::from_str(config).unwrap();
+        let config = DecodeConfig {
+            // Nothing but the choice of candidates leaves any out.
+            nms: serde_json::from_str(r#"{"kind": "hard", "iou": 1.0}"#).unwrap(),
+            max_detections: Count::literal(10_000),
+            ..serde_json::from_str(config).unwrap()
+        };
         let expected = decode(&config, scale, step, &Device::flex());
         assert!(!expected[0].is_empty(), "{name}");
         assert_eq!(decode(&config, scale, step, &wgpu), expected, "{name}");
@@ -150,14 +155,16 @@ fn wgpu_updates_weights_as_flex_does() {
             }
             let difference: Vec<f32> = expected.iter().zip(&found).map(|(a, b)| a - b).collect();
             let off = norm(&difference) / norm(&expected);
-            assert!(off < 1e-4, "{optimizer:?}: off by {off:.1e}");
+            // AdamW steps by the gradient's sign, and of some rounding decides that.
+            assert!(off < 2e-2, "{optimizer:?}: off by {off:.1e}");
         }
     }
 }
 
-/// All parameters after three steps, and the norms of their gradients.
+/// By how much three steps move all parameters, and the norms of their gradients.
 fn three_steps(optimizer: &OptimizerConfig, device: &Device) -> (Vec<f32>, Vec<f64>) {
     let model = model(&config(NormKind::GroupNorm), device);
+    let before = parameters(&model);
     let device = device.clone().autodiff();
     let criterion = CriterionConfig::default().init(PredictionForm::default());
     let mut learner = Learner::new(model, optimizer, criterion.unwrap());
@@ -172,7 +179,12 @@ fn three_steps(optimizer: &OptimizerConfig, device: &Device) -> (Vec<f32>, Vec<f
         step.gradient_norm
     });
     let norms = norms.collect();
-    (parameters(learner.model()), norms)
+    let after = parameters(learner.model());
+    let moved = before
+        .iter()
+        .zip(after)
+        .map(|(before, after)| after - before);
+    (moved.collect(), norms)
 }
 
 fn parameters(model: &RetinaNet) -> Vec<f32> {
