@@ -2,7 +2,7 @@
 //! has a GPU in software, Mesa's llvmpipe.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{GradientsParams, SgdConfig};
@@ -228,13 +228,17 @@ fn ten_steps(mut model: RetinaNet) {
     assert!(losses[9] < losses[0], "{losses:?}");
 }
 
-/// Opens the GPU, or tells that there is none.
+/// The GPU, or nothing, with a word why. It is opened once: a second time would be refused, and a test skipped.
 #[expect(clippy::print_stderr, reason = "a skipped test tells why")]
 pub(crate) fn wgpu_device() -> Option<Device> {
-    Device::wgpu_options()
-        .init()
-        .inspect_err(|error| eprintln!("skipped: no wgpu adapter ({error})"))
-        .ok()
+    static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
+    let open = || {
+        Device::wgpu_options()
+            .init()
+            .inspect_err(|error| eprintln!("skipped: no wgpu adapter ({error})"))
+            .ok()
+    };
+    DEVICE.get_or_init(open).clone()
 }
 
 /// With channels by which one level's part of a tensor can be taken for a tensor of its own.
