@@ -298,13 +298,14 @@ fn to_f32(values: &[f64]) -> Vec<f32> {
 
 /// Whether there are kernels of ours for a device.
 fn has_kernels(device: &Device) -> bool {
-    match device.clone().inner().as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "gpu")]
-        DispatchDevice::Cube(_) => true,
-        #[allow(unreachable_patterns, reason = "the only other backends are optional")]
-        _ => false,
+    #[cfg(feature = "gpu")]
+    if retinanet_gpu::is_gpu(device) {
+        return true;
     }
+    matches!(
+        device.clone().inner().as_dispatch(),
+        DispatchDevice::Flex(_)
+    )
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::focal_kernel::Focal;
 
 /// What the gradient needs of the forward pass.
 #[derive(Clone, Debug)]
-#[allow(unreachable_pub, reason = "a public trait names it")]
+#[expect(unreachable_pub, reason = "a public trait names it")]
 pub struct Saved {
     logits: CubeTensor,
     labels: IntTensor<Cube>,

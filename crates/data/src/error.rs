@@ -212,7 +212,7 @@ pub enum DataError {
     /// Settings that do not fit each other, or the images.
     #[error(transparent)]
     Setting(#[from] SettingError),
-    /// A batch that its micro-batches and processes cannot share.
+    /// A batch of fewer images than there are micro-batches, of all processes together.
     #[error(
         "a batch of {batch_size} images cannot be split into {micro_batches} micro-batches, of all processes together"
     )]

@@ -98,7 +98,7 @@ impl TrainingPlan {
         }
     }
 
-    /// The batches of these iterations, or the share in each, part after part.
+    /// The batches of these iterations, or the shard of each, micro-batch after micro-batch.
     pub(crate) fn jobs(
         &self,
         iterations: Range<u64>,
@@ -111,9 +111,9 @@ impl TrainingPlan {
         };
         let samples = self.clone().samples(first_sample);
         let batches = batches(samples, batch_size, self.wide.clone()).skip(batches_before);
-        let (share, micro_batches) = (self.shard, self.micro_batches);
+        let (shard, micro_batches) = (self.shard, self.micro_batches);
         iterations.zip(batches).flat_map(move |(number, samples)| {
-            let samples = share.of(&samples);
+            let samples = shard.of(&samples);
             let micro_batches = (0..micro_batches).map(|micro_batch| Job {
                 number,
                 samples: piece(samples, micro_batch, micro_batches).to_vec(),
@@ -258,7 +258,7 @@ mod tests {
     }
 
     proptest! {
-        /// With any number of processes: each sample of the batches alone is in exactly one share,
+        /// With any number of processes: each sample of the batches alone is in exactly one shard,
         /// and all have as many micro-batches.
         #[test]
         fn shares_are_the_batch_between_them(
@@ -268,22 +268,22 @@ mod tests {
             start in 0_u64..5,
         ) {
             let whole: Vec<_> = plan.jobs(start..start + 6).collect();
-            let mut shares = vec![Vec::new(); whole.len()];
+            let mut shards = vec![Vec::new(); whole.len()];
             for rank in 0..of {
-                let mut share = plan.clone().with_shard(Shard { rank, of });
-                share.micro_batches = micro_batches;
-                let jobs: Vec<_> = share.jobs(start..start + 6).collect();
+                let mut sharded = plan.clone().with_shard(Shard { rank, of });
+                sharded.micro_batches = micro_batches;
+                let jobs: Vec<_> = sharded.jobs(start..start + 6).collect();
                 prop_assert_eq!(jobs.len(), micro_batches * whole.len());
                 for (place, jobs) in jobs.chunks(micro_batches).enumerate() {
                     prop_assert!(jobs.iter().all(|job| job.number == whole[place].number));
                     let samples = keys(jobs.iter().cloned());
                     let even = plan.batch_size / of;
                     prop_assert!((even..=even + 1).contains(&samples.len()));
-                    shares[place].extend(samples);
+                    shards[place].extend(samples);
                 }
             }
-            for (whole, shares) in whole.iter().zip(shares) {
-                prop_assert_eq!(&whole.samples, &shares);
+            for (whole, shards) in whole.iter().zip(shards) {
+                prop_assert_eq!(&whole.samples, &shards);
             }
         }
 

@@ -40,7 +40,7 @@ use self::report::Findings;
 /// So many examples show what is wrong, and fit on a screen.
 const EXAMPLES: usize = 5;
 
-/// What [`check`] looks at.
+/// What [`check`] checks.
 #[derive(Clone, Debug)]
 pub struct CheckRequest {
     /// The split to check.

@@ -1,5 +1,5 @@
 //! Sums in one order, as kernels in `CubeCL`'s subset of Rust.
-#![allow(missing_docs, reason = "the macro makes a module of each function")]
+#![expect(missing_docs, reason = "the macro makes a module of each function")]
 
 use cubecl::prelude::*;
 

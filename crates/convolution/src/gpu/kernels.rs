@@ -13,7 +13,7 @@ use cubecl::prelude::*;
 /// Rows of the product that a cube computes.
 pub(super) const ROWS: usize = 64;
 
-/// Terms of the sums that lie in shared memory at once.
+/// Terms of the sums that are in shared memory at once.
 const DEPTH: usize = 16;
 
 /// Rows and columns of the product that a unit computes.
@@ -323,7 +323,7 @@ fn zeros() -> Array<f32> {
     sums
 }
 
-/// Adds the product of what lies in shared memory to a unit's sums.
+/// Adds the product of what is in shared memory to a unit's sums.
 #[cube]
 fn multiply(
     rows: &Shared<[f32]>,

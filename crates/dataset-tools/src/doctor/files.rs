@@ -29,11 +29,11 @@ pub(super) fn check(
     let done = AtomicUsize::new(0);
     let step = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
 
-    let looks: Vec<_> = (images.par_iter())
+    let checks: Vec<_> = (images.par_iter())
         .map(|image| {
-            let look = Look::at(file.split, image, decoding);
+            let checked = FileCheck::at(file.split, image, decoding);
             step();
-            look
+            checked
         })
         .collect();
     let other_prints: Vec<_> = (other_images.par_iter())
@@ -44,13 +44,13 @@ pub(super) fn check(
         })
         .collect();
 
-    for (image, look) in images.iter().zip(&looks) {
-        for (kind, detail) in &look.faults {
+    for (image, checked) in images.iter().zip(&checks) {
+        for (kind, detail) in &checked.faults {
             findings.add(*kind, image.id, Some(&image.file_name), || detail.clone());
         }
     }
-    dark(images, &looks, findings);
-    let prints: Vec<_> = looks.iter().map(|look| look.fingerprint).collect();
+    dark(images, &checks, findings);
+    let prints: Vec<_> = checks.iter().map(|checked| checked.fingerprint).collect();
     repeated(images, &prints, findings);
     shared(
         Prints {
@@ -66,12 +66,12 @@ pub(super) fn check(
 }
 
 /// Names the images of more than 8 bits that come out nearly black, and the range that all of them fill.
-fn dark(images: &[Image], looks: &[Look], findings: &mut Findings) {
-    let ranges = || looks.iter().filter_map(|look| look.dark);
+fn dark(images: &[Image], checks: &[FileCheck], findings: &mut Findings) {
+    let ranges = || checks.iter().filter_map(|checked| checked.dark);
     let low = ranges().map(|[low, _]| low).min().unwrap_or(0);
     let high = ranges().map(|[_, high]| high).max().unwrap_or(0);
-    for (image, look) in images.iter().zip(looks) {
-        let Some([darkest, brightest]) = look.dark else {
+    for (image, checked) in images.iter().zip(checks) {
+        let Some([darkest, brightest]) = checked.dark else {
             continue;
         };
         findings.add(Kind::DarkImage, image.id, Some(&image.file_name), || {
@@ -129,14 +129,14 @@ fn shared(own: Prints<'_>, other: Prints<'_>, findings: &mut Findings) {
 }
 
 /// What can be told from a file.
-struct Look {
+struct FileCheck {
     fingerprint: Option<Fingerprint>,
     faults: Vec<Fault>,
     /// The range of 16-bit values that come out nearly black.
     dark: Option<[u16; 2]>,
 }
 
-impl Look {
+impl FileCheck {
     fn at(split: &Split, image: &Image, decoding: Decoding) -> Self {
         // What has no name is reported as that.
         if image.file_name.trim().is_empty() {

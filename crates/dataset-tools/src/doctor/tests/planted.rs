@@ -77,7 +77,7 @@ fn what_training_refuses_is_an_error_and_what_it_takes_is_not() {
         let path = folder.path().join("train.json");
         fs_err::write(&path, file.to_string()).expect("the folder is ours");
         let refused = CocoDataset::read(&path, folder.path()).is_err();
-        // Evaluation, or the first look at the image, refuses these.
+        // Evaluation, or reading the image, refuses these.
         let later = [Kind::MissingBox, Kind::NonFiniteBox, Kind::EmptyFileName];
         let error = kind.severity() == Severity::Error;
         assert_eq!(refused || later.contains(&kind), error, "{kind:?}");

@@ -152,7 +152,7 @@ fn odd_files_are_told_apart() -> Result<(), DataError> {
     let Some(folder) = shared_data("oddities") else {
         return Ok(());
     };
-    let look = |file: &str| {
+    let checked = |file: &str| {
         let split = Split::new(folder.join(file), folder.join("images"));
         check_images(split)
     };
@@ -163,23 +163,23 @@ fn odd_files_are_told_apart() -> Result<(), DataError> {
             .collect()
     };
     // Turned by 90 degrees: orientations 5 to 8 of two photographs.
-    let stored = look("exif_stored.json")?;
+    let stored = checked("exif_stored.json")?;
     assert_eq!(
         counts(&stored),
         BTreeMap::from([(Kind::RotatedSize, 8)]),
         "{stored}"
     );
     for upright in ["exif.json", "modes.json"] {
-        assert_eq!(counts(&look(upright)?), BTreeMap::new(), "{upright}");
+        assert_eq!(counts(&checked(upright)?), BTreeMap::new(), "{upright}");
     }
     // The file with 4 bits of grey, which `decode_image` does not know either.
-    let hopper = look("hopper.json")?;
+    let hopper = checked("hopper.json")?;
     assert_eq!(
         counts(&hopper),
         BTreeMap::from([(Kind::UndecodableFile, 1)]),
         "{hopper}"
     );
-    let broken = look("broken.json")?;
+    let broken = checked("broken.json")?;
     let files = |kind| broken.find(kind).map_or(0, |finding| finding.count);
     let broken_files = files(Kind::UndecodableFile) + files(Kind::TruncatedFile);
     assert_eq!(broken_files, 5, "{broken}");
