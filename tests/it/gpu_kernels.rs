@@ -1,16 +1,24 @@
-//! What our kernels compute on a GPU, against the CPU's: the loss over classes, and the optimisers' steps.
+//! What our kernels compute on a GPU, against the CPU's: pixels, the loss over classes, candidates, and the
+//! optimisers' steps.
 
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use image::{Rgb, RgbImage};
 use retinanet_anchors::PyramidAnchors;
 use retinanet_boxes::{BoundingBox, Detection};
 use retinanet_criterion::{
     BatchTargets, ClassLossConfig, CriterionConfig, LossOptions, PredictionForm,
 };
-use retinanet_detector::{DecodeConfig, ModelConfig, NormKind, Predictions, RetinaNet};
+use retinanet_detector::{
+    DecodeConfig, ModelConfig, NormKind, Predictions, RetinaNet, images_to_device, pixel_form,
+};
 use retinanet_experiment::{AdamwConfig, OptimizerConfig, OptimizerKind, SgdConfig};
+use retinanet_images::{
+    ChannelOrder, Normalization, PixelData, PixelForm, Preparation, PreparationConfig, Prepared,
+    Region, View,
+};
 use retinanet_settings::{Count, Positive};
 use retinanet_trainer::{DeviceBatch, Learner, StepOptions};
 
@@ -71,6 +79,58 @@ fn class_loss(config: &ClassLossConfig, device: &Device) -> (f64, Vec<f32>) {
         f64::from(loss.class.into_scalar::<f32>()),
         gradient.into_data().iter::<f32>().collect(),
     )
+}
+
+/// Images alone and smaller than their batch, mirrored, upside down, side by side, and over one another.
+#[test]
+fn wgpu_makes_the_numbers_of_the_host_from_bytes() {
+    let Some(wgpu) = wgpu_device() else { return };
+    let plain = |size| View::of(0, Region::whole((50, 30)), size);
+    let mut mirrored = plain((61, 37));
+    mirrored.mirror();
+    let mut turned = plain((33, 20));
+    turned.turn_upside_down();
+    let mut beside = plain((40, 30));
+    beside.pieces.extend(plain((23, 30)).pieces);
+    beside.pieces[1].corner = (40, 0);
+    beside.size = (63, 30);
+    beside.mirror();
+    let mixed = mirrored.clone().mix(turned.clone(), 0.3);
+    for channels in [ChannelOrder::Rgb, ChannelOrder::Bgr] {
+        let config = PreparationConfig {
+            normalization: Normalization {
+                channels,
+                ..Normalization::default()
+            },
+            ..PreparationConfig::default()
+        };
+        let preparation = Preparation::new(&config).unwrap();
+        let image = |x: u32, y: u32| Rgb([x * 5, y * 8, x * y % 256].map(|value| value as u8));
+        let image = Arc::new(RgbImage::from_fn(50, 30, image));
+        let views = [&plain((64, 38)), &mirrored, &turned, &beside, &mixed];
+        let rendered = views.map(|view| {
+            let decoded = |_| Ok::<_, std::convert::Infallible>(Arc::clone(&image));
+            view.render(&preparation, decoded).unwrap()
+        });
+        let numbers = Prepared::new(&rendered, &preparation, PixelForm::Numbers);
+        let bytes = Prepared::new(&rendered, &preparation, pixel_form(&wgpu));
+        assert!(matches!(bytes.pixels, PixelData::Bytes(_)));
+        assert_eq!(bytes.pixels.numbers(), numbers.pixels.numbers());
+        for device in [wgpu.clone(), wgpu.clone().autodiff()] {
+            let shape = [views.len(), numbers.height, numbers.width];
+            let images = images_to_device(bytes.pixels.clone(), shape, &device);
+            assert_eq!(images.device().is_autodiff(), device.is_autodiff());
+            assert_eq!(images.dims(), [5, 3, 64, 64]);
+            let found: Vec<f32> = images.into_data().iter().collect();
+            for (found, expected) in found.iter().zip(numbers.pixels.numbers().iter()) {
+                let off = (found - expected).abs();
+                assert!(
+                    off <= expected.abs() / f32::exp2(20.0),
+                    "{found} {expected}"
+                );
+            }
+        }
+    }
 }
 
 /// Few candidates, many, many that are equal, more equal ones than there is room for, and a level without a

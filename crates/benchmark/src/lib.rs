@@ -23,7 +23,7 @@ use retinanet_boxes::{AnchorTargets, GroundTruth};
 use retinanet_convolution::conv2d;
 use retinanet_criterion::{BatchTargets, CriterionConfig, PredictionForm};
 use retinanet_data::{Batching, TrainLoader};
-use retinanet_detector::{DecodeConfig, ModelConfig, Predictions};
+use retinanet_detector::{DecodeConfig, ModelConfig, Precision, Predictions};
 use retinanet_experiment::{DataConfig, OptimizerConfig};
 use retinanet_settings::Count;
 use retinanet_trainer::{DeviceBatch, Learner, StepOptions};
@@ -58,6 +58,8 @@ pub struct BenchmarkOptions {
     pub model: ModelConfig,
     /// What the network is called.
     pub model_name: String,
+    /// The precision of the maps in a step and in inference, which the device must have.
+    pub precision: Precision,
     /// The size of the images of a step and of inference.
     pub size: ImageSize,
     /// Images at once.
@@ -154,6 +156,7 @@ impl<'a> Benchmark<'a> {
         } = self.options;
         let device = self.device.clone().autodiff();
         let model = self.options.model.init(classes, seed, &device)?;
+        let model = model.with_precision(self.options.precision);
         let criterion = CriterionConfig::default().init(PredictionForm::default());
         let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion?);
         let images = self.images(&device);
@@ -194,7 +197,8 @@ impl<'a> Benchmark<'a> {
             seed,
             ..
         } = self.options;
-        let model = self.options.model.init(classes, seed, self.device)?.valid();
+        let model = self.options.model.init(classes, seed, self.device)?;
+        let model = model.valid().with_precision(self.options.precision);
         let decoder = DecodeConfig::default().init(&ModelConfig::default());
         let images = self.images(self.device);
         let anchors = self.generator.generate(size.height, size.width);
@@ -233,7 +237,7 @@ impl<'a> Benchmark<'a> {
             |()| {
                 let mut values = 0;
                 for batch in loader.start(0, batches as u64) {
-                    values += batch?.images.len();
+                    values += black_box(batch?.images).numbers().len();
                 }
                 Ok(values)
             },
@@ -352,8 +356,13 @@ impl<'a> Benchmark<'a> {
             model_name,
             size,
             batch,
+            precision,
             ..
         } = &self.options;
-        format!("{model_name} {size} batch {batch}")
+        let what = format!("{model_name} {size} batch {batch}");
+        match precision {
+            Precision::F32 => what,
+            half => format!("{what} {half}"),
+        }
     }
 }

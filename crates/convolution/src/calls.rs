@@ -277,6 +277,7 @@ impl Trial {
             bias: parts.bias.then(|| self.leaf("bias", [channels], 1.0)),
             residual: parts.residual.then(|| self.leaf("residual", shape, 1.0)),
             relu: parts.relu,
+            in_f32: false,
         }
     }
 

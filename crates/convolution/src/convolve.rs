@@ -13,6 +13,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
+use burn::tensor::DType;
 
 use crate::extension::{self, FlexTensor, contiguous, new_tensor, values};
 use crate::kernels::epilogue::Epilogue;
@@ -32,6 +33,8 @@ pub struct ConvCall {
     pub(crate) has_residual: bool,
     pub(crate) relu: bool,
     pub(crate) output_shape: Vec<usize>,
+    /// For a GPU; on the CPU all is f32.
+    pub(crate) output_type: DType,
 }
 
 /// Convolution of maps with the channels last. Tensors that a call says are absent are any at all.
@@ -69,12 +72,12 @@ pub trait Kernels: Convolve {
         shape: &[usize],
     ) -> FloatTensor<Self>;
 
-    /// The gradient of the input.
+    /// The gradient of the input, which has this shape and type.
     fn input_gradient(
         gradient: &FloatTensor<Self>,
         weight: FloatTensor<Self>,
         call: &ConvCall,
-        shape: &[usize],
+        input: (&[usize], DType),
     ) -> FloatTensor<Self>;
 }
 
@@ -133,7 +136,7 @@ impl Kernels for Flex {
         gradient: &FlexTensor,
         weight: FlexTensor,
         call: &ConvCall,
-        shape: &[usize],
+        (shape, _): (&[usize], DType),
     ) -> FlexTensor {
         let (gradient, weight) = (values(gradient), values(&weight));
         let pixels = call.problem.input_gradient(gradient, weight, scale(call));
@@ -146,7 +149,7 @@ mod cube {
     use burn::backend::Cube;
     use burn_cubecl::kernel::into_contiguous;
 
-    use super::{ConvCall, Convolve, FloatTensor, Kernels};
+    use super::{ConvCall, Convolve, DType, FloatTensor, Kernels};
     use crate::gpu::{self, ForwardEnd};
 
     type CubeTensor = FloatTensor<Cube>;
@@ -169,7 +172,7 @@ mod cube {
                     residual: call.has_residual.then_some(residual),
                     relu: call.relu,
                 },
-                &call.output_shape,
+                (&call.output_shape, call.output_type),
             )
         }
     }
@@ -204,10 +207,10 @@ mod cube {
             gradient: &CubeTensor,
             weight: CubeTensor,
             call: &ConvCall,
-            shape: &[usize],
+            input: (&[usize], DType),
         ) -> CubeTensor {
             let scale = call.gpu_scale.as_ref();
-            gpu::input_gradient(&call.problem, gradient.clone(), weight, scale, shape)
+            gpu::input_gradient(&call.problem, gradient.clone(), weight, scale, input)
         }
     }
 }
@@ -236,6 +239,7 @@ impl<B: Kernels> Backward<B, 4> for ConvolveBackward<B> {
             call,
         } = ops.state;
         let [input_shape, weight_shape] = [&seen, &weights].map(|tensor| tensor.shape().to_vec());
+        let input_type = seen.dtype();
         let gradient = B::before_relu(grads.consume::<B>(&ops.node), output.as_ref());
         if let Some(node) = bias {
             grads.register::<B>(node.id, B::bias_gradient(&gradient, &call));
@@ -245,7 +249,8 @@ impl<B: Kernels> Backward<B, 4> for ConvolveBackward<B> {
             grads.register::<B>(node.id, gradient);
         }
         if let Some(node) = input {
-            let gradient = B::input_gradient(&gradient, weights, &call, &input_shape);
+            let like = (&*input_shape, input_type);
+            let gradient = B::input_gradient(&gradient, weights, &call, like);
             grads.register::<B>(node.id, gradient);
         }
         if let Some(node) = residual {

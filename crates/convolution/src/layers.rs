@@ -7,7 +7,7 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::module::batch_norm_train;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation, module};
 
 use crate::convolve::{ConvCall, Convolve};
 use crate::extension::{ChannelsLast, NormCall, PoolCall, UpsampleCall};
@@ -30,6 +30,8 @@ pub struct FusedEpilogue<T> {
     pub residual: Option<T>,
     /// Whether negative values become 0.
     pub relu: bool,
+    /// Whether the output is f32 even where the input is of half precision.
+    pub in_f32: bool,
 }
 
 impl<T> FusedEpilogue<T> {
@@ -39,6 +41,7 @@ impl<T> FusedEpilogue<T> {
         bias: None,
         residual: None,
         relu: false,
+        in_f32: false,
     };
 }
 
@@ -177,6 +180,11 @@ pub(crate) fn convolve<const D: usize>(
         has_residual: end.residual.is_some(),
         relu: end.relu,
         output_shape,
+        output_type: if end.in_f32 {
+            DType::F32
+        } else {
+            input.dtype()
+        },
     };
     let bias = end.bias.map_or_else(&absent, Tensor::into_dispatch);
     let residual = end.residual.map_or_else(&absent, Tensor::into_dispatch);
@@ -297,8 +305,10 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: FusedEpilogue<Tensor<
         let output = normalize(input, [gamma, beta], groups, moments, norm.epsilon, end);
         (output, mean, variance)
     } else {
-        let result = batch_norm_train(channels_first(input), gamma, beta, norm.epsilon);
-        let output = end.apply(channels_last(result.output));
+        let precision = input.dtype();
+        let input = channels_first(input.cast(DType::F32));
+        let result = batch_norm_train(input, gamma, beta, norm.epsilon);
+        let output = end.apply(channels_last(result.output).cast(precision));
         (output, result.mean.detach(), result.variance.detach())
     };
     let values = (batch * height * width) as f64;
@@ -320,7 +330,11 @@ pub fn group_norm(norm: &GroupNorm, input: Levels, end: FusedEpilogue<Tensor<3>>
     });
     let on_flex = is_flex(&input.values.device());
     let (Some(gamma), Some(beta), true) = (&norm.gamma, &norm.beta, on_flex) else {
-        let normalized = input.map_each(|map| channels_last(norm.forward(channels_first(map))));
+        let normalized = input.map_each(|map| {
+            let precision = map.dtype();
+            let map = norm.forward(channels_first(map.cast(DType::F32)));
+            channels_last(map).cast(precision)
+        });
         return Levels {
             values: end.apply(normalized.values),
             ..normalized

@@ -4,16 +4,15 @@ use std::sync::Arc;
 use image::{RgbImage, imageops};
 use retinanet_anchors::{PyramidAnchors, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth, ImageId};
-use retinanet_images::{Preparation, Prepared, Rendered, View};
+use retinanet_images::{PixelData, PixelForm, Preparation, Prepared, Rendered, View};
 
 use crate::{ImageRecord, Transform};
 
 /// Images of one size, ready for a device, with what the model should find on them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The pixels, normalised: `[items, 3, height, width]`, row by row. Each image is in the
-    /// top left corner; the rest is 0, which is the colour of the normalisation's mean.
-    pub images: Vec<f32>,
+    /// The pixels.
+    pub images: PixelData,
     /// Height of the padded images, in pixels.
     pub height: usize,
     /// Width of the padded images, in pixels.
@@ -58,7 +57,8 @@ impl Batch {
     /// Panics if the batch has no such item.
     pub fn picture(&self, item: usize, preparation: &Preparation) -> RgbImage {
         let pixels = 3 * self.height * self.width;
-        let planes = &self.images[item * pixels..][..pixels];
+        let numbers = self.images.numbers();
+        let planes = &numbers[item * pixels..][..pixels];
         let picture = preparation.picture(planes, (self.height, self.width));
         let (width, height) = self.items[item].resized_size;
         imageops::crop_imm(&picture, 0, 0, width, height).to_image()
@@ -119,6 +119,7 @@ impl Sample {
 pub(crate) fn collate(
     samples: Vec<Sample>,
     transform: &Transform,
+    form: PixelForm,
     anchors: impl FnOnce(usize, usize) -> Arc<PyramidAnchors>,
     assigner: Option<&TargetAssigner>,
 ) -> Batch {
@@ -130,7 +131,7 @@ pub(crate) fn collate(
         height,
         width,
         ..
-    } = Prepared::new(&rendered, transform.preparation());
+    } = Prepared::new(&rendered, transform.preparation(), form);
     let anchors = anchors(height, width);
     let targets = assigner.map_or_else(Vec::new, |assigner| {
         (items.iter())

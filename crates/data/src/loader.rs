@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use retinanet_anchors::{AnchorGenerator, PyramidAnchors, TargetAssigner};
-use retinanet_images::catch_panic;
+use retinanet_images::{PixelForm, catch_panic};
 use retinanet_settings::Count;
 
 use crate::batch::{Sample, collate};
@@ -28,6 +28,7 @@ use crate::{
 pub struct TrainLoader {
     config: LoaderConfig,
     batching: Batching,
+    form: PixelForm,
     plan: TrainingPlan,
     source: Arc<Source>,
 }
@@ -66,16 +67,23 @@ impl TrainLoader {
         Ok(Self {
             config,
             batching,
+            form: PixelForm::default(),
             plan: TrainingPlan::new(&source.dataset, &config, batching),
             source,
         })
+    }
+
+    /// The same with pixels in this form.
+    #[must_use]
+    pub fn with_form(self, form: PixelForm) -> Self {
+        Self { form, ..self }
     }
 
     /// The batches of the iterations from `first` up to, but not including, `end`, each in its
     /// [`micro_batches`](Batching::micro_batches).
     pub fn start(&self, first: u64, end: u64) -> BatchIter {
         let jobs = self.plan.jobs(first..end);
-        BatchIter::start(Box::new(jobs), self.config, &self.source)
+        BatchIter::start(Box::new(jobs), self.config, self.form, &self.source)
     }
 
     /// The same for one of several processes that shard each batch: `rank` of `of`, from 0. Shards
@@ -141,6 +149,7 @@ impl TrainLoader {
 pub struct EvalLoader {
     config: LoaderConfig,
     batch_size: usize,
+    form: PixelForm,
     shard: Shard,
     source: Arc<Source>,
 }
@@ -169,6 +178,7 @@ impl EvalLoader {
         Ok(Self {
             config,
             batch_size,
+            form: PixelForm::default(),
             shard: Shard::WHOLE,
             source: Source::new(dataset, config, 0, transform, generator, assigner)?,
         })
@@ -182,6 +192,12 @@ impl EvalLoader {
         Self { shard, ..self }
     }
 
+    /// The same with pixels in this form.
+    #[must_use]
+    pub fn with_form(self, form: PixelForm) -> Self {
+        Self { form, ..self }
+    }
+
     /// The batches from the first; the last one may be smaller than the others. After an error the others
     /// follow.
     pub fn start(&self) -> BatchIter {
@@ -190,7 +206,7 @@ impl EvalLoader {
         let jobs = jobs.skip(rank).step_by(of);
         BatchIter {
             ends_at_error: false,
-            ..BatchIter::start(Box::new(jobs), self.config, &self.source)
+            ..BatchIter::start(Box::new(jobs), self.config, self.form, &self.source)
         }
     }
 
@@ -236,11 +252,13 @@ impl BatchIter {
     fn start(
         jobs: Box<dyn Iterator<Item = Job> + Send>,
         config: LoaderConfig,
+        form: PixelForm,
         source: &Arc<Source>,
     ) -> Self {
         let (workers, prefetch) = (config.workers.as_usize(), config.prefetch());
         let source = Arc::clone(source);
-        let batches = ParallelMap::start(jobs, workers, prefetch, move |job| source.batch(&job));
+        let batches =
+            ParallelMap::start(jobs, workers, prefetch, move |job| source.batch(&job, form));
         Self {
             state: match batches {
                 Ok(batches) => State::Running(batches),
@@ -347,7 +365,7 @@ impl Source {
         }))
     }
 
-    fn batch(&self, job: &Job) -> Result<Batch, DataError> {
+    fn batch(&self, job: &Job, form: PixelForm) -> Result<Batch, DataError> {
         let (mut samples, mut skipped) = (Vec::new(), Vec::new());
         for key in &job.samples {
             match self.sample(key) {
@@ -360,15 +378,22 @@ impl Source {
             }
         }
         let anchors = |height, width| self.anchors(height, width);
-        let batch = collate(samples, &self.transform, anchors, self.assigner.as_ref());
+        let batch = collate(
+            samples,
+            &self.transform,
+            form,
+            anchors,
+            self.assigner.as_ref(),
+        );
         Ok(Batch { skipped, ..batch })
     }
 
     fn single(&self, key: SampleKey) -> Result<Batch, DataError> {
-        self.batch(&Job {
+        let job = Job {
             number: 0,
             samples: vec![key],
-        })
+        };
+        self.batch(&job, PixelForm::Numbers)
     }
 
     fn sample(&self, key: &SampleKey) -> Result<Sample, DataError> {

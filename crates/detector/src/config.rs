@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::RetinaNet;
+use crate::precision::Precision;
 
 /// Settings of the model. The defaults are the paper's network as detectron2 builds
 /// it.
@@ -130,6 +131,7 @@ impl ModelConfig {
             box_subnet,
             classes,
             norm: self.norm,
+            precision: Precision::default(),
         };
         make_parameters(&model);
         Ok(model)

@@ -47,7 +47,7 @@ impl Detector {
             let views: Vec<_> = (jobs.iter())
                 .map(|&(image, view)| (Arc::clone(&images[image]), view))
                 .collect();
-            let batch = prepare_views(&views, &self.preparation);
+            let batch = prepare_views(&views, &self.preparation, self.pixel_form());
             let sizes = batch.sizes.clone();
             let anchors = self.generator.generate(batch.height, batch.width);
             let prepared = Instant::now();

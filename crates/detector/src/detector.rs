@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_images::{
-    ImagesError, MAX_PIXELS, Preparation, Prepared, TestTimeAugmentation, decode_image,
+    ImagesError, MAX_PIXELS, PixelForm, Preparation, Prepared, TestTimeAugmentation, decode_image,
 };
 use retinanet_settings::SettingError;
 
 use crate::checkpoint::{CheckpointError, DetectorFile, SavedDetector};
+use crate::pixels::{images_to_device, pixel_form};
 use crate::{
-    Decoder, DetectorConfig, ModelError, Predictions, RetinaNet, WeightsError, load_weights,
-    read_classes,
+    Decoder, DetectorConfig, ModelError, Precision, Predictions, RetinaNet, WeightsError,
+    load_weights, read_classes,
 };
 
 /// A model that detects: weights, classes, and how images are prepared and predictions
@@ -103,6 +104,15 @@ impl Detector {
         Ok(self)
     }
 
+    /// Computes with maps of this precision from now on, which the device must have.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self {
+            model: self.model.with_precision(precision),
+            ..self
+        }
+    }
+
     /// How images are prepared.
     pub const fn preparation(&self) -> &Preparation {
         &self.preparation
@@ -137,6 +147,11 @@ impl Detector {
         self.batch
     }
 
+    /// How pixels go to the device.
+    pub(crate) fn pixel_form(&self) -> PixelForm {
+        pixel_form(&self.device)
+    }
+
     /// The pixels go to the device.
     pub(crate) fn predict(&self, prepared: Prepared) -> Predictions {
         let Prepared {
@@ -145,8 +160,8 @@ impl Detector {
             width,
             sizes,
         } = prepared;
-        let images = TensorData::new(pixels, [sizes.len(), 3, height, width]);
-        self.model.forward(Tensor::from_data(images, &self.device))
+        let shape = [sizes.len(), height, width];
+        (self.model).forward(images_to_device(pixels, shape, &self.device))
     }
 
     /// Waits until the device has done what it was given, so that times mean something.

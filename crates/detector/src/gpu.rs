@@ -1,11 +1,14 @@
 //! Candidates found on the GPU, so that only they come to the host.
 
 mod kernels;
+mod normalize;
 
 use burn::tensor::{Bytes, DType, Shape};
 use cubecl::prelude::CubeCount;
 use cubecl::server::Handle;
 use retinanet_gpu::{CubeTensor, to_gpu, unit_for_each, units};
+
+pub(crate) use self::normalize::normalize;
 
 use self::kernels::{BINS, VALUES};
 use crate::candidates::{Candidate, bar};

@@ -34,6 +34,8 @@ mod gpu;
 mod merge;
 mod model;
 mod numbers;
+mod pixels;
+mod precision;
 mod suppression;
 mod weights;
 
@@ -46,6 +48,8 @@ pub use detector_config::DetectorConfig;
 pub use merge::ViewDetection;
 pub use model::{ModelPart, Predictions, RetinaNet};
 pub use numbers::faulty_number;
+pub use pixels::{images_to_device, pixel_form};
+pub use precision::Precision;
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
 pub use retinanet_convolution::{Parameter, ParameterKind};
 pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm, Prior};

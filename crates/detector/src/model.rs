@@ -4,6 +4,8 @@ use retinanet_backbone::{Backbone, FeaturePyramid, NormKind};
 use retinanet_convolution::{Levels, Parameter, ParameterKind, channels_last};
 use retinanet_heads::Subnet;
 
+use crate::precision::Precision;
+
 /// RetinaNet: a residual network, a feature pyramid, and two subnets shared over its levels.
 ///
 /// Should be created with [`ModelConfig`](crate::ModelConfig).
@@ -17,6 +19,9 @@ pub struct RetinaNet {
     /// The backbone's.
     #[module(skip)]
     pub(crate) norm: NormKind,
+    /// Of the maps between layers.
+    #[module(skip)]
+    pub(crate) precision: Precision,
 }
 
 impl RetinaNet {
@@ -27,6 +32,7 @@ impl RetinaNet {
     /// - `images`: `[batch, 3, height, width]`, normalised; sides of any length, though only
     ///   multiples of 32 keep the pyramid's levels aligned
     pub fn forward(&self, images: Tensor<4>) -> Predictions {
+        let images = images.cast(self.precision.dtype());
         let features = self.backbone.forward(channels_last(images));
         let levels = Levels::pack(self.pyramid.forward(features));
         let cells: Vec<usize> = levels
@@ -55,6 +61,24 @@ impl RetinaNet {
         self
     }
 
+    /// Whether training moves running statistics.
+    pub fn has_running_statistics(&self) -> bool {
+        self.norm == NormKind::BatchNorm
+    }
+
+    /// Computes with maps of this precision from now on: weights, norms' statistics, sums and predictions stay in f32.
+    /// The device must have it ([`Precision::is_on`]). It is [`Precision::F32`] at first.
+    #[must_use]
+    pub const fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// The precision of the maps between layers.
+    pub const fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// The backbone, whose maps have their channels last.
     pub const fn backbone(&self) -> &Backbone {
         &self.backbone
@@ -74,6 +98,7 @@ impl RetinaNet {
             box_subnet,
             classes: _,
             norm: _,
+            precision: _,
         } = self;
         let mut parts = [const { Vec::new() }; 4];
         let [of_backbone, of_pyramid, of_classes, of_boxes] = &mut parts;

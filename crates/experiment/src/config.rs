@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use retinanet_criterion::CriterionConfig;
 use retinanet_data::{LabelIds, LoaderConfig, TransformConfig};
-use retinanet_detector::{DecodeConfig, ModelConfig};
+use retinanet_detector::{DecodeConfig, ModelConfig, Precision};
 use retinanet_images::DecodingConfig;
 use retinanet_settings::{MOST, Whole};
 use retinanet_shapes::ShapesConfig;
@@ -136,6 +136,9 @@ impl Default for SplitConfig {
 pub struct ComputeConfig {
     /// What computes, as `--device`: `flex` is the CPU, `wgpu` the GPU.
     pub device: String,
+    /// The floats of the maps between layers and of what convolutions multiply, where the GPU has them; weights, losses
+    /// and sums are f32 in any case. On the CPU all is `f32`.
+    pub precision: Precision,
     /// Threads of the CPU; all cores if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<Whole<1, 1024>>,
@@ -152,6 +155,7 @@ impl Default for ComputeConfig {
     fn default() -> Self {
         Self {
             device: "flex".to_owned(),
+            precision: Precision::default(),
             threads: None,
             winograd: true,
             gradient_checkpointing: false,

@@ -123,6 +123,7 @@ const LENGTH: &str = "iterations or epochs";
 const TABLE: &[(&str, &str, Resume)] = &[
     ("compute.device", "", Resume::Yes),
     ("compute.gradient_checkpointing", "", Resume::Yes),
+    ("compute.precision", "", Resume::Yes),
     ("compute.threads", "threads", Resume::Yes),
     ("compute.winograd", "", Resume::No),
     ("criterion.assigner.background", "IoU", Resume::No),

@@ -83,6 +83,8 @@ pub struct StepReport {
     /// Class and box loss of each level from the finest, every `train.log_every` steps; nothing at
     /// others.
     pub levels: Vec<[f64; 2]>,
+    /// The factor on the loss that keeps gradients of half precision from becoming 0; none where there is none.
+    pub loss_scale: Option<f64>,
     /// Memory that the process holds, in bytes, where the system tells.
     pub memory: Option<u64>,
     /// How long the step took, waiting for its batch included.

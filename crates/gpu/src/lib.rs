@@ -2,14 +2,17 @@
 //! order. A cube is a workgroup, a unit a thread.
 #![cfg(feature = "gpu")]
 
+mod reading;
 mod sums;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, DispatchDevice};
 use burn::tensor::{DType, Device, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
+use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::{CubeCount, CubeDim};
 
+pub use reading::Reading;
 pub use sums::sum_of_cube;
 
 /// A tensor as GPUs have it.
@@ -50,10 +53,38 @@ pub fn from_gpu<const D: usize>(tensor: CubeTensor) -> Tensor<D> {
 
 /// A tensor of f32 on the device of another, not filled.
 pub fn empty(like: &CubeTensor, shape: &[usize]) -> CubeTensor {
+    empty_of(like, shape, DType::F32)
+}
+
+/// A tensor on the device of another, not filled.
+pub fn empty_of(like: &CubeTensor, shape: &[usize], dtype: DType) -> CubeTensor {
     let shape = Shape::from(shape.to_vec());
-    let handle = like.client.empty(shape.num_elements() * size_of::<f32>());
+    let handle = like.client.empty(shape.num_elements() * dtype.size());
     let (client, device) = (like.client.clone(), like.device.clone());
-    CubeTensor::new_contiguous(client, device, shape, handle, DType::F32)
+    CubeTensor::new_contiguous(client, device, shape, handle, dtype)
+}
+
+/// A type of floats as kernels have it.
+///
+/// # Panics
+///
+/// Panics if kernels know no such floats.
+pub fn element(dtype: DType) -> ElemType {
+    ElemType::Float(match dtype {
+        DType::F32 => FloatKind::F32,
+        DType::F16 => FloatKind::F16,
+        DType::BF16 => FloatKind::BF16,
+        other => panic!("maps are floats, not {other:?}"),
+    })
+}
+
+/// The tensor to write to: a copy where somebody else holds it.
+pub fn owned(tensor: CubeTensor) -> CubeTensor {
+    if tensor.can_mut() {
+        tensor
+    } else {
+        tensor.copy()
+    }
 }
 
 /// So many cubes, in two dimensions where one does not do.

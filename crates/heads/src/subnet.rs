@@ -12,6 +12,11 @@ use crate::config::{ClassScores, HeadConfig, HeadNorm};
 /// The weights of a fresh head (section 4.1, "Initialization").
 const WEIGHTS: WeightDistribution = WeightDistribution::Normal { std: 0.01 };
 
+const RELU: FusedEpilogue<Tensor<3>> = FusedEpilogue {
+    relu: true,
+    ..FusedEpilogue::NOTHING
+};
+
 /// Added to the variance by a [`HeadNorm::GroupNorm`].
 const NORM_EPSILON: f64 = 1e-5;
 
@@ -123,7 +128,7 @@ impl Subnet {
         }
     }
 
-    /// Predicts the values of every anchor of all levels.
+    /// Predicts the values of every anchor of all levels, in f32 whatever the precision of the levels.
     ///
     /// # Shapes
     ///
@@ -135,27 +140,28 @@ impl Subnet {
         for (index, conv) in self.convs.iter().enumerate() {
             hidden = match self.norms.get(index) {
                 Some(norm) => {
-                    let end = FusedEpilogue {
-                        relu: true,
-                        ..FusedEpilogue::NOTHING
-                    };
-                    group_norm(norm, convolve(conv, hidden, false), end)
+                    let hidden = convolve(conv, hidden, FusedEpilogue::NOTHING);
+                    group_norm(norm, hidden, RELU)
                 }
-                None => convolve(conv, hidden, true),
+                None => convolve(conv, hidden, RELU),
             };
         }
-        let output = convolve(&self.output, hidden, false).values;
+        let end = FusedEpilogue {
+            in_f32: true,
+            ..FusedEpilogue::NOTHING
+        };
+        let output = convolve(&self.output, hidden, end).values;
         let [batch, cells, channels] = output.dims();
         let anchors = cells * channels / self.values_per_anchor;
         output.reshape([batch, anchors, self.values_per_anchor])
     }
 }
 
-fn convolve(conv: &Conv2d, levels: Levels, relu: bool) -> Levels {
+/// With the convolution's bias.
+fn convolve(conv: &Conv2d, levels: Levels, end: FusedEpilogue<Tensor<3>>) -> Levels {
     let end = FusedEpilogue {
         bias: conv.bias.as_ref().map(Param::val),
-        relu,
-        ..FusedEpilogue::NOTHING
+        ..end
     };
     conv2d_levels(levels, conv.weight.val(), conv.options, end)
 }

@@ -23,7 +23,7 @@
 //! use std::sync::Arc;
 //!
 //! use retinanet_boxes::BoundingBox;
-//! use retinanet_images::{Decoding, TestTimeView, Preparation, PreparationConfig, decode_image, prepare_views};
+//! use retinanet_images::{Decoding, PixelForm, TestTimeView, Preparation, PreparationConfig, decode_image, prepare_views};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
@@ -32,12 +32,12 @@
 //! let image = Arc::new(decode_image(&path, Decoding::default())?);
 //! let preparation = Preparation::new(&PreparationConfig::default())?;
 //! let view = TestTimeView::plain(&preparation, image.dimensions());
-//! let prepared = prepare_views(&[(image, view)], &preparation);
+//! let prepared = prepare_views(&[(image, view)], &preparation, PixelForm::Numbers);
 //!
 //! // 600×400 resized to 1200×800, and padded to multiples of 32.
 //! assert_eq!(prepared.sizes, [(1200, 800)]);
 //! assert_eq!((prepared.height, prepared.width), (800, 1216));
-//! assert_eq!(prepared.pixels.len(), 3 * 800 * 1216);
+//! assert_eq!(prepared.pixels.numbers().len(), 3 * 800 * 1216);
 //!
 //! let found = BoundingBox::new(0.0, 0.0, 1200.0, 400.0);
 //! assert_eq!(view.to_original(found), BoundingBox::new(0.0, 0.0, 600.0, 200.0));
@@ -54,6 +54,7 @@ mod error;
 mod header;
 mod normalization;
 mod panics;
+mod pixel_data;
 mod pixels;
 mod preparation;
 mod prepared;
@@ -67,8 +68,11 @@ pub use decoding::{Decoding, DecodingConfig, MAX_PIXELS, Range16Bit};
 pub use draw::{class_color, draw_box, draw_detections, draw_faint_box};
 pub use error::ImagesError;
 pub use header::{Header, check_image, read_header};
-pub use normalization::{ChannelMean, ChannelOrder, ChannelStd, Normalization};
+pub use normalization::{
+    Channel, ChannelMean, ChannelOrder, ChannelStd, Normalization, Normalizer,
+};
 pub use panics::catch_panic;
+pub use pixel_data::{PieceBytes, PixelBytes, PixelData, PixelForm};
 pub use preparation::{PaddingConfig, Preparation, PreparationConfig, Side};
 pub use prepared::{Prepared, Rendered};
 pub use resize::{Interpolation, SizeRounding};

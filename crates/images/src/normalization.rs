@@ -50,20 +50,22 @@ pub enum ChannelOrder {
     Bgr,
 }
 
-/// The [`Normalization`], checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Normalizer {
+/// The [`Normalization`], ready to compute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalizer {
     /// The channels of the tensor, in its order.
-    channels: [Channel; 3],
+    pub channels: [Channel; 3],
 }
 
-/// How one channel of the tensor is computed.
-#[derive(Clone, Copy, Debug)]
-struct Channel {
+/// How one channel of the tensor is computed: `(value - mean) / std`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Channel {
     /// Its place in an RGB pixel.
-    place: usize,
-    mean: f32,
-    std: f32,
+    pub place: usize,
+    /// What is taken off.
+    pub mean: f32,
+    /// What the rest is divided by.
+    pub std: f32,
 }
 
 impl Normalizer {

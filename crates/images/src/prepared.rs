@@ -4,14 +4,13 @@ use image::RgbImage;
 
 use crate::pixels::Pixels;
 use crate::resize::resize;
-use crate::{Piece, Preparation, View};
+use crate::{Piece, PixelBytes, PixelData, PixelForm, Preparation, View};
 
 /// Images of one size, ready for a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prepared {
-    /// The pixels, normalised: `[items, 3, height, width]`, row by row. Each image is in the
-    /// top left corner; the rest is 0, which is the colour of the normalisation's mean.
-    pub pixels: Vec<f32>,
+    /// The pixels.
+    pub pixels: PixelData,
     /// Height of the padded images, in pixels.
     pub height: usize,
     /// Width of the padded images, in pixels.
@@ -28,16 +27,25 @@ pub struct Rendered {
 }
 
 impl Prepared {
-    /// Puts images together.
-    pub fn new(images: &[Rendered], preparation: &Preparation) -> Self {
+    /// Puts images together; pixels are in the form that was asked for where they can be.
+    pub fn new(images: &[Rendered], preparation: &Preparation, form: PixelForm) -> Self {
         let sizes: Vec<_> = images.iter().map(|image| image.size).collect();
         let (height, width) = preparation.padded_size(sizes.iter().copied());
-        let mut pixels = Vec::with_capacity(images.len() * 3 * height * width);
-        for image in images {
-            image.append(preparation, &mut pixels, (height, width));
-        }
+        let bytes = (form == PixelForm::Bytes)
+            .then(|| {
+                let images = images.iter().map(|image| image.pieces.as_slice());
+                PixelBytes::of(images, &preparation.normalizer, (height, width))
+            })
+            .flatten();
+        let numbers = || {
+            let mut numbers = Vec::with_capacity(images.len() * 3 * height * width);
+            for image in images {
+                image.append(preparation, &mut numbers, (height, width));
+            }
+            numbers
+        };
         Self {
-            pixels,
+            pixels: bytes.map_or_else(|| PixelData::Numbers(numbers()), PixelData::Bytes),
             height,
             width,
             sizes,
@@ -79,7 +87,7 @@ impl View {
 }
 
 impl Rendered {
-    /// Appends the pixels to those of a batch; see [`Prepared::pixels`].
+    /// Appends the pixels to those of a batch; see [`PixelData::Numbers`].
     fn append(
         &self,
         preparation: &Preparation,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use retinanet_boxes::BoundingBox;
 use retinanet_settings::SettingError;
 
-use crate::{Preparation, Prepared, Region, View};
+use crate::{PixelForm, Preparation, Prepared, Region, View};
 
 /// A box that ends within so many pixels of a tile's border, in the network's input, may go on
 /// behind it.
@@ -209,10 +209,12 @@ impl TestTimeView {
     }
 }
 
-/// Prepares views of decoded, upright images, in one batch.
+/// Prepares views of decoded, upright images, in one batch; pixels are in the form that was asked for where they can
+/// be.
 pub fn prepare_views(
     views: &[(Arc<RgbImage>, TestTimeView)],
     preparation: &Preparation,
+    form: PixelForm,
 ) -> Prepared {
     let render = |(image, view): &(Arc<RgbImage>, TestTimeView)| {
         let image = view.cut_out(image);
@@ -221,7 +223,7 @@ pub fn prepare_views(
         rendered
     };
     let rendered: Vec<_> = views.par_iter().map(render).collect();
-    Prepared::new(&rendered, preparation)
+    Prepared::new(&rendered, preparation, form)
 }
 
 #[cfg(test)]
@@ -261,10 +263,14 @@ mod tests {
         let preparation = preparation(64, 128);
         let views = TestTimeAugmentation::default().views(&preparation, (90, 60));
         assert_eq!(views, [TestTimeView::plain(&preparation, (90, 60))]);
-        let prepared = prepare_views(&[(Arc::new(picture(90, 60)), views[0])], &preparation);
+        let prepared = prepare_views(
+            &[(Arc::new(picture(90, 60)), views[0])],
+            &preparation,
+            PixelForm::Numbers,
+        );
         assert_eq!(prepared.sizes, [(96, 64)]);
         assert_eq!((prepared.height, prepared.width), (64, 96));
-        assert_eq!(prepared.pixels.len(), 3 * 64 * 96);
+        assert_eq!(prepared.pixels.numbers().len(), 3 * 64 * 96);
         // 90 / 96 = 60 / 64 = 0.9375, and the image ends at 90.
         let original = views[0].to_original(BoundingBox::new(10.0, 16.0, 200.0, 32.0));
         assert_eq!(original, BoundingBox::new(9.375, 15.0, 90.0, 30.0));
@@ -292,8 +298,9 @@ mod tests {
         assert_eq!(views.len(), 1 + 3 * 2);
         let part = imageops::crop_imm(&whole, 30, 40, 40, 40).to_image();
         let alone = TestTimeAugmentation::default().views(preparation, (40, 40))[0];
-        let prepared =
-            |image: RgbImage, view| prepare_views(&[(Arc::new(image), view)], preparation);
+        let prepared = |image: RgbImage, view| {
+            prepare_views(&[(Arc::new(image), view)], preparation, PixelForm::Numbers)
+        };
         assert_eq!(prepared(whole, views[5]), prepared(part, alone));
     }
 
@@ -311,7 +318,11 @@ mod tests {
         assert_eq!(views.len(), 4);
         assert_eq!(views[2].resized, (100, 80));
         let prepared = |image: &RgbImage, view| {
-            prepare_views(&[(Arc::new(image.clone()), view)], &preparation)
+            prepare_views(
+                &[(Arc::new(image.clone()), view)],
+                &preparation,
+                PixelForm::Numbers,
+            )
         };
         assert_eq!(prepared(&image, views[1]), prepared(&mirrored, views[0]));
     }

@@ -1,7 +1,7 @@
 use std::rc::Rc;
 
 use burn::tensor::Device;
-use retinanet_data::Batch;
+use retinanet_detector::pixel_form;
 use retinanet_experiment::Observer;
 
 use crate::error::TrainError;
@@ -30,15 +30,14 @@ pub fn follow(
     let device = prepare(plan, device);
     let group = ProcessGroup::new(communicator);
     let mut train_state = TrainState::join(plan, &device, group.clone())?;
-    let loader = plan.loader.clone().shard(group.rank(), group.size())?;
+    let loader = (plan.loader.clone())
+        .with_form(pixel_form(&device))
+        .shard(group.rank(), group.size())?;
     let mut batches = loader.start(train_state.iteration, plan.iterations);
     loop {
         match group.receive_command() {
             Command::Step => {
-                let micro_batches = batches
-                    .by_ref()
-                    .take(plan.config.train.accumulate.as_usize());
-                let mut batch: Vec<Batch> = micro_batches.collect::<Result<_, _>>()?;
+                let mut batch = plan.next_batch(&mut batches)?;
                 train_state.skipped(&batch)?;
                 train_state.unfreeze_if_due()?;
                 // What is non-finite is so for all, and the leader says how to go on.

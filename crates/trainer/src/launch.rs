@@ -18,6 +18,7 @@ use crate::planning::auto_batch::measure_batch_size;
 use crate::planning::device_check::DeviceCheck;
 use crate::planning::estimate::{Estimate, estimate};
 use crate::planning::plan::Plan;
+use crate::planning::precision::check_precision;
 use crate::processes::communicator::Communicator;
 use crate::processes::messages::{Json, Ready};
 use crate::processes::process_group::ProcessGroup;
@@ -223,6 +224,7 @@ pub fn launch(
         check_annotations(config, observer)?;
     }
     let device = host.open_device(&config.compute.device)?;
+    check_precision(&config.compute, &device).map_err(ExperimentError::Setting)?;
     let plan = plan(&options, host, &device, observer)?;
     if !options.trust_device {
         let name = plan.config.compute.device.as_str();
@@ -257,6 +259,7 @@ pub fn join(trust_device: bool, host: &dyn Host) -> Result<(), LaunchError> {
     let config = config.map_err(|error| LaunchError::Handshake(error.into()))?;
     host.set_threads(config.compute.threads.map(Whole::as_usize));
     let device = host.open_device(&config.compute.device)?;
+    check_precision(&config.compute, &device).map_err(ExperimentError::Setting)?;
     let plan = Plan::new(config, &mut Quiet)?;
     if !trust_device {
         let name = plan.config.compute.device.as_str();

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use retinanet_convolution::channels_last;
 use retinanet_criterion::{BatchTargets, Loss, LossOptions};
 use retinanet_data::Batch;
-use retinanet_detector::{Predictions, RetinaNet};
+use retinanet_detector::{Predictions, RetinaNet, images_to_device};
 use retinanet_images::Preparation;
 use serde_json::{Value, json};
 
@@ -137,8 +137,8 @@ impl NonFiniteStep<'_> {
     }
 
     fn images(&self, part: &Batch) -> Tensor<4> {
-        let shape = [part.items.len(), 3, part.height, part.width];
-        Tensor::from_data(TensorData::new(part.images.clone(), shape), self.device)
+        let shape = [part.items.len(), part.height, part.width];
+        images_to_device(part.images.clone(), shape, self.device)
     }
 
     /// Where it begins and what may help.
@@ -193,7 +193,8 @@ fn images_non_finite(batch: &[Batch]) -> Vec<String> {
     let mut files = Vec::new();
     for part in batch {
         let pixels = 3 * part.height * part.width;
-        for (item, image) in part.items.iter().zip(part.images.chunks_exact(pixels)) {
+        let numbers = part.images.numbers();
+        for (item, image) in part.items.iter().zip(numbers.chunks_exact(pixels)) {
             if !image.iter().all(|value| value.is_finite()) {
                 files.push(item.path.display().to_string());
             }

@@ -6,3 +6,4 @@ pub(crate) mod estimate;
 pub(crate) mod lr_find;
 pub(crate) mod memory;
 pub(crate) mod plan;
+pub(crate) mod precision;

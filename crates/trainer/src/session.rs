@@ -1,19 +1,17 @@
 //! All that changes while training, step by step.
 
 mod evaluation;
+mod steps;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use retinanet_data::{Batch, DataError};
-use retinanet_experiment::{Observer, OnNonFinite, StepReport, config_to_toml};
+use retinanet_experiment::{Observer, config_to_toml};
 use retinanet_settings::ShareBelowOne;
 
 use crate::error::TrainError;
 use crate::evaluation::report::Reporter;
-use crate::non_finite::NonFiniteStep;
 use crate::optimisation::average::ModelAverage;
-use crate::optimisation::step::{Learner, StepError};
-use crate::planning::memory::memory;
+use crate::optimisation::step::Learner;
 use crate::planning::plan::Plan;
 use crate::processes::process_group::Process;
 use crate::run::announce::{tell, tell_schedule, tell_start};
@@ -21,6 +19,7 @@ use crate::run::checkpoint::{Checkpoint, CheckpointState, Content};
 use crate::run::data_changes::{DataMark, class_differences};
 use crate::run::metrics_log::MetricsLog;
 use crate::run::run_directory::{RunDirectory, RunDirectoryError};
+use crate::session::steps::StepInFlight;
 use crate::train_state::TrainState;
 
 /// Why training ended before its last step.
@@ -52,6 +51,10 @@ pub(crate) struct Session<'a> {
     last_checkpoint: Instant,
     /// Steps in a row whose loss or gradients were non-finite.
     non_finite: u64,
+    /// The last step, where it is not known yet how it went.
+    in_flight: Option<StepInFlight>,
+    /// When the step before it was known.
+    landed: Option<Instant>,
     /// Images left out because they could not be read.
     pub(crate) skipped: usize,
     /// In a run that went on, from the first evaluation on.
@@ -141,6 +144,8 @@ impl<'a> Session<'a> {
             awaits_evaluation: false,
             last_checkpoint: Instant::now(),
             non_finite: 0,
+            in_flight: None,
+            landed: None,
             skipped: 0,
             reporter: Some(Reporter::with_coverage(plan, coverage)),
         })
@@ -172,6 +177,10 @@ impl<'a> Session<'a> {
         let mut learner = Learner::new(model, &plan.config.optimizer, plan.criterion.clone());
         learner.optimizer = checkpoint.load_optimizer(learner.optimizer)?;
         learner.criterion.set_normalizer(state.normalizer);
+        // A run that goes on in another precision begins anew.
+        if learner.loss_scale.is_some() {
+            learner.loss_scale = state.loss_scale.or(learner.loss_scale);
+        }
         Ok(Self {
             log: MetricsLog::open(
                 run,
@@ -199,6 +208,8 @@ impl<'a> Session<'a> {
             awaits_evaluation: state.awaits_evaluation,
             last_checkpoint: Instant::now(),
             non_finite: state.non_finite,
+            in_flight: None,
+            landed: None,
             skipped: 0,
             reporter: None,
         })
@@ -209,119 +220,11 @@ impl<'a> Session<'a> {
         self.train_state.iteration
     }
 
-    /// One step, and what is told of it.
-    pub(crate) fn step(
-        &mut self,
-        mut batch: Vec<Batch>,
-        started: Instant,
-        waited: Duration,
-        observer: &mut dyn Observer,
-    ) -> Result<(), TrainError> {
-        for skipped in self.train_state.skipped(&batch)? {
-            tell(self.run, observer, &format!("skipped: {skipped}"))?;
-            self.skipped += 1;
-        }
-        let learning_rate = self.plan.schedule.learning_rate(self.iteration());
-        if self.train_state.unfreeze_if_due()? {
-            let text = format!("step {}: everything learns from here on", self.iteration());
-            tell(self.run, observer, &text)?;
-        }
-        let loss = match self.train_state.learn(&mut batch) {
-            Ok(loss) => loss,
-            Err(error) => return self.non_finite(&error, batch, learning_rate, observer),
-        };
-        self.non_finite = 0;
-
-        let group = &self.train_state.learner.group;
-        let seen = self.iteration() * self.plan.config.train.batch_size.images() as u64;
-        let report = StepReport {
-            iteration: self.iteration(),
-            total: self.plan.iterations,
-            epoch: seen as f64 / self.plan.loader.samples_per_epoch() as f64,
-            learning_rate,
-            class_loss: loss.class,
-            box_loss: loss.bbox,
-            gradient_norm: loss.gradient_norm,
-            positives: loss.positives,
-            images: loss.images,
-            levels: loss.levels,
-            memory: memory(),
-            duration: started.elapsed(),
-            waited,
-            processes: group.size(),
-            communicated: group.communicated(),
-        };
-        self.log.step(&report).map_err(TrainError::Log)?;
-        observer.step(&report);
-        Ok(())
-    }
-
-    /// Writes a non-finite report of a step whose loss or gradients are non-finite, and stops or goes on, as
-    /// the config says.
-    fn non_finite(
-        &mut self,
-        error: &StepError,
-        mut batch: Vec<Batch>,
-        learning_rate: f64,
-        observer: &mut dyn Observer,
-    ) -> Result<(), TrainError> {
-        let TrainState {
-            iteration,
-            plan,
-            device,
-            ..
-        } = self.train_state;
-        let config = &plan.config.train;
-        self.non_finite += 1;
-        let skips =
-            config.on_nonfinite == OnNonFinite::Skip && self.non_finite <= config.max_skipped.get();
-        if skips && self.non_finite > 1 {
-            // The first of a row has its non-finite report, and disks are not endless.
-            let text = format!("skipped: step {iteration}: {error}");
-            return Ok(tell(self.run, observer, &text)?);
-        }
-        let folder = self.run.root().join(format!("non_finite/step-{iteration}"));
-        let processes = self.train_state.learner.group.size();
-        if processes > 1 {
-            // What is wrong may be in another's share.
-            let share = |rank| {
-                let loader = plan.loader.clone().shard(rank, processes)?;
-                loader.start(iteration - 1, iteration).collect()
-            };
-            let shares: Result<Vec<Vec<Batch>>, DataError> = (0..processes).map(share).collect();
-            batch = shares?.into_iter().flatten().collect();
-        }
-        let cause = self.train_state.learner.undisturbed(|learner| {
-            let patient = NonFiniteStep {
-                iteration,
-                learning_rate,
-                error,
-                batch: &batch,
-                learner,
-                preparation: plan.transform.preparation(),
-                device,
-            };
-            patient.examine(&folder)
-        });
-        let cause = cause.map_err(TrainError::NonFiniteReport)?;
-        let text = format!("step {iteration}: {error}; {cause}");
-        if skips {
-            let text = format!("skipped: {text}; see {}", folder.display());
-            return Ok(tell(self.run, observer, &text)?);
-        }
-        self.run.log(&text)?;
-        Err(TrainError::NonFinite {
-            iteration,
-            error: *error,
-            cause,
-            folder,
-        })
-    }
-
     pub(crate) fn write_checkpoint(
         &mut self,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
+        self.settle(observer)?;
         let state = CheckpointState {
             run: self.run.id()?,
             iteration: self.iteration(),
@@ -333,6 +236,7 @@ impl<'a> Session<'a> {
             evaluations_since_best: self.evaluations_since_best,
             awaits_evaluation: self.awaits_evaluation,
             non_finite: self.non_finite,
+            loss_scale: self.train_state.learner.loss_scale,
             classes: self.plan.train.classes.clone(),
             train_data: self.data.0,
             val_data: self.data.1,

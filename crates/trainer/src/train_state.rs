@@ -6,15 +6,18 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::store::RecordError;
-use burn::tensor::{Bytes, Device, Tensor, TensorData};
+use burn::tensor::{Bytes, Device};
 use retinanet_criterion::{BatchTargets, Normalizer};
 use retinanet_data::{Batch, OnBadImage};
-use retinanet_detector::{CheckpointError, RetinaNet, load_record};
+use retinanet_detector::{CheckpointError, RetinaNet, images_to_device, load_record, pixel_form};
+use retinanet_images::{PixelData, PixelForm};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::optimisation::average::ModelAverage;
-use crate::optimisation::step::{DeviceBatch, Learner, StepError, StepLoss, StepOptions};
+use crate::optimisation::step::{
+    BegunStep, DeviceBatch, Learner, StepError, StepLoss, StepOptions,
+};
 use crate::planning::plan::Plan;
 use crate::processes::messages::Json;
 use crate::processes::process_group::ProcessGroup;
@@ -104,11 +107,15 @@ impl<'a> TrainState<'a> {
         )?)
     }
 
-    /// Lets what was frozen learn, from the step on that the config names; tells whether that is
-    /// now.
-    pub(crate) fn unfreeze_if_due(&mut self) -> Result<bool, TrainError> {
-        if self.plan.unfreeze_at != Some(self.iteration) {
-            return Ok(false);
+    /// Whether the config has what was frozen learn from the next step on.
+    pub(crate) fn unfreezes_now(&self) -> bool {
+        self.plan.unfreeze_at == Some(self.iteration)
+    }
+
+    /// Lets what was frozen learn, if it is time to.
+    pub(crate) fn unfreeze_if_due(&mut self) -> Result<(), TrainError> {
+        if !self.unfreezes_now() {
+            return Ok(());
         }
         let unfrozen = self.plan.fresh_model(self.iteration, self.device)?;
         let weights = self.learner.model.valid().into_record();
@@ -118,7 +125,7 @@ impl<'a> TrainState<'a> {
         if let Some(average) = &mut self.average {
             (average.follow(&self.learner.model)).map_err(TrainError::Unfreeze)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// What could not be read of a batch, by all processes.
@@ -138,18 +145,15 @@ impl<'a> TrainState<'a> {
         Ok(all)
     }
 
-    /// Moves on by a batch, or by this process's share of it. What is left of the batch has neither pixels nor
-    /// targets, unless that fails.
+    /// Moves on by a batch, or by this process's share of it.
     pub(crate) fn learn(&mut self, batch: &mut [Batch]) -> Result<StepLoss, StepError> {
-        let learnt = self.learn_from(batch);
-        self.iteration += 1;
-        if let (Ok(_), Some(average)) = (&learnt, &mut self.average) {
-            average.update(&self.learner.model, self.iteration);
-        }
-        learnt
+        let begun = self.begin(batch);
+        self.finish(begun)
     }
 
-    fn learn_from(&mut self, batch: &mut [Batch]) -> Result<StepLoss, StepError> {
+    /// Begins to move on by a batch, or by this process's share of it. On the CPU what is left of the batch has neither
+    /// pixels nor targets, unless the step fails.
+    pub(crate) fn begin(&mut self, batch: &mut [Batch]) -> Begun {
         let config = &self.plan.config;
         let options = StepOptions {
             by_level: (self.iteration + 1).is_multiple_of(config.train.log_every.get()),
@@ -160,30 +164,69 @@ impl<'a> TrainState<'a> {
             .iter_mut()
             .map(|part| to_device(part, self.device))
             .collect();
-        let loss = self.learner.step(&micro_batches, options);
-        if loss.is_err() {
+        let step = self.learner.begin(&micro_batches, options);
+        if matches!(step, BegunStep::Done(Err(_))) {
             // A non-finite report needs all of it.
             for (micro_batch, on_device) in batch.iter_mut().zip(micro_batches) {
                 give_back(micro_batch, on_device);
             }
         }
-        loss
+        self.iteration += 1;
+        let average_before = self.average.clone();
+        let moved = !matches!(step, BegunStep::Done(Err(_)));
+        if let Some(average) = self.average.as_mut().filter(|_| moved) {
+            average.update(&self.learner.model, self.iteration);
+        }
+        Begun {
+            iteration: self.iteration,
+            step,
+            average_before,
+        }
+    }
+
+    /// Waits for a step that was begun, the oldest first. If it fails, all is as if it and those that were begun after
+    /// it had moved nothing.
+    pub(crate) fn finish(&mut self, begun: Begun) -> Result<StepLoss, StepError> {
+        let finished = self.learner.finish(begun.step);
+        if finished.is_err() {
+            self.iteration = begun.iteration;
+            self.average = begun.average_before;
+        }
+        finished
     }
 }
 
-/// Moves a batch's pixels and targets to the device, not copied where that is the CPU.
+/// A step of a [`TrainState`] that was begun.
+pub(crate) struct Begun {
+    /// Which, counted from 1.
+    pub(crate) iteration: u64,
+    step: BegunStep,
+    average_before: Option<ModelAverage>,
+}
+
+impl Begun {
+    /// Whether it is done, so that nothing is won by letting it wait.
+    pub(crate) const fn is_done(&self) -> bool {
+        matches!(self.step, BegunStep::Done(_))
+    }
+}
+
+/// Moves a batch's pixels and targets to the device. On the CPU they are not copied, and the batch has none any more.
 pub(crate) fn to_device(batch: &mut Batch, device: &Device) -> DeviceBatch {
-    let shape = [batch.items.len(), 3, batch.height, batch.width];
-    let pixels = TensorData::new(mem::take(&mut batch.images), shape);
-    let (targets, anchors) = (mem::take(&mut batch.targets), Arc::clone(&batch.anchors));
+    let shape = [batch.items.len(), batch.height, batch.width];
+    let (pixels, targets) = match pixel_form(device) {
+        PixelForm::Numbers => (mem::take(&mut batch.images), mem::take(&mut batch.targets)),
+        PixelForm::Bytes => (batch.images.clone(), batch.targets.clone()),
+    };
+    let anchors = Arc::clone(&batch.anchors);
     DeviceBatch {
-        images: Tensor::from_data(pixels, device),
+        images: images_to_device(pixels, shape, device),
         targets: BatchTargets::new(targets, anchors, device),
     }
 }
 
 fn give_back(batch: &mut Batch, on_device: DeviceBatch) {
-    batch.images = on_device.images.into_data().iter::<f32>().collect();
+    batch.images = PixelData::Numbers(on_device.images.into_data().iter::<f32>().collect());
     batch.targets = on_device.targets.into_images();
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use retinanet_data::Batch;
+use retinanet_detector::pixel_form;
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::Observer;
 
@@ -59,7 +59,9 @@ pub fn train(
     session.train_state.broadcast()?;
     observer.training_starts(session.iteration(), plan.iterations);
 
-    let loader = plan.loader.clone().shard(group.rank(), group.size())?;
+    let loader = (plan.loader.clone())
+        .with_form(pixel_form(&device))
+        .shard(group.rank(), group.size())?;
     let mut batches = loader.start(session.iteration(), plan.iterations);
     let mut last = None;
     if session.awaits_evaluation {
@@ -74,10 +76,7 @@ pub fn train(
             break;
         }
         let started = Instant::now();
-        let micro_batches = batches
-            .by_ref()
-            .take(plan.config.train.accumulate.as_usize());
-        let batch: Vec<Batch> = micro_batches.collect::<Result<_, _>>()?;
+        let batch = plan.next_batch(&mut batches)?;
         let waited = started.elapsed();
         // What it was before has been no part of a step.
         group.communicated();
@@ -97,6 +96,7 @@ pub fn train(
             stopped = session.out_of_patience();
         }
     }
+    session.settle(observer)?;
     let is_kept = !session.awaits_evaluation && session.checkpoint_is_there();
     if stopped.is_none() && observer.stop_requested() && !is_kept {
         // The last evaluation was interrupted, or never begun.

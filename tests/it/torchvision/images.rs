@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use retinanet_experiment::load_config;
-use retinanet_images::{Decoding, TestTimeView, decode_image, prepare_views};
+use retinanet_images::{Decoding, PixelForm, TestTimeView, decode_image, prepare_views};
 use retinanet_tests::{Experiment, shared};
 
 use super::fixture::{Fixture, bits, sample_error};
@@ -57,7 +57,11 @@ fn error(experiment: &Experiment, photo: &str, name: &str, short: u32, long: u32
     let transform = config.data.transform().unwrap();
     let image = decode_image(photo.as_ref(), Decoding::default()).unwrap();
     let view = TestTimeView::plain(transform.preparation(), image.dimensions());
-    let prepared = prepare_views(&[(Arc::new(image), view)], transform.preparation());
+    let prepared = prepare_views(
+        &[(Arc::new(image), view)],
+        transform.preparation(),
+        PixelForm::Numbers,
+    );
 
     let fixture = Fixture::read("transform");
     let key = format!("{name}_{short}_{long}");
@@ -70,5 +74,5 @@ fn error(experiment: &Experiment, photo: &str, name: &str, short: u32, long: u32
         fixture.integers(&format!("{key}.padded")),
         "{key}"
     );
-    sample_error(&key, &prepared.pixels, &fixture.floats(&key))
+    sample_error(&key, &prepared.pixels.numbers(), &fixture.floats(&key))
 }

@@ -46,6 +46,9 @@ pub(crate) struct BenchArguments {
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long, default_value = "flex")]
     pub(crate) device: String,
+    /// The floats of maps in a step and in inference, as `compute.precision`
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: String,
     /// For the loader: a config, whose training images are loaded as it says
     #[arg(long, value_name = "CONFIG", conflicts_with = "annotations")]
     pub(crate) data: Option<PathBuf>,

@@ -1,7 +1,7 @@
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use retinanet_benchmark::{Benchmark, BenchmarkError, BenchmarkOptions, Measurement};
-use retinanet_detector::ModelConfig;
+use retinanet_detector::{ModelConfig, Precision};
 use retinanet_experiment::{load_config, DataConfig, SplitConfig};
 use retinanet_trainer::peak_memory;
 use serde::de::value::Error as NameError;
@@ -35,7 +35,14 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     let workloads = chosen(&arguments.only, data.is_some())?;
     super::set_threads(arguments.threads);
     let device = device::open(&arguments.device).map_err(Failure::usage)?;
-    let bench = Benchmark::new(options(arguments, model), &device)?;
+    let precision: Precision = named("--precision", &arguments.precision)?;
+    if !precision.is_on(&device) {
+        return Err(Failure::usage(anyhow!(
+            "`--precision {precision}`: `{}` does not compute with such floats",
+            arguments.device
+        )));
+    }
+    let bench = Benchmark::new(options(arguments, model, precision), &device)?;
 
     let bar = console::work_bar("measuring", workloads.len());
     let mut results = Vec::new();
@@ -63,9 +70,14 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn options(arguments: &BenchArguments, model: ModelConfig) -> BenchmarkOptions {
+fn options(
+    arguments: &BenchArguments,
+    model: ModelConfig,
+    precision: Precision,
+) -> BenchmarkOptions {
     BenchmarkOptions {
         model,
+        precision,
         model_name: arguments.backbone.clone(),
         size: arguments.size,
         batch: arguments.batch,

@@ -1,7 +1,7 @@
 use anyhow::anyhow;
 use retinanet_experiment::{load_config, require_data, BatchSize, DataSplit};
 use retinanet_settings::Whole;
-use retinanet_trainer::{find_learning_rate, Plan};
+use retinanet_trainer::{check_precision, find_learning_rate, Plan};
 
 use crate::args::LrFindArguments;
 use crate::console::{self, Console};
@@ -17,6 +17,7 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     }
     super::set_threads(config.compute.threads.map(Whole::as_usize));
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
+    check_precision(&config.compute, &device).map_err(Failure::usage)?;
     let mut console = Console::new(config.train.log_every.get());
     if config.train.batch_size == BatchSize::Auto {
         return Err(Failure::usage(anyhow!(

@@ -25,12 +25,13 @@ use std::io::Cursor;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{anyhow, Context};
+use burn::tensor::Device;
 use image::{ImageFormat, RgbImage};
-use retinanet_detector::Detector;
-use retinanet_experiment::{load_config, ExperimentConfig};
+use retinanet_detector::{Detector, Precision};
+use retinanet_experiment::{load_config, ComputeConfig, ExperimentConfig};
 use retinanet_images::TestTimeAugmentation;
 use retinanet_settings::Whole;
-use retinanet_trainer::{Checkpoint, RunDirectory};
+use retinanet_trainer::{check_precision, Checkpoint, RunDirectory};
 
 use crate::args::{ModelArguments, TestTimeArguments};
 use crate::console;
@@ -83,6 +84,7 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
     set_threads(config.compute.threads.map(Whole::as_usize));
     let device = arguments.device.as_ref().unwrap_or(&config.compute.device);
     let device = device::open(device).map_err(Failure::usage)?;
+    let precision = precision(&config.compute, set, &device)?;
     let mut best_score = None;
     let detector = match (run, &arguments.weights) {
         (Some(run), _) => {
@@ -98,10 +100,29 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
         (None, None) => return Err(Failure::usage(anyhow!("--config needs --weights FILE"))),
     };
     Ok(LoadedModel {
-        detector,
+        detector: detector.with_precision(precision),
         config,
         best_score,
     })
+}
+
+/// The precision to detect with: the config's. A device that does not have it takes f32, unless it was asked for.
+fn precision(
+    compute: &ComputeConfig,
+    set: &[(String, String)],
+    device: &Device,
+) -> Result<Precision, Failure> {
+    let Err(error) = check_precision(compute, device) else {
+        return Ok(compute.precision);
+    };
+    if set.iter().any(|(key, _)| key == "compute.precision") {
+        return Err(Failure::usage(error));
+    }
+    console::note(&format!(
+        "computing in f32: the run was trained in {}, which this device does not have",
+        compute.precision
+    ));
+    Ok(Precision::F32)
 }
 
 /// Which weights are looked with, and how far their run is.

@@ -7,7 +7,12 @@
     clippy::needless_pass_by_value,
     reason = "a kernel's arguments are its bindings"
 )]
+#![expect(
+    clippy::used_underscore_binding,
+    reason = "the macro reads the types of floats, the kernel itself does not"
+)]
 
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 /// Rows of the product that a cube computes.
@@ -64,14 +69,15 @@ pub(super) struct WindowArguments {
 /// product of the matrix of windows, `[pixels, terms]`, that is never stored, and the weights,
 /// `[groups, terms, channels]`. A term is a tap and a channel that is read.
 ///
-/// `backward` goes the other way: from the outputs' gradient to the inputs'.
+/// `backward` goes the other way: from the outputs' gradient to the inputs'. What is read, weights too, is of one
+/// precision, what is written of another; sums are f32.
 #[cube(launch)]
-pub(super) fn convolve(
-    source: &[f32],
-    weight: &[f32],
+pub(super) fn convolve<N: Float, M: Float>(
+    source: &[N],
+    weight: &[N],
     bias: ComptimeOption<&[f32]>,
-    residual: ComptimeOption<&[f32]>,
-    target: &mut [f32],
+    residual: ComptimeOption<&[M]>,
+    target: &mut [M],
     read: MapArguments,
     written: MapArguments,
     window: WindowArguments,
@@ -81,14 +87,15 @@ pub(super) fn convolve(
     #[comptime] columns: usize,
     #[comptime] backward: bool,
     #[comptime] relu: bool,
+    #[define(N, M)] _precisions: [ElemType; 2],
 ) {
     let units = comptime!(units(columns));
     let unit = UNIT_POS as usize;
     let group = CUBE_POS_Z as usize;
     let first_row = first_pixel + CUBE_POS_X as usize * ROWS;
     let first_column = CUBE_POS_Y as usize * columns;
-    let mut windows = Shared::<[f32]>::new_slice(DEPTH * PITCH);
-    let mut weights = Shared::<[f32]>::new_slice(comptime!(DEPTH * (columns + 1)));
+    let mut windows = Shared::<[N]>::new_slice(DEPTH * PITCH);
+    let mut weights = Shared::<[N]>::new_slice(comptime!(DEPTH * (columns + 1)));
 
     // The pixels whose windows this unit reads.
     let loads = comptime!(ROWS * DEPTH / units);
@@ -115,7 +122,7 @@ pub(super) fn convolve(
         let shift_x = (tap % window.width) * window.dilation_x;
         #[unroll]
         for load in 0..loads {
-            let mut value = 0.0f32;
+            let mut value = N::cast_from(0.0f32);
             if term < terms {
                 let (y, inside_y) = tapped(
                     ys[load],
@@ -146,14 +153,14 @@ pub(super) fn convolve(
             let depth = unit / columns + load * comptime!(units / columns);
             let term = step * DEPTH + depth;
             let column = first_column + unit % columns;
-            let mut value = 0.0f32;
+            let mut value = N::cast_from(0.0f32);
             if term < terms && column < written.group_channels {
                 value = weight[(group * terms + term) * written.group_channels + column];
             }
             weights[depth * comptime!(columns + 1) + unit % columns] = value;
         }
         sync_cube();
-        multiply(&windows, &weights, &mut sums, columns);
+        multiply::<N, N>(&windows, &weights, &mut sums, columns);
         sync_cube();
     }
 
@@ -174,13 +181,13 @@ pub(super) fn convolve(
                 let bias: ComptimeOption<f32> = bias.as_ref().map(|bias| bias[place]);
                 value += bias.unwrap_or(0.0f32);
                 let residual: ComptimeOption<f32> =
-                    residual.as_ref().map(|residual| residual[start + column]);
+                    (residual.as_ref()).map(|residual| f32::cast_from(residual[start + column]));
                 value += residual.unwrap_or(0.0f32);
                 if comptime!(relu) {
                     // Not `max`, which would hide non-finite values.
                     value = select(value < 0.0f32, 0.0f32, value);
                 }
-                target[start + column] = value;
+                target[start + column] = M::cast_from(value);
             }
         }
     }
@@ -191,9 +198,9 @@ pub(super) fn convolve(
 ///
 /// `parts` is `[parts, groups, terms, channels of the gradient]`.
 #[cube(launch)]
-pub(super) fn weight_gradient(
-    source: &[f32],
-    gradient: &[f32],
+pub(super) fn weight_gradient<N: Float, M: Float>(
+    source: &[N],
+    gradient: &[M],
     parts: &mut [f32],
     read: MapArguments,
     differentiated: MapArguments,
@@ -204,6 +211,7 @@ pub(super) fn weight_gradient(
     pixels_of_part: usize,
     terms: usize,
     #[comptime] columns: usize,
+    #[define(N, M)] _precisions: [ElemType; 2],
 ) {
     let units = comptime!(units(columns));
     let unit = UNIT_POS as usize;
@@ -211,8 +219,8 @@ pub(super) fn weight_gradient(
     let part = CUBE_POS_Z as usize / groups;
     let first_row = CUBE_POS_X as usize * ROWS;
     let first_column = CUBE_POS_Y as usize * columns;
-    let mut windows = Shared::<[f32]>::new_slice(DEPTH * PITCH);
-    let mut gradients = Shared::<[f32]>::new_slice(comptime!(DEPTH * (columns + 1)));
+    let mut windows = Shared::<[N]>::new_slice(DEPTH * PITCH);
+    let mut gradients = Shared::<[M]>::new_slice(comptime!(DEPTH * (columns + 1)));
 
     // The term and the channel of the gradient that this unit reads.
     let term = first_row + unit % ROWS;
@@ -231,7 +239,7 @@ pub(super) fn weight_gradient(
         for load in 0..comptime!(ROWS * DEPTH / units) {
             let depth = unit / ROWS + load * comptime!(units / ROWS);
             let pixel = start + step * DEPTH + depth;
-            let mut value = 0.0f32;
+            let mut value = N::cast_from(0.0f32);
             if pixel < end && term < terms {
                 let (y, inside_y) = tapped(
                     (pixel % area) / differentiated.width,
@@ -260,7 +268,7 @@ pub(super) fn weight_gradient(
         for load in 0..comptime!(columns * DEPTH / units) {
             let depth = unit / columns + load * comptime!(units / columns);
             let pixel = start + step * DEPTH + depth;
-            let mut value = 0.0f32;
+            let mut value = M::cast_from(0.0f32);
             if pixel < end && column < differentiated.group_channels {
                 let image = differentiated.start + (pixel / area) * differentiated.image;
                 let channel = group * differentiated.group_channels + column;
@@ -269,7 +277,7 @@ pub(super) fn weight_gradient(
             gradients[depth * comptime!(columns + 1) + unit % columns] = value;
         }
         sync_cube();
-        multiply(&windows, &gradients, &mut sums, columns);
+        multiply::<N, M>(&windows, &gradients, &mut sums, columns);
         sync_cube();
     }
 
@@ -325,9 +333,9 @@ fn zeros() -> Array<f32> {
 
 /// Adds the product of what is in shared memory to a unit's sums.
 #[cube]
-fn multiply(
-    rows: &Shared<[f32]>,
-    columns: &Shared<[f32]>,
+fn multiply<N: Float, M: Float>(
+    rows: &Shared<[N]>,
+    columns: &Shared<[M]>,
     sums: &mut Array<f32>,
     #[comptime] width: usize,
 ) {
@@ -337,11 +345,11 @@ fn multiply(
     for depth in 0..DEPTH {
         #[unroll]
         for j in 0..PATCH {
-            values[j] = columns[depth * comptime!(width + 1) + first_column + j];
+            values[j] = f32::cast_from(columns[depth * comptime!(width + 1) + first_column + j]);
         }
         #[unroll]
         for i in 0..PATCH {
-            let value = rows[depth * PITCH + first_row + i];
+            let value = f32::cast_from(rows[depth * PITCH + first_row + i]);
             #[unroll]
             for j in 0..PATCH {
                 sums[i * PATCH + j] += value * values[j];
@@ -373,20 +381,21 @@ pub(super) struct WeightSizes {
 
 /// Brings weights from one order into another, and multiplies those of each output by its `scale`.
 #[cube(launch)]
-pub(super) fn arrange(
+pub(super) fn arrange<N: Float>(
     source: &[f32],
     scale: ComptimeOption<&[f32]>,
-    target: &mut [f32],
+    target: &mut [N],
     sizes: WeightSizes,
     #[comptime] from: Order,
     #[comptime] to: Order,
+    #[define(N)] _precision: ElemType,
 ) {
     if ABSOLUTE_POS < target.len() {
         let (group, output, input, tap) = weight_at(ABSOLUTE_POS, &sizes, to);
         let place = place_of_weight(group, output, input, tap, &sizes, from);
         let channel = group * sizes.outputs + output;
         let factor: ComptimeOption<f32> = scale.as_ref().map(|scale| scale[channel]);
-        target[ABSOLUTE_POS] = source[place] * factor.unwrap_or(1.0f32);
+        target[ABSOLUTE_POS] = N::cast_from(source[place] * factor.unwrap_or(1.0f32));
     }
 }
 
@@ -459,32 +468,34 @@ pub(super) fn fold_norm(
 /// Sums over parts of the rows of a matrix: `values` is `[rows, columns]`, `parts`
 /// `[parts, columns]`.
 #[cube(launch)]
-pub(super) fn sum_rows(
-    values: &[f32],
+pub(super) fn sum_rows<N: Float>(
+    values: &[N],
     parts: &mut [f32],
     rows: usize,
     rows_of_part: usize,
     columns: usize,
+    #[define(N)] _precision: ElemType,
 ) {
     let part = ABSOLUTE_POS / columns;
     let start = part * rows_of_part;
     if start < rows {
         let mut sum = 0.0f32;
         for row in start..min(start + rows_of_part, rows) {
-            sum += values[row * columns + ABSOLUTE_POS % columns];
+            sum += f32::cast_from(values[row * columns + ABSOLUTE_POS % columns]);
         }
         parts[ABSOLUTE_POS] = sum;
     }
 }
 
-/// The gradient before a ReLU: nothing if its output is 0.
+/// The gradient before a ReLU, in place: nothing where its output is 0.
 #[cube(launch)]
-pub(super) fn before_relu(gradient: &[f32], output: &[f32], target: &mut [f32]) {
-    if ABSOLUTE_POS < target.len() {
-        target[ABSOLUTE_POS] = select(
-            output[ABSOLUTE_POS] > 0.0f32,
-            gradient[ABSOLUTE_POS],
-            0.0f32,
-        );
+pub(super) fn before_relu<N: Float>(
+    gradient: &mut [N],
+    output: &[N],
+    #[define(N)] _precision: ElemType,
+) {
+    if ABSOLUTE_POS < gradient.len() {
+        let passes = output[ABSOLUTE_POS] > N::cast_from(0.0f32);
+        gradient[ABSOLUTE_POS] = select(passes, gradient[ABSOLUTE_POS], N::cast_from(0.0f32));
     }
 }

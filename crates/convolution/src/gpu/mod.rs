@@ -6,11 +6,11 @@ mod kernels;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::reshape;
 use cubecl::prelude::{CubeCount, CubeDim};
-use retinanet_gpu::{CubeTensor, MOST_CUBES, empty, unit_for_each};
+use retinanet_gpu::{CubeTensor, MOST_CUBES, element, empty, empty_of, owned, unit_for_each};
 
 use self::kernels::{
     MapArgumentsLaunch, Order, ROWS, WeightSizesLaunch, WindowArgumentsLaunch, units,
@@ -43,11 +43,12 @@ pub(crate) fn forward(
     weight: CubeTensor,
     scale: Option<&CubeTensor>,
     end: ForwardEnd,
-    output_shape: &[usize],
+    (output_shape, output_type): (&[usize], DType),
 ) -> CubeTensor {
-    let weight = arranged(problem, weight, scale, [Order::Own, Order::Forward]);
     let input = into_contiguous(input);
-    let output = empty(&input, output_shape);
+    let orders = [Order::Own, Order::Forward];
+    let weight = arranged(problem, weight, scale, orders, input.dtype);
+    let output = empty_of(&input, output_shape, output_type);
     let end = ForwardEnd {
         bias: end.bias.map(into_contiguous),
         residual: end.residual.map(into_contiguous),
@@ -73,11 +74,12 @@ pub(crate) fn input_gradient(
     gradient: CubeTensor,
     weight: CubeTensor,
     scale: Option<&CubeTensor>,
-    input_shape: &[usize],
+    (input_shape, input_type): (&[usize], DType),
 ) -> CubeTensor {
-    let weight = arranged(problem, weight, scale, [Order::Own, Order::Backward]);
     let gradient = into_contiguous(gradient);
-    let input = empty(&gradient, input_shape);
+    let orders = [Order::Own, Order::Backward];
+    let weight = arranged(problem, weight, scale, orders, gradient.dtype);
+    let input = empty_of(&gradient, input_shape, input_type);
     for [inputs, outputs] in levels(problem, batch(input_shape)) {
         let maps = [outputs, inputs];
         convolve(
@@ -146,11 +148,13 @@ pub(crate) fn weight_gradient(
             pixels_of_part,
             terms,
             columns,
+            [element(input.dtype), element(gradient.dtype)],
         );
         first_part += parts;
     }
     let [height, width] = problem.kernel;
-    let sum = arranged(problem, sum_rows(sums), scale, [Order::Forward, Order::Own]);
+    let orders = [Order::Forward, Order::Own];
+    let sum = arranged(problem, sum_rows(sums), scale, orders, DType::F32);
     reshape(sum, Shape::new([groups * outputs, inputs, height, width]))
 }
 
@@ -163,19 +167,16 @@ pub(crate) fn bias_gradient(problem: &Problem, gradient: CubeTensor) -> CubeTens
 
 /// The gradient before the ReLU that gave `output`.
 pub(crate) fn before_relu(gradient: CubeTensor, output: &CubeTensor) -> CubeTensor {
-    let gradient = into_contiguous(gradient);
-    let target = empty(&gradient, gradient.meta.shape());
-    let values = target.meta.shape().num_elements();
-    let client = gradient.client.clone();
+    let gradient = owned(into_contiguous(gradient));
     kernels::before_relu::launch(
-        &client,
-        unit_for_each(values),
+        &gradient.client,
+        unit_for_each(gradient.meta.shape().num_elements()),
         retinanet_gpu::units(),
-        gradient.into_buffer_arg(),
+        gradient.clone().into_buffer_arg(),
         output.clone().into_buffer_arg(),
-        target.clone().into_buffer_arg(),
+        element(gradient.dtype),
     );
-    target
+    gradient
 }
 
 /// How many columns of the product a cube computes, for so many in all: few where many would lie
@@ -194,17 +195,18 @@ enum Direction {
     Backward,
 }
 
-/// The weights in another order, those of each output times its scale: for a product a matrix for each group,
-/// `[groups, taps × channels read, channels written]`.
+/// The weights in another order and precision, those of each output times its scale: for a product a matrix for each
+/// group, `[groups, taps × channels read, channels written]`.
 fn arranged(
     problem: &Problem,
     weight: CubeTensor,
     scale: Option<&CubeTensor>,
     [from, to]: [Order; 2],
+    precision: DType,
 ) -> CubeTensor {
     let weight = into_contiguous(weight);
     let values = weight.meta.shape().num_elements();
-    let target = empty(&weight, &[values]);
+    let target = empty_of(&weight, &[values], precision);
     let client = weight.client.clone();
     kernels::arrange::launch(
         &client,
@@ -220,6 +222,7 @@ fn arranged(
         ),
         from,
         to,
+        element(precision),
     );
     target
 }
@@ -363,6 +366,7 @@ fn convolve(
             columns,
             direction == Direction::Backward,
             *relu,
+            [element(source.dtype), element(target.dtype)],
         );
     }
 }
@@ -372,7 +376,7 @@ fn sum_rows(values: CubeTensor) -> CubeTensor {
     let [rows, columns] = values.meta.shape().dims();
     let parts = rows.div_ceil(SUMMED_ROWS);
     let sums = empty(&values, &[parts, columns]);
-    let client = values.client.clone();
+    let (client, precision) = (values.client.clone(), values.dtype);
     kernels::sum_rows::launch(
         &client,
         unit_for_each(parts * columns),
@@ -382,6 +386,7 @@ fn sum_rows(values: CubeTensor) -> CubeTensor {
         rows,
         SUMMED_ROWS,
         columns,
+        element(precision),
     );
     if parts > 1 {
         sum_rows(sums)

@@ -75,6 +75,7 @@ fn convolutions_are_burns_with_all_ends() {
             bias: Some(bias.clone()),
             residual: Some(residual.clone()),
             relu: true,
+            in_f32: false,
         };
         let ours = conv2d_with_epilogue(input.clone(), weight.clone(), options, end.clone());
         let burns = end.apply(plain_conv2d(input.clone(), weight.clone(), options));

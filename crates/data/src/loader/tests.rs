@@ -5,7 +5,7 @@ use image::{Rgb, RgbImage};
 use retinanet_anchors::{AnchorConfig, AssignerConfig, BoxCoder};
 use retinanet_boxes::BoundingBox;
 use retinanet_images::{
-    ChannelMean, ChannelOrder, ChannelStd, Decoding, PaddingConfig, Side, TestTimeView,
+    ChannelMean, ChannelOrder, ChannelStd, Decoding, PaddingConfig, PixelForm, Side, TestTimeView,
     decode_image, prepare_views,
 };
 use retinanet_settings::{PositiveShare, Share, Whole};
@@ -321,8 +321,9 @@ fn boxes_stay_on_their_objects_and_padding_is_zero() {
     for batch in all(fixture.train(config(4, 2)).start(0, 12)) {
         let plane = batch.height * batch.width;
         assert_eq!((batch.height % 32, batch.width % 32), (0, 0));
-        assert_eq!(batch.images.len(), batch.items.len() * 3 * plane);
-        for (item, planes) in batch.items.iter().zip(batch.images.chunks_exact(3 * plane)) {
+        let numbers = batch.images.numbers();
+        assert_eq!(numbers.len(), batch.items.len() * 3 * plane);
+        for (item, planes) in batch.items.iter().zip(numbers.chunks_exact(3 * plane)) {
             let (width, height) = item.resized_size;
             let bbox = item.objects[0].bbox;
             // Every rectangle stands left of the middle, unless mirrored.
@@ -391,7 +392,11 @@ fn evaluation_takes_each_image_once_as_prediction_does() {
     let transform = transform();
     let file = decode_image(&fixture.path("4.png"), Decoding::default()).expect("it is sound");
     let view = TestTimeView::plain(transform.preparation(), file.dimensions());
-    let last = prepare_views(&[(Arc::new(file), view)], transform.preparation());
+    let last = prepare_views(
+        &[(Arc::new(file), view)],
+        transform.preparation(),
+        PixelForm::Numbers,
+    );
     assert!(last.pixels == batches[2].images);
     assert_eq!(last.height, batches[2].height);
     assert_eq!(last.width, batches[2].width);

@@ -4,8 +4,8 @@ use image::{Rgb, RgbImage};
 use proptest::prelude::*;
 use retinanet_boxes::{BoundingBox, ClassId, GroundTruth, ImageId};
 use retinanet_images::{
-    ChannelMean, ChannelStd, Normalization, PaddingConfig, Preparation, PreparationConfig,
-    Prepared, Side,
+    ChannelMean, ChannelStd, Normalization, PaddingConfig, PixelForm, Preparation,
+    PreparationConfig, Prepared, Side,
 };
 use retinanet_settings::{PositiveFactor, PositiveShare, Share};
 use serde_json::json;
@@ -109,8 +109,11 @@ fn mask(piece: &Piece, record: &ImageRecord, bbox: BoundingBox) -> RgbImage {
     let image = Arc::new(image);
     let rendered = view.render(&preparation, |_| Ok::<_, DataError>(Arc::clone(&image)));
     let rendered = rendered.expect("the image is painted here");
-    let prepared = Prepared::new(&[rendered], &preparation);
-    preparation.picture(&prepared.pixels, (prepared.height, prepared.width))
+    let prepared = Prepared::new(&[rendered], &preparation, PixelForm::Numbers);
+    preparation.picture(
+        &prepared.pixels.numbers(),
+        (prepared.height, prepared.width),
+    )
 }
 
 /// The box around the pixels that are more than half white, if there are any.

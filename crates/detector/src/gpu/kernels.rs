@@ -111,6 +111,57 @@ pub(super) fn collect(
     }
 }
 
+/// Words that a piece has in the buffer: its first byte, left and upper end, width, height, and whether it is mirrored
+/// and upside down.
+pub(super) const PIECE_WORDS: usize = 6;
+
+/// Normalises, mirrors and pads: `images` is `[items, height, width, 3]`, `first_pieces` says where the pieces of each
+/// image begin and end, and `numbers` has means, deviations and places of the channels, then the pieces' weights.
+#[cube(launch)]
+pub(super) fn normalize(
+    bytes: &[u32],
+    first_pieces: &[u32],
+    pieces: &[u32],
+    numbers: &[f32],
+    images: &mut [f32],
+    height: usize,
+    width: usize,
+) {
+    let place = ABSOLUTE_POS;
+    if place < images.len() {
+        let channel = place % 3;
+        let column = place / 3 % width;
+        let row = place / 3 / width % height;
+        let item = place / 3 / width / height;
+        let mut sum = 0.0f32;
+        for piece in first_pieces[item] as usize..first_pieces[item + 1] as usize {
+            let word = piece * PIECE_WORDS;
+            let left = pieces[word + 1] as usize;
+            let top = pieces[word + 2] as usize;
+            let piece_width = pieces[word + 3] as usize;
+            let piece_height = pieces[word + 4] as usize;
+            let inside = column >= left
+                && column < left + piece_width
+                && row >= top
+                && row < top + piece_height;
+            if inside {
+                let flags = pieces[word + 5];
+                let x = column - left;
+                let y = row - top;
+                let x = select(flags & 1u32 == 1u32, piece_width - 1 - x, x);
+                let y = select(flags & 2u32 == 2u32, piece_height - 1 - y, y);
+                let byte = pieces[word] as usize
+                    + (y * piece_width + x) * 3
+                    + numbers[6 + channel] as usize;
+                let value = (bytes[byte / 4] >> ((byte % 4) as u32 * 8u32)) & 255u32;
+                let number = (value as f32 - numbers[channel]) / numbers[3 + channel];
+                sum += numbers[9 + piece] * number;
+            }
+        }
+        images[place] = sum;
+    }
+}
+
 /// A logit's bin: a higher logit is never in a lower one.
 #[cube]
 fn bin(logit: f32) -> usize {

@@ -6,11 +6,11 @@ use std::mem;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use retinanet_boxes::{CategoryId, ImageId};
 use retinanet_criterion::{BatchTargets, Criterion, LossOptions, LossShares, LossSpread};
 use retinanet_data::{Batch, EvalLoader, LoaderConfig, OnBadImage, in_full};
-use retinanet_detector::{Predictions, RetinaNet};
+use retinanet_detector::{Predictions, RetinaNet, images_to_device, pixel_form};
 use retinanet_evaluation::CocoDetection;
 use retinanet_experiment::{EvaluateError, Observer, Progress, coco_detections};
 use retinanet_settings::Count;
@@ -50,7 +50,9 @@ pub(crate) fn validate(
     let Process { group, device } = process;
     let (model, device) = (model.valid(), device.clone().inner());
     let skips = plan.config.data.loader.on_bad_image == OnBadImage::Skip;
-    let loader = validation_loader(plan)?.shard(group.rank(), group.size());
+    let loader = validation_loader(plan)?
+        .with_form(pixel_form(&device))
+        .shard(group.rank(), group.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
     let mut spread = LossSpread::new(criterion.class().clone());
@@ -77,9 +79,9 @@ pub(crate) fn validate(
             }
             Err(error) => return Err(error.into()),
         };
-        let shape = [batch.items.len(), 3, batch.height, batch.width];
-        let pixels = TensorData::new(mem::take(&mut batch.images), shape);
-        let predictions = model.forward(Tensor::from_data(pixels, &device));
+        let shape = [batch.items.len(), batch.height, batch.width];
+        let pixels = mem::take(&mut batch.images);
+        let predictions = model.forward(images_to_device(pixels, shape, &device));
         if place.is_multiple_of(spread_every) {
             let logits = predictions.logits.clone().into_data();
             let logits: Vec<f32> = logits.iter().collect();

@@ -10,6 +10,7 @@ use retinanet_detector::RetinaNet;
 /// After step `n`, counted from 1, `average = d * average + (1 - d) * weights` with
 /// `d = min(decay, (1 + n) / (10 + n))`, so that the start is forgotten soon: TensorFlow's
 /// `ExponentialMovingAverage` with `num_updates`.
+#[derive(Clone)]
 pub(crate) struct ModelAverage {
     decay: f64,
     /// Without autodiff.

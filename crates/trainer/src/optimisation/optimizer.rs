@@ -10,12 +10,16 @@ use retinanet_settings::{Positive, ShareBelowOne};
 
 #[cfg(feature = "gpu")]
 use crate::optimisation::gpu;
-use crate::optimisation::update::{AdamW, Sgd, sum_of_squares};
+#[cfg(feature = "gpu")]
+use crate::optimisation::update::Mode;
+use crate::optimisation::update::{self, AdamW, ModeCell, Sgd};
 
 /// The optimiser of a run, with settings of their own for norms and biases.
 pub(crate) struct Optimizer {
     inner: ModuleOptimizer,
     clip_norm: Option<f64>,
+    /// What all its groups see.
+    mode: ModeCell,
 }
 
 impl Optimizer {
@@ -37,9 +41,10 @@ impl Optimizer {
                 .get(),
             rate_factor: config.bias_lr_factor.get(),
         };
+        let mode = ModeCell::default();
         let mut inner = match config.kind {
-            OptimizerKind::Sgd(config) => ModuleOptimizer::from(weight.sgd(config)),
-            OptimizerKind::Adamw(config) => ModuleOptimizer::from(weight.adamw(config)),
+            OptimizerKind::Sgd(config) => ModuleOptimizer::from(weight.sgd(config, &mode)),
+            OptimizerKind::Adamw(config) => ModuleOptimizer::from(weight.adamw(config, &mode)),
         };
         let of_kind = |kind| match kind {
             ParameterKind::Norm => norm,
@@ -60,9 +65,11 @@ impl Optimizer {
                 };
                 let ids = ParamGroup::from_ids(ids);
                 inner = match config.kind {
-                    OptimizerKind::Sgd(config) => inner.with_group(ids, group.sgd(config), None),
+                    OptimizerKind::Sgd(config) => {
+                        inner.with_group(ids, group.sgd(config, &mode), None)
+                    }
                     OptimizerKind::Adamw(config) => {
-                        inner.with_group(ids, group.adamw(config), None)
+                        inner.with_group(ids, group.adamw(config, &mode), None)
                     }
                 };
             }
@@ -70,23 +77,61 @@ impl Optimizer {
         Self {
             inner,
             clip_norm: config.clip_norm.map(Positive::get),
+            mode,
         }
     }
 
-    /// Moves the weights against their gradients, whose norm is `norm`.
+    /// The norm beyond which gradients are clipped.
+    #[cfg(feature = "gpu")]
+    pub(crate) const fn clip_norm(&self) -> Option<f64> {
+        self.clip_norm
+    }
+
+    /// Moves the weights against their gradients, which are of a loss that was scaled by `loss_scale`, and whose norm
+    /// is `norm` without that.
     pub(crate) fn step(
         &mut self,
         learning_rate: f64,
         model: RetinaNet,
         mut gradients: GradientsParams,
-        norm: f64,
+        (norm, loss_scale): (f64, f64),
     ) -> RetinaNet {
-        if let Some(limit) = self.clip_norm
-            && norm > limit
-        {
-            scale(&model, &mut gradients, limit / norm);
+        let clipping = match self.clip_norm {
+            Some(limit) if norm > limit => limit / norm,
+            _ => 1.0,
+        };
+        let factor = clipping / loss_scale;
+        if factor != 1.0 {
+            scale(&model, &mut gradients, factor);
         }
         self.inner.step(learning_rate, model, gradients)
+    }
+
+    /// The same as a verdict says that is on the device, where the host does not know it yet.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn step_if(
+        &mut self,
+        learning_rate: f64,
+        model: RetinaNet,
+        gradients: GradientsParams,
+        verdict: gpu::Verdict,
+    ) -> RetinaNet {
+        self.mode.set(Mode::OnDevice(verdict));
+        let model = self.inner.step(learning_rate, model, gradients);
+        self.mode.set(Mode::default());
+        model
+    }
+
+    /// Forgets so many steps that moved nothing.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn forget_steps(&mut self, steps: usize, model: RetinaNet) -> RetinaNet {
+        // Whatever learns has been in them; what the gradients are does not matter.
+        let mut parameters = Learning(GradientsParams::new());
+        model.visit(&mut parameters);
+        self.mode.set(Mode::Forget(steps));
+        let model = self.inner.step(0.0, model, parameters.0);
+        self.mode.set(Mode::default());
+        model
     }
 
     pub(crate) fn to_bytes(&self) -> Result<Bytes, RecordError> {
@@ -109,16 +154,18 @@ struct Group {
 }
 
 impl Group {
-    const fn sgd(self, config: SgdConfig) -> Sgd {
+    fn sgd(self, config: SgdConfig, mode: &ModeCell) -> Sgd {
         Sgd {
+            mode: mode.clone(),
             momentum: config.momentum.get(),
             weight_decay: self.weight_decay,
             rate_factor: self.rate_factor,
         }
     }
 
-    fn adamw(self, config: AdamwConfig) -> AdamW {
+    fn adamw(self, config: AdamwConfig, mode: &ModeCell) -> AdamW {
         AdamW {
+            mode: mode.clone(),
             betas: config.betas.map(ShareBelowOne::get),
             epsilon: 1e-8,
             weight_decay: self.weight_decay,
@@ -136,34 +183,18 @@ fn ids(model: &RetinaNet, kind: ParameterKind, in_backbone: bool) -> Vec<ParamId
     chosen.map(|(_, parameter)| parameter.id).collect()
 }
 
-/// The sum of the squares of all gradients, where it was computed.
-pub(crate) enum SumOfSquares {
-    Host(f64),
-    /// `[1]`
-    Device(Box<Tensor<1>>),
+/// The sum of the squares of all gradients.
+pub(crate) fn sum_of_squares(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
+    #[cfg(feature = "gpu")]
+    if let Some(sum) = squares_on_gpu(model, gradients) {
+        return f64::from(sum.into_scalar::<f32>());
+    }
+    squares_on_host(model, gradients)
 }
 
-impl SumOfSquares {
-    pub(crate) fn of(model: &RetinaNet, gradients: &GradientsParams) -> Self {
-        #[cfg(feature = "gpu")]
-        if let Some(sum) = sum_on_gpu(model, gradients) {
-            return Self::Device(Box::new(sum));
-        }
-        Self::Host(sum_on_host(model, gradients))
-    }
-
-    /// The Euclidean norm of all gradients as one vector; reads what is on the device.
-    pub(crate) fn norm(self) -> f64 {
-        let sum = match self {
-            Self::Host(sum) => sum,
-            Self::Device(sum) => f64::from(sum.into_scalar::<f32>()),
-        };
-        sum.sqrt()
-    }
-}
-
+/// The same, `[1]`, still on a GPU; nothing if the gradients are elsewhere.
 #[cfg(feature = "gpu")]
-fn sum_on_gpu(model: &RetinaNet, gradients: &GradientsParams) -> Option<Tensor<1>> {
+pub(crate) fn squares_on_gpu(model: &RetinaNet, gradients: &GradientsParams) -> Option<Tensor<1>> {
     struct Collector<'a> {
         gradients: &'a GradientsParams,
         found: Vec<retinanet_gpu::CubeTensor>,
@@ -182,7 +213,7 @@ fn sum_on_gpu(model: &RetinaNet, gradients: &GradientsParams) -> Option<Tensor<1
     gpu::sum_of_squares(collector.found)
 }
 
-fn sum_on_host(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
+fn squares_on_host(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
     struct Summer<'a> {
         gradients: &'a GradientsParams,
         squares: f64,
@@ -190,7 +221,7 @@ fn sum_on_host(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
     impl ModuleVisitor for Summer<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                self.squares += sum_of_squares(gradient);
+                self.squares += update::sum_of_squares(gradient);
             }
         }
     }
@@ -200,6 +231,20 @@ fn sum_on_host(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
     };
     model.visit(&mut summer);
     summer.squares
+}
+
+/// The parameters that learn, by their ids.
+#[cfg(feature = "gpu")]
+struct Learning(GradientsParams);
+
+#[cfg(feature = "gpu")]
+impl ModuleVisitor for Learning {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if value.is_require_grad() {
+            self.0.register(param.id, value.inner());
+        }
+    }
 }
 
 fn scale(model: &RetinaNet, gradients: &mut GradientsParams, factor: f64) {
@@ -227,7 +272,7 @@ mod tests {
     use super::*;
 
     fn gradient_norm(model: &RetinaNet, gradients: &GradientsParams) -> f64 {
-        SumOfSquares::of(model, gradients).norm()
+        sum_of_squares(model, gradients).sqrt()
     }
 
     fn model() -> RetinaNet {
@@ -277,7 +322,7 @@ mod tests {
         gradients: GradientsParams,
     ) -> RetinaNet {
         let norm = gradient_norm(model, &gradients);
-        optimizer.step(rate, model.clone(), gradients, norm)
+        optimizer.step(rate, model.clone(), gradients, (norm, 1.0))
     }
 
     /// All parameters in a row, norms and others apart.

@@ -6,8 +6,15 @@ use burn::tensor::Tensor;
 use retinanet_criterion::{BatchTargets, Criterion, Loss, LossOptions, Normalizer};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_experiment::OptimizerConfig;
+#[cfg(feature = "gpu")]
+use retinanet_gpu::Reading;
 
-use crate::optimisation::optimizer::{Optimizer, SumOfSquares};
+#[cfg(feature = "gpu")]
+use crate::optimisation::gpu;
+use crate::optimisation::loss_scale::LossScale;
+#[cfg(feature = "gpu")]
+use crate::optimisation::optimizer::squares_on_gpu;
+use crate::optimisation::optimizer::{Optimizer, sum_of_squares};
 use crate::processes::process_group::ProcessGroup;
 
 /// All that a training step moves on: the model, the optimiser's state and the loss's normaliser.
@@ -16,6 +23,20 @@ pub struct Learner {
     pub(crate) optimizer: Optimizer,
     pub(crate) criterion: Criterion,
     pub(crate) group: ProcessGroup,
+    pub(crate) loss_scale: Option<LossScale>,
+    /// Of steps that a GPU judges itself.
+    #[cfg(feature = "gpu")]
+    on_device: OnDevice,
+}
+
+/// What a learner knows of steps on a device that the host has not read.
+#[cfg(feature = "gpu")]
+#[derive(Default)]
+struct OnDevice {
+    /// On the last of them.
+    verdict: Option<gpu::Verdict>,
+    /// How many there were.
+    begun: usize,
 }
 
 /// A micro-batch on the device that trains: a batch, or a part of one.
@@ -74,10 +95,35 @@ pub struct StepLoss {
     pub positives: usize,
 }
 
-/// What a forward pass moves: running statistics and the normaliser.
-struct MovedByForward {
-    model: RetinaNet,
+/// What a step moves before it is known whether it is one: running statistics, the normaliser and the loss scale.
+struct Moved {
+    /// Where there are running statistics.
+    model: Option<RetinaNet>,
     normalizer: Normalizer,
+    loss_scale: Option<LossScale>,
+}
+
+/// A step that was begun.
+pub(crate) enum BegunStep {
+    /// It is done.
+    Done(Result<StepLoss, StepError>),
+    /// A GPU computes it, judges it and moves the weights, at its own time.
+    #[cfg(feature = "gpu")]
+    OnDevice(Box<StepOnDevice>),
+}
+
+#[cfg(feature = "gpu")]
+pub(crate) struct StepOnDevice {
+    /// Its losses and the sum of its gradients' squares.
+    numbers: Reading,
+    /// How many levels each micro-batch tells the losses of.
+    levels: Vec<usize>,
+    /// Images and positive anchors.
+    counts: [usize; 2],
+    loss_scale: f64,
+    before: Moved,
+    /// Steps begun before it.
+    begun_before: usize,
 }
 
 impl Learner {
@@ -86,9 +132,12 @@ impl Learner {
     pub fn new(model: RetinaNet, optimizer: &OptimizerConfig, criterion: Criterion) -> Self {
         Self {
             optimizer: Optimizer::new(optimizer, &model),
+            loss_scale: LossScale::of(model.precision()),
             model,
             criterion,
             group: ProcessGroup::single(),
+            #[cfg(feature = "gpu")]
+            on_device: OnDevice::default(),
         }
     }
 
@@ -103,7 +152,8 @@ impl Learner {
     }
 
     /// One step over a batch, part after part with the gradients of all, as if it were one. Batch norms that learn
-    /// see each part by itself.
+    /// see each part by itself. Where gradients of half precision overflow, the loss scale is lowered and the step
+    /// taken again.
     ///
     /// # Errors
     ///
@@ -114,51 +164,26 @@ impl Learner {
         micro_batches: &[DeviceBatch],
         options: StepOptions,
     ) -> Result<StepLoss, StepError> {
-        let before = self.moved_by_forward();
-        let step = self.gradients(micro_batches, options);
-        let (step, gradients) = step.inspect_err(|_| self.restore(before))?;
-        self.model = (self.optimizer).step(
-            options.learning_rate,
-            self.model.clone(),
-            gradients,
-            step.gradient_norm,
-        );
-        Ok(step)
-    }
-
-    /// Lets `look` send images through as training does, and undoes what that moves.
-    pub(crate) fn undisturbed<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
-        let before = self.moved_by_forward();
-        let seen = look(self);
-        self.restore(before);
-        seen
-    }
-
-    fn moved_by_forward(&self) -> MovedByForward {
-        MovedByForward {
-            model: self.model.valid(),
-            normalizer: *self.criterion.normalizer(),
+        loop {
+            let begun = self.begin(micro_batches, options);
+            match self.finish(begun) {
+                Err(error) if self.lower_loss_scale(&error) => {}
+                done => return done,
+            }
         }
     }
 
-    /// Undoes what the forward pass moves.
-    fn restore(&mut self, before: MovedByForward) {
-        self.criterion.set_normalizer(before.normalizer);
-        // Batch norms hold their last update back until somebody asks; without this it would come
-        // on top of what is put back.
-        self.model.valid();
-        // It is the same model, so that its record fits.
-        if let Ok(model) = (self.model.clone()).try_load_record(before.model.into_record()) {
-            self.model = model;
-        }
-    }
-
-    /// The loss and its gradients, both finite.
-    fn gradients(
+    /// Begins a step. A GPU goes on with it by itself, and the next may begin before it is finished: if it proves
+    /// non-finite, neither it nor those begun after it move anything.
+    pub(crate) fn begin(
         &mut self,
         micro_batches: &[DeviceBatch],
         options: StepOptions,
-    ) -> Result<(StepLoss, GradientsParams), StepError> {
+    ) -> BegunStep {
+        let before = self.moved();
+        if let Some(scale) = &mut self.loss_scale {
+            scale.advance();
+        }
         // Positives are counted over the whole batch, so that its micro-batches make one loss.
         let counts: Vec<_> = (micro_batches.iter())
             .flat_map(|part| part.targets.positives_per_image())
@@ -166,35 +191,150 @@ impl Learner {
         let (counts, own) = self.group.gather_counts(&counts);
         let weights = self.criterion.weights(&counts);
         let (losses, gradients) = self.accumulate(micro_batches, &weights[own], options);
-        let squares = (self.group.is_single()).then(|| SumOfSquares::of(&self.model, &gradients));
-        let (mut sums, squares) = read(losses, squares);
+        let counts = [counts.len(), counts.iter().sum()];
+        #[cfg(feature = "gpu")]
+        if self.group.is_single()
+            && let Some(squares) = squares_on_gpu(&self.model, &gradients)
+        {
+            let step = self.move_on_device(losses, (gradients, squares), counts, options, before);
+            return BegunStep::OnDevice(Box::new(step));
+        }
+        let moved = self.move_if_finite(losses, gradients, counts, options);
+        BegunStep::Done(moved.inspect_err(|_| self.restore(before)))
+    }
+
+    /// Waits for a step that was begun, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the loss or the gradients are non-finite. Everything is then as before the step, and those
+    /// that were begun after it are forgotten.
+    pub(crate) fn finish(&mut self, step: BegunStep) -> Result<StepLoss, StepError> {
+        match step {
+            BegunStep::Done(result) => result,
+            #[cfg(feature = "gpu")]
+            BegunStep::OnDevice(step) => self.read(*step),
+        }
+    }
+
+    /// Lowers the loss scale if that may mend a step; tells whether it may.
+    pub(crate) fn lower_loss_scale(&mut self, error: &StepError) -> bool {
+        let overflowed = error.gradient_norm.is_some();
+        let lowered = (self.loss_scale.filter(|_| overflowed)).and_then(LossScale::lowered);
+        self.loss_scale = lowered.or(self.loss_scale);
+        lowered.is_some()
+    }
+
+    /// Lets `look` send images through as training does, and undoes what that moves.
+    pub(crate) fn undisturbed<T>(&mut self, look: impl FnOnce(&Self) -> T) -> T {
+        let before = self.moved();
+        let seen = look(self);
+        self.restore(before);
+        seen
+    }
+
+    fn moved(&self) -> Moved {
+        Moved {
+            model: (self.model.has_running_statistics()).then(|| self.model.valid()),
+            normalizer: *self.criterion.normalizer(),
+            loss_scale: self.loss_scale,
+        }
+    }
+
+    /// Undoes what a step moves before it is known whether it is one.
+    fn restore(&mut self, before: Moved) {
+        self.criterion.set_normalizer(before.normalizer);
+        self.loss_scale = before.loss_scale;
+        let Some(model) = before.model else { return };
+        // Batch norms hold their last update back until somebody asks; without this it would come
+        // on top of what is put back.
+        self.model.valid();
+        // It is the same model, so that its record fits.
+        if let Ok(model) = (self.model.clone()).try_load_record(model.into_record()) {
+            self.model = model;
+        }
+    }
+
+    fn loss_factor(&self) -> f64 {
+        self.loss_scale.map_or(1.0, LossScale::factor)
+    }
+
+    /// Moves the weights, if the loss and its gradients are finite.
+    fn move_if_finite(
+        &mut self,
+        losses: Vec<Loss>,
+        gradients: GradientsParams,
+        [images, positives]: [usize; 2],
+        options: StepOptions,
+    ) -> Result<StepLoss, StepError> {
+        let mut sums = LossSums::read(losses);
         self.group.all_reduce(&mut sums.losses);
-        let [class, bbox] = sums.losses;
-        let error = |gradient_norm| StepError {
-            class,
-            bbox,
-            gradient_norm,
-        };
-        if !(class.is_finite() && bbox.is_finite()) {
-            return Err(error(None));
-        }
+        sums.require_finite(None)?;
         let gradients = self.group.all_reduce_gradients(&self.model, gradients);
-        let squares = squares.unwrap_or_else(|| SumOfSquares::of(&self.model, &gradients));
+        let factor = self.loss_factor();
         // The leader's, since other devices may round otherwise and would clip otherwise.
-        let gradient_norm = self.group.leaders(squares.norm());
-        if !gradient_norm.is_finite() {
-            return Err(error(Some(gradient_norm)));
-        }
+        let gradient_norm =
+            (self.group).leaders(sum_of_squares(&self.model, &gradients).sqrt() / factor);
+        sums.require_finite(Some(gradient_norm))?;
         self.group.all_reduce(sums.levels.as_flattened_mut());
-        let step = StepLoss {
-            class,
-            bbox,
-            levels: sums.levels,
-            gradient_norm,
-            images: counts.len(),
-            positives: counts.iter().sum(),
-        };
-        Ok((step, gradients))
+        let norm = (gradient_norm, factor);
+        let rate = options.learning_rate;
+        self.model = (self.optimizer).step(rate, self.model.clone(), gradients, norm);
+        Ok(sums.step_loss(gradient_norm, [images, positives]))
+    }
+
+    /// Lets the device move the weights, if it finds the loss and its gradients finite.
+    #[cfg(feature = "gpu")]
+    fn move_on_device(
+        &mut self,
+        losses: Vec<Loss>,
+        (gradients, squares): (GradientsParams, Tensor<1>),
+        counts: [usize; 2],
+        options: StepOptions,
+        before: Moved,
+    ) -> StepOnDevice {
+        let levels = losses.iter().map(|loss| loss.levels.len()).collect();
+        let numbers = Tensor::cat(on_device(losses).chain([squares]).collect(), 0);
+        let loss_scale = self.loss_factor();
+        let verdict = gpu::Verdict::on(
+            &numbers,
+            self.on_device.verdict.as_ref(),
+            self.optimizer.clip_norm(),
+            loss_scale,
+        );
+        let (rate, model) = (options.learning_rate, self.model.clone());
+        self.model = (self.optimizer).step_if(rate, model, gradients, verdict.clone());
+        self.on_device.verdict = Some(verdict);
+        self.on_device.begun += 1;
+        StepOnDevice {
+            numbers: Reading::begin(numbers),
+            levels,
+            counts,
+            loss_scale,
+            before,
+            begun_before: self.on_device.begun - 1,
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn read(&mut self, step: StepOnDevice) -> Result<StepLoss, StepError> {
+        let mut values = step.numbers.values();
+        let squares = values.pop().unwrap_or(f64::NAN);
+        let sums = LossSums::of(&values, &step.levels);
+        let gradient_norm = squares.sqrt() / step.loss_scale;
+        let finite =
+            (sums.require_finite(None)).and_then(|()| sums.require_finite(Some(gradient_norm)));
+        if let Err(error) = finite {
+            let forgotten = self.on_device.begun - step.begun_before;
+            self.on_device = OnDevice {
+                verdict: None,
+                begun: step.begun_before,
+            };
+            self.model = (self.optimizer).forget_steps(forgotten, self.model.clone());
+            self.restore(step.before);
+            return Err(error);
+        }
+        Ok(sums.step_loss(gradient_norm, step.counts))
     }
 
     /// The losses and gradients of this process's micro-batches. No loss is read: the host would wait for a GPU.
@@ -218,7 +358,11 @@ impl Learner {
             };
             let Predictions { logits, deltas, .. } = self.model.forward(images.clone());
             let loss = self.criterion.forward(logits, deltas, targets, options);
-            let of_part = GradientsParams::from_grads(loss.total().backward(), &self.model);
+            let total = match self.loss_factor() {
+                1.0 => loss.total(),
+                factor => loss.total() * factor,
+            };
+            let of_part = GradientsParams::from_grads(total.backward(), &self.model);
             gradients.accumulate(&self.model, of_part);
             losses.push(loss);
         }
@@ -226,37 +370,15 @@ impl Learner {
     }
 }
 
-/// Reads the losses of micro-batches, and a sum of squares that is on the device too, in one go: for each read the
-/// host would wait for a GPU.
-fn read(losses: Vec<Loss>, squares: Option<SumOfSquares>) -> (LossSums, Option<SumOfSquares>) {
-    let mut on_device = Vec::new();
-    let levels: Vec<usize> = losses.iter().map(|loss| loss.levels.len()).collect();
-    for loss in losses {
-        on_device.extend([loss.class, loss.bbox].map(Tensor::inner));
-        on_device.extend(loss.levels.into_iter().flatten().map(Tensor::inner));
-    }
-    let squares = match squares {
-        Some(SumOfSquares::Device(sum)) => {
-            on_device.push(*sum);
-            None
-        }
-        other => other,
-    };
-    let values: Vec<f64> = if on_device.is_empty() {
-        Vec::new()
-    } else {
-        Tensor::cat(on_device, 0).into_data().iter().collect()
-    };
-    let (pairs, rest) = values.as_chunks::<2>();
-    let mut pairs = pairs.iter().copied();
-    let mut sums = LossSums::default();
-    for levels in levels {
-        let losses = pairs.next().unwrap_or_default();
-        let levels: Vec<_> = pairs.by_ref().take(levels).collect();
-        sums.add(losses, &levels);
-    }
-    let read = rest.first().copied().map(SumOfSquares::Host);
-    (sums, squares.or(read))
+/// The losses of micro-batches where they were computed: class and box loss of each, then of its levels.
+fn on_device(losses: Vec<Loss>) -> impl Iterator<Item = Tensor<1>> {
+    losses.into_iter().flat_map(|loss| {
+        let of_levels = loss.levels.into_iter().flatten();
+        [loss.class, loss.bbox]
+            .into_iter()
+            .chain(of_levels)
+            .map(Tensor::inner)
+    })
 }
 
 /// The losses of a batch's micro-batches, added up.
@@ -268,6 +390,55 @@ pub(crate) struct LossSums {
 }
 
 impl LossSums {
+    /// Reads the losses of micro-batches in one go: for each read the host would wait for a GPU.
+    fn read(losses: Vec<Loss>) -> Self {
+        let levels: Vec<usize> = losses.iter().map(|loss| loss.levels.len()).collect();
+        let on_device: Vec<_> = on_device(losses).collect();
+        if on_device.is_empty() {
+            return Self::default();
+        }
+        let values: Vec<f64> = Tensor::cat(on_device, 0).into_data().iter().collect();
+        Self::of(&values, &levels)
+    }
+
+    /// From the losses of each micro-batch and of its so many levels.
+    fn of(values: &[f64], levels: &[usize]) -> Self {
+        let mut pairs = values.as_chunks::<2>().0.iter().copied();
+        let mut sums = Self::default();
+        for levels in levels {
+            let losses = pairs.next().unwrap_or_default();
+            let levels: Vec<_> = pairs.by_ref().take(*levels).collect();
+            sums.add(losses, &levels);
+        }
+        sums
+    }
+
+    /// Checks that the losses are finite, and the gradients' norm if it is known.
+    fn require_finite(&self, gradient_norm: Option<f64>) -> Result<(), StepError> {
+        let [class, bbox] = self.losses;
+        let all = [class, bbox].into_iter().chain(gradient_norm);
+        if all.into_iter().all(f64::is_finite) {
+            return Ok(());
+        }
+        Err(StepError {
+            class,
+            bbox,
+            gradient_norm,
+        })
+    }
+
+    fn step_loss(self, gradient_norm: f64, [images, positives]: [usize; 2]) -> StepLoss {
+        let [class, bbox] = self.losses;
+        StepLoss {
+            class,
+            bbox,
+            levels: self.levels,
+            gradient_norm,
+            images,
+            positives,
+        }
+    }
+
     pub(crate) fn add(&mut self, losses: [f64; 2], levels: &[[f64; 2]]) {
         self.losses = sum(self.losses, losses);
         if self.levels.is_empty() {

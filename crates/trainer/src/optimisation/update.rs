@@ -1,6 +1,8 @@
 //! The updates of SGD and AdamW: one pass over weights, gradients and state, where a chain of tensor operations
 //! makes eight. The chain is for devices without kernels of ours.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, Flex};
 use burn::optim::{
@@ -15,6 +17,36 @@ use crate::optimisation::gpu;
 /// Values that a thread takes at once.
 const CHUNK: usize = 1 << 14;
 
+/// How an optimiser takes its next step.
+#[derive(Clone, Default)]
+pub(crate) enum Mode {
+    /// As the gradients say.
+    #[default]
+    Plain,
+    /// As a verdict says too, which the host does not know.
+    #[cfg(feature = "gpu")]
+    OnDevice(gpu::Verdict),
+    /// Not at all: so many steps that moved nothing are to be forgotten.
+    #[cfg(feature = "gpu")]
+    Forget(usize),
+}
+
+/// A [`Mode`] that all groups of an optimiser see.
+#[derive(Clone, Default)]
+pub(crate) struct ModeCell(Arc<Mutex<Mode>>);
+
+impl ModeCell {
+    #[cfg(feature = "gpu")]
+    pub(crate) fn set(&self, mode: Mode) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+    }
+
+    #[cfg(feature = "gpu")]
+    fn get(&self) -> Mode {
+        (self.0.lock().unwrap_or_else(PoisonError::into_inner)).clone()
+    }
+}
+
 /// Stochastic gradient descent with momentum and weight decay, as PyTorch's:
 ///
 /// ```text
@@ -26,6 +58,7 @@ pub(crate) struct Sgd {
     pub(crate) weight_decay: f64,
     /// Factor on the learning rate.
     pub(crate) rate_factor: f64,
+    pub(crate) mode: ModeCell,
 }
 
 /// What [`Sgd`] remembers of a parameter.
@@ -54,11 +87,17 @@ impl Optimizer for Sgd {
         state: Option<Velocity<D>>,
     ) -> (Tensor<D>, Option<Velocity<D>>) {
         let rate = rate * self.rate_factor;
+        #[cfg(feature = "gpu")]
+        let verdict = match self.mode.get() {
+            Mode::Plain => None,
+            Mode::OnDevice(verdict) => Some(verdict),
+            Mode::Forget(_) => return (weights, state),
+        };
         let velocity = state.map_or_else(|| gradient.zeros_like(), |velocity| velocity.0);
         #[cfg(feature = "gpu")]
         if retinanet_gpu::is_gpu(&weights.device()) {
             let factors = [rate, self.momentum, self.weight_decay].map(|x| x as f32);
-            let [weights, velocity] = gpu::sgd(weights, gradient, velocity, factors);
+            let [weights, velocity] = gpu::sgd(weights, [gradient, velocity], factors, verdict);
             return (weights, Some(Velocity(velocity)));
         }
         if !is_flex(&weights.device()) {
@@ -100,6 +139,7 @@ pub(crate) struct AdamW {
     pub(crate) weight_decay: f64,
     /// Factor on the learning rate.
     pub(crate) rate_factor: f64,
+    pub(crate) mode: ModeCell,
 }
 
 impl Optimizer for AdamW {
@@ -112,6 +152,12 @@ impl Optimizer for AdamW {
         gradient: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        #[cfg(feature = "gpu")]
+        let verdict = match self.mode.get() {
+            Mode::Plain => None,
+            Mode::OnDevice(verdict) => Some(verdict),
+            Mode::Forget(steps) => return (weights, forget_steps(state, steps)),
+        };
         let rate = rate * self.rate_factor;
         let (time, mean, square) = state.map_or_else(
             || (0, gradient.zeros_like(), gradient.zeros_like()),
@@ -126,7 +172,13 @@ impl Optimizer for AdamW {
         let time = time + 1;
         let factors = self.factors(rate, time);
         let tensors = [gradient, mean, square];
-        let [weights, mean, square] = factors.step_on_device(weights, tensors);
+        #[cfg(feature = "gpu")]
+        if retinanet_gpu::is_gpu(&weights.device()) {
+            let [weights, mean, square] = gpu::adamw(weights, tensors, &factors, verdict);
+            let momentum = AdaptiveMomentumState::new(time, mean, square);
+            return (weights, Some(AdamWState::new(momentum)));
+        }
+        let [weights, mean, square] = factors.step_on_host(weights, tensors);
         let momentum = AdaptiveMomentumState::new(time, mean, square);
         (weights, Some(AdamWState::new(momentum)))
     }
@@ -135,6 +187,18 @@ impl Optimizer for AdamW {
         state.momentum = state.momentum.to_device(device);
         state
     }
+}
+
+/// The state before so many steps that moved nothing.
+#[cfg(feature = "gpu")]
+fn forget_steps<const D: usize>(
+    state: Option<AdamWState<D>>,
+    steps: usize,
+) -> Option<AdamWState<D>> {
+    state.map(|mut state| {
+        state.momentum.time = state.momentum.time.saturating_sub(steps);
+        state
+    })
 }
 
 impl AdamW {
@@ -166,18 +230,13 @@ pub(crate) struct AdamWFactors {
 }
 
 impl AdamWFactors {
-    /// By the kernels of the weights' device, or by a chain of operations.
-    fn step_on_device<const D: usize>(
+    /// In one pass on the CPU, or by a chain of operations.
+    fn step_on_host<const D: usize>(
         &self,
         weights: Tensor<D>,
         tensors: [Tensor<D>; 3],
     ) -> [Tensor<D>; 3] {
-        let device = weights.device();
-        #[cfg(feature = "gpu")]
-        if retinanet_gpu::is_gpu(&device) {
-            return gpu::adamw(weights, tensors, self);
-        }
-        if is_flex(&device) {
+        if is_flex(&weights.device()) {
             self.step_in_one_pass(weights, tensors)
         } else {
             self.step(weights, tensors)
@@ -307,6 +366,7 @@ mod tests {
             momentum: 0.9,
             weight_decay: 0.01,
             rate_factor: 1.0,
+            mode: ModeCell::default(),
         };
         let (weights, state) = sgd.step(
             0.1,
@@ -327,6 +387,7 @@ mod tests {
             epsilon: 1e-3,
             weight_decay: 0.01,
             rate_factor: 1.0,
+            mode: ModeCell::default(),
         };
         let start = tensor([1.0, -2.0, 3.0]);
         let (weights, state) = adamw.step(0.1, start, tensor([0.5, 0.5, -1.0]), None);
@@ -342,6 +403,7 @@ mod tests {
             epsilon: 1e-3,
             weight_decay: 0.1,
             rate_factor: 0.5,
+            mode: ModeCell::default(),
         };
         let state = || [[0.5, -0.25, -1.0], [0.1, 0.2, -0.3], [0.04, 0.5, 0.01]].map(tensor);
         let weights = [1.0, -2.0, 3.0];

@@ -1,7 +1,7 @@
 //! A range test of the learning rate (Smith 2017, "Cyclical Learning Rates").
 
 use burn::tensor::Device;
-use retinanet_data::Batch;
+use retinanet_detector::pixel_form;
 use retinanet_experiment::{Observer, Progress};
 
 use crate::error::TrainError;
@@ -45,12 +45,11 @@ pub fn find_learning_rate(
     let mut losses = Smoothed::default();
     let what = "searching";
     observer.progress(Progress::Start { what, total: steps });
-    let mut batches = plan.loader.start(0, steps);
+    let mut batches = (plan.loader.clone())
+        .with_form(pixel_form(&device))
+        .start(0, steps);
     for step in 0..steps {
-        let micro_batches = batches
-            .by_ref()
-            .take(plan.config.train.accumulate.as_usize());
-        let mut batch: Vec<Batch> = micro_batches.collect::<Result<_, _>>()?;
+        let mut batch = plan.next_batch(&mut batches)?;
         let micro_batches: Vec<_> = batch
             .iter_mut()
             .map(|part| to_device(part, &device))

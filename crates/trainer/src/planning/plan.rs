@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_criterion::Criterion;
-use retinanet_data::{CocoDataset, DataError, TrainLoader, Transform};
+use retinanet_data::{Batch, BatchIter, CocoDataset, DataError, TrainLoader, Transform};
 use retinanet_detector::{Decoder, LoadedWeights, RetinaNet, load_pretrained};
 use retinanet_evaluation::Evaluator;
 use retinanet_experiment::{
@@ -129,6 +129,12 @@ impl Plan {
         Ok(())
     }
 
+    /// The micro-batches of the next batch.
+    pub(crate) fn next_batch(&self, batches: &mut BatchIter) -> Result<Vec<Batch>, DataError> {
+        let micro_batches = self.config.train.accumulate.as_usize();
+        batches.by_ref().take(micro_batches).collect()
+    }
+
     /// Makes the model on a device, its weights a function of the seed alone. What learns is as at
     /// an iteration.
     pub(crate) fn fresh_model(
@@ -141,7 +147,9 @@ impl Plan {
             config.freeze_at = Whole::literal(0);
         }
         let model = config.init(self.train.classes.len(), self.config.seed.get(), device)?;
-        Ok(model.with_winograd(self.config.compute.winograd))
+        let compute = &self.config.compute;
+        let model = model.with_winograd(compute.winograd);
+        Ok(model.with_precision(compute.precision))
     }
 
     /// Initialises the model on a device, with the weights to start from if the config names any.

@@ -21,6 +21,7 @@ use retinanet_detector::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::optimisation::loss_scale::LossScale;
 use crate::optimisation::optimizer::Optimizer;
 use crate::run::data_changes::DataMark;
 
@@ -55,6 +56,9 @@ pub struct CheckpointState {
     pub awaits_evaluation: bool,
     /// Steps in a row, up to this one, whose loss or gradients were non-finite.
     pub non_finite: u64,
+    /// The loss scale, with f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// The classes that the model tells apart.
     pub classes: ClassList,
     /// What it was trained on.

@@ -70,6 +70,9 @@ impl MetricsLog {
             "waited_seconds": report.waited.as_secs_f64(),
             "memory": report.memory,
         });
+        if let Some(scale) = report.loss_scale {
+            line["loss_scale"] = json!(scale);
+        }
         if report.processes > 1 {
             line["processes"] = json!(report.processes);
             line["communicated_seconds"] = json!(report.communicated.as_secs_f64());

@@ -26,6 +26,7 @@ impl Session<'_> {
         &mut self,
         observer: &mut dyn Observer,
     ) -> Result<Option<Metrics>, TrainError> {
+        self.settle(observer)?;
         let TrainState {
             learner, device, ..
         } = &self.train_state;

@@ -3,7 +3,8 @@
 mod kernels;
 
 use burn::tensor::Tensor;
-use retinanet_gpu::{CubeTensor, cubes, empty, from_gpu, to_gpu, unit_for_each, units};
+use cubecl::prelude::CubeDim;
+use retinanet_gpu::{CubeTensor, cubes, empty, from_gpu, owned, to_gpu, unit_for_each, units};
 
 use self::kernels::AdamWArgumentsLaunch;
 use super::update::AdamWFactors;
@@ -39,15 +40,48 @@ pub(crate) fn sum_of_squares(tensors: Vec<CubeTensor>) -> Option<Tensor<1>> {
     Some(from_gpu(retinanet_gpu::sum(parts)))
 }
 
-/// The weights and the velocity after a step of SGD; `factors` are rate, momentum and decay.
+/// Whether a step is taken, and what its gradients are multiplied by: `[2]`, the factor and 1 or 0.
+#[derive(Clone, Debug)]
+pub(crate) struct Verdict(Box<CubeTensor>);
+
+impl Verdict {
+    /// The verdict on a step from its losses and the sum of its gradients' squares, `[numbers]`, the last; the
+    /// gradients are of a loss that was scaled. A step is taken if all numbers are finite and the step before was
+    /// taken.
+    pub(crate) fn on(
+        numbers: &Tensor<1>,
+        before: Option<&Self>,
+        clip_norm: Option<f64>,
+        loss_scale: f64,
+    ) -> Self {
+        let numbers = on_gpu(numbers.clone());
+        let verdict = empty(&numbers, &[2]);
+        kernels::judge::launch(
+            &verdict.client,
+            cubes(1),
+            CubeDim::new_1d(1),
+            numbers.into_buffer_arg(),
+            before
+                .map(|before| before.0.clone().into_buffer_arg())
+                .into(),
+            verdict.clone().into_buffer_arg(),
+            clip_norm.map_or(f32::MAX, |limit| limit as f32),
+            (1.0 / loss_scale) as f32,
+        );
+        Self(Box::new(verdict))
+    }
+}
+
+/// The weights and the velocity after a step of SGD, from gradient and velocity; `factors` are rate, momentum and
+/// decay.
 pub(crate) fn sgd<const D: usize>(
     weights: Tensor<D>,
-    gradient: Tensor<D>,
-    velocity: Tensor<D>,
+    tensors: [Tensor<D>; 2],
     [rate, momentum, decay]: [f32; 3],
+    verdict: Option<Verdict>,
 ) -> [Tensor<D>; 2] {
     let weights = on_gpu(weights);
-    let [gradient, velocity] = [gradient, velocity].map(|tensor| owned(on_gpu(tensor)));
+    let [gradient, velocity] = tensors.map(|tensor| owned(on_gpu(tensor)));
     kernels::sgd::launch(
         &weights.client,
         unit_for_each(weights.meta.shape().num_elements()),
@@ -55,6 +89,7 @@ pub(crate) fn sgd<const D: usize>(
         weights.clone().into_buffer_arg(),
         gradient.clone().into_buffer_arg(),
         velocity.clone().into_buffer_arg(),
+        verdict.map(|verdict| verdict.0.into_buffer_arg()).into(),
         rate,
         momentum,
         decay,
@@ -67,6 +102,7 @@ pub(crate) fn adamw<const D: usize>(
     weights: Tensor<D>,
     tensors: [Tensor<D>; 3],
     factors: &AdamWFactors,
+    verdict: Option<Verdict>,
 ) -> [Tensor<D>; 3] {
     let weights = on_gpu(weights);
     let tensors = tensors.map(|tensor| owned(on_gpu(tensor)));
@@ -80,6 +116,7 @@ pub(crate) fn adamw<const D: usize>(
         gradient.into_buffer_arg(),
         mean.into_buffer_arg(),
         square.into_buffer_arg(),
+        verdict.map(|verdict| verdict.0.into_buffer_arg()).into(),
         AdamWArgumentsLaunch::new(
             beta1,
             beta2,
@@ -94,13 +131,4 @@ pub(crate) fn adamw<const D: usize>(
 
 fn on_gpu<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
     to_gpu(tensor).expect("the device was asked before")
-}
-
-/// The tensor to write to: a copy where somebody else holds it.
-fn owned(tensor: CubeTensor) -> CubeTensor {
-    if tensor.can_mut() {
-        tensor
-    } else {
-        tensor.copy()
-    }
 }
