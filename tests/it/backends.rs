@@ -278,7 +278,11 @@ fn rounded_l1() -> BoxLossConfig {
 
 fn loss(model: &RetinaNet) -> Loss {
     let device = model.devices()[0].clone().autodiff();
-    let predictions = model.forward(images([2, SIDE], 0, &device));
+    loss_on(model, images([2, SIDE], 0, &device), &device)
+}
+
+fn loss_on(model: &RetinaNet, images: Tensor<4>, device: &Device) -> Loss {
+    let predictions = model.forward(images);
     let targets = targets(predictions.logits.dims()[1]);
     let config = CriterionConfig {
         bbox: rounded_l1(),
@@ -286,7 +290,18 @@ fn loss(model: &RetinaNet) -> Loss {
         ..CriterionConfig::default()
     };
     let criterion = config.init(PredictionForm::default()).unwrap();
-    loss_of(criterion, predictions, targets, &device)
+    loss_of(criterion, predictions, targets, device)
+}
+
+/// Each parameter's gradient of so many times the loss of images of noise, which are moved by `nudge` of other noise.
+pub(crate) fn gradients_of(
+    model: &RetinaNet,
+    [factor, nudge]: [f32; 2],
+) -> BTreeMap<String, Vec<f32>> {
+    let device = model.devices()[0].clone().autodiff();
+    let images = images([2, SIDE], 0, &device) + images([2, SIDE], 1, &device) * nudge;
+    let loss = loss_on(model, images, &device);
+    gradients_by_name(model, &(loss.total() * factor).backward())
 }
 
 fn loss_of(

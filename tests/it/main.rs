@@ -15,6 +15,7 @@ mod devices;
 mod docs;
 mod evaluation;
 mod gpu_kernels;
+mod gpu_steps;
 mod hostile;
 mod library;
 mod losses;

@@ -26,7 +26,7 @@ fn validation(experiment: &Experiment, name: &str) -> Vec<String> {
     evaluations.map(|line| line["loss"].to_string()).collect()
 }
 
-fn set<'a>(settings: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn set<'a>(settings: &[&'a str]) -> Vec<&'a str> {
     settings.iter().flat_map(|set| ["--set", *set]).collect()
 }
 

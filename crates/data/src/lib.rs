@@ -42,7 +42,7 @@
 //! )?;
 //! for batch in loader.start(0, 90_000) {
 //!     let batch = batch?;
-//!     assert_eq!(batch.images.len(), 4 * 3 * batch.height * batch.width);
+//!     assert_eq!(batch.images.numbers().len(), 4 * 3 * batch.height * batch.width);
 //! }
 //! # Ok(())
 //! # }

@@ -172,7 +172,7 @@ impl<'a> TrainState<'a> {
             }
         }
         self.iteration += 1;
-        let average_before = self.average.clone();
+        let average_before = self.average.as_ref().map(ModelAverage::snapshot);
         let moved = !matches!(step, BegunStep::Done(Err(_)));
         if let Some(average) = self.average.as_mut().filter(|_| moved) {
             average.update(&self.learner.model, self.iteration);

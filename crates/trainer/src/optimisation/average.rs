@@ -10,7 +10,6 @@ use retinanet_detector::RetinaNet;
 /// After step `n`, counted from 1, `average = d * average + (1 - d) * weights` with
 /// `d = min(decay, (1 + n) / (10 + n))`, so that the start is forgotten soon: TensorFlow's
 /// `ExponentialMovingAverage` with `num_updates`.
-#[derive(Clone)]
 pub(crate) struct ModelAverage {
     decay: f64,
     /// Without autodiff.
@@ -29,6 +28,11 @@ impl ModelAverage {
     /// The average.
     pub(crate) const fn model(&self) -> &RetinaNet {
         &self.model
+    }
+
+    /// The average as it stands: a clone would share running statistics, which change in place.
+    pub(crate) fn snapshot(&self) -> Self {
+        Self::new(self.decay, &self.model)
     }
 
     /// Goes on with a model that was initialised anew and has the same weights: its running statistics
