@@ -6,6 +6,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use retinanet_anchors::BoxCoder;
 use retinanet_boxes::{BoundingBox, ClassId, GroundTruth};
+use retinanet_images::{Channel, Normalizer, PieceBytes, PixelBytes, Region, View};
 
 use crate::ImageSize;
 
@@ -17,6 +18,34 @@ const CLUSTERS: usize = 300;
 const CLUSTER_IOU: f32 = 0.4;
 /// Logit of the prior, about which everything else scores.
 const BACKGROUND_LOGIT: f32 = -4.6;
+
+/// Images of noise as bytes, with numbers of mean 0 and deviation 1.
+pub(crate) fn noise(rng: &mut ChaCha8Rng, size: ImageSize, images: usize) -> PixelBytes {
+    let ImageSize { height, width } = size;
+    let each = (3 * height * width).next_multiple_of(4);
+    let mut bytes = vec![0; images * each];
+    rng.fill(&mut *bytes);
+    let size = size.width_and_height();
+    let piece = |item| PieceBytes {
+        item,
+        start: item * each,
+        piece: View::of(0, Region::whole(size), size).pieces.remove(0),
+    };
+    PixelBytes {
+        bytes,
+        pieces: (0..images).map(piece).collect(),
+        normalizer: Normalizer {
+            channels: [0, 1, 2].map(|place| Channel {
+                place,
+                mean: 127.5,
+                std: 73.9,
+            }),
+        },
+        items: images,
+        height,
+        width,
+    }
+}
 
 /// Objects anywhere on the image, their sides evenly spread in the logarithm, clipped to it.
 pub(crate) fn sample_objects(

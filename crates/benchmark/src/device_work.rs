@@ -10,6 +10,7 @@ use cubecl::client::Client;
 use cubecl_runtime::logging::{LaunchObservation, LaunchObserver};
 use cubecl_runtime::memory_management::MemoryScope;
 use log::{LevelFilter, Log, Metadata, Record};
+use retinanet_gpu::uploaded;
 
 use crate::measurement::DeviceWork;
 
@@ -18,6 +19,8 @@ pub(crate) struct Counter {
     client: Client,
     launches: Arc<Launches>,
     observation: LaunchObservation,
+    /// Bytes before.
+    uploaded: u64,
 }
 
 impl Counter {
@@ -34,6 +37,7 @@ impl Counter {
             client: device.client(),
             launches,
             observation,
+            uploaded: uploaded(),
         })
     }
 
@@ -54,6 +58,7 @@ impl Counter {
             kernels,
             host_reads: each(reads),
             bytes_down: each(bytes),
+            bytes_up: each(uploaded() - self.uploaded),
             memory_bytes: report.usage().bytes_reserved,
         }
     }

@@ -23,12 +23,15 @@ use retinanet_boxes::{AnchorTargets, GroundTruth};
 use retinanet_convolution::conv2d;
 use retinanet_criterion::{BatchTargets, CriterionConfig, PredictionForm};
 use retinanet_data::{Batching, TrainLoader};
-use retinanet_detector::{DecodeConfig, ModelConfig, Precision, Predictions};
+use retinanet_detector::{
+    DecodeConfig, ModelConfig, Precision, Predictions, images_to_device, pixel_form,
+};
 use retinanet_experiment::{DataConfig, OptimizerConfig};
+use retinanet_images::{PixelData, PixelForm};
 use retinanet_settings::Count;
 use retinanet_trainer::{DeviceBatch, Learner, StepOptions};
 
-use crate::cases::{sample_objects, sample_predictions};
+use crate::cases::{noise, sample_objects, sample_predictions};
 use crate::layer::{LAYERS, Layer};
 
 pub use crate::error::BenchmarkError;
@@ -167,15 +170,15 @@ impl<'a> Benchmark<'a> {
             .collect();
 
         let timing = self.time(
-            || images.clone(),
-            |images| {
+            || (),
+            |()| {
                 // Matching belongs to it, as in torchvision; in training the loader's workers do
                 // that meanwhile.
                 let targets: Vec<AnchorTargets> = (objects.iter())
                     .map(|objects| self.assigner.assign(&anchors, objects))
                     .collect();
                 let batch = DeviceBatch {
-                    images,
+                    images: images(),
                     targets: BatchTargets::new(targets, Arc::clone(&anchors), &device),
                 };
                 let options = StepOptions::at(LEARNING_RATE);
@@ -205,8 +208,8 @@ impl<'a> Benchmark<'a> {
         let sizes = vec![size.width_and_height(); batch];
 
         let timing = self.time(
-            || images.clone(),
-            |images| Ok(decoder.decode(model.forward(images), &anchors, &sizes)),
+            || (),
+            |()| Ok(decoder.decode(model.forward(images()), &anchors, &sizes)),
         )?;
         let what = self.describe_model();
         Ok(Measurement::new("inference", what, timing).with_images(batch))
@@ -342,13 +345,25 @@ impl<'a> Benchmark<'a> {
         })
     }
 
-    fn images(&self, device: &Device) -> Tensor<4> {
+    /// Images of noise, as a batch brings them: a GPU is handed bytes.
+    fn images(&self, device: &Device) -> impl Fn() -> Tensor<4> {
         let BenchmarkOptions {
             size, batch, seed, ..
         } = self.options;
-        let shape = [batch, 3, size.height, size.width];
-        device.seed(seed);
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+        let device = device.clone();
+        let bytes = noise(&mut ChaCha8Rng::seed_from_u64(seed), size, batch);
+        let on_cpu = (pixel_form(&device) == PixelForm::Numbers).then(|| {
+            let shape = [batch, 3, size.height, size.width];
+            device.seed(seed);
+            Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
+        });
+        move || match &on_cpu {
+            Some(images) => images.clone(),
+            None => {
+                let shape = [batch, size.height, size.width];
+                images_to_device(PixelData::Bytes(bytes.clone()), shape, &device)
+            }
+        }
     }
 
     fn describe_model(&self) -> String {

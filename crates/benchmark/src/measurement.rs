@@ -13,6 +13,8 @@ pub struct DeviceWork {
     pub host_reads: f64,
     /// Bytes of those buffers.
     pub bytes_down: f64,
+    /// Bytes of pixels, targets and what kernels look up that the host hands over.
+    pub bytes_up: f64,
     /// Bytes of the device's memory that are held once the work is done; what was taken is kept until then.
     pub memory_bytes: u64,
 }

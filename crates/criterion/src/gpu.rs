@@ -9,7 +9,7 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::IntTensor;
 use burn::tensor::TensorData;
 use burn_cubecl::kernel::into_contiguous;
-use retinanet_gpu::{CubeTensor, UNITS, cubes, empty, unit_for_each, units};
+use retinanet_gpu::{CubeTensor, UNITS, count_upload, cubes, empty, unit_for_each, units};
 
 use self::kernels::{FocalArgumentsLaunch, Form, LOGITS_OF_UNIT};
 use crate::extension::{FocalBackend, FocalCall, FocalKernels};
@@ -38,6 +38,7 @@ impl FocalKernels for Cube {
         let logits = into_contiguous(logits);
         let labels = TensorData::new(call.labels.to_vec(), [call.labels.len()]);
         let weights = TensorData::new(call.weights.clone(), [call.weights.len()]);
+        count_upload(labels.bytes().len() + weights.bytes().len());
         let saved = Saved {
             labels: Self::int_from_data(labels, &logits.device),
             weights: Self::float_from_data(weights, &logits.device),

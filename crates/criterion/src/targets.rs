@@ -112,6 +112,8 @@ impl DeviceTargets {
             }
         }
         let count = indices.len();
+        #[cfg(feature = "gpu")]
+        retinanet_gpu::count_upload(count * (size_of::<i32>() + 3 * 4 * size_of::<f32>()));
         let rows =
             |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [count, 4]), device);
         Self {

@@ -1,11 +1,14 @@
 //! From decoded images to detections: every view of them, in batches, and what each part takes.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
+use retinanet_anchors::PyramidAnchors;
 use retinanet_boxes::Detection;
-use retinanet_images::{TestTimeView, prepare_views};
+use retinanet_images::{Prepared, TestTimeView, prepare_views};
 
 use crate::Detector;
 use crate::merge::ViewDetection;
@@ -30,41 +33,57 @@ pub struct Times {
     pub post: Duration,
 }
 
+impl Times {
+    fn add(&mut self, other: Self) {
+        self.prepare += other.prepare;
+        self.network += other.network;
+        self.post += other.post;
+    }
+}
+
 /// One view of one of several images.
 type Job = (usize, TestTimeView);
+
+/// Views on their way to the network.
+struct PreparedBatch {
+    images: Prepared,
+    anchors: PyramidAnchors,
+    took: Duration,
+}
+
+/// What was seen on a batch of views.
+struct Looked {
+    detections: Vec<Vec<Detection>>,
+    times: Times,
+}
 
 impl Detector {
     /// The detections on upright images, merged over the views of test-time augmentation.
     ///
     /// Views of one padded size go through the network together, as many as the detector's batch
     /// has; what is found on an image does not depend on the others. No more than a batch of
-    /// views is in memory at once.
+    /// views is in memory at once; where a GPU computes, the next one too.
     pub fn detect(&self, images: &[Arc<RgbImage>]) -> Vec<ImageDetections> {
         let mut of_views = vec![Vec::new(); images.len()];
         let mut found = vec![ImageDetections::default(); images.len()];
-        for jobs in self.batches(images) {
-            let started = Instant::now();
-            let views: Vec<_> = (jobs.iter())
-                .map(|&(image, view)| (Arc::clone(&images[image]), view))
-                .collect();
-            let batch = prepare_views(&views, &self.preparation, self.pixel_form());
-            let sizes = batch.sizes.clone();
-            let anchors = self.generator.generate(batch.height, batch.width);
-            let prepared = Instant::now();
-            let predictions = self.predict(batch);
-            self.synchronize();
-            let predicted = Instant::now();
-            let decoded = self.decoder.decode(predictions, &anchors, &sizes);
-            for (&(image, view), detections) in jobs.iter().zip(decoded) {
-                of_views[image].extend(detections.into_iter().map(|it| of_view(view, it)));
-            }
+        let batches = self.batches(images);
+        let mut prepared = batches.first().map(|jobs| self.prepare(images, jobs));
+        for (place, jobs) in batches.iter().enumerate() {
+            let Some(batch) = prepared.take() else { break };
+            let next = batches.get(place + 1);
+            let (detected, next) = self.while_preparing(images, next, || self.look(batch));
+            prepared = next;
+            let Looked {
+                detections,
+                mut times,
+            } = detected;
             let share = jobs.len() as u32;
-            let post = predicted.elapsed() / share;
-            for &(image, _) in &jobs {
-                let times = &mut found[image].times;
-                times.prepare += (prepared - started) / share;
-                times.network += (predicted - prepared) / share;
-                times.post += post;
+            for part in [&mut times.prepare, &mut times.network, &mut times.post] {
+                *part /= share;
+            }
+            for (&(image, view), detections) in jobs.iter().zip(detections) {
+                of_views[image].extend(detections.into_iter().map(|it| of_view(view, it)));
+                found[image].times.add(times);
             }
         }
         for ((found, of_views), image) in found.iter_mut().zip(of_views).zip(images) {
@@ -82,6 +101,56 @@ impl Detector {
             found.times.post += started.elapsed();
         }
         found
+    }
+
+    /// Does something, and prepares the next batch: meanwhile if a GPU computes, which leaves the CPU idle.
+    fn while_preparing<T>(
+        &self,
+        images: &[Arc<RgbImage>],
+        next: Option<&Vec<Job>>,
+        work: impl FnOnce() -> T,
+    ) -> (T, Option<PreparedBatch>) {
+        let prepare = || next.map(|jobs| self.prepare(images, jobs));
+        if !self.is_on_gpu() {
+            let done = work();
+            return (done, prepare());
+        }
+        thread::scope(|scope| {
+            let preparing = scope.spawn(prepare);
+            let done = work();
+            let next = (preparing.join()).unwrap_or_else(|panic| resume_unwind(panic));
+            (done, next)
+        })
+    }
+
+    fn prepare(&self, images: &[Arc<RgbImage>], jobs: &[Job]) -> PreparedBatch {
+        let started = Instant::now();
+        let views: Vec<_> = (jobs.iter())
+            .map(|&(image, view)| (Arc::clone(&images[image]), view))
+            .collect();
+        let images = prepare_views(&views, &self.preparation, self.pixel_form());
+        PreparedBatch {
+            anchors: self.generator.generate(images.height, images.width),
+            images,
+            took: started.elapsed(),
+        }
+    }
+
+    /// The detections on each view of a batch, in pixels of the network's input.
+    fn look(&self, batch: PreparedBatch) -> Looked {
+        let started = Instant::now();
+        let sizes = batch.images.sizes.clone();
+        let predictions = self.predict(batch.images);
+        self.synchronize();
+        let predicted = Instant::now();
+        Looked {
+            detections: self.decoder.decode(predictions, &batch.anchors, &sizes),
+            times: Times {
+                prepare: batch.took,
+                network: predicted - started,
+                post: predicted.elapsed(),
+            },
+        }
     }
 
     /// All views of all images, grouped by the size of their batch.

@@ -147,6 +147,11 @@ impl Detector {
         self.batch
     }
 
+    /// Whether a GPU computes.
+    pub fn is_on_gpu(&self) -> bool {
+        self.pixel_form() == PixelForm::Bytes
+    }
+
     /// How pixels go to the device.
     pub(crate) fn pixel_form(&self) -> PixelForm {
         pixel_form(&self.device)

@@ -6,7 +6,7 @@ mod normalize;
 use burn::tensor::{Bytes, DType, Shape};
 use cubecl::prelude::CubeCount;
 use cubecl::server::Handle;
-use retinanet_gpu::{CubeTensor, to_gpu, unit_for_each, units};
+use retinanet_gpu::{CubeTensor, count_upload, to_gpu, unit_for_each, units};
 
 pub(crate) use self::normalize::normalize;
 
@@ -72,6 +72,7 @@ impl Search {
         let bars: Vec<u8> = bars.flat_map(f32::to_ne_bytes).collect();
         let levels = level_anchors.len();
         let [starts, bars] = [(starts, DType::U32), (bars, DType::F32)].map(|(bytes, dtype)| {
+            count_upload(bytes.len());
             let handle = self.logits.client.create_from_slice(&bytes);
             self.tensor(levels, handle, dtype)
         });

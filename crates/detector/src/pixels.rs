@@ -27,5 +27,7 @@ pub fn images_to_device(
         return images;
     }
     let numbers = TensorData::new(pixels.into_numbers(), [items, 3, height, width]);
+    #[cfg(feature = "gpu")]
+    retinanet_gpu::count_upload(numbers.bytes().len());
     Tensor::from_data(numbers, device)
 }

@@ -18,6 +18,9 @@ use crate::error::EvaluateError;
 use crate::image_files::EvaluationData;
 use crate::observer::{Observer, Progress};
 
+/// Batches that a GPU is given together, each of which is prepared while it computes the one before.
+const BATCHES_AT_ONCE: usize = 8;
+
 /// What a detector says of the images of a split.
 pub struct Examination {
     /// Measures detections against the split's annotations; nothing if it has none.
@@ -65,11 +68,16 @@ pub fn examine(
         total: dataset.images.len() as u64,
     });
     let workers = data.loader.workers.as_usize();
-    let ahead = detector.batch() + workers;
+    let at_once = if detector.is_on_gpu() {
+        BATCHES_AT_ONCE * detector.batch()
+    } else {
+        detector.batch()
+    };
+    let ahead = at_once + workers;
     let mut images = read_ahead(dataset.images, workers, ahead, dataset.decoding)?.peekable();
     while images.peek().is_some() {
         let mut read = Vec::new();
-        for (id, image) in images.by_ref().take(detector.batch()) {
+        for (id, image) in images.by_ref().take(at_once) {
             match image {
                 Ok(image) => read.push(image),
                 Err(error) if data.loader.on_bad_image == OnBadImage::Skip => {

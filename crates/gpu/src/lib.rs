@@ -2,8 +2,10 @@
 //! order. A cube is a workgroup, a unit a thread.
 #![cfg(feature = "gpu")]
 
+mod memory;
 mod reading;
 mod sums;
+mod uploads;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, DispatchDevice};
@@ -12,8 +14,10 @@ use burn_cubecl::kernel::into_contiguous;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::{CubeCount, CubeDim};
 
+pub use memory::Memory;
 pub use reading::Reading;
 pub use sums::sum_of_cube;
+pub use uploads::{count_upload, uploaded};
 
 /// A tensor as GPUs have it.
 pub type CubeTensor = FloatTensor<Cube>;

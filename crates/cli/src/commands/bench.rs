@@ -200,12 +200,14 @@ fn row(measurement: &Measurement) -> [String; 6] {
 fn device_line(measurement: &Measurement) -> Option<String> {
     let work = measurement.device.as_ref()?;
     Some(format!(
-        "{} {}: {:.0} dispatches, {:.1} reads by the host of {:.2} MB, {:.0} MiB of device memory",
+        "{} {}: {:.0} dispatches, {:.1} reads by the host, {:.2} MB down, {:.2} MB up, \
+         {:.0} MiB of device memory",
         measurement.name,
         measurement.what,
         work.dispatches,
         work.host_reads,
         work.bytes_down / 1e6,
+        work.bytes_up / 1e6,
         work.memory_bytes as f64 / f64::from(1 << 20),
     ))
 }

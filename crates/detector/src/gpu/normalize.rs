@@ -1,7 +1,7 @@
 //! Pixels that come as bytes, normalised, mirrored and padded on the GPU.
 
 use burn::tensor::{DType, Device, Shape, Tensor};
-use retinanet_gpu::{CubeTensor, empty, from_gpu, to_gpu, unit_for_each, units};
+use retinanet_gpu::{CubeTensor, count_upload, empty, from_gpu, to_gpu, unit_for_each, units};
 use retinanet_images::{PieceBytes, PixelBytes};
 
 use super::kernels::{self, PIECE_WORDS};
@@ -20,6 +20,7 @@ pub(crate) fn normalize(pixels: &PixelBytes, device: &Device) -> Option<Tensor<4
     } = pixels;
     let images = empty(&any, &[items, height, width, 3]);
     let buffer = |bytes: &[u8], dtype| {
+        count_upload(bytes.len());
         let handle = any.client.create_from_slice(bytes);
         let shape = Shape::new([bytes.len() / size_of::<u32>()]);
         CubeTensor::new_contiguous(any.client.clone(), any.device.clone(), shape, handle, dtype)

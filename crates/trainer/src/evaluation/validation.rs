@@ -55,8 +55,8 @@ pub(crate) fn validate(
         .shard(group.rank(), group.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
-    let mut spread = LossSpread::new(criterion.class().clone());
-    let (mut detections, mut loss) = (Vec::new(), 0.0);
+    let mut gathered = Gathered::new(criterion);
+    let mut seen: Option<Seen> = None;
     let mut unreadable = vec![0.0; plan.val.images.len()];
 
     observer.progress(Progress::Start {
@@ -68,7 +68,7 @@ pub(crate) fn validate(
             observer.progress(Progress::Finish);
             return Ok(None);
         }
-        let mut batch = match batch {
+        let batch = match batch {
             Ok(batch) => batch,
             Err(error) if skips => {
                 observer.message(&format!("left out: {}", in_full(&error)));
@@ -79,20 +79,25 @@ pub(crate) fn validate(
             }
             Err(error) => return Err(error.into()),
         };
-        let shape = [batch.items.len(), batch.height, batch.width];
-        let pixels = mem::take(&mut batch.images);
-        let predictions = model.forward(images_to_device(pixels, shape, &device));
-        if place.is_multiple_of(spread_every) {
-            let logits = predictions.logits.clone().into_data();
-            let logits: Vec<f32> = logits.iter().collect();
-            // One image a batch.
-            spread.add(&logits, &batch.targets[0].labels);
+        let is_spread = place.is_multiple_of(spread_every);
+        // A GPU computes this one while the one before is looked at.
+        let before = seen.replace(Seen::forward(&model, batch, is_spread, &device));
+        if let Some(before) = before {
+            gathered.take(plan, before, &device);
+            observer.progress(Progress::Tick);
         }
-        loss += loss_of(criterion, &predictions, &mut batch, &device);
-        detections.extend(detections_of(plan, predictions, &batch));
+    }
+    if let Some(last) = seen {
+        gathered.take(plan, last, &device);
         observer.progress(Progress::Tick);
     }
     observer.progress(Progress::Finish);
+    let Gathered {
+        detections,
+        loss,
+        spread,
+        ..
+    } = gathered;
     let read = images as f64 - unreadable.iter().sum::<f64>();
     let mut sums = [loss, read];
     group.all_reduce(&mut sums);
@@ -106,6 +111,63 @@ pub(crate) fn validate(
         loss: sums[0] / sums[1].max(1.0),
         shares: spread.shares(),
     }))
+}
+
+/// An image that has gone through the network.
+struct Seen {
+    batch: Batch,
+    predictions: Predictions,
+    /// Whether its anchors' losses are looked at one by one.
+    is_spread: bool,
+}
+
+impl Seen {
+    fn forward(model: &RetinaNet, mut batch: Batch, is_spread: bool, device: &Device) -> Self {
+        let shape = [batch.items.len(), batch.height, batch.width];
+        let pixels = mem::take(&mut batch.images);
+        Self {
+            predictions: model.forward(images_to_device(pixels, shape, device)),
+            batch,
+            is_spread,
+        }
+    }
+}
+
+/// What the images so far gave.
+struct Gathered<'a> {
+    criterion: &'a Criterion,
+    detections: Vec<(usize, CocoDetection)>,
+    /// The sum over images.
+    loss: f64,
+    spread: LossSpread,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(criterion: &'a Criterion) -> Self {
+        Self {
+            criterion,
+            detections: Vec::new(),
+            loss: 0.0,
+            spread: LossSpread::new(criterion.class().clone()),
+        }
+    }
+
+    fn take(&mut self, plan: &Plan, seen: Seen, device: &Device) {
+        let Seen {
+            mut batch,
+            predictions,
+            is_spread,
+        } = seen;
+        if is_spread {
+            let logits = predictions.logits.clone().into_data();
+            let logits: Vec<f32> = logits.iter().collect();
+            // One image a batch.
+            self.spread.add(&logits, &batch.targets[0].labels);
+        }
+        self.loss += loss_of(self.criterion, &predictions, &mut batch, device);
+        self.detections
+            .extend(detections_of(plan, predictions, &batch));
+    }
 }
 
 /// The detections on a batch, in pixels of the images as they are stored, each with its image's place.

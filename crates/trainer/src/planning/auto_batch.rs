@@ -27,14 +27,12 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, Experim
     let unmeasured = || {
         ExperimentError::Setting(SettingError::new(
             "train.batch_size",
-            "a number where the program cannot see how much memory a step takes: on GPUs, and other \
-             systems than Linux",
+            "a number where the program cannot see how much memory there is: on GPUs whose driver does not tell, \
+             and other systems than Linux",
             "\"auto\"",
         ))
     };
-    if !is_flex(device) {
-        return Err(unmeasured());
-    }
+    let meter = Meter::of(device).ok_or_else(unmeasured)?;
     let device = device.clone().autodiff();
     let mut learner = Learner::new(
         plan.fresh_model(0, &device)?,
@@ -42,15 +40,16 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, Experim
         plan.criterion.clone(),
     );
     let may_take =
-        memory_to_take().ok_or_else(unmeasured)? as f64 * plan.config.train.memory_share.get();
+        meter.may_take().ok_or_else(unmeasured)? as f64 * plan.config.train.memory_share.get();
     let mut measured = Vec::new();
     let mut images = 1;
     loop {
-        reset_peak_memory().ok_or_else(unmeasured)?;
+        meter.reset().ok_or_else(unmeasured)?;
         let size = plan.loader.largest_input();
         grey_step(plan, &mut learner, images, size, &device);
-        measured.push((images as u64, peak_memory().ok_or_else(unmeasured)?));
-        if is_enough(&measured, may_take as u64) {
+        measured.push((images as u64, meter.peak().ok_or_else(unmeasured)?));
+        let fits = fitting(&measured, may_take as u64);
+        if is_enough(&measured, may_take as u64) || fits < 2 * images as u64 {
             break;
         }
         images *= 2;
@@ -64,6 +63,56 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, Experim
         )));
     }
     Ok(images as usize * plan.config.train.accumulate.as_usize())
+}
+
+/// Where a step's memory is measured.
+enum Meter {
+    /// This process.
+    Host,
+    /// A GPU, and the most memory that it says it has.
+    #[cfg(feature = "gpu")]
+    Gpu(retinanet_gpu::Memory),
+}
+
+impl Meter {
+    /// Nothing for a device whose memory cannot be seen.
+    fn of(device: &Device) -> Option<Self> {
+        if is_flex(device) {
+            return Some(Self::Host);
+        }
+        #[cfg(feature = "gpu")]
+        return retinanet_gpu::Memory::of(device).map(Self::Gpu);
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
+    /// The bytes that there are to take.
+    fn may_take(&self) -> Option<u64> {
+        match self {
+            Self::Host => memory_to_take(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(memory) => Some(memory.capacity()),
+        }
+    }
+
+    /// Lets the peak begin anew.
+    fn reset(&self) -> Option<()> {
+        match self {
+            Self::Host => reset_peak_memory(),
+            // It keeps what it once took: each step takes at least as much as the one before.
+            #[cfg(feature = "gpu")]
+            Self::Gpu(_) => Some(()),
+        }
+    }
+
+    /// The most bytes that were held.
+    fn peak(&self) -> Option<u64> {
+        match self {
+            Self::Host => peak_memory(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(memory) => Some(memory.held()),
+        }
+    }
 }
 
 /// A step on grey images of a size, height and width in pixels. What it learns is to be forgotten.
@@ -98,13 +147,16 @@ fn is_enough(measured: &[(u64, u64)], may_take: u64) -> bool {
     last >= first + CLEAR || last >= may_take || images >= MOST_IMAGES
 }
 
-/// How many images fit, by a line through the first and the last peak.
+/// How many images fit, by a line through the first and the last peak; after one alone, if each were to take all of it.
 fn fitting(measured: &[(u64, u64)], may_take: u64) -> u64 {
     let ((_, one), (images, last)) = (measured[0], measured[measured.len() - 1]);
     if one > may_take {
         return 0;
     }
-    let each = last.saturating_sub(one) / (images - 1).max(1);
+    let each = match images {
+        1 => one,
+        images => last.saturating_sub(one) / (images - 1),
+    };
     let more = (may_take - one).checked_div(each).unwrap_or(MOST_IMAGES);
     (1 + more).min(MOST_IMAGES)
 }
@@ -115,6 +167,8 @@ mod tests {
 
     #[test]
     fn what_fits_is_a_line_through_the_peaks() {
+        assert_eq!(fitting(&[(1, 300)], 599), 1);
+        assert_eq!(fitting(&[(1, 300)], 600), 2);
         let two = [(1, 300), (2, 400)];
         assert_eq!(fitting(&two, 299), 0);
         assert_eq!(fitting(&two, 300), 1);

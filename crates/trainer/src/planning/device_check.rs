@@ -1,4 +1,6 @@
-//! Whether a device computes a model's layers and losses as the CPU does.
+//! Whether a device computes a model's layers, losses and the rest as the CPU does.
+
+mod beside_layers;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,6 +16,9 @@ use retinanet_settings::Whole;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::planning::plan::Plan;
+
+/// Named values.
+type Parts = Vec<(&'static str, Vec<f32>)>;
 
 /// What a device may be off by, relative to the values' norm. The CPU's own algorithms differ by
 /// 1e-5 of the largest value; a kernel that reads or writes the wrong place is off by far more.
@@ -105,7 +110,7 @@ impl DeviceCheck {
         let calls = self.calls()?;
         observer.progress(Progress::Start {
             what: "compiling and comparing kernels",
-            total: calls.len() as u64 + 1,
+            total: calls.len() as u64 + 4,
         });
         let trusted = Device::flex();
         let mut checked = Vec::new();
@@ -119,11 +124,18 @@ impl DeviceCheck {
         let [height, width] = self.size;
         let anchors = self.model.anchor_generator()?.generate(height, width);
         let anchors = Arc::new(anchors);
-        let run = |device: &Device| self.loss(&anchors, device);
-        checked.push(Checked {
-            what: format!("loss over {} anchors", anchors.len()),
-            deviation: Deviation::measure(&run(&trusted), runs, || run(device)),
+        let mut compare = |what: String, run: &dyn Fn(&Device) -> Parts| {
+            let deviation = Deviation::measure(&run(&trusted), runs, || run(device));
+            checked.push(Checked { what, deviation });
+            observer.progress(Progress::Tick);
+        };
+        let what = format!("loss over {} anchors", anchors.len());
+        compare(what, &|device| self.loss(&anchors, device));
+        compare("detections".to_owned(), &|device| {
+            beside_layers::detections(&self.model, self.classes, &anchors, device)
         });
+        compare("pixels".to_owned(), &beside_layers::pixels);
+        compare("updates".to_owned(), &beside_layers::updates);
         observer.progress(Progress::Finish);
         Ok(checked)
     }
@@ -148,11 +160,7 @@ impl DeviceCheck {
     }
 
     /// Both losses and the gradients of what the model predicts.
-    fn loss(
-        &self,
-        anchors: &Arc<PyramidAnchors>,
-        device: &Device,
-    ) -> Vec<(&'static str, Vec<f32>)> {
+    fn loss(&self, anchors: &Arc<PyramidAnchors>, device: &Device) -> Parts {
         let device = device.clone().autodiff();
         let targets = vec![self.targets(anchors); self.images];
         let targets = BatchTargets::new(targets, Arc::clone(anchors), &device);
@@ -282,6 +290,9 @@ mod tests {
             "batch norm",
             "max pool",
             "loss",
+            "detections",
+            "pixels",
+            "updates",
         ] {
             assert!(
                 checked.iter().any(|checked| checked.what.starts_with(kind)),
