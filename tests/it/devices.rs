@@ -62,6 +62,10 @@ fn device_check_compares_every_layer_and_names_a_broken_one() {
     for part in [
         "driver",
         "half precision",
+        "kernels are compiled to WGSL",
+        "detections",
+        "pixels",
+        "updates",
         "convolution 7×7",
         "batch norm",
         "loss over",

@@ -24,7 +24,7 @@ pub(crate) fn noise(rng: &mut ChaCha8Rng, size: ImageSize, images: usize) -> Pix
     let ImageSize { height, width } = size;
     let each = (3 * height * width).next_multiple_of(4);
     let mut bytes = vec![0; images * each];
-    rng.fill(&mut *bytes);
+    rng.fill(&mut bytes);
     let size = size.width_and_height();
     let piece = |item| PieceBytes {
         item,

@@ -357,13 +357,9 @@ impl<'a> Benchmark<'a> {
             device.seed(seed);
             Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
         });
-        move || match &on_cpu {
-            Some(images) => images.clone(),
-            None => {
-                let shape = [batch, size.height, size.width];
-                images_to_device(PixelData::Bytes(bytes.clone()), shape, &device)
-            }
-        }
+        let shape = [batch, size.height, size.width];
+        let from_bytes = move || images_to_device(PixelData::Bytes(bytes.clone()), shape, &device);
+        move || on_cpu.clone().unwrap_or_else(&from_bytes)
     }
 
     fn describe_model(&self) -> String {

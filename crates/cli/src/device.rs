@@ -54,6 +54,21 @@ pub(crate) fn describe(device: &Device) -> String {
     format!("{device:?}")
 }
 
+/// What a GPU's kernels are compiled to, and why; nothing on the CPU.
+pub(crate) fn compiler(device: &Device) -> Option<String> {
+    #[cfg(feature = "wgpu")]
+    if let DispatchDevice::Cube(gpu) = device.as_dispatch() {
+        let why = match (gpu.client().name(), cfg!(feature = "vulkan")) {
+            ("wgpu<spirv>", _) => "SPIR-V: this build has it, and the driver what it needs",
+            (_, true) => "WGSL: the driver lacks what SPIR-V needs",
+            (_, false) => "WGSL: this build has no SPIR-V, which is the feature `vulkan`",
+        };
+        return Some(format!("kernels are compiled to {why}"));
+    }
+    let _ = device;
+    None
+}
+
 /// Which kernel a test wants to see broken.
 pub(crate) fn broken_kernel() -> Option<String> {
     std::env::var("RETINANET_BREAK_KERNEL").ok()

@@ -25,6 +25,9 @@ pub(crate) fn run(arguments: &DeviceCheckArguments) -> Result<(), Failure> {
         console::result(&adapter.to_string());
     }
     let device = device::open(&arguments.device).map_err(Failure::usage)?;
+    if let Some(compiler) = device::compiler(&device) {
+        console::result(&compiler);
+    }
     let check = DeviceCheck::of_config(&config, arguments.classes)?.with_images(arguments.batch);
     console::result(&format!(
         "comparing {} with the CPU, {} images at once, {} times:",

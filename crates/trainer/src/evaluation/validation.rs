@@ -50,9 +50,7 @@ pub(crate) fn validate(
     let Process { group, device } = process;
     let (model, device) = (model.valid(), device.clone().inner());
     let skips = plan.config.data.loader.on_bad_image == OnBadImage::Skip;
-    let loader = validation_loader(plan)?
-        .with_form(pixel_form(&device))
-        .shard(group.rank(), group.size());
+    let loader = validation_loader(plan, &device)?.shard(group.rank(), group.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
     let mut gathered = Gathered::new(criterion);
@@ -242,19 +240,20 @@ fn loss_of(
 }
 
 /// One image at a time, so that no image's padding depends on its neighbours.
-fn validation_loader(plan: &Plan) -> Result<EvalLoader, EvaluateError> {
+fn validation_loader(plan: &Plan, device: &Device) -> Result<EvalLoader, EvaluateError> {
     let config = LoaderConfig {
         workers: plan.config.data.loader.workers,
         ..LoaderConfig::default()
     };
-    Ok(EvalLoader::new(
+    let loader = EvalLoader::new(
         Arc::clone(&plan.val),
         config,
         Count::literal(1),
         plan.transform.clone(),
         plan.generator.clone(),
         Some(plan.assigner),
-    )?)
+    )?;
+    Ok(loader.with_form(pixel_form(device)))
 }
 
 #[cfg(test)]
