@@ -118,7 +118,7 @@ fn wgpu_makes_the_numbers_of_the_host_from_bytes() {
         assert_eq!(bytes.pixels.numbers(), numbers.pixels.numbers());
         for device in [wgpu.clone(), wgpu.clone().autodiff()] {
             let shape = [views.len(), numbers.height, numbers.width];
-            let images = images_to_device(bytes.pixels.clone(), shape, &device);
+            let images = images_to_device(&mut bytes.pixels.clone(), shape, &device);
             assert_eq!(images.device().is_autodiff(), device.is_autodiff());
             assert_eq!(images.dims(), [5, 3, 64, 64]);
             let found: Vec<f32> = images.into_data().iter().collect();

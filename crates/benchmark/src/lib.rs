@@ -358,7 +358,8 @@ impl<'a> Benchmark<'a> {
             Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device)
         });
         let shape = [batch, size.height, size.width];
-        let from_bytes = move || images_to_device(PixelData::Bytes(bytes.clone()), shape, &device);
+        let from_bytes =
+            move || images_to_device(&mut PixelData::Bytes(bytes.clone()), shape, &device);
         move || on_cpu.clone().unwrap_or_else(&from_bytes)
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::module::Param;
 use burn::nn::BatchNorm;
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 use crate::fresh::{new_batch_norm, new_group_norm};
 use crate::layers::{
@@ -64,17 +64,26 @@ impl Deviation {
 
 impl LayerCall {
     /// Runs the layer on images of random maps, forward and backward: once on the device that is
-    /// trusted, and `runs` times on the other.
+    /// trusted, in f32, and `runs` times on the other, with maps of this precision.
     pub fn compare(
         &self,
         images: usize,
         trusted: &Device,
-        device: &Device,
+        (device, precision): (&Device, DType),
         runs: usize,
     ) -> Deviation {
-        let slope = self.slope(images, trusted);
-        let expected = self.run(images, trusted, &slope);
-        Deviation::measure(&expected, runs, || self.run(images, device, &slope))
+        let slope = self.slope(images, trusted, precision);
+        let trial = |device: &Device, computed| Trial {
+            device: device.clone().autodiff(),
+            given: precision,
+            computed,
+            leaves: Vec::new(),
+            statistics: Vec::new(),
+        };
+        let expected = self.run(images, trial(trusted, DType::F32), &slope);
+        Deviation::measure(&expected, runs, || {
+            self.run(images, trial(device, precision), &slope)
+        })
     }
 
     /// What tells which kernel computes the layer: all but the sizes of its maps.
@@ -91,16 +100,27 @@ impl LayerCall {
 
     /// The gradient that comes from behind the layer: none if the output is so near to a ReLU's
     /// edge that rounding decides on which side it lies.
-    fn slope(&self, images: usize, device: &Device) -> Vec<f32> {
+    fn slope(&self, images: usize, device: &Device, precision: DType) -> Vec<f32> {
         let mut open = self.clone();
         let mut edge = 0.0;
         if let Some(end) = open.end_mut()
             && end.relu
         {
             end.relu = false;
-            edge = 1e-3;
+            edge = match precision {
+                DType::F32 => 1e-3,
+                DType::F16 => 4e-3,
+                _ => 3e-2,
+            };
         }
-        let output = open.run(images, device, &[]);
+        let trial = Trial {
+            device: device.clone().autodiff(),
+            given: precision,
+            computed: DType::F32,
+            leaves: Vec::new(),
+            statistics: Vec::new(),
+        };
+        let output = open.run(images, trial, &[]);
         let output = &output[0].1;
         let edge = edge * output.iter().copied().map(f32::abs).fold(0.0, f32::max);
         let slope = normal_values(output.len(), 0, "slope");
@@ -120,12 +140,7 @@ impl LayerCall {
     }
 
     /// The output, and with a slope from behind all gradients.
-    fn run(&self, images: usize, device: &Device, slope: &[f32]) -> Parts {
-        let mut trial = Trial {
-            device: device.clone().autodiff(),
-            leaves: Vec::new(),
-            statistics: Vec::new(),
-        };
+    fn run(&self, images: usize, mut trial: Trial, slope: &[f32]) -> Parts {
         match self {
             Self::Convolution {
                 levels,
@@ -158,23 +173,36 @@ impl LayerCall {
                 channels,
                 window: [kernel, stride, padding],
             } => {
-                let input = trial.leaf("input", [images, *height, *width, *channels], 1.0);
+                let input = trial.map("input", [images, *height, *width, *channels]);
                 trial.finish(max_pool2d(input, *kernel, *stride, *padding), slope)
             }
             Self::Upsample { sizes, channels } => {
                 let [finer, coarser] =
                     sizes.map(|[height, width]| [images, height, width, *channels]);
-                let finer = trial.leaf("finer", finer, 1.0);
-                let coarser = trial.leaf("coarser", coarser, 1.0);
+                let finer = trial.map("finer", finer);
+                let coarser = trial.map("coarser", coarser);
                 trial.finish(add_upsampled(finer, coarser), slope)
             }
         }
     }
 }
 
+/// A value as floats of this precision have it.
+fn rounded(value: f32, precision: DType) -> f32 {
+    match precision {
+        DType::F16 => burn::tensor::f16::from_f32(value).to_f32(),
+        DType::BF16 => burn::tensor::bf16::from_f32(value).to_f32(),
+        _ => value,
+    }
+}
+
 /// A layer's inputs and parameters while it is run.
 struct Trial {
     device: Device,
+    /// What maps and slopes are rounded to, on every device.
+    given: DType,
+    /// What maps are computed in.
+    computed: DType,
     leaves: Vec<Leaf>,
     statistics: Parts,
 }
@@ -206,7 +234,7 @@ impl Trial {
 
     fn batch_norm(&mut self, shape: [usize; 4], end: EpilogueParts) -> Tensor<4> {
         let channels = shape[3];
-        let input = self.leaf("input", shape, 1.0);
+        let input = self.map("input", shape);
         let mut norm = new_batch_norm(channels, EPSILON, &self.device);
         norm.gamma = Param::from_tensor(self.leaf("gamma", [channels], 1.0));
         norm.beta = Param::from_tensor(self.leaf("beta", [channels], 1.0));
@@ -235,7 +263,8 @@ impl Trial {
 
     fn constant<const D: usize>(&self, name: &str, shape: [usize; D], scale: f32) -> Tensor<D> {
         let values = normal_values(shape.iter().product(), 0, name);
-        let values: Vec<f32> = values.into_iter().map(|value| value * scale).collect();
+        let values = values.into_iter().map(|value| value * scale);
+        let values: Vec<f32> = values.map(|value| rounded(value, self.given)).collect();
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
@@ -252,6 +281,12 @@ impl Trial {
         leaf
     }
 
+    /// A map, computed in the trial's precision, whose gradient is wanted.
+    fn map<const D: usize>(&mut self, name: &'static str, shape: [usize; D]) -> Tensor<D> {
+        let precision = self.computed;
+        self.leaf(name, shape, 1.0).cast(precision)
+    }
+
     fn levels(
         &mut self,
         name: &'static str,
@@ -261,7 +296,7 @@ impl Trial {
     ) -> Levels {
         let cells = sizes.iter().map(|[height, width]| height * width).sum();
         Levels {
-            values: self.leaf(name, [images, cells, channels], 1.0),
+            values: self.map(name, [images, cells, channels]),
             sizes: sizes.to_vec(),
         }
     }
@@ -275,19 +310,21 @@ impl Trial {
         FusedEpilogue {
             scale: parts.scale.then(|| self.constant("scale", [channels], 1.0)),
             bias: parts.bias.then(|| self.leaf("bias", [channels], 1.0)),
-            residual: parts.residual.then(|| self.leaf("residual", shape, 1.0)),
+            residual: parts.residual.then(|| self.map("residual", shape)),
             relu: parts.relu,
             in_f32: false,
         }
     }
 
     fn finish<const D: usize>(self, output: Tensor<D>, slope: &[f32]) -> Parts {
+        let output = output.cast(DType::F32);
         let mut parts = vec![("output", values(output.clone()))];
         parts.extend(self.statistics);
         if slope.is_empty() {
             return parts;
         }
-        let slope = TensorData::new(slope.to_vec(), output.dims());
+        let slope: Vec<f32> = slope.iter().map(|it| rounded(*it, self.given)).collect();
+        let slope = TensorData::new(slope, output.dims());
         let slope = Tensor::from_data(slope, &self.device);
         let mut gradients = (output * slope).sum().backward();
         for Leaf(name, gradient) in self.leaves {
@@ -468,7 +505,7 @@ mod tests {
     fn a_device_agrees_with_itself_in_every_part() {
         let device = Device::flex();
         for call in calls() {
-            let deviation = call.compare(2, &device, &device, 2);
+            let deviation = call.compare(2, &device, (&device, DType::F32), 2);
             assert!(deviation.parts.len() >= 2, "{call}");
             assert_eq!(deviation.worst().1, 0.0, "{call}");
         }
@@ -481,8 +518,13 @@ mod tests {
             return;
         };
         for call in calls() {
-            let deviation = call.compare(2, &Device::flex(), &gpu, 2);
+            let deviation = call.compare(2, &Device::flex(), (&gpu, DType::F32), 2);
             assert!(deviation.worst().1 < 1e-5, "{call}: {deviation:?}");
+            if gpu.supports_dtype(DType::F16) {
+                let deviation = call.compare(2, &Device::flex(), (&gpu, DType::F16), 2);
+                let off = deviation.worst().1;
+                assert!(off > 0.0 && off < 2e-3, "{call}: {deviation:?}");
+            }
         }
     }
 

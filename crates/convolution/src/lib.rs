@@ -41,4 +41,4 @@ pub use levels::Levels;
 pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm_parameters};
 pub use record::{EpilogueParts, LayerCall, record_calls};
 pub use shape::ConvOptions;
-pub use weights::WeightDistribution;
+pub use weights::{WeightDistribution, normal_values};

@@ -89,8 +89,8 @@ impl ModuleMapper for Drawer {
     }
 }
 
-/// Values of the standard normal distribution.
-pub(crate) fn normal_values(count: usize, seed: u64, name: &str) -> Vec<f32> {
+/// Values of the standard normal distribution, which are a function of seed and name alone.
+pub fn normal_values(count: usize, seed: u64, name: &str) -> Vec<f32> {
     WeightDistribution::Normal { std: 1.0 }.values(&[count, 1, 1, 1], seed, name)
 }
 

@@ -160,13 +160,13 @@ impl Detector {
     /// The pixels go to the device.
     pub(crate) fn predict(&self, prepared: Prepared) -> Predictions {
         let Prepared {
-            pixels,
+            mut pixels,
             height,
             width,
             sizes,
         } = prepared;
         let shape = [sizes.len(), height, width];
-        (self.model).forward(images_to_device(pixels, shape, &self.device))
+        (self.model).forward(images_to_device(&mut pixels, shape, &self.device))
     }
 
     /// Waits until the device has done what it was given, so that times mean something.

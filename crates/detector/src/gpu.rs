@@ -8,7 +8,7 @@ use cubecl::prelude::CubeCount;
 use cubecl::server::Handle;
 use retinanet_gpu::{CubeTensor, count_upload, to_gpu, unit_for_each, units};
 
-pub(crate) use self::normalize::normalize;
+pub(crate) use self::normalize::images;
 
 use self::kernels::{BINS, VALUES};
 use crate::candidates::{Candidate, bar};

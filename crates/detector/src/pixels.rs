@@ -1,5 +1,7 @@
 //! Pixels on their way to the device.
 
+use std::mem;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_images::{PixelData, PixelForm};
 
@@ -14,20 +16,16 @@ pub fn pixel_form(device: &Device) -> PixelForm {
 }
 
 /// The normalised images of a batch on a device, `[items, 3, height, width]`. A GPU normalises, mirrors and pads bytes
-/// itself; on the CPU numbers are not copied.
+/// itself; the CPU takes the numbers away.
 pub fn images_to_device(
-    pixels: PixelData,
+    pixels: &mut PixelData,
     [items, height, width]: [usize; 3],
     device: &Device,
 ) -> Tensor<4> {
     #[cfg(feature = "gpu")]
-    if let PixelData::Bytes(bytes) = &pixels
-        && let Some(images) = crate::gpu::normalize(bytes, device)
-    {
+    if let Some(images) = crate::gpu::images(pixels, [items, height, width], device) {
         return images;
     }
-    let numbers = TensorData::new(pixels.into_numbers(), [items, 3, height, width]);
-    #[cfg(feature = "gpu")]
-    retinanet_gpu::count_upload(numbers.bytes().len());
-    Tensor::from_data(numbers, device)
+    let numbers = mem::take(pixels).into_numbers();
+    Tensor::from_data(TensorData::new(numbers, [items, 3, height, width]), device)
 }

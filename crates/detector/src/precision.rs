@@ -21,7 +21,8 @@ pub enum Precision {
 }
 
 impl Precision {
-    pub(crate) const fn dtype(self) -> DType {
+    /// As tensors have it.
+    pub const fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,

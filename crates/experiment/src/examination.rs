@@ -19,7 +19,7 @@ use crate::image_files::EvaluationData;
 use crate::observer::{Observer, Progress};
 
 /// Batches that a GPU is given together, each of which is prepared while it computes the one before.
-const BATCHES_AT_ONCE: usize = 8;
+const BATCHES_AT_ONCE: usize = 4;
 
 /// What a detector says of the images of a split.
 pub struct Examination {
@@ -73,7 +73,7 @@ pub fn examine(
     } else {
         detector.batch()
     };
-    let ahead = at_once + workers;
+    let ahead = detector.batch() + workers;
     let mut images = read_ahead(dataset.images, workers, ahead, dataset.decoding)?.peekable();
     while images.peek().is_some() {
         let mut read = Vec::new();

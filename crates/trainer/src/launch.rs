@@ -18,7 +18,7 @@ use crate::planning::auto_batch::measure_batch_size;
 use crate::planning::device_check::DeviceCheck;
 use crate::planning::estimate::{Estimate, estimate};
 use crate::planning::plan::Plan;
-use crate::planning::precision::check_precision;
+use crate::planning::precision::{check_precision, check_processes};
 use crate::processes::communicator::Communicator;
 use crate::processes::messages::{Json, Ready};
 use crate::processes::process_group::ProcessGroup;
@@ -224,7 +224,9 @@ pub fn launch(
         check_annotations(config, observer)?;
     }
     let device = host.open_device(&config.compute.device)?;
-    check_precision(&config.compute, &device).map_err(ExperimentError::Setting)?;
+    check_precision(&config.compute, &config.compute.device, &device)
+        .and_then(|()| check_processes(&config.compute, host.processes().size()))
+        .map_err(ExperimentError::Setting)?;
     let plan = plan(&options, host, &device, observer)?;
     if !options.trust_device {
         let name = plan.config.compute.device.as_str();
@@ -259,7 +261,8 @@ pub fn join(trust_device: bool, host: &dyn Host) -> Result<(), LaunchError> {
     let config = config.map_err(|error| LaunchError::Handshake(error.into()))?;
     host.set_threads(config.compute.threads.map(Whole::as_usize));
     let device = host.open_device(&config.compute.device)?;
-    check_precision(&config.compute, &device).map_err(ExperimentError::Setting)?;
+    check_precision(&config.compute, &config.compute.device, &device)
+        .map_err(ExperimentError::Setting)?;
     let plan = Plan::new(config, &mut Quiet)?;
     if !trust_device {
         let name = plan.config.compute.device.as_str();
@@ -334,8 +337,13 @@ fn plan(
         }
         (BatchSize::Auto, false) => {
             let mut own = config.clone();
-            // All processes of this machine take from its memory.
-            let share = own.train.memory_share.get() / host.processes_here() as f64;
+            // All processes of this machine take from its memory; each has a GPU of its own.
+            let sharing = if is_flex(device) {
+                host.processes_here()
+            } else {
+                1
+            };
+            let share = own.train.memory_share.get() / sharing as f64;
             if let Ok(share) = PositiveShare::new(share) {
                 own.train.memory_share = share;
             }

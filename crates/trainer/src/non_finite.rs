@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use retinanet_convolution::channels_last;
 use retinanet_criterion::{BatchTargets, Loss, LossOptions};
 use retinanet_data::Batch;
@@ -138,7 +138,7 @@ impl NonFiniteStep<'_> {
 
     fn images(&self, part: &Batch) -> Tensor<4> {
         let shape = [part.items.len(), part.height, part.width];
-        images_to_device(part.images.clone(), shape, self.device)
+        images_to_device(&mut part.images.clone(), shape, self.device)
     }
 
     /// Where it begins and what may help.
@@ -215,6 +215,7 @@ fn stages(
     model: &RetinaNet,
     images: Tensor<4>,
 ) -> (Option<&'static str>, Vec<(&'static str, f64)>) {
+    let images = images.cast(model.precision().dtype());
     let features = model.backbone().forward(channels_last(images));
     let of_backbone = [
         ("C2", features.c2.clone()),
@@ -284,6 +285,7 @@ impl ModuleVisitor for GradientNorms<'_> {
 
 /// The largest absolute value; not finite where any value is not.
 fn largest<const D: usize>(tensor: Tensor<D>) -> f64 {
+    let tensor = tensor.cast(DType::F32);
     // The maximum of a tensor may pass over a NaN; a sum does not.
     let sum = f64::from(tensor.clone().abs().sum().into_scalar::<f32>());
     let largest = f64::from(tensor.abs().max().into_scalar::<f32>());

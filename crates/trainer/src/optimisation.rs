@@ -2,7 +2,7 @@
 
 pub(crate) mod average;
 #[cfg(feature = "gpu")]
-mod gpu;
+pub(crate) mod gpu;
 pub(crate) mod loss_scale;
 pub(crate) mod optimizer;
 pub(crate) mod schedule;

@@ -214,13 +214,13 @@ impl Begun {
 /// Moves a batch's pixels and targets to the device. On the CPU they are not copied, and the batch has none any more.
 pub(crate) fn to_device(batch: &mut Batch, device: &Device) -> DeviceBatch {
     let shape = [batch.items.len(), batch.height, batch.width];
-    let (pixels, targets) = match pixel_form(device) {
-        PixelForm::Numbers => (mem::take(&mut batch.images), mem::take(&mut batch.targets)),
-        PixelForm::Bytes => (batch.images.clone(), batch.targets.clone()),
+    let targets = match pixel_form(device) {
+        PixelForm::Numbers => mem::take(&mut batch.targets),
+        PixelForm::Bytes => batch.targets.clone(),
     };
     let anchors = Arc::clone(&batch.anchors);
     DeviceBatch {
-        images: images_to_device(pixels, shape, device),
+        images: images_to_device(&mut batch.images, shape, device),
         targets: BatchTargets::new(targets, anchors, device),
     }
 }

@@ -76,7 +76,7 @@ pub fn train(
             break;
         }
         let started = Instant::now();
-        let batch = plan.next_batch(&mut batches)?;
+        let batch = session.next_batch(&mut batches, observer)?;
         let waited = started.elapsed();
         // What it was before has been no part of a step.
         group.communicated();

@@ -17,7 +17,7 @@ pub(crate) fn run(arguments: &LrFindArguments) -> Result<(), Failure> {
     }
     super::set_threads(config.compute.threads.map(Whole::as_usize));
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
-    check_precision(&config.compute, &device).map_err(Failure::usage)?;
+    check_precision(&config.compute, &config.compute.device, &device).map_err(Failure::usage)?;
     let mut console = Console::new(config.train.log_every.get());
     if config.train.batch_size == BatchSize::Auto {
         return Err(Failure::usage(anyhow!(

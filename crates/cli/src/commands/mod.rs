@@ -82,9 +82,9 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
         }
     };
     set_threads(config.compute.threads.map(Whole::as_usize));
-    let device = arguments.device.as_ref().unwrap_or(&config.compute.device);
-    let device = device::open(device).map_err(Failure::usage)?;
-    let precision = precision(&config.compute, set, &device)?;
+    let name = arguments.device.as_ref().unwrap_or(&config.compute.device);
+    let device = device::open(name).map_err(Failure::usage)?;
+    let precision = precision(&config.compute, set, (name, &device))?;
     let mut best_score = None;
     let detector = match (run, &arguments.weights) {
         (Some(run), _) => {
@@ -110,16 +110,16 @@ fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {
 fn precision(
     compute: &ComputeConfig,
     set: &[(String, String)],
-    device: &Device,
+    (name, device): (&str, &Device),
 ) -> Result<Precision, Failure> {
-    let Err(error) = check_precision(compute, device) else {
+    let Err(error) = check_precision(compute, name, device) else {
         return Ok(compute.precision);
     };
     if set.iter().any(|(key, _)| key == "compute.precision") {
         return Err(Failure::usage(error));
     }
     console::note(&format!(
-        "computing in f32: the run was trained in {}, which this device does not have",
+        "computing in f32: the config says `compute.precision = \"{}\"`, which `{name}` does not have",
         compute.precision
     ));
     Ok(Precision::F32)

@@ -53,8 +53,7 @@ pub(crate) fn validate(
     let loader = validation_loader(plan, &device)?.shard(group.rank(), group.size());
     let images = loader.batches();
     let spread_every = images.div_ceil(SPREAD_IMAGES).max(1);
-    let mut gathered = Gathered::new(criterion);
-    let mut seen: Option<Seen> = None;
+    let mut gathered = Gathered::new(criterion, &device);
     let mut unreadable = vec![0.0; plan.val.images.len()];
 
     observer.progress(Progress::Start {
@@ -77,16 +76,7 @@ pub(crate) fn validate(
             }
             Err(error) => return Err(error.into()),
         };
-        let is_spread = place.is_multiple_of(spread_every);
-        // A GPU computes this one while the one before is looked at.
-        let before = seen.replace(Seen::forward(&model, batch, is_spread, &device));
-        if let Some(before) = before {
-            gathered.take(plan, before, &device);
-            observer.progress(Progress::Tick);
-        }
-    }
-    if let Some(last) = seen {
-        gathered.take(plan, last, &device);
+        gathered.look(plan, &model, batch, place.is_multiple_of(spread_every));
         observer.progress(Progress::Tick);
     }
     observer.progress(Progress::Finish);
@@ -111,29 +101,10 @@ pub(crate) fn validate(
     }))
 }
 
-/// An image that has gone through the network.
-struct Seen {
-    batch: Batch,
-    predictions: Predictions,
-    /// Whether its anchors' losses are looked at one by one.
-    is_spread: bool,
-}
-
-impl Seen {
-    fn forward(model: &RetinaNet, mut batch: Batch, is_spread: bool, device: &Device) -> Self {
-        let shape = [batch.items.len(), batch.height, batch.width];
-        let pixels = mem::take(&mut batch.images);
-        Self {
-            predictions: model.forward(images_to_device(pixels, shape, device)),
-            batch,
-            is_spread,
-        }
-    }
-}
-
 /// What the images so far gave.
 struct Gathered<'a> {
     criterion: &'a Criterion,
+    device: &'a Device,
     detections: Vec<(usize, CocoDetection)>,
     /// The sum over images.
     loss: f64,
@@ -141,28 +112,28 @@ struct Gathered<'a> {
 }
 
 impl<'a> Gathered<'a> {
-    fn new(criterion: &'a Criterion) -> Self {
+    fn new(criterion: &'a Criterion, device: &'a Device) -> Self {
         Self {
             criterion,
+            device,
             detections: Vec::new(),
             loss: 0.0,
             spread: LossSpread::new(criterion.class().clone()),
         }
     }
 
-    fn take(&mut self, plan: &Plan, seen: Seen, device: &Device) {
-        let Seen {
-            mut batch,
-            predictions,
-            is_spread,
-        } = seen;
+    /// Looks at an image, and if asked to at its anchors' losses one by one.
+    fn look(&mut self, plan: &Plan, model: &RetinaNet, mut batch: Batch, is_spread: bool) {
+        let shape = [batch.items.len(), batch.height, batch.width];
+        let images = images_to_device(&mut batch.images, shape, self.device);
+        let predictions = model.forward(images);
         if is_spread {
             let logits = predictions.logits.clone().into_data();
             let logits: Vec<f32> = logits.iter().collect();
             // One image a batch.
             self.spread.add(&logits, &batch.targets[0].labels);
         }
-        self.loss += loss_of(self.criterion, &predictions, &mut batch, device);
+        self.loss += loss_of(self.criterion, &predictions, &mut batch, self.device);
         self.detections
             .extend(detections_of(plan, predictions, &batch));
     }

@@ -24,6 +24,8 @@ pub struct Learner {
     pub(crate) criterion: Criterion,
     pub(crate) group: ProcessGroup,
     pub(crate) loss_scale: Option<LossScale>,
+    /// What it was before it was lowered for the step that is taken again.
+    unlowered: Option<LossScale>,
     /// Of steps that a GPU judges itself.
     #[cfg(feature = "gpu")]
     on_device: OnDevice,
@@ -93,14 +95,15 @@ pub struct StepLoss {
     pub images: usize,
     /// Their positive anchors.
     pub positives: usize,
+    /// The factor on the loss that kept gradients of half precision from becoming 0, where there was one.
+    pub loss_scale: Option<f64>,
 }
 
-/// What a step moves before it is known whether it is one: running statistics, the normaliser and the loss scale.
+/// What a step moves before it is known whether it is one: running statistics and the normaliser.
 struct Moved {
     /// Where there are running statistics.
     model: Option<RetinaNet>,
     normalizer: Normalizer,
-    loss_scale: Option<LossScale>,
 }
 
 /// A step that was begun.
@@ -114,13 +117,14 @@ pub(crate) enum BegunStep {
 
 #[cfg(feature = "gpu")]
 pub(crate) struct StepOnDevice {
-    /// Its losses and the sum of its gradients' squares.
-    numbers: Reading,
+    /// The verdict, with the losses and the sum of the gradients' squares.
+    verdict: Reading,
     /// How many levels each micro-batch tells the losses of.
     levels: Vec<usize>,
     /// Images and positive anchors.
     counts: [usize; 2],
-    loss_scale: f64,
+    /// That it was taken with.
+    loss_scale: Option<LossScale>,
     before: Moved,
     /// Steps begun before it.
     begun_before: usize,
@@ -136,6 +140,7 @@ impl Learner {
             model,
             criterion,
             group: ProcessGroup::single(),
+            unlowered: None,
             #[cfg(feature = "gpu")]
             on_device: OnDevice::default(),
         }
@@ -210,18 +215,28 @@ impl Learner {
     /// Returns an error if the loss or the gradients are non-finite. Everything is then as before the step, and those
     /// that were begun after it are forgotten.
     pub(crate) fn finish(&mut self, step: BegunStep) -> Result<StepLoss, StepError> {
-        match step {
+        let finished = match step {
             BegunStep::Done(result) => result,
             #[cfg(feature = "gpu")]
             BegunStep::OnDevice(step) => self.read(*step),
+        };
+        if finished.is_ok() {
+            self.unlowered = None;
         }
+        finished
     }
 
-    /// Lowers the loss scale if that may mend a step; tells whether it may.
+    /// Lowers the loss scale if that may mend a step that failed; tells whether it may. Where no scale mends it, the
+    /// scale is not to blame.
     pub(crate) fn lower_loss_scale(&mut self, error: &StepError) -> bool {
         let overflowed = error.gradient_norm.is_some();
         let lowered = (self.loss_scale.filter(|_| overflowed)).and_then(LossScale::lowered);
-        self.loss_scale = lowered.or(self.loss_scale);
+        if lowered.is_some() {
+            self.unlowered = self.unlowered.or(self.loss_scale);
+            self.loss_scale = lowered;
+        } else {
+            self.loss_scale = self.unlowered.take().or(self.loss_scale);
+        }
         lowered.is_some()
     }
 
@@ -237,14 +252,12 @@ impl Learner {
         Moved {
             model: (self.model.has_running_statistics()).then(|| self.model.valid()),
             normalizer: *self.criterion.normalizer(),
-            loss_scale: self.loss_scale,
         }
     }
 
     /// Undoes what a step moves before it is known whether it is one.
     fn restore(&mut self, before: Moved) {
         self.criterion.set_normalizer(before.normalizer);
-        self.loss_scale = before.loss_scale;
         let Some(model) = before.model else { return };
         // Batch norms hold their last update back until somebody asks; without this it would come
         // on top of what is put back.
@@ -280,7 +293,7 @@ impl Learner {
         let norm = (gradient_norm, factor);
         let rate = options.learning_rate;
         self.model = (self.optimizer).step(rate, self.model.clone(), gradients, norm);
-        Ok(sums.step_loss(gradient_norm, [images, positives]))
+        Ok(sums.step_loss(gradient_norm, [images, positives], self.loss_scale))
     }
 
     /// Lets the device move the weights, if it finds the loss and its gradients finite.
@@ -295,22 +308,22 @@ impl Learner {
     ) -> StepOnDevice {
         let levels = losses.iter().map(|loss| loss.levels.len()).collect();
         let numbers = Tensor::cat(on_device(losses).chain([squares]).collect(), 0);
-        let loss_scale = self.loss_factor();
         let verdict = gpu::Verdict::on(
             &numbers,
             self.on_device.verdict.as_ref(),
             self.optimizer.clip_norm(),
-            loss_scale,
+            self.loss_factor(),
         );
+        let read = verdict.read();
         let (rate, model) = (options.learning_rate, self.model.clone());
         self.model = (self.optimizer).step_if(rate, model, gradients, verdict.clone());
         self.on_device.verdict = Some(verdict);
         self.on_device.begun += 1;
         StepOnDevice {
-            numbers: Reading::begin(numbers),
+            verdict: read,
             levels,
             counts,
-            loss_scale,
+            loss_scale: self.loss_scale,
             before,
             begun_before: self.on_device.begun - 1,
         }
@@ -318,13 +331,15 @@ impl Learner {
 
     #[cfg(feature = "gpu")]
     fn read(&mut self, step: StepOnDevice) -> Result<StepLoss, StepError> {
-        let mut values = step.numbers.values();
-        let squares = values.pop().unwrap_or(f64::NAN);
-        let sums = LossSums::of(&values, &step.levels);
-        let gradient_norm = squares.sqrt() / step.loss_scale;
-        let finite =
-            (sums.require_finite(None)).and_then(|()| sums.require_finite(Some(gradient_norm)));
-        if let Err(error) = finite {
+        let values = step.verdict.values();
+        // Where the device failed there are none.
+        let [_, taken, losses @ .., squares] = &*values else {
+            unreachable!("the device gave no verdict")
+        };
+        let sums = LossSums::of(losses, &step.levels);
+        let gradient_norm = squares.sqrt() / step.loss_scale.map_or(1.0, LossScale::factor);
+        if *taken == 0.0 {
+            let error = sums.error(gradient_norm);
             let forgotten = self.on_device.begun - step.begun_before;
             self.on_device = OnDevice {
                 verdict: None,
@@ -332,9 +347,10 @@ impl Learner {
             };
             self.model = (self.optimizer).forget_steps(forgotten, self.model.clone());
             self.restore(step.before);
+            self.loss_scale = step.loss_scale;
             return Err(error);
         }
-        Ok(sums.step_loss(gradient_norm, step.counts))
+        Ok(sums.step_loss(gradient_norm, step.counts, step.loss_scale))
     }
 
     /// The losses and gradients of this process's micro-batches. No loss is read: the host would wait for a GPU.
@@ -415,19 +431,30 @@ impl LossSums {
 
     /// Checks that the losses are finite, and the gradients' norm if it is known.
     fn require_finite(&self, gradient_norm: Option<f64>) -> Result<(), StepError> {
-        let [class, bbox] = self.losses;
-        let all = [class, bbox].into_iter().chain(gradient_norm);
+        let all = self.losses.into_iter().chain(gradient_norm);
         if all.into_iter().all(f64::is_finite) {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(self.error(gradient_norm.unwrap_or_default()))
         }
-        Err(StepError {
-            class,
-            bbox,
-            gradient_norm,
-        })
     }
 
-    fn step_loss(self, gradient_norm: f64, [images, positives]: [usize; 2]) -> StepLoss {
+    /// What is wrong with a step: its losses, or where they are finite its gradients.
+    fn error(&self, gradient_norm: f64) -> StepError {
+        let [class, bbox] = self.losses;
+        StepError {
+            class,
+            bbox,
+            gradient_norm: (class.is_finite() && bbox.is_finite()).then_some(gradient_norm),
+        }
+    }
+
+    fn step_loss(
+        self,
+        gradient_norm: f64,
+        [images, positives]: [usize; 2],
+        loss_scale: Option<LossScale>,
+    ) -> StepLoss {
         let [class, bbox] = self.losses;
         StepLoss {
             class,
@@ -436,6 +463,7 @@ impl LossSums {
             gradient_norm,
             images,
             positives,
+            loss_scale: loss_scale.map(LossScale::factor),
         }
     }
 

@@ -27,8 +27,8 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, Experim
     let unmeasured = || {
         ExperimentError::Setting(SettingError::new(
             "train.batch_size",
-            "a number where the program cannot see how much memory there is: on GPUs whose driver does not tell, \
-             and other systems than Linux",
+            "a number where the program cannot see how much memory there is: on other systems than Linux, and on \
+             GPUs in a build without the feature `vulkan`",
             "\"auto\"",
         ))
     };
@@ -48,8 +48,9 @@ pub fn measure_batch_size(plan: &Plan, device: &Device) -> Result<usize, Experim
         let size = plan.loader.largest_input();
         grey_step(plan, &mut learner, images, size, &device);
         measured.push((images as u64, meter.peak().ok_or_else(unmeasured)?));
-        let fits = fitting(&measured, may_take as u64);
-        if is_enough(&measured, may_take as u64) || fits < 2 * images as u64 {
+        if is_enough(&measured, may_take as u64)
+            || (meter.must_not_run_out() && fitting(&measured, may_take as u64) < 2 * images as u64)
+        {
             break;
         }
         images *= 2;
@@ -93,6 +94,11 @@ impl Meter {
             #[cfg(feature = "gpu")]
             Self::Gpu(memory) => Some(memory.capacity()),
         }
+    }
+
+    /// Whether a step that takes too much ends the program.
+    const fn must_not_run_out(&self) -> bool {
+        !matches!(self, Self::Host)
     }
 
     /// Lets the peak begin anew.

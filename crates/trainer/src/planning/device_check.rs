@@ -10,7 +10,7 @@ use retinanet_anchors::PyramidAnchors;
 use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
 use retinanet_convolution::{Deviation, LayerCall, record_calls};
 use retinanet_criterion::{BatchTargets, Criterion, LossOptions};
-use retinanet_detector::{ModelConfig, ModelError};
+use retinanet_detector::{ModelConfig, ModelError, Precision};
 use retinanet_experiment::{ExperimentConfig, ExperimentError, Observer, Progress};
 use retinanet_settings::Whole;
 use xxhash_rust::xxh3::xxh3_64;
@@ -37,6 +37,7 @@ pub struct DeviceCheck {
     /// `[height, width]` of the images, in pixels.
     size: [usize; 2],
     images: usize,
+    precision: Precision,
     is_short: bool,
 }
 
@@ -47,12 +48,14 @@ pub struct Checked {
     pub what: String,
     /// How it differs from the CPU's.
     pub deviation: Deviation,
+    /// What it may be off by, relative to the values' norm.
+    pub tolerance: f64,
 }
 
 impl Checked {
-    /// Whether a part of it is off by more than [`TOLERANCE`], or non-finite.
+    /// Whether a part of it is off by more than its tolerance, or non-finite.
     pub fn is_wrong(&self) -> bool {
-        self.deviation.worst().1 > TOLERANCE
+        self.deviation.worst().1 > self.tolerance
     }
 }
 
@@ -71,6 +74,7 @@ impl DeviceCheck {
             classes,
             size,
             images: IMAGES,
+            precision: Precision::F32,
             is_short: false,
         }
     }
@@ -79,6 +83,12 @@ impl DeviceCheck {
     #[must_use]
     pub fn with_images(self, images: usize) -> Self {
         Self { images, ..self }
+    }
+
+    /// With maps of this precision, which the device must have.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// Each kind of layer once, on the first maps that have it: what differs in nothing but the
@@ -115,9 +125,11 @@ impl DeviceCheck {
         let trusted = Device::flex();
         let mut checked = Vec::new();
         for call in &calls {
+            let under_test = (device, self.precision.dtype());
             checked.push(Checked {
                 what: call.to_string(),
-                deviation: call.compare(self.images, &trusted, device, runs),
+                deviation: call.compare(self.images, &trusted, under_test, runs),
+                tolerance: self.tolerance(),
             });
             observer.progress(Progress::Tick);
         }
@@ -126,7 +138,11 @@ impl DeviceCheck {
         let anchors = Arc::new(anchors);
         let mut compare = |what: String, run: &dyn Fn(&Device) -> Parts| {
             let deviation = Deviation::measure(&run(&trusted), runs, || run(device));
-            checked.push(Checked { what, deviation });
+            checked.push(Checked {
+                what,
+                deviation,
+                tolerance: TOLERANCE,
+            });
             observer.progress(Progress::Tick);
         };
         let what = format!("loss over {} anchors", anchors.len());
@@ -138,6 +154,15 @@ impl DeviceCheck {
         compare("updates".to_owned(), &beside_layers::updates);
         observer.progress(Progress::Finish);
         Ok(checked)
+    }
+
+    /// What a layer may be off by: with maps of half precision a few roundings.
+    const fn tolerance(&self) -> f64 {
+        match self.precision {
+            Precision::F32 => TOLERANCE,
+            Precision::F16 => 4.0 / 2048.0,
+            Precision::Bf16 => 4.0 / 256.0,
+        }
     }
 
     /// What the model calls, recorded while an image goes through it.
@@ -239,7 +264,8 @@ impl DeviceCheck {
         let divisor = padding.size_divisor.as_usize();
         let sides = [short, resize.long_side.max(short)];
         let size = sides.map(|side| side.as_usize().next_multiple_of(divisor));
-        Ok(Self::new(config.model.clone(), criterion, classes, size))
+        let check = Self::new(config.model.clone(), criterion, classes, size);
+        Ok(check.with_precision(config.compute.precision))
     }
 }
 
@@ -253,6 +279,7 @@ impl Plan {
         let (height, width) = self.loader.largest_input();
         let (criterion, classes) = (self.criterion.clone(), self.train.classes.len());
         DeviceCheck::new(model, criterion, classes, [height, width])
+            .with_precision(self.config.compute.precision)
     }
 }
 
@@ -328,6 +355,7 @@ mod tests {
                 parts: vec![("output", 0.0), ("input gradient", worst)],
                 seconds: 0.0,
             },
+            tolerance: TOLERANCE,
         };
         assert!(!checked(1e-5).is_wrong());
         assert!(checked(1e-3).is_wrong());

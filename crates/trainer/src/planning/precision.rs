@@ -3,26 +3,76 @@ use retinanet_detector::Precision;
 use retinanet_experiment::ComputeConfig;
 use retinanet_settings::SettingError;
 
-/// Checks that a device computes with floats of the precision that a config asks for.
+/// Checks that a device, of this name, computes with floats of the precision that a config asks for.
 ///
 /// # Errors
 ///
 /// Returns an error if it does not.
-pub fn check_precision(compute: &ComputeConfig, device: &Device) -> Result<(), SettingError> {
+pub fn check_precision(
+    compute: &ComputeConfig,
+    name: &str,
+    device: &Device,
+) -> Result<(), SettingError> {
     if compute.precision.is_on(device) {
         return Ok(());
     }
     let there: Vec<_> = (Precision::available(device).iter())
         .map(|it| format!("\"{it}\""))
         .collect();
-    let allowed = format!(
-        "what `{}` computes with, {}",
-        compute.device,
-        there.join(" or ")
-    );
+    let allowed = format!("what `{name}` computes with, {}", there.join(" or "));
     Err(SettingError::new(
         "compute.precision",
         allowed,
         format!("\"{}\"", compute.precision),
     ))
+}
+
+/// Checks that so many processes can train in the precision that a config asks for: they would have to agree on a loss
+/// scale.
+///
+/// # Errors
+///
+/// Returns an error if they cannot.
+pub(crate) fn check_processes(
+    compute: &ComputeConfig,
+    processes: usize,
+) -> Result<(), SettingError> {
+    if processes == 1 || !compute.precision.needs_loss_scale() {
+        return Ok(());
+    }
+    let allowed = "\"f32\" or \"bf16\" where several processes share a batch";
+    let got = format!("\"{}\"", compute.precision);
+    Err(SettingError::new("compute.precision", allowed, got))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_scale_is_for_one_process() {
+        let with = |precision| ComputeConfig {
+            precision,
+            ..ComputeConfig::default()
+        };
+        assert!(check_processes(&with(Precision::F16), 1).is_ok());
+        assert!(check_processes(&with(Precision::Bf16), 2).is_ok());
+        let error = check_processes(&with(Precision::F16), 2).unwrap_err();
+        assert!(
+            error.to_string().starts_with("`compute.precision`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_cpu_computes_in_f32_alone() {
+        let half = ComputeConfig {
+            precision: Precision::Bf16,
+            ..ComputeConfig::default()
+        };
+        let error = check_precision(&half, "flex", &Device::flex()).unwrap_err();
+        let expected =
+            "`compute.precision` must be what `flex` computes with, \"f32\", got \"bf16\"";
+        assert_eq!(error.to_string(), expected);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use retinanet_data::{Batch, DataError};
+use retinanet_data::{Batch, BatchIter, DataError};
 use retinanet_experiment::{Observer, OnNonFinite, StepReport};
 
 use super::Session;
@@ -63,6 +63,21 @@ impl Session<'_> {
             self.settle(observer)?;
         }
         Ok(())
+    }
+
+    /// The micro-batches of the next batch. Where they cannot be read, the last step is told of before.
+    pub(crate) fn next_batch(
+        &mut self,
+        batches: &mut BatchIter,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Batch>, TrainError> {
+        match self.plan.next_batch(batches) {
+            Ok(batch) => Ok(batch),
+            Err(error) => {
+                self.settle(observer)?;
+                Err(error.into())
+            }
+        }
     }
 
     /// Waits for the last step, and tells of it.
@@ -146,7 +161,7 @@ impl Session<'_> {
             positives: loss.positives,
             images: loss.images,
             levels: loss.levels,
-            loss_scale: learner.loss_scale.map(LossScale::factor),
+            loss_scale: loss.loss_scale,
             memory: memory(),
             duration: now - began,
             waited: taken.waited,

@@ -3,10 +3,6 @@
     clippy::needless_pass_by_value,
     reason = "a kernel's arguments are its bindings"
 )]
-#![expect(
-    clippy::needless_range_loop,
-    reason = "kernels know loops over numbers alone"
-)]
 
 use cubecl::prelude::*;
 use retinanet_gpu::{UNITS, sum_of_cube};
@@ -30,7 +26,8 @@ pub(super) fn sum_of_squares(values: &[f32], parts: &mut [f32], first: usize, cu
 }
 
 /// Judges a step: `numbers` are its losses and, last, the sum of its gradients' squares; `verdict` is what gradients
-/// are multiplied by, and whether the step is taken: if all numbers are finite, and the step before was taken.
+/// are multiplied by, whether the step is taken, which it is if all numbers are finite and the step before was taken,
+/// and the numbers.
 #[cube(launch)]
 pub(super) fn judge(
     numbers: &[f32],
@@ -47,6 +44,7 @@ pub(super) fn judge(
         if exponent == 0x7f80_0000u32 {
             taken = 0.0f32;
         }
+        verdict[2 + place] = numbers[place];
     }
     let norm = numbers[numbers.len() - 1].sqrt() * unscale;
     verdict[0] = select(norm > clip_norm, clip_norm / norm, 1.0f32) * unscale;

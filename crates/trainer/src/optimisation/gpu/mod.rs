@@ -4,7 +4,9 @@ mod kernels;
 
 use burn::tensor::Tensor;
 use cubecl::prelude::CubeDim;
-use retinanet_gpu::{CubeTensor, cubes, empty, from_gpu, owned, to_gpu, unit_for_each, units};
+use retinanet_gpu::{
+    CubeTensor, Reading, cubes, empty, from_gpu, owned, to_gpu, unit_for_each, units,
+};
 
 use self::kernels::AdamWArgumentsLaunch;
 use super::update::AdamWFactors;
@@ -40,7 +42,8 @@ pub(crate) fn sum_of_squares(tensors: Vec<CubeTensor>) -> Option<Tensor<1>> {
     Some(from_gpu(retinanet_gpu::sum(parts)))
 }
 
-/// Whether a step is taken, and what its gradients are multiplied by: `[2]`, the factor and 1 or 0.
+/// Whether a step is taken, and what its gradients are multiplied by: `[2 + numbers]`, the factor, 1 or 0, and the
+/// numbers that it was judged by.
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict(Box<CubeTensor>);
 
@@ -55,7 +58,7 @@ impl Verdict {
         loss_scale: f64,
     ) -> Self {
         let numbers = on_gpu(numbers.clone());
-        let verdict = empty(&numbers, &[2]);
+        let verdict = empty(&numbers, &[2 + numbers.meta.shape().num_elements()]);
         kernels::judge::launch(
             &verdict.client,
             cubes(1),
@@ -69,6 +72,11 @@ impl Verdict {
             (1.0 / loss_scale) as f32,
         );
         Self(Box::new(verdict))
+    }
+
+    /// Begins to read it.
+    pub(crate) fn read(&self) -> Reading {
+        Reading::begin((*self.0).clone())
     }
 }
 

@@ -7,14 +7,22 @@ use burn::optim::Optimizer as _;
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{Rgb, RgbImage};
 use retinanet_anchors::PyramidAnchors;
+use retinanet_convolution::normal_values;
 use retinanet_detector::{DecodeConfig, ModelConfig, Predictions, images_to_device, pixel_form};
 use retinanet_images::{Preparation, PreparationConfig, Prepared, Region, View};
 
 use super::Parts;
-use crate::optimisation::update::{AdamW, ModeCell, Sgd};
+#[cfg(feature = "gpu")]
+use crate::optimisation::gpu;
+#[cfg(feature = "gpu")]
+use crate::optimisation::update::Mode;
+use crate::optimisation::update::{AdamW, ModeCell, Sgd, sum_of_squares};
 
 /// An odd number, so that the last unit of a kernel has nothing to do.
 const VALUES: usize = 70_001;
+
+/// Less than the norm of so many values about 1.
+const CLIP_NORM: f64 = 50.0;
 
 /// The numbers of an image, of one in a mirror, and of both over one another.
 pub(super) fn pixels(device: &Device) -> Parts {
@@ -34,16 +42,16 @@ pub(super) fn pixels(device: &Device) -> Parts {
         rendered
     });
     let Prepared {
-        pixels,
+        mut pixels,
         height,
         width,
         sizes,
     } = Prepared::new(&rendered, &preparation, pixel_form(device));
-    let images = images_to_device(pixels, [sizes.len(), height, width], device);
+    let images = images_to_device(&mut pixels, [sizes.len(), height, width], device);
     vec![("numbers", images.into_data().iter::<f32>().collect())]
 }
 
-/// The weights after two steps of each optimiser.
+/// The weights after two steps of each optimiser, whose gradients are clipped: on a GPU by its own verdict.
 pub(super) fn updates(device: &Device) -> Parts {
     let sgd = Sgd {
         momentum: 0.9,
@@ -63,12 +71,30 @@ pub(super) fn updates(device: &Device) -> Parts {
         let values = TensorData::new(values.collect::<Vec<f32>>(), [VALUES]);
         Tensor::from_data(values, device)
     };
+    let clipped = |gradient| clipped(gradient, &[&sgd.mode, &adamw.mode]);
     let host = |weights: Tensor<1>| weights.into_data().iter::<f32>().collect();
-    let (weights, state) = sgd.step(0.1, wave(0.37), wave(0.11), None);
-    let (by_sgd, _) = sgd.step(0.1, weights, wave(0.23), state);
-    let (weights, state) = adamw.step(0.1, wave(0.37), wave(0.11), None);
-    let (by_adamw, _) = adamw.step(0.1, weights, wave(0.23), state);
+    let (weights, state) = sgd.step(0.1, wave(0.37), clipped(wave(0.11)), None);
+    let (by_sgd, _) = sgd.step(0.1, weights, clipped(wave(0.23)), state);
+    let (weights, state) = adamw.step(0.1, wave(0.37), clipped(wave(0.11)), None);
+    let (by_adamw, _) = adamw.step(0.1, weights, clipped(wave(0.23)), state);
     vec![("SGD", host(by_sgd)), ("AdamW", host(by_adamw))]
+}
+
+/// A gradient with the norm [`CLIP_NORM`]; a GPU is told to clip it in the step.
+fn clipped(gradient: Tensor<1>, modes: &[&ModeCell]) -> Tensor<1> {
+    #[cfg(feature = "gpu")]
+    if let Some(on_gpu) = retinanet_gpu::to_gpu(gradient.clone())
+        && let Some(squares) = gpu::sum_of_squares(vec![on_gpu])
+    {
+        let verdict = gpu::Verdict::on(&squares, None, Some(CLIP_NORM), 1.0);
+        for mode in modes {
+            mode.set(Mode::OnDevice(verdict.clone()));
+        }
+        return gradient;
+    }
+    let _ = modes;
+    let norm = sum_of_squares(gradient.clone()).sqrt();
+    gradient * (CLIP_NORM / norm)
 }
 
 /// The detections on two images of the size of the anchors; where there are more or fewer than elsewhere, all differ.
@@ -78,15 +104,15 @@ pub(super) fn detections(
     anchors: &PyramidAnchors,
     device: &Device,
 ) -> Parts {
-    let wave = |values: usize, scale: f32, pace: f32, shift: f32| -> Tensor<3> {
-        let count = 2 * anchors.len() * values;
-        let wave = (0..count).map(|place| scale * (place as f32 * pace).sin() + shift);
+    let noise = |values: usize, name: &str, scale: f32, shift: f32| -> Tensor<3> {
+        let noise = normal_values(2 * anchors.len() * values, 0, name).into_iter();
+        let noise: Vec<f32> = noise.map(|value| scale * value + shift).collect();
         let shape = [2, anchors.len(), values];
-        Tensor::from_data(TensorData::new(wave.collect::<Vec<f32>>(), shape), device)
+        Tensor::from_data(TensorData::new(noise, shape), device)
     };
     let predictions = Predictions {
-        logits: wave(classes, 5.0, 12.9898, -4.6),
-        deltas: wave(4, 0.3, 0.73, 0.0),
+        logits: noise(classes, "logits", 1.5, -4.6),
+        deltas: noise(4, "deltas", 0.3, 0.0),
         level_anchors: anchors.levels().map(|level| level.len()).collect(),
     };
     let decoder = DecodeConfig::default().init(model);
