@@ -53,8 +53,6 @@ pub(crate) struct Session<'a> {
     non_finite: u64,
     /// The last step, where it is not known yet how it went.
     in_flight: Option<StepInFlight>,
-    /// When the step before it was known.
-    landed: Option<Instant>,
     /// Images left out because they could not be read.
     pub(crate) skipped: usize,
     /// In a run that went on, from the first evaluation on.
@@ -145,7 +143,6 @@ impl<'a> Session<'a> {
             last_checkpoint: Instant::now(),
             non_finite: 0,
             in_flight: None,
-            landed: None,
             skipped: 0,
             reporter: Some(Reporter::with_coverage(plan, coverage)),
         })
@@ -209,7 +206,6 @@ impl<'a> Session<'a> {
             last_checkpoint: Instant::now(),
             non_finite: state.non_finite,
             in_flight: None,
-            landed: None,
             skipped: 0,
             reporter: None,
         })

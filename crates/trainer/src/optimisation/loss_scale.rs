@@ -66,6 +66,8 @@ mod tests {
             }
         }
         assert_eq!(doubled, [(2_001, 131_072.0), (4_001, 262_144.0)]);
+        // A doubling that fails is undone, no more.
+        assert_eq!(scale.lowered().map(LossScale::factor), Some(131_072.0));
         let lowered = std::iter::successors(Some(scale), |scale| scale.lowered());
         let factors: Vec<f64> = lowered.map(LossScale::factor).collect();
         assert_eq!(factors.len(), 19);

@@ -57,7 +57,7 @@ impl Session<'_> {
         let is_done = begun.is_done();
         let before = self.in_flight.replace(StepInFlight { begun, taken });
         if let Some(before) = before {
-            self.land(before, observer)?;
+            self.land(before, Some(started), observer)?;
         }
         if is_done {
             self.settle(observer)?;
@@ -83,17 +83,26 @@ impl Session<'_> {
     /// Waits for the last step, and tells of it.
     pub(crate) fn settle(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         match self.in_flight.take() {
-            Some(step) => self.land(step, observer),
+            Some(step) => self.land(step, None, observer),
             None => Ok(()),
         }
     }
 
-    /// Tells how a step went. If it failed, the one that was begun after it has moved nothing, and is taken again.
-    fn land(&mut self, step: StepInFlight, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    /// Tells how a step went, whose time ended then, or once it is known. If it failed, the one that was begun after it has moved nothing, and
+    /// is taken again.
+    fn land(
+        &mut self,
+        step: StepInFlight,
+        until: Option<Instant>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
         let StepInFlight { begun, taken } = step;
         let iteration = begun.iteration;
         match self.train_state.finish(begun) {
-            Ok(loss) => self.report(iteration, loss, &taken, observer),
+            Ok(loss) => {
+                let until = until.unwrap_or_else(Instant::now);
+                self.report(iteration, loss, (&taken, until), observer)
+            }
             Err(error) => {
                 let later = self.in_flight.take();
                 self.failed(iteration, &error, taken, observer)?;
@@ -112,7 +121,7 @@ impl Session<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let begun = self.train_state.begin(&mut taken.batch);
-        self.land(StepInFlight { begun, taken }, observer)
+        self.land(StepInFlight { begun, taken }, None, observer)
     }
 
     /// Takes a step again with a lower loss scale if that may mend it, else writes what is left of it.
@@ -139,15 +148,10 @@ impl Session<'_> {
         &mut self,
         iteration: u64,
         loss: StepLoss,
-        taken: &Taken,
+        (taken, until): (&Taken, Instant),
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         self.non_finite = 0;
-        let now = Instant::now();
-        let began = self
-            .landed
-            .map_or(taken.started, |it| it.max(taken.started));
-        self.landed = Some(now);
         let learner = &self.train_state.learner;
         let seen = iteration * self.plan.config.train.batch_size.images() as u64;
         let report = StepReport {
@@ -163,7 +167,7 @@ impl Session<'_> {
             levels: loss.levels,
             loss_scale: loss.loss_scale,
             memory: memory(),
-            duration: now - began,
+            duration: until - taken.started,
             waited: taken.waited,
             processes: learner.group.size(),
             communicated: learner.group.communicated(),
