@@ -33,7 +33,8 @@ pub struct ConvCall {
     pub(crate) has_residual: bool,
     pub(crate) relu: bool,
     pub(crate) output_shape: Vec<usize>,
-    /// For a GPU; on the CPU all is f32.
+    /// On the CPU all is f32.
+    #[cfg(feature = "gpu")]
     pub(crate) output_type: DType,
 }
 

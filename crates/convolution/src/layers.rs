@@ -156,9 +156,11 @@ pub(crate) fn convolve<const D: usize>(
     weight: Tensor<4>,
     problem: Problem,
     output_shape: Vec<usize>,
-    mut end: FusedEpilogue<Tensor<D>>,
+    end: FusedEpilogue<Tensor<D>>,
 ) -> Tensor<D> {
     // To read the scale the host would have to wait for a GPU.
+    #[cfg(feature = "gpu")]
+    let mut end = end;
     #[cfg(feature = "gpu")]
     let gpu_scale = if is_flex(&input.device()) {
         None
@@ -180,6 +182,7 @@ pub(crate) fn convolve<const D: usize>(
         has_residual: end.residual.is_some(),
         relu: end.relu,
         output_shape,
+        #[cfg(feature = "gpu")]
         output_type: if end.in_f32 {
             DType::F32
         } else {

@@ -5,7 +5,7 @@ use retinanet_data::DataError;
 use retinanet_detector::CheckpointError;
 use retinanet_experiment::{EvaluateError, ExperimentError};
 
-use crate::optimisation::step::StepError;
+use crate::optimisation::losses::StepError;
 use crate::run::run_directory::RunDirectoryError;
 
 /// Training failed.

@@ -15,7 +15,8 @@ use retinanet_detector::{Predictions, RetinaNet, images_to_device};
 use retinanet_images::Preparation;
 use serde_json::{Value, json};
 
-use crate::optimisation::step::{Learner, LossSums, StepError};
+use crate::optimisation::losses::{LossSums, StepError};
+use crate::optimisation::step::Learner;
 use crate::optimisation::update::sum_of_squares;
 
 /// A step that failed.

@@ -4,6 +4,7 @@ pub(crate) mod average;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 pub(crate) mod loss_scale;
+pub(crate) mod losses;
 pub(crate) mod optimizer;
 pub(crate) mod schedule;
 pub(crate) mod step;

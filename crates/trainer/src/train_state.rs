@@ -15,9 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::optimisation::average::ModelAverage;
-use crate::optimisation::step::{
-    BegunStep, DeviceBatch, Learner, StepError, StepLoss, StepOptions,
-};
+use crate::optimisation::losses::{StepError, StepLoss};
+use crate::optimisation::step::{BegunStep, DeviceBatch, Learner, StepOptions};
 use crate::planning::plan::Plan;
 use crate::processes::messages::Json;
 use crate::processes::process_group::ProcessGroup;

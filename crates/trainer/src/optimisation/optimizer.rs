@@ -19,6 +19,7 @@ pub(crate) struct Optimizer {
     inner: ModuleOptimizer,
     clip_norm: Option<f64>,
     /// What all its groups see.
+    #[cfg(feature = "gpu")]
     mode: ModeCell,
 }
 
@@ -77,6 +78,7 @@ impl Optimizer {
         Self {
             inner,
             clip_norm: config.clip_norm.map(Positive::get),
+            #[cfg(feature = "gpu")]
             mode,
         }
     }

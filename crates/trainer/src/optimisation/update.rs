@@ -1,7 +1,9 @@
 //! The updates of SGD and AdamW: one pass over weights, gradients and state, where a chain of tensor operations
 //! makes eight. The chain is for devices without kernels of ours.
 
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(feature = "gpu")]
+use std::sync::PoisonError;
+use std::sync::{Arc, Mutex};
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, Flex};
@@ -33,6 +35,10 @@ pub(crate) enum Mode {
 
 /// A [`Mode`] that all groups of an optimiser see.
 #[derive(Clone, Default)]
+#[cfg_attr(
+    not(feature = "gpu"),
+    expect(dead_code, reason = "without GPUs there is one mode")
+)]
 pub(crate) struct ModeCell(Arc<Mutex<Mode>>);
 
 impl ModeCell {

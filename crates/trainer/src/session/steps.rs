@@ -9,7 +9,7 @@ use super::Session;
 use crate::error::TrainError;
 use crate::non_finite::NonFiniteStep;
 use crate::optimisation::loss_scale::LossScale;
-use crate::optimisation::step::{StepError, StepLoss};
+use crate::optimisation::losses::{StepError, StepLoss};
 use crate::planning::memory::memory;
 use crate::run::announce::tell;
 use crate::train_state::{Begun, TrainState};
