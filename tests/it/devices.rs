@@ -163,6 +163,38 @@ fn a_seed_starts_alike_on_every_device_and_a_run_may_change_its_device() {
 
 #[test]
 #[expect(clippy::print_stderr, reason = "a skipped test tells why")]
+fn as_many_images_as_fit_into_a_gpu_are_found_by_trying() {
+    let Some(gpu) = OnGpu::new() else { return };
+    let adapters = gpu.check(&[]).expect_success().stdout;
+    if !adapters.contains("tensors up to 0.1 GiB") {
+        eprintln!("skipped: this adapter takes larger tensors than the test makes");
+        return;
+    }
+    // Two images of this side are 142 MB.
+    let settings = [
+        "data.short_side=2432",
+        "data.long_side=2432",
+        "data.eval_short_side=64",
+        "train.batch_size=auto",
+        "train.iterations=1",
+    ];
+    let mut arguments = vec!["--device", "wgpu", "--trust-device"];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+    let trained = gpu.train("auto", &arguments, &[]).expect_success();
+    for told in [
+        "trying 1 images",
+        "trying 2 images",
+        "batch size 1, measured",
+    ] {
+        assert!(trained.stderr.contains(told), "no `{told}` in {trained:#?}");
+    }
+    assert!(!trained.stderr.contains("trying 4 images"), "{trained:#?}");
+    let images = steps(&gpu.experiment, "auto")[0]["images"].as_u64();
+    assert_eq!(images, Some(1));
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test tells why")]
 fn where_memory_runs_out_one_message_says_so_and_the_checkpoint_stays() {
     let Some(gpu) = OnGpu::new() else { return };
     let adapters = gpu.check(&[]).expect_success().stdout;

@@ -304,6 +304,16 @@ pub(crate) enum DeviceCommand {
     /// Lists the GPUs, computes every layer of a config's model on one, forward and backward, and
     /// compares it with the CPU
     Check(DeviceCheckArguments),
+    /// Takes two steps of a config, which comes as JSON through stdin; for `train` with `batch_size = "auto"`
+    #[command(hide = true)]
+    Fits(FitsArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct FitsArguments {
+    /// Images at once
+    #[arg(long, value_parser = from_1_to::<1_024>)]
+    pub(crate) images: usize,
 }
 
 #[derive(Args)]

@@ -64,6 +64,7 @@ fn run(command: Command) -> Result<(), Failure> {
             commands::anchors::optimize(&arguments)
         }
         Command::Device(DeviceCommand::Check(arguments)) => commands::device_check::run(&arguments),
+        Command::Device(DeviceCommand::Fits(arguments)) => commands::fits::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Dataset(DatasetCommand::Check(arguments)) => commands::check::run(&arguments),
         Command::Dataset(DatasetCommand::Stats(arguments)) => commands::stats::run(&arguments),

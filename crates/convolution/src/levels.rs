@@ -12,10 +12,19 @@ pub struct Levels {
 
 impl Levels {
     /// Packs maps, `[batch, height, width, channels]` each.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a GPU could not compute one of them.
     pub fn pack(maps: impl IntoIterator<Item = Tensor<4>>) -> Self {
         let levels = maps.into_iter().map(Self::one);
         let (sizes, values): (Vec<_>, Vec<_>) =
             levels.map(|level| (level.sizes[0], level.values)).unzip();
+        #[cfg(feature = "gpu")]
+        {
+            let on_gpu = values.iter().cloned().filter_map(retinanet_gpu::to_gpu);
+            retinanet_gpu::require_computed(&on_gpu.collect::<Vec<_>>());
+        }
         Self {
             values: Tensor::cat(values, 1),
             sizes,

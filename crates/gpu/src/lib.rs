@@ -2,7 +2,6 @@
 //! order. A cube is a workgroup, a unit a thread.
 #![cfg(feature = "gpu")]
 
-mod memory;
 mod reading;
 mod sums;
 mod uploads;
@@ -14,7 +13,6 @@ use burn_cubecl::kernel::into_contiguous;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::{CubeCount, CubeDim};
 
-pub use memory::Memory;
 pub use reading::Reading;
 pub use sums::sum_of_cube;
 pub use uploads::{count_upload, uploaded};
@@ -95,6 +93,22 @@ pub fn owned(tensor: CubeTensor) -> CubeTensor {
 pub fn cubes(count: usize) -> CubeCount {
     let rows = count.div_ceil(MOST_CUBES).max(1);
     CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
+}
+
+/// Makes sure that the device was able to compute tensors, without waiting for it: `CubeCL` skips a kernel whose memory
+/// could not be had and marks what it would have written, but a buffer that several kernels write loses the mark to the
+/// next one that succeeds, and its values would be taken for computed.
+///
+/// # Panics
+///
+/// Panics if it was not, as all of Burn's reads do.
+pub fn require_computed(tensors: &[CubeTensor]) {
+    if let Some(first) = tensors.first() {
+        let handles = tensors.iter().map(|tensor| &tensor.handle);
+        if let Err(error) = first.client.check(handles) {
+            panic!("the device could not compute: {error}");
+        }
+    }
 }
 
 /// Cubes that give each of so many values a unit; of the last, some have none.

@@ -14,7 +14,7 @@ use retinanet_settings::{OutOfRange, PositiveShare, SettingError, Whole};
 use crate::error::TrainError;
 use crate::follow::follow;
 use crate::optimisation::update::is_flex;
-use crate::planning::auto_batch::measure_batch_size;
+use crate::planning::auto_batch::{measure_batch_size, try_batch_sizes};
 use crate::planning::device_check::DeviceCheck;
 use crate::planning::estimate::{Estimate, estimate};
 use crate::planning::plan::Plan;
@@ -114,6 +114,13 @@ pub trait Host {
                 format!("`{name}` computes wrong numbers in `{}`", wrong.what).into(),
             )),
         }
+    }
+
+    /// Whether a step on so many images at once fits into the memory of the config's device, tried by
+    /// [`try_batch`](crate::try_batch) in a process of its own, which a GPU whose memory runs out takes with it; nothing
+    /// if that cannot be tried.
+    fn fits(&self, _config: &ExperimentConfig, _images: usize) -> Option<bool> {
+        None
     }
 
     /// The file of the weights that `model.pretrained` names.
@@ -337,18 +344,20 @@ fn plan(
         }
         (BatchSize::Auto, false) => {
             let mut own = config.clone();
-            // All processes of this machine take from its memory; each has a GPU of its own.
-            let sharing = if is_flex(device) {
-                host.processes_here()
-            } else {
-                1
-            };
-            let share = own.train.memory_share.get() / sharing as f64;
+            // All processes of this machine take from its memory.
+            let share = own.train.memory_share.get() / host.processes_here() as f64;
             if let Ok(share) = PositiveShare::new(share) {
                 own.train.memory_share = share;
             }
-            let plan = Plan::new(own, observer)?;
-            let images = measure_batch_size(&plan, device)? * host.processes().size();
+            let of_each = if is_flex(device) {
+                measure_batch_size(&Plan::new(own, observer)?, device)?
+            } else {
+                try_batch_sizes(&config.train, |images| {
+                    observer.message(&format!("trying {images} images a step"));
+                    host.fits(&config, images)
+                })?
+            };
+            let images = of_each * host.processes().size();
             observer.message(&format!("batch size {images}, measured"));
             config.train.batch_size = BatchSize::Images(measured(images)?);
         }

@@ -25,7 +25,7 @@ pub use launch::{Host, HostError, LaunchError, LaunchOptions, PlainHost, join, l
 pub use optimisation::loss_scale::LossScale;
 pub use optimisation::losses::{StepError, StepLoss};
 pub use optimisation::step::{DeviceBatch, Learner, StepOptions};
-pub use planning::auto_batch::measure_batch_size;
+pub use planning::auto_batch::{measure_batch_size, try_batch};
 pub use planning::device_check::{Checked, DeviceCheck, TOLERANCE};
 pub use planning::estimate::{Estimate, estimate, roughly};
 pub use planning::lr_find::{RateSearch, find_learning_rate};

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use anyhow::anyhow;
 use burn::tensor::Device;
 use retinanet_evaluation::Metric;
-use retinanet_experiment::{load_config, what_lies_in, Observer};
+use retinanet_experiment::{load_config, what_lies_in, ExperimentConfig, Observer};
 use retinanet_trainer::{
     join, Communicator, DeviceCheck, Host, HostError, LaunchOptions, RunDirectory, Stopped,
     TrainOutcome,
@@ -87,6 +87,10 @@ impl Host for Program<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), HostError> {
         Ok(fitness::require(check, device, name, observer)?)
+    }
+
+    fn fits(&self, config: &ExperimentConfig, images: usize) -> Option<bool> {
+        super::fits::fits(config, images)
     }
 
     fn weights_file(&self, pretrained: &str) -> Result<String, HostError> {

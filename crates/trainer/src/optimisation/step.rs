@@ -297,6 +297,7 @@ impl Learner {
         options: StepOptions,
         before: Moved,
     ) -> StepOnDevice {
+        gpu::require_losses(&losses);
         let levels = losses.iter().map(|loss| loss.levels.len()).collect();
         let numbers = Tensor::cat(on_device(losses).chain([squares]).collect(), 0);
         let verdict = gpu::Verdict::on(
@@ -323,9 +324,8 @@ impl Learner {
     #[cfg(feature = "gpu")]
     fn read(&mut self, step: StepOnDevice) -> Result<StepLoss, StepError> {
         let values = step.verdict.values();
-        // Where the device failed there are none.
         let [_, taken, losses @ .., squares] = &*values else {
-            unreachable!("the device gave no verdict")
+            panic!("the device gave no verdict on the step: it failed")
         };
         let sums = LossSums::of(losses, &step.levels);
         let gradient_norm = squares.sqrt() / step.loss_scale.map_or(1.0, LossScale::factor);

@@ -4,8 +4,10 @@ mod kernels;
 
 use burn::tensor::Tensor;
 use cubecl::prelude::CubeDim;
+use retinanet_criterion::Loss;
 use retinanet_gpu::{
-    CubeTensor, Reading, cubes, empty, from_gpu, owned, to_gpu, unit_for_each, units,
+    CubeTensor, Reading, cubes, empty, from_gpu, owned, require_computed, to_gpu, unit_for_each,
+    units,
 };
 
 use self::kernels::AdamWArgumentsLaunch;
@@ -20,6 +22,7 @@ const MOST_PARTS: usize = 64;
 /// The sum of the squares of all values of all tensors, `[1]`; nothing if there are none.
 pub(crate) fn sum_of_squares(tensors: Vec<CubeTensor>) -> Option<Tensor<1>> {
     let first = tensors.first()?.clone();
+    require_computed(&tensors);
     let cubes_of = |tensor: &CubeTensor| {
         let values = tensor.meta.shape().num_elements();
         values.div_ceil(VALUES_OF_CUBE).clamp(1, MOST_PARTS)
@@ -40,6 +43,13 @@ pub(crate) fn sum_of_squares(tensors: Vec<CubeTensor>) -> Option<Tensor<1>> {
         place += count;
     }
     Some(from_gpu(retinanet_gpu::sum(parts)))
+}
+
+/// Makes sure that the device was able to compute losses.
+pub(crate) fn require_losses(losses: &[Loss]) {
+    let all = losses.iter().flat_map(|loss| [&loss.class, &loss.bbox]);
+    let all: Vec<_> = all.filter_map(|loss| to_gpu(loss.clone())).collect();
+    require_computed(&all);
 }
 
 /// Whether a step is taken, and what its gradients are multiplied by: `[2 + numbers]`, the factor, 1 or 0, and the
