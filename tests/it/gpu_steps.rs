@@ -1,6 +1,5 @@
 //! Steps that a GPU judges itself, and steps in half precision.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -10,7 +9,7 @@ use retinanet_tests::{Experiment, run};
 use serde_json::Value;
 
 use crate::backends::{config, gradients_of, model, norm, wgpu_device};
-use crate::overnight::{set, weights};
+use crate::overnight::{exported, set, weights};
 use crate::training::steps;
 
 /// An infinite pixel in any image whose red is not the mean.
@@ -30,40 +29,6 @@ fn numbers(steps: &[Value], key: &str) -> Vec<f64> {
     steps
         .iter()
         .map(|step| step[key].as_f64().unwrap())
-        .collect()
-}
-
-/// All tensors that a run's last checkpoint exports.
-fn exported(experiment: &Experiment, name: &str) -> BTreeMap<String, Vec<f32>> {
-    let (root, file) = (
-        experiment.path(name),
-        experiment.path(&format!("{name}.safetensors")),
-    );
-    run(&[
-        "export",
-        "--run",
-        &root,
-        "--checkpoint",
-        "last",
-        "--out",
-        &file,
-    ])
-    .expect_success();
-    let bytes = fs_err::read(&file).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let all = tensors
-        .iter()
-        .filter(|(_, tensor)| tensor.dtype() == safetensors::Dtype::F32);
-    let values = |bytes: &[u8]| {
-        bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .copied()
-            .map(f32::from_le_bytes)
-            .collect()
-    };
-    all.map(|(name, tensor)| (name.to_owned(), values(tensor.data())))
         .collect()
 }
 
@@ -127,7 +92,7 @@ fn a_gpu_leaves_nothing_of_a_step_that_is_non_finite_as_the_cpu_does() {
                 skipped,
                 steps,
                 state["normalizer"].clone(),
-                exported(&experiment, &run),
+                exported(&experiment, &run, "last"),
             )
         });
         assert_eq!(on_gpu.0, on_cpu.0, "{kind}");

@@ -1,10 +1,12 @@
 //! Runs that are left alone: what they survive, and what they tell.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use retinanet_tests::{Experiment, retinanet, run};
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::training::{losses, steps};
@@ -14,6 +16,30 @@ pub(crate) fn weights(experiment: &Experiment, name: &str) -> String {
     let finished = run(&["runs", &experiment.path(name), "--hash"]).expect_success();
     let line = finished.stdout.lines().last().unwrap().to_owned();
     line.split_whitespace().last().unwrap().to_owned()
+}
+
+/// All tensors of f32 that a run's checkpoint exports, by their names.
+pub(crate) fn exported(
+    experiment: &Experiment,
+    name: &str,
+    checkpoint: &str,
+) -> BTreeMap<String, Vec<f32>> {
+    let root = experiment.path(name);
+    let out = experiment.path(&format!("{name}.safetensors"));
+    let checkpoint = ["--checkpoint", checkpoint];
+    let arguments = [&["export", "--run", &root, "--out", &out], &checkpoint[..]].concat();
+    run(&arguments).expect_success();
+    let bytes = fs_err::read(out).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let values = |bytes: &[u8]| -> Vec<f32> {
+        let numbers = bytes.as_chunks().0.iter();
+        numbers.map(|it| f32::from_le_bytes(*it)).collect()
+    };
+    let tensors = file.tensors().into_iter();
+    tensors
+        .filter(|(_, tensor)| tensor.dtype() == Dtype::F32)
+        .map(|(name, tensor)| (name, values(tensor.data())))
+        .collect()
 }
 
 /// The losses on the validation images, evaluation by evaluation.

@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use retinanet_tests::{Experiment, Finished, retinanet, run};
-use safetensors::SafeTensors;
 use serde_json::Value;
 
+use crate::overnight::exported;
 use crate::training::steps;
 
 /// Twenty steps of 4 images, with norms that are frozen: with others each process normalises its own
@@ -54,38 +54,9 @@ fn hash(experiment: &Experiment, name: &str) -> String {
     line.split_whitespace().last().unwrap().to_owned()
 }
 
-/// All weights of a run's newest checkpoint, tensor by tensor.
-fn weights(experiment: &Experiment, name: &str) -> Vec<(String, Vec<f32>)> {
-    let (root, out) = (
-        experiment.path(name),
-        experiment.path(&format!("{name}.safetensors")),
-    );
-    run(&[
-        "export",
-        "--run",
-        &root,
-        "--format",
-        "safetensors",
-        "--out",
-        &out,
-    ])
-    .expect_success();
-    let bytes = fs_err::read(out).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let values = |bytes: &[u8]| -> Vec<f32> {
-        let numbers = bytes.as_chunks().0.iter();
-        numbers.map(|it| f32::from_le_bytes(*it)).collect()
-    };
-    let mut tensors: Vec<_> = (file.tensors().into_iter())
-        .map(|(name, tensor)| (name, values(tensor.data())))
-        .collect();
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    tensors
-}
-
 /// Each tensor within 1e-5 of the other's, relative to its largest value.
 fn assert_same_weights(experiment: &Experiment, a: &str, b: &str) {
-    let (a, b) = (weights(experiment, a), weights(experiment, b));
+    let [a, b] = [a, b].map(|name| exported(experiment, name, "best"));
     assert_eq!(a.len(), b.len());
     for ((name, a), (_, b)) in a.iter().zip(&b) {
         let largest = a

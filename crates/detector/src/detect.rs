@@ -51,8 +51,8 @@ struct PreparedBatch {
     took: Duration,
 }
 
-/// What was seen on a batch of views.
-struct Looked {
+/// What was detected on a batch of views.
+struct BatchDetections {
     detections: Vec<Vec<Detection>>,
     times: Times,
 }
@@ -71,9 +71,9 @@ impl Detector {
         for (place, jobs) in batches.iter().enumerate() {
             let Some(batch) = prepared.take() else { break };
             let next = batches.get(place + 1);
-            let (detected, next) = self.while_preparing(images, next, || self.look(batch));
+            let (detected, next) = self.while_preparing(images, next, || self.detect_batch(batch));
             prepared = next;
-            let Looked {
+            let BatchDetections {
                 detections,
                 mut times,
             } = detected;
@@ -137,13 +137,13 @@ impl Detector {
     }
 
     /// The detections on each view of a batch, in pixels of the network's input.
-    fn look(&self, batch: PreparedBatch) -> Looked {
+    fn detect_batch(&self, batch: PreparedBatch) -> BatchDetections {
         let started = Instant::now();
         let sizes = batch.images.sizes.clone();
         let predictions = self.predict(batch.images);
         self.synchronize();
         let predicted = Instant::now();
-        Looked {
+        BatchDetections {
             detections: self.decoder.decode(predictions, &batch.anchors, &sizes),
             times: Times {
                 prepare: batch.took,

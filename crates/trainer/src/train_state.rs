@@ -144,13 +144,13 @@ impl<'a> TrainState<'a> {
         Ok(all)
     }
 
-    /// Moves on by a batch, or by this process's share of it.
+    /// Moves on by a batch, or by this process's shard of it.
     pub(crate) fn learn(&mut self, batch: &mut [Batch]) -> Result<StepLoss, StepError> {
         let begun = self.begin(batch);
         self.finish(begun)
     }
 
-    /// Begins to move on by a batch, or by this process's share of it. On the CPU what is left of the batch has neither
+    /// Begins to move on by a batch, or by this process's shard of it. On the CPU what is left of the batch has neither
     /// pixels nor targets, unless the step fails.
     pub(crate) fn begin(&mut self, batch: &mut [Batch]) -> Begun {
         let config = &self.plan.config;

@@ -76,7 +76,7 @@ pub(crate) fn validate(
             }
             Err(error) => return Err(error.into()),
         };
-        gathered.look(plan, &model, batch, place.is_multiple_of(spread_every));
+        gathered.validate(plan, &model, batch, place.is_multiple_of(spread_every));
         observer.progress(Progress::Tick);
     }
     observer.progress(Progress::Finish);
@@ -122,8 +122,8 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// Looks at an image, and if asked to at its anchors' losses one by one.
-    fn look(&mut self, plan: &Plan, model: &RetinaNet, mut batch: Batch, is_spread: bool) {
+    /// Sends an image through the network, and if asked to takes its anchors' losses one by one.
+    fn validate(&mut self, plan: &Plan, model: &RetinaNet, mut batch: Batch, is_spread: bool) {
         let shape = [batch.items.len(), batch.height, batch.width];
         let images = images_to_device(&mut batch.images, shape, self.device);
         let predictions = model.forward(images);

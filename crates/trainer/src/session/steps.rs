@@ -203,16 +203,16 @@ impl Session<'_> {
         let folder = self.run.root().join(format!("non_finite/step-{iteration}"));
         let processes = self.train_state.learner.group.size();
         if processes > 1 {
-            // What is wrong may be in another's share.
-            let share = |rank| {
+            // What is wrong may be in another's shard.
+            let shard = |rank| {
                 let loader = plan.loader.clone().shard(rank, processes)?;
                 loader.start(iteration - 1, iteration).collect()
             };
-            let shares: Result<Vec<Vec<Batch>>, DataError> = (0..processes).map(share).collect();
-            batch = shares?.into_iter().flatten().collect();
+            let shards: Result<Vec<Vec<Batch>>, DataError> = (0..processes).map(shard).collect();
+            batch = shards?.into_iter().flatten().collect();
         }
         let cause = self.train_state.learner.undisturbed(|learner| {
-            let patient = NonFiniteStep {
+            let step = NonFiniteStep {
                 iteration,
                 learning_rate,
                 error,
@@ -221,7 +221,7 @@ impl Session<'_> {
                 preparation: plan.transform.preparation(),
                 device,
             };
-            patient.examine(&folder)
+            step.examine(&folder)
         });
         let cause = cause.map_err(TrainError::NonFiniteReport)?;
         let text = format!("step {iteration}: {error}; {cause}");
