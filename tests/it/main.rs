@@ -17,6 +17,7 @@ mod evaluation;
 mod gpu_kernels;
 mod gpu_steps;
 mod hostile;
+mod init;
 mod library;
 mod losses;
 mod outputs;

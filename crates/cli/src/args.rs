@@ -16,7 +16,9 @@ pub(crate) use self::dataset::{
     AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, SplitArguments,
     StatsArguments, SynthArguments, ViewArguments,
 };
-pub(crate) use self::training::{LrFindArguments, RunsArguments, StudyArguments, TrainArguments};
+pub(crate) use self::training::{
+    InitArguments, LrFindArguments, RunsArguments, StudyArguments, TrainArguments,
+};
 
 /// Trains, evaluates and uses RetinaNet detectors.
 #[derive(Parser)]
@@ -28,6 +30,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Looks at annotations and images, and writes a config that fits them
+    Init(InitArguments),
     /// Trains a detector from a config
     Train(TrainArguments),
     /// Measures a detector, or a file of detections, against annotations
@@ -259,6 +263,12 @@ pub(crate) struct ExportArguments {
     /// The backbone alone, for `model.pretrained` of another detector
     #[arg(long, conflicts_with = "names")]
     pub(crate) backbone: bool,
+    /// Leaves out the backbone's last stage: it starts afresh where the file is loaded
+    #[arg(long, requires = "backbone")]
+    pub(crate) without_c5: bool,
+    /// Writes the backbone in half precision
+    #[arg(long, requires = "backbone")]
+    pub(crate) half: bool,
     /// The file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

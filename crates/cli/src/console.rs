@@ -287,6 +287,19 @@ pub(crate) fn work_bar(what: &str, total: usize) -> ProgressBar {
     bar
 }
 
+/// A bar of bytes that come over the network; where stderr is no terminal, a line that they do.
+pub(crate) fn download_bar(what: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        note(&format!("fetching {what}"));
+    }
+    let bar = bar(
+        0,
+        "fetching {msg} {bar:12} {bytes}/{total_bytes} {bytes_per_sec} {left}",
+    );
+    bar.set_message(what.to_owned());
+    bar
+}
+
 fn bar(total: u64, style: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());

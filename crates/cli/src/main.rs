@@ -8,10 +8,10 @@ mod device;
 mod drawings;
 mod failure;
 mod fitness;
-mod hub;
 mod inputs;
 mod machine;
 mod outputs;
+mod pretrained;
 mod signals;
 mod timing;
 mod world;
@@ -47,6 +47,7 @@ fn keep_freed_memory() {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Init(arguments) => commands::init::run(&arguments),
         Command::Train(arguments) => commands::train::run(&arguments),
         Command::LrFind(arguments) => commands::lr_find::run(&arguments),
         Command::Study(arguments) => commands::study::run(&arguments),

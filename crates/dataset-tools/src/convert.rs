@@ -128,6 +128,15 @@ pub fn convert(
     })
 }
 
+/// The splits that a YOLO source's `data.yaml` lists and that are there, by name.
+///
+/// # Errors
+///
+/// Returns an error if the source names no classes.
+pub fn yolo_splits(source: &Path) -> Result<Vec<String>, ConvertError> {
+    yolo::splits(source)
+}
+
 /// Writes a COCO file as it is read, with all that is unknown here.
 fn copy(source: &Path, destination: &Path) -> Result<Converted, ConvertError> {
     let file: Value = read_json(source)?;

@@ -1,6 +1,6 @@
 //! What is done to a data set before anything learns from it: [`doctor`] finds what is wrong with it and
 //! repairs some of it, [`convert()`] reads and writes the forms of other tools, [`split()`] sets images aside
-//! for validation, [`DatasetStats`] counts what is in it, and [`cover`] tells which boxes the anchors
+//! for validation, with [`near_copies`] on one side, [`DatasetStats`] counts what is in it, and [`cover`] tells which boxes the anchors
 //! reach.
 //!
 //! # Example
@@ -20,14 +20,20 @@
 
 mod convert;
 mod coverage;
+mod discover;
 pub mod doctor;
+mod near_copies;
 #[cfg(test)]
 #[path = "../../data/src/shared.rs"]
 mod shared;
 mod split;
 mod stats;
 
-pub use convert::{ConvertError, Converted, DatasetFormat, Destination, Source, convert};
+pub use convert::{
+    ConvertError, Converted, DatasetFormat, Destination, Source, convert, yolo_splits,
+};
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
-pub use split::split;
+pub use discover::{DiscoverError, Found, FoundSplit, discover, find_images};
+pub use near_copies::near_copies;
+pub use split::{split, split_groups};
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

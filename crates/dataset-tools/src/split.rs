@@ -1,6 +1,7 @@
 //! Splits a COCO file into parts, for training and validation, that have the classes in equal
 //! shares.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -34,13 +35,29 @@ const ROUNDING: f64 = 1e-6;
 /// is less than an image may get none.
 ///
 /// Images are taken to have nothing to do with each other: the frames of one video may land in
-/// different parts.
+/// different parts; see [`split_groups`].
 ///
 /// # Errors
 ///
 /// Returns [`DataError::Setting`] where a share is not positive or they do not sum to 1, and an
 /// error where the file is none that [`CocoDataset::read`] reads.
 pub fn split(annotations: &Path, shares: &[f64], seed: u64) -> Result<Vec<Value>, DataError> {
+    split_groups(annotations, shares, seed, &BTreeMap::new())
+}
+
+/// As [`split`], with images of one group in one part: `groups` names them by the images' ids, as
+/// [`near_copies`](crate::near_copies) does. An image that it does not name is a group of its own. A group that is larger
+/// than what any part has room for goes where there is most.
+///
+/// # Errors
+///
+/// As [`split`].
+pub fn split_groups(
+    annotations: &Path,
+    shares: &[f64],
+    seed: u64,
+    groups: &BTreeMap<u64, usize>,
+) -> Result<Vec<Value>, DataError> {
     let sum: f64 = shares.iter().sum();
     // So written that NaN fails too.
     let sound = shares.iter().all(|share| *share > 0.0) && (sum - 1.0).abs() <= ROUNDING;
@@ -50,10 +67,13 @@ pub fn split(annotations: &Path, shares: &[f64], seed: u64) -> Result<Vec<Value>
     }
     // Refuses all that could not be told to belong to a part.
     let dataset = CocoDataset::read(annotations, Path::new(""))?;
-    let boxes: Vec<_> = dataset.images.iter().map(boxes_by_class).collect();
-    let parts = stratify(&boxes, dataset.classes.len(), shares, seed);
-    let ids = dataset.images.iter().map(|image| image.id.0);
-    let part_of = ids.zip(parts).collect();
+    let units = units(&dataset, groups);
+    let parts = stratify(&units, dataset.classes.len(), shares, seed);
+    let of_unit = |(unit, part): (&Unit, usize)| {
+        let ids = unit.ids.iter();
+        ids.map(|id| (*id, part)).collect::<Vec<_>>()
+    };
+    let part_of = units.iter().zip(parts).flat_map(of_unit).collect();
     let file = read_json(annotations)?;
     divide(file, &part_of, shares.len()).ok_or_else(|| DataError::Changed {
         path: annotations.into(),
@@ -63,45 +83,73 @@ pub fn split(annotations: &Path, shares: &[f64], seed: u64) -> Result<Vec<Value>
 /// How many boxes of which class an image has.
 type Boxes = BTreeMap<usize, usize>;
 
-fn boxes_by_class(image: &ImageRecord) -> Boxes {
-    let mut boxes = Boxes::new();
+/// Images that stay together.
+#[derive(Debug, Default)]
+struct Unit {
+    /// Of the images.
+    ids: Vec<u64>,
+    boxes: Boxes,
+}
+
+/// The groups, and each image that is in none; in the order of their first images.
+fn units(dataset: &CocoDataset, groups: &BTreeMap<u64, usize>) -> Vec<Unit> {
+    let mut units: Vec<Unit> = Vec::with_capacity(dataset.images.len());
+    let mut unit_of = HashMap::new();
+    for image in &dataset.images {
+        let next = units.len();
+        let index = match groups.get(&image.id.0) {
+            Some(group) => *unit_of.entry(*group).or_insert(next),
+            None => next,
+        };
+        if index == next {
+            units.push(Unit::default());
+        }
+        let unit = &mut units[index];
+        unit.ids.push(image.id.0);
+        count_boxes(image, &mut unit.boxes);
+    }
+    units
+}
+
+fn count_boxes(image: &ImageRecord, boxes: &mut Boxes) {
     for object in image.objects.iter().filter(|object| !object.crowd) {
         *boxes.entry(object.class.index()).or_default() += 1;
     }
-    boxes
 }
 
-/// The part of each image.
-fn stratify(images: &[Boxes], classes: usize, shares: &[f64], seed: u64) -> Vec<usize> {
+/// The part of each unit.
+fn stratify(units: &[Unit], classes: usize, shares: &[f64], seed: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut order: Vec<usize> = (0..images.len()).collect();
+    let mut order: Vec<usize> = (0..units.len()).collect();
     order.shuffle(&mut rng);
+    // The largest groups first: later they would find no room.
+    order.sort_by_key(|unit| Reverse(units[*unit].ids.len()));
 
-    let mut parts = Parts::new(images, classes, shares);
-    let mut part_of = vec![None; images.len()];
-    let mut images_of = vec![Vec::new(); classes];
-    for &image in &order {
-        for &class in images[image].keys() {
-            images_of[class].push(image);
+    let mut parts = Parts::new(units, classes, shares);
+    let mut part_of = vec![None; units.len()];
+    let mut units_of = vec![Vec::new(); classes];
+    for &unit in &order {
+        for &class in units[unit].boxes.keys() {
+            units_of[class].push(unit);
         }
     }
-    let mut left: Vec<usize> = images_of.iter().map(Vec::len).collect();
+    let mut left: Vec<usize> = units_of.iter().map(Vec::len).collect();
     let rarest = |left: &[usize]| {
         let classes = (0..classes).filter(|class| left[*class] > 0);
         classes.min_by_key(|class| left[*class])
     };
     while let Some(class) = rarest(&left) {
-        for &image in &images_of[class] {
-            if part_of[image].is_none() {
-                part_of[image] = Some(parts.place(&images[image], Some(class), &mut rng));
-                for &class in images[image].keys() {
+        for &unit in &units_of[class] {
+            if part_of[unit].is_none() {
+                part_of[unit] = Some(parts.place(&units[unit], Some(class), &mut rng));
+                for &class in units[unit].boxes.keys() {
                     left[class] -= 1;
                 }
             }
         }
     }
-    for &image in order.iter().filter(|image| images[**image].is_empty()) {
-        part_of[image] = Some(parts.place(&images[image], None, &mut rng));
+    for &unit in order.iter().filter(|unit| units[**unit].boxes.is_empty()) {
+        part_of[unit] = Some(parts.place(&units[unit], None, &mut rng));
     }
     // Each has been placed: by one of its classes, or because it has none.
     part_of.into_iter().flatten().collect()
@@ -120,25 +168,34 @@ struct Part {
 }
 
 impl Parts {
-    fn new(images: &[Boxes], classes: usize, shares: &[f64]) -> Self {
+    fn new(units: &[Unit], classes: usize, shares: &[f64]) -> Self {
         let mut boxes = vec![0; classes];
-        for (class, count) in images.iter().flatten() {
+        for (class, count) in units.iter().flat_map(|unit| &unit.boxes) {
             boxes[*class] += count;
         }
-        let sizes = sizes(images.len(), shares);
+        let images: usize = units.iter().map(|unit| unit.ids.len()).sum();
+        let sizes = sizes(images, shares);
         let part = |(share, size): (&f64, usize)| Part {
-            images: share * images.len() as f64,
+            images: share * images as f64,
             boxes: boxes.iter().map(|count| share * *count as f64).collect(),
-            room: size + images.len() / SLACK,
+            room: size + images / SLACK,
         };
         Self(shares.iter().zip(sizes).map(part).collect())
     }
 
-    /// Gives an image to the part that lacks most boxes of the class; of equals to the one that
+    /// Gives a unit to the part that lacks most boxes of the class; of equals to the one that
     /// lacks most images, and then to any.
-    fn place(&mut self, image: &Boxes, class: Option<usize>, rng: &mut ChaCha8Rng) -> usize {
+    fn place(&mut self, unit: &Unit, class: Option<usize>, rng: &mut ChaCha8Rng) -> usize {
+        let size = unit.ids.len();
         let lacks = |part: &Part| class.map_or(0.0, |class| part.boxes[class]);
-        let open = self.0.iter().enumerate().filter(|(_, part)| part.room > 0);
+        let rooms = self.0.iter().map(|part| part.room);
+        // Single images always find room; for a group there may be too little in each part.
+        let needed = rooms.max().map_or(size, |most| size.min(most));
+        let open = self
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, part)| part.room >= needed);
         let drawn = open.map(|(index, part)| (index, part, rng.random::<u64>()));
         let neediest = drawn.max_by(|(_, a, first), (_, b, second)| {
             lacks(a)
@@ -146,12 +203,11 @@ impl Parts {
                 .then(a.images.total_cmp(&b.images))
                 .then(first.cmp(second))
         });
-        // There is room for all images, so there is always one.
         let index = neediest.map_or(0, |(index, ..)| index);
         let part = &mut self.0[index];
-        part.images -= 1.0;
-        part.room = part.room.saturating_sub(1);
-        for (class, count) in image {
+        part.images -= size as f64;
+        part.room = part.room.saturating_sub(size);
+        for (class, count) in &unit.boxes {
             part.boxes[*class] -= *count as f64;
         }
         index

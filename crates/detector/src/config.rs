@@ -32,8 +32,10 @@ pub struct ModelConfig {
     pub stride_in_1x1: bool,
     /// How many of stem, C2, C3, C4 and C5 do not train.
     pub freeze_at: Whole<0, 5>,
-    /// A weight file that training starts from: a backbone or a whole detector, in this program's,
-    /// torchvision's, timm's or detectron2's names; or `hf:REPOSITORY` on the Hugging Face Hub.
+    /// The weights that training starts from, of a backbone or a whole detector: a file in this program's, torchvision's,
+    /// timm's or detectron2's names; a run or a checkpoint; `builtin:resnet18`, which ships with the program;
+    /// `torchvision:resnet50`; `hf:OWNER/NAME` on the Hugging Face Hub; or an address that ends with `#sha256=` and
+    /// digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<String>,
     /// Channels of every pyramid level.

@@ -55,6 +55,6 @@ pub use retinanet_convolution::{Parameter, ParameterKind};
 pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm, Prior};
 pub use suppression::{HardConfig, SoftGaussianConfig, SoftLinearConfig, SuppressionConfig};
 pub use weights::{
-    LoadedWeights, Names, WeightFormat, WeightsError, coco_classes, count_classes, load_pretrained,
-    load_weights, read_classes, save_backbone, save_weights,
+    BackboneExport, LoadedWeights, Names, WeightFormat, WeightsError, coco_classes, count_classes,
+    load_pretrained, load_weights, read_classes, save_backbone, save_weights,
 };

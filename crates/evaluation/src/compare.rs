@@ -5,6 +5,27 @@ use crate::{CocoDetection, Comparison, Difference, EvaluationError, Evaluator};
 const CONFIDENCE: f64 = 0.95;
 
 impl Evaluator {
+    /// How far AP of these detections may be from that of as many other images, with 95 % confidence: half of the
+    /// interval that the bootstrap over images gives. None where AP is undefined, or one image says nothing about others.
+    ///
+    /// Images are resampled `samples` times.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error as [`Evaluator::evaluate`] does.
+    pub fn uncertainty(
+        &self,
+        detections: &[CocoDetection],
+        samples: usize,
+        seed: u64,
+    ) -> Result<Option<f64>, EvaluationError> {
+        // Against no detections, whose AP is 0 on any images.
+        let comparison = self.compare(&[], detections, samples, seed)?;
+        let ap = comparison.metrics.iter().find(|metric| metric.name == "AP");
+        let interval = ap.and_then(|ap| ap.interval);
+        Ok(interval.map(|[low, high]| (high - low) / 2.0))
+    }
+
     /// What the detections `b` are better or worse in than the detections `a`, over all images.
     ///
     /// Images are resampled `samples` times to say where the differences lie; each time costs two

@@ -15,6 +15,7 @@ pub fn check_settings(config: &ExperimentConfig) -> Result<(), ExperimentError> 
     check_ignored_crops(config)?;
     check_length(config)?;
     check_warmup(config)?;
+    check_synth(config)?;
     config.anchor_generator()?;
     config.target_assigner()?;
     config.criterion()?;
@@ -69,9 +70,21 @@ fn check_warmup(config: &ExperimentConfig) -> Result<(), ExperimentError> {
     }
 }
 
+fn check_synth(config: &ExperimentConfig) -> Result<(), ExperimentError> {
+    match &config.data.synth {
+        Some(synth) if synth.hard && synth.textured => refuse(
+            "data.synth.textured",
+            "false beside `hard = true`: these are two kinds of images",
+            synth.textured,
+        ),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use retinanet_settings::{Count, Share, Whole};
+    use retinanet_shapes::ShapesConfig;
 
     use super::*;
     use crate::training_config::{Images, OneCycleConfig};
@@ -116,6 +129,17 @@ mod tests {
         assert!(
             warmup.starts_with("`schedule.warmup` must be 0 or left out"),
             "{warmup}"
+        );
+        let synth = refusal(|config| {
+            config.data.synth = Some(ShapesConfig {
+                hard: true,
+                textured: true,
+                ..ShapesConfig::default()
+            });
+        });
+        assert!(
+            synth.starts_with("`data.synth.textured` must be false"),
+            "{synth}"
         );
     }
 

@@ -207,6 +207,7 @@ const TABLE: &[(&str, &str, Resume)] = &[
     ("data.synth.height", "pixels", Resume::No),
     ("data.synth.max_objects", "objects", Resume::No),
     ("data.synth.seed", "", Resume::No),
+    ("data.synth.textured", "", Resume::No),
     ("data.synth.train_images", "images", Resume::No),
     ("data.synth.val_images", "images", Resume::No),
     ("data.synth.width", "pixels", Resume::No),

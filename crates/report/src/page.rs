@@ -33,6 +33,11 @@ const PAGE: Page = Page {
 const MOST_DETECTIONS: usize = 300;
 
 impl Report {
+    /// What the run should do next, in sentences, the most pressing first; none if nothing stands out.
+    pub fn advice(&self) -> Vec<String> {
+        advice(self)
+    }
+
     /// The page, which holds all it needs.
     ///
     /// # Errors
@@ -60,7 +65,7 @@ fn data(report: &Report) -> Result<Value, serde_json::Error> {
         "config": report.config,
         "log": serde_json::to_value(&report.log)?,
         "levels": report.levels,
-        "advice": advice(report),
+        "advice": report.advice(),
         "training_data": report.training_data,
         "validation_data": report.validation_data,
         "analysis": report.analysis.as_ref().map(analysis),

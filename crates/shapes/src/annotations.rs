@@ -4,8 +4,18 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::scene::Figure;
-use super::{Shape, ShapesConfig, ShapesError, Split};
+use retinanet_boxes::CategoryId;
+
+use super::outline::Outline;
+use super::{ShapesConfig, ShapesError, Split};
+
+/// What an annotation says: a class, and where it is.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    pub(super) category: CategoryId,
+    /// With the part that lies outside the image.
+    pub(super) outline: Outline,
+}
 
 /// Whose annotations a file holds.
 pub(super) enum FileKind {
@@ -35,11 +45,11 @@ pub(super) fn file_kind(path: &Path) -> io::Result<FileKind> {
     Ok(kind)
 }
 
-/// The annotation file of a split; `images` holds the figures of each image, in order.
+/// The annotation file of a split; `images` holds the objects of each image, in order.
 pub(super) fn annotations_json(
     config: &ShapesConfig,
     split: Split,
-    images: &[Vec<Figure>],
+    images: &[Vec<Object>],
 ) -> Result<Vec<u8>, ShapesError> {
     let (width, height) = (config.width.as_u32(), config.height.as_u32());
     let file = File {
@@ -65,15 +75,19 @@ pub(super) fn annotations_json(
         annotations: images
             .iter()
             .enumerate()
-            .flat_map(|(index, figures)| figures.iter().map(move |figure| (index, figure)))
+            .flat_map(|(index, objects)| objects.iter().map(move |object| (index, object)))
             .zip(1..)
-            .map(|((index, figure), id)| annotation(id, image_id(index), figure, width, height))
+            .map(|((index, object), id)| annotation(id, image_id(index), object, width, height))
             .collect(),
-        categories: Shape::ALL.map(|shape| Category {
-            id: shape.category().0,
-            name: shape.name(),
-            supercategory: "shape",
-        }),
+        categories: config
+            .named_categories()
+            .into_iter()
+            .map(|(id, name)| Category {
+                id: id.0,
+                name,
+                supercategory: "shape",
+            })
+            .collect(),
     };
     serde_json::to_vec(&file).map_err(ShapesError::Annotations)
 }
@@ -83,12 +97,12 @@ const fn image_id(index: usize) -> u64 {
     index as u64 + 1
 }
 
-fn annotation(id: u64, image_id: u64, figure: &Figure, width: u32, height: u32) -> Annotation {
-    let visible = figure.outline.clip(width as f32, height as f32);
+fn annotation(id: u64, image_id: u64, object: &Object, width: u32, height: u32) -> Annotation {
+    let visible = object.outline.clip(width as f32, height as f32);
     Annotation {
         id,
         image_id,
-        category_id: figure.shape.category().0,
+        category_id: object.category.0,
         bbox: visible.bounds().to_xywh(),
         area: visible.area(),
         iscrowd: 0,
@@ -117,7 +131,7 @@ struct File {
     licenses: [License; 1],
     images: Vec<Image>,
     annotations: Vec<Annotation>,
-    categories: [Category; Shape::ALL.len()],
+    categories: Vec<Category>,
 }
 
 #[derive(Serialize)]
@@ -150,7 +164,7 @@ struct Annotation {
 #[derive(Serialize)]
 struct Category {
     id: u64,
-    name: &'static str,
+    name: String,
     supercategory: &'static str,
 }
 

@@ -9,6 +9,8 @@
 //! them full of things that look alike. With two objects at most, more than a thousand anchors are
 //! background for each that is not.
 //!
+//! Its textured setting is for backbones: 48 classes of textured, lit objects, whose features carry over to photos.
+//!
 //! An image is a function of (seed, split, index) alone: the bytes are the same on every run and
 //! with any number of threads.
 
@@ -17,6 +19,7 @@ mod decoy;
 mod outline;
 mod paint;
 mod scene;
+mod textured;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,15 +30,15 @@ use image::{ExtendedColorType, ImageEncoder, ImageError, RgbImage};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use retinanet_boxes::{Class, ClassList};
+use retinanet_boxes::{CategoryId, Class, ClassList};
 use retinanet_settings::{MOST, Whole};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::annotations::{FileKind, annotations_json, file_kind};
+use self::annotations::{FileKind, Object, annotations_json, file_kind};
 use self::outline::Shape;
 use self::paint::paint;
-use self::scene::{Figure, Scene};
+use self::scene::Scene;
 
 /// Settings of the built-in shapes data set.
 ///
@@ -61,6 +64,9 @@ pub struct ShapesConfig {
     /// Whether objects are rare and small, half of the images have none, and the background is full
     /// of things that look alike.
     pub hard: bool,
+    /// Whether objects are textured and lit, of 48 classes by form and surface, in front of textured grounds: what a
+    /// backbone learns from where no photos can be had.
+    pub textured: bool,
 }
 
 impl Default for ShapesConfig {
@@ -73,25 +79,32 @@ impl Default for ShapesConfig {
             height: Whole::literal(160),
             max_objects: Whole::literal(6),
             hard: false,
+            textured: false,
         }
     }
 }
 
 impl ShapesConfig {
-    /// The classes, the same for every config.
+    /// The classes.
     ///
-    /// Their category ids are 1, 2, 4 and 7: the gaps are on purpose, as COCO's own ids have them,
+    /// The four shapes' category ids are 1, 2, 4 and 7: the gaps are on purpose, as COCO's own ids have them,
     /// so that code which takes a category id for a class index fails on this data set too.
     ///
     /// # Panics
     ///
     /// Never: no category id occurs twice.
-    pub fn classes() -> ClassList {
-        let classes = Shape::ALL
-            .into_iter()
-            .map(|shape| Class::new(shape.category(), shape.name()))
-            .collect();
-        ClassList::new(classes).expect("no category id occurs twice")
+    pub fn classes(&self) -> ClassList {
+        let classes = self.named_categories();
+        let classes = classes.into_iter().map(|(id, name)| Class::new(id, name));
+        ClassList::new(classes.collect()).expect("no category id occurs twice")
+    }
+
+    fn named_categories(&self) -> Vec<(CategoryId, String)> {
+        if self.textured {
+            return textured::classes();
+        }
+        let named = |shape: Shape| (shape.category(), shape.name().to_owned());
+        Shape::ALL.map(named).into()
     }
 
     /// Draws the data set into a folder, which is made where it is missing.
@@ -138,9 +151,10 @@ impl ShapesConfig {
         let val = self.write_images(root, Split::Val, &on_image)?;
         retinanet_files::write_cached(&train_file, annotations_json(self, Split::Train, &train)?)?;
         retinanet_files::write_cached(&val_file, annotations_json(self, Split::Val, &val)?)?;
+        let categories = self.named_categories();
         Ok(ShapesSummary {
-            train: SplitSummary::new(&train),
-            val: SplitSummary::new(&val),
+            train: SplitSummary::new(&train, &categories),
+            val: SplitSummary::new(&val, &categories),
         })
     }
 
@@ -160,25 +174,32 @@ impl ShapesConfig {
         root: &Path,
         split: Split,
         on_image: &(impl Fn() + Sync),
-    ) -> Result<Vec<Vec<Figure>>, ShapesError> {
+    ) -> Result<Vec<Vec<Object>>, ShapesError> {
         let folder = root.join(IMAGES_FOLDER);
         (0..self.image_count(split))
             .into_par_iter()
             .map(|index| {
-                let (image, figures) = self.draw(split, index);
+                let (image, objects) = self.draw(split, index);
                 let path = folder.join(split.image_name(index));
                 write_png(&path, &image)?;
                 on_image();
-                Ok(figures)
+                Ok(objects)
             })
             .collect()
     }
 
-    fn draw(&self, split: Split, index: usize) -> (RgbImage, Vec<Figure>) {
+    fn draw(&self, split: Split, index: usize) -> (RgbImage, Vec<Object>) {
         let mut rng = image_rng(self.seed.get(), split, index);
+        if self.textured {
+            return textured::draw(self, &mut rng);
+        }
         let scene = Scene::draw(self, &mut rng);
         let image = paint(&scene, &mut rng);
-        (image, scene.figures)
+        let objects = scene.figures.into_iter().map(|figure| Object {
+            category: figure.shape.category(),
+            outline: figure.outline,
+        });
+        (image, objects.collect())
     }
 
     const fn image_count(&self, split: Split) -> usize {
@@ -212,21 +233,17 @@ pub struct SplitSummary {
 }
 
 impl SplitSummary {
-    fn new(images: &[Vec<Figure>]) -> Self {
-        let mut objects_by_class: BTreeMap<_, _> = Shape::ALL
-            .into_iter()
-            .map(|shape| (shape.name().to_owned(), 0))
-            .collect();
-        for figure in images.iter().flatten() {
-            *objects_by_class
-                .entry(figure.shape.name().to_owned())
-                .or_default() += 1;
-        }
+    fn new(images: &[Vec<Object>], categories: &[(CategoryId, String)]) -> Self {
+        let objects = || images.iter().flatten();
+        let count = |id: CategoryId| objects().filter(|object| object.category == id).count();
         Self {
             images: images.len(),
-            background_images: images.iter().filter(|figures| figures.is_empty()).count(),
-            objects: images.iter().map(Vec::len).sum(),
-            objects_by_class,
+            background_images: images.iter().filter(|objects| objects.is_empty()).count(),
+            objects: objects().count(),
+            objects_by_class: categories
+                .iter()
+                .map(|(id, name)| (name.clone(), count(*id)))
+                .collect(),
         }
     }
 }

@@ -27,7 +27,7 @@ pub use optimisation::losses::{StepError, StepLoss};
 pub use optimisation::step::{DeviceBatch, Learner, StepOptions};
 pub use planning::auto_batch::{measure_batch_size, try_batch};
 pub use planning::device_check::{Checked, DeviceCheck, TOLERANCE};
-pub use planning::estimate::{Estimate, estimate, roughly};
+pub use planning::estimate::{Estimate, StepLine, estimate, measure_step, roughly};
 pub use planning::lr_find::{RateSearch, find_learning_rate};
 pub use planning::memory::{memory, peak_memory};
 pub use planning::plan::Plan;

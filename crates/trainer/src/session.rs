@@ -5,6 +5,7 @@ mod steps;
 
 use std::time::Instant;
 
+use retinanet_evaluation::CocoDetection;
 use retinanet_experiment::{Observer, config_to_toml};
 use retinanet_settings::ShareBelowOne;
 
@@ -44,7 +45,11 @@ pub(crate) struct Session<'a> {
     /// The step that it was made at.
     best_iteration: Option<u64>,
     /// The score of the last evaluation's largest F1.
-    best_score: Option<f64>,
+    pub(crate) best_score: Option<f64>,
+    /// Of the last evaluation.
+    detections: Vec<CocoDetection>,
+    /// What the last report says to do next.
+    pub(crate) advice: Vec<String>,
     evaluations_since_best: u64,
     /// Whether the model as it stands is to be evaluated.
     pub(crate) awaits_evaluation: bool,
@@ -138,6 +143,8 @@ impl<'a> Session<'a> {
             best: None,
             best_iteration: None,
             best_score: None,
+            detections: Vec::new(),
+            advice: Vec::new(),
             evaluations_since_best: 0,
             awaits_evaluation: false,
             last_checkpoint: Instant::now(),
@@ -201,6 +208,8 @@ impl<'a> Session<'a> {
             best: state.best,
             best_iteration: state.best_iteration,
             best_score: state.best_score,
+            detections: Vec::new(),
+            advice: Vec::new(),
             evaluations_since_best: state.evaluations_since_best,
             awaits_evaluation: state.awaits_evaluation,
             last_checkpoint: Instant::now(),

@@ -28,6 +28,12 @@ pub struct TrainOutcome {
     pub best: Option<f64>,
     /// The last evaluation, if there was one.
     pub last: Option<Metrics>,
+    /// How far its AP may be from that of as many other images, with 95 % confidence, where that is known.
+    pub uncertainty: Option<f64>,
+    /// The score of the last evaluation's largest F1.
+    pub best_score: Option<f64>,
+    /// What the run should do next, in sentences.
+    pub advice: Vec<String>,
     /// Why it ended before the last step, if it did.
     pub stopped: Option<Stopped>,
     /// How often an image was left out because it could not be read, since the run went on last.
@@ -104,13 +110,28 @@ pub fn train(
         stopped = Some(Stopped::Asked);
     }
     group.send_command(Command::End);
+    outcome(session, run, last, stopped)
+}
+
+fn outcome(
+    session: Session<'_>,
+    run: &RunDirectory,
+    last: Option<Metrics>,
+    stopped: Option<Stopped>,
+) -> Result<TrainOutcome, TrainError> {
     Ok(TrainOutcome {
         run: run.root().to_owned(),
         iteration: session.iteration(),
         best: session.best,
+        uncertainty: match &last {
+            Some(_) => session.uncertainty()?,
+            None => None,
+        },
         last,
-        stopped,
+        best_score: session.best_score,
         skipped: session.skipped,
+        stopped,
+        advice: session.advice,
     })
 }
 

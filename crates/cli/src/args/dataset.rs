@@ -155,6 +155,9 @@ pub(crate) struct SynthArguments {
     /// Small objects in half of the images, among many things that look alike
     #[arg(long)]
     pub(crate) hard: bool,
+    /// Textured, lit objects of 48 classes, for backbones to learn from
+    #[arg(long, conflicts_with = "hard")]
+    pub(crate) textured: bool,
 }
 
 #[derive(Subcommand)]

@@ -1,10 +1,87 @@
-//! The arguments of what trains: `train`, `lr-find`, `study`, `runs`.
+//! The arguments of what trains: `init`, `train`, `lr-find`, `study`, `runs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{from_1_to, Settings};
+
+/// How long training takes that nobody asks to take longer, in minutes.
+const MINUTES: f64 = 30.0;
+
+#[derive(Args)]
+pub(crate) struct InitArguments {
+    /// A folder with annotations (COCO, YOLO, Pascal VOC or CSV) and images; the current one if not given
+    #[arg(conflicts_with = "annotations")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Instead of a folder: a COCO annotation file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) annotations: Option<PathBuf>,
+    /// The folder of its images; looked for around it if not given
+    #[arg(long, value_name = "DIR", requires = "annotations")]
+    pub(crate) images: Option<PathBuf>,
+    /// A COCO annotation file to evaluate on; if not given, images are set aside
+    #[arg(long, value_name = "FILE", requires = "annotations")]
+    pub(crate) val: Option<PathBuf>,
+    /// The folder of its images; that of `--images` if not given
+    #[arg(long, value_name = "DIR", requires = "val")]
+    pub(crate) val_images: Option<PathBuf>,
+    /// The config to write; the folder's or the annotations' name with `.toml` if not given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// How long training may take, on this machine
+    #[arg(long, default_value_t = MINUTES, value_parser = minutes)]
+    pub(crate) minutes: f64,
+    /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// The weights to start from, as `model.pretrained`; `none` for random ones; those of `ImageNet` if not given,
+    /// and without a network those that ship with the program
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) pretrained: Option<String>,
+}
+
+impl InitArguments {
+    /// For the annotations and images of a folder.
+    pub(crate) fn of_folder(folder: &Path, minutes: Option<f64>, device: Option<String>) -> Self {
+        Self {
+            folder: Some(folder.to_owned()),
+            annotations: None,
+            images: None,
+            val: None,
+            val_images: None,
+            out: None,
+            minutes: minutes.unwrap_or(MINUTES),
+            device,
+            pretrained: None,
+        }
+    }
+
+    /// The config to write.
+    pub(crate) fn out(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| {
+            let folder = self.folder.clone().unwrap_or_else(|| PathBuf::from("."));
+            let folder = std::path::absolute(&folder).unwrap_or(folder);
+            let name = match &self.annotations {
+                Some(annotations) => annotations.file_stem(),
+                None => folder.file_name(),
+            };
+            let mut file = name.unwrap_or("my".as_ref()).to_owned();
+            file.push(".toml");
+            PathBuf::from(file)
+        })
+    }
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 100_000.0;
+    let minutes: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.5..=MOST).contains(&minutes) {
+        Ok(minutes)
+    } else {
+        Err(format!("has to be in [0.5, {MOST}]"))
+    }
+}
 
 #[derive(Args)]
 #[expect(
@@ -12,8 +89,12 @@ use super::{from_1_to, Settings};
     reason = "each flag is there or not, whatever the others are"
 )]
 pub(crate) struct TrainArguments {
-    /// The experiment, a TOML file; with --resume also the directory of a run alone
+    /// The experiment, a TOML file; or a folder with annotations and images, for which `init` makes one first; with
+    /// --resume also the directory of a run alone
     pub(crate) config: PathBuf,
+    /// With a folder of annotations and images: how long training may take; 30 if not given
+    #[arg(long, value_parser = minutes)]
+    pub(crate) minutes: Option<f64>,
     #[command(flatten)]
     pub(crate) settings: Settings,
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)

@@ -1,7 +1,7 @@
-use std::path::Path;
-
 use anyhow::anyhow;
-use retinanet_detector::{save_backbone, save_weights, ClassScores, Detector, Names, WeightFormat};
+use retinanet_detector::{
+    save_backbone, save_weights, BackboneExport, ClassScores, Detector, Names, WeightFormat,
+};
 
 use super::LoadedModel;
 use crate::args::{ExportArguments, ExportNames, Format};
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         ExportNames::Detectron2 => Names::Detectron2,
     };
     if arguments.backbone {
-        return export_backbone(&detector, format, &arguments.out);
+        return export_backbone(&detector, format, arguments);
     }
     if names != Names::Native && config.model.head.scores == ClassScores::Softmax {
         return Err(Failure::usage(anyhow!(
@@ -90,9 +90,17 @@ fn refuse_to_mislabel(arguments: &ExportArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn export_backbone(detector: &Detector, format: WeightFormat, out: &Path) -> Result<(), Failure> {
-    save_backbone(detector.model(), out, format).map_err(Failure::work)?;
-    let out = out.display();
+fn export_backbone(
+    detector: &Detector,
+    format: WeightFormat,
+    arguments: &ExportArguments,
+) -> Result<(), Failure> {
+    let export = BackboneExport {
+        without_c5: arguments.without_c5,
+        half: arguments.half,
+    };
+    save_backbone(detector.model(), &arguments.out, format, export).map_err(Failure::work)?;
+    let out = arguments.out.display();
     console::result(&format!(
         "wrote the backbone to {out}\nnext:\n  retinanet train CONFIG --set model.pretrained={out}"
     ));

@@ -5,10 +5,10 @@ use burn::tensor::Device;
 use retinanet_boxes::{CategoryId, Class, ClassList};
 use retinanet_data::{CocoDataset, LabelIds, ReadOptions};
 use retinanet_detector::{
-    coco_classes, count_classes, load_pretrained, load_weights, save_backbone, save_weights, Names,
-    WeightFormat,
+    coco_classes, count_classes, load_pretrained, load_weights, save_backbone, save_weights,
+    BackboneExport, Names, WeightFormat,
 };
-use retinanet_experiment::load_config;
+use retinanet_experiment::{load_config, ExperimentConfig};
 
 use crate::args::ImportArguments;
 use crate::console;
@@ -34,19 +34,7 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
     let (weights, out) = (&arguments.weights, &arguments.out);
     let device = Device::flex();
     let Some(count) = count_classes(weights, anchors).map_err(Failure::work)? else {
-        // A backbone alone: the detector around it does not matter.
-        let mut model = config.model.init(1, 0, &device)?;
-        let loaded = load_pretrained(&mut model, weights).map_err(Failure::work)?;
-        save_backbone(&model, out, WeightFormat::Safetensors).map_err(Failure::work)?;
-        console::result(&format!(
-            "read {}: {loaded}\nwrote the backbone to {}\nnext:\n  retinanet train {} --set \
-             model.pretrained={}",
-            weights.display(),
-            out.display(),
-            arguments.config.display(),
-            out.display()
-        ));
-        return Ok(());
+        return import_backbone(arguments, &config);
     };
 
     let classes = match &arguments.annotations {
@@ -77,6 +65,24 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
              preset = \"torchvision\" does",
         );
     }
+    Ok(())
+}
+
+/// Imports a backbone alone: the detector around it does not matter.
+fn import_backbone(arguments: &ImportArguments, config: &ExperimentConfig) -> Result<(), Failure> {
+    let (weights, out) = (&arguments.weights, &arguments.out);
+    let mut model = config.model.init(1, 0, &Device::flex())?;
+    let loaded = load_pretrained(&mut model, weights).map_err(Failure::work)?;
+    let (format, whole) = (WeightFormat::Safetensors, BackboneExport::default());
+    save_backbone(&model, out, format, whole).map_err(Failure::work)?;
+    console::result(&format!(
+        "read {}: {loaded}\nwrote the backbone to {}\nnext:\n  retinanet train {} --set \
+         model.pretrained={}",
+        weights.display(),
+        out.display(),
+        arguments.config.display(),
+        out.display()
+    ));
     Ok(())
 }
 

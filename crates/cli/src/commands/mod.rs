@@ -10,6 +10,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod fits;
 pub(crate) mod import;
+pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod lr_find;
 pub(crate) mod predict;

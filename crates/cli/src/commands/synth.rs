@@ -14,6 +14,7 @@ pub(crate) fn run(arguments: &SynthArguments) -> Result<(), Failure> {
         height: arguments.height.unwrap_or(default.height),
         max_objects: arguments.max_objects.unwrap_or(default.max_objects),
         hard: arguments.hard,
+        textured: arguments.textured,
     };
     let bar = console::work_bar(
         "drawing shapes",

@@ -4,18 +4,18 @@ use std::rc::Rc;
 use anyhow::anyhow;
 use burn::tensor::Device;
 use retinanet_evaluation::Metric;
-use retinanet_experiment::{load_config, what_lies_in, ExperimentConfig, Observer};
+use retinanet_experiment::{load_config, ExperimentConfig, Observer};
 use retinanet_trainer::{
     join, Communicator, DeviceCheck, Host, HostError, LaunchOptions, RunDirectory, Stopped,
     TrainOutcome,
 };
 
-use crate::args::TrainArguments;
+use crate::args::{InitArguments, TrainArguments};
 use crate::console::{self, Console};
 use crate::device;
 use crate::failure::Failure;
 use crate::fitness;
-use crate::hub;
+use crate::pretrained;
 use crate::signals;
 use crate::world::{self, Joined};
 
@@ -93,8 +93,9 @@ impl Host for Program<'_> {
         super::fits::fits(config, images)
     }
 
-    fn weights_file(&self, pretrained: &str) -> Result<String, HostError> {
-        Ok(hub::local_file(pretrained)?)
+    fn weights_file(&self, place: &str) -> Result<String, HostError> {
+        let file = pretrained::file(place)?;
+        Ok(file.to_string_lossy().into_owned())
     }
 
     fn training_begins(&self) {
@@ -125,37 +126,58 @@ fn named(arguments: &TrainArguments) -> Result<Named, Failure> {
             run: path.clone(),
         });
     }
+    if path.is_dir() {
+        return of_folder(arguments);
+    }
+    if arguments.minutes.is_some() {
+        return Err(Failure::usage(anyhow!(
+            "`--minutes` is for a folder of annotations and images; of `{}` the config says how long it takes",
+            path.display()
+        )));
+    }
     let is_annotations = path
         .extension()
         .is_some_and(|it| it.eq_ignore_ascii_case("json"));
-    if path.is_dir() {
-        return Err(Failure::usage(anyhow!(
-            "`{}` is a folder, and `train` takes a config: a TOML file that says where the data is located \
-             (`data.root`, `data.train`, `data.val`); it holds {}",
-            path.display(),
-            what_lies_in(path)
-        )));
-    }
     if is_annotations {
         return Err(Failure::usage(anyhow!(
-            "`{}` holds annotations, and `train` takes a config: a TOML file that names them \
-             (`data.train.annotations`) and the folder of the images (`data.train.images`)",
+            "`{0}` holds annotations, and `train` takes a config: a TOML file that names them \
+             (`data.train.annotations`) and the folder of the images (`data.train.images`); \
+             `retinanet init --annotations {0}` makes one",
             path.display()
         )));
     }
     Ok(Named {
         config: path.clone(),
-        run: run_directory(arguments),
+        run: run_directory(path, arguments),
+    })
+}
+
+/// The config that `init` makes of a folder of annotations and images, which is written first.
+fn of_folder(arguments: &TrainArguments) -> Result<Named, Failure> {
+    let folder = &arguments.config;
+    let init = InitArguments::of_folder(folder, arguments.minutes, arguments.device.clone());
+    let config = init.out();
+    if arguments.resume {
+        return Err(Failure::usage(anyhow!(
+            "`{}` is not a run; to go on with one that was made of it: `retinanet train --resume {}`",
+            folder.display(),
+            config.display()
+        )));
+    }
+    super::init::write_config(&init, &config)?;
+    Ok(Named {
+        run: run_directory(&config, arguments),
+        config,
     })
 }
 
 /// The folder that the user names; else `runs/NAME` after the config, the first that is free for
 /// a new run and the newest to resume.
-fn run_directory(arguments: &TrainArguments) -> PathBuf {
+fn run_directory(config: &Path, arguments: &TrainArguments) -> PathBuf {
     if let Some(root) = &arguments.run_dir {
         return root.clone();
     }
-    let name = arguments.config.file_stem().unwrap_or_default();
+    let name = config.file_stem().unwrap_or_default();
     let name = name.to_string_lossy();
     let candidate = |number: u32| match number {
         1 => Path::new(RUNS).join(&*name),
@@ -196,6 +218,12 @@ fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
     if let Some(metrics) = &outcome.last {
         console::result(&format!("{metrics}"));
     }
+    if let (Some(metrics), Some(uncertainty)) = (&outcome.last, outcome.uncertainty) {
+        console::result(&format!(
+            "AP {:.3} ± {uncertainty:.3}: on other images of the same kind it is in there in 19 of 20 cases",
+            metrics.ap
+        ));
+    }
     match outcome.best {
         Some(best) => console::result(&format!("best {metric} {best:.4}")),
         None if outcome.last.is_some() => console::result(&format!(
@@ -203,6 +231,14 @@ fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
              images; the last weights count"
         )),
         None => {}
+    }
+    if let Some(score) = outcome.best_score {
+        console::result(&format!(
+            "detections count from a score of {score:.2}, where F1 is largest"
+        ));
+    }
+    for sentence in &outcome.advice {
+        console::result(&format!("advice: {sentence}"));
     }
     console::result(&format!(
         "the run is in {run}\nnext:\n  retinanet eval --run {run}\n  \

@@ -74,6 +74,28 @@ pub(super) fn read(
     Ok(dataset)
 }
 
+/// The splits that the `data.yaml` of a source lists, none if there is no such file.
+///
+/// # Errors
+///
+/// Returns an error if there are no names of classes.
+pub(super) fn splits(source: &Path) -> Result<Vec<String>, ConvertError> {
+    let is_list = source.is_file()
+        && source
+            .extension()
+            .is_none_or(|it| it != "yaml" && it != "yml");
+    let folder = source.parent().filter(|_| is_list);
+    let names = Names::find(folder.unwrap_or(source))?;
+    let Some((Yaml::Table(entries), _)) = &names.yaml else {
+        return Ok(Vec::new());
+    };
+    let is_there = |name: &str| names.split(name, source).is_ok();
+    let listed = entries.iter().map(|(key, _)| key.as_str());
+    let splits =
+        listed.filter(|key| ["train", "val", "valid", "test"].contains(key) && is_there(key));
+    Ok(splits.map(str::to_owned).collect())
+}
+
 /// Gives the label files of a data set, each with its path below the folder of labels, the `data.yaml`, and
 /// how many annotations are in them. Boxes are clipped to their picture; crowds and non-finite
 /// boxes have no place there.

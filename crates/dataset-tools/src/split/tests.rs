@@ -9,10 +9,19 @@ use super::*;
 use crate::shared::shared_data;
 
 fn split_bytes(bytes: &[u8], shares: &[f64], seed: u64) -> Result<Vec<Value>, DataError> {
+    split_bytes_by(bytes, shares, seed, &BTreeMap::new())
+}
+
+fn split_bytes_by(
+    bytes: &[u8],
+    shares: &[f64],
+    seed: u64,
+    groups: &BTreeMap<u64, usize>,
+) -> Result<Vec<Value>, DataError> {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("all.json");
     fs_err::write(&path, bytes).expect("the folder is ours");
-    split(&path, shares, seed)
+    split_groups(&path, shares, seed, groups)
 }
 
 fn split_json(file: &Value, shares: &[f64], seed: u64) -> Result<Vec<Value>, DataError> {
@@ -189,6 +198,17 @@ fn each_class_of_bccd_is_shared_out_as_asked() {
     assert_ne!(image_ids(&split_of(0)[0]), image_ids(&split_of(1)[0]));
 }
 
+#[test]
+fn a_group_larger_than_any_part_goes_where_there_is_most_room() {
+    let whole = file(&vec![vec![1]; 10]);
+    let groups = (0..9).map(|id| (id, 0)).collect();
+    let parts = split_bytes_by(whole.to_string().as_bytes(), &[0.7, 0.3], 0, &groups);
+    let sizes: Vec<usize> = (parts.expect("a sound file").iter())
+        .map(|part| image_ids(part).len())
+        .collect();
+    assert_eq!(sizes, [9, 1]);
+}
+
 fn shares() -> impl Strategy<Value = Vec<f64>> {
     prop::collection::vec(1_u32..20, 1..5).prop_map(|weights| {
         let sum = f64::from(weights.iter().sum::<u32>());
@@ -198,6 +218,28 @@ fn shares() -> impl Strategy<Value = Vec<f64>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn groups_stay_together_and_parts_are_near_their_size(
+        images in prop::collection::vec(prop::collection::vec(1_u64..=4, 0..6), 40..120),
+        size in 1_u64..5,
+        seed: u64,
+    ) {
+        let whole = file(&images);
+        // Every second image is alone.
+        let of_id = |id: u64| id.is_multiple_of(2).then_some((id, (id / (2 * size)) as usize));
+        let groups: BTreeMap<_, _> = (0..images.len() as u64).filter_map(of_id).collect();
+        let parts = split_bytes_by(whole.to_string().as_bytes(), &[0.75, 0.25], seed, &groups)
+            .expect("a sound file");
+        prop_assert_eq!(sorted(&parts, "images"), sorted([&whole], "images"));
+        let ids: Vec<_> = parts.iter().map(image_ids).collect();
+        let groups_in = |ids: &BTreeSet<u64>| -> BTreeSet<usize> {
+            ids.iter().filter_map(|id| groups.get(id).copied()).collect()
+        };
+        prop_assert!(groups_in(&ids[0]).is_disjoint(&groups_in(&ids[1])));
+        let over = ids[1].len() as f64 - 0.25 * images.len() as f64;
+        prop_assert!(over.abs() < 4.0 + 2.0 * size as f64, "{over}");
+    }
 
     #[test]
     fn parts_are_disjoint_complete_and_of_their_size(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::store::burn_pack;
-use burn::tensor::{Bytes, DType, TensorData};
+use burn::tensor::{Bytes, DType, TensorData, f16};
 use pytorch_reader::PytorchReader;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -125,6 +125,18 @@ impl WeightFile {
         })
     }
 
+    /// Turns all numbers into half precision; the name of a tensor for which that has no place, if there is one.
+    pub(crate) fn halve(&mut self) -> Result<(), String> {
+        for (name, data) in &mut self.tensors {
+            let half = data.clone().convert::<f16>();
+            if half.iter::<f32>().any(|value| !value.is_finite()) {
+                return Err(name.clone());
+            }
+            *data = half;
+        }
+        Ok(())
+    }
+
     /// Writes the file, or leaves what is there.
     pub(crate) fn write(&self, path: &Path, format: WeightFormat) -> Result<(), WeightsError> {
         let bytes = match format {
@@ -148,6 +160,7 @@ impl WeightFile {
         let views = self.tensors.iter().map(|(name, data)| {
             let dtype = match data.dtype() {
                 DType::I64 => Dtype::I64,
+                DType::F16 => Dtype::F16,
                 _ => Dtype::F32,
             };
             TensorView::new(dtype, data.shape().to_vec(), data.as_bytes())

@@ -15,8 +15,16 @@ use crate::weights::error::WeightsError;
 use crate::weights::file::{CLASSES_KEY, WeightFile};
 use crate::weights::names::{Layout, Names, layout, modern_torchvision};
 
-/// Parts of the model that a file may leave out as a whole.
-const PARTS: [&str; 3] = ["pyramid", "class_subnet", "box_subnet"];
+/// The backbone's last stage.
+pub(crate) const C5: &str = "backbone.layer4";
+
+/// Parts of the model that a file may leave out as a whole, and what they are called.
+const PARTS: [(&str, &str); 4] = [
+    (C5, "C5"),
+    ("pyramid", "pyramid"),
+    ("class_subnet", "class_subnet"),
+    ("box_subnet", "box_subnet"),
+];
 
 /// What a classifier and a program's own bookkeeping leave in a file that a detector does not need.
 const HARMLESS: [&str; 6] = [
@@ -72,7 +80,7 @@ pub fn load_weights(model: &mut RetinaNet, path: &Path) -> Result<LoadedWeights,
 ///
 /// # Errors
 ///
-/// As [`load_weights`]; only pyramid and heads may be missing, each as a whole.
+/// As [`load_weights`]; only C5, pyramid and heads may be missing, each as a whole.
 pub fn load_pretrained(model: &mut RetinaNet, path: &Path) -> Result<LoadedWeights, WeightsError> {
     let file = WeightFile::read(path)?;
     load(model, file, path, true)
@@ -194,11 +202,14 @@ impl Fit {
     ) -> Result<LoadedWeights, WeightsError> {
         let mut fresh = Vec::new();
         if partly {
-            for part in PARTS {
-                let belongs = |name: &str| name.split('.').next() == Some(part);
+            for (part, called) in PARTS {
+                let belongs = |name: &str| {
+                    let rest = name.strip_prefix(part);
+                    rest.is_some_and(|rest| rest.starts_with('.'))
+                };
                 if !self.taken.iter().any(|tensor| belongs(&tensor.name)) {
                     self.missing.retain(|(native, _)| !belongs(native));
-                    fresh.push(format!("the file has no {part}, which starts afresh"));
+                    fresh.push(format!("the file has no {called}, which starts afresh"));
                 }
             }
         }

@@ -16,6 +16,7 @@ use retinanet_boxes::ClassList;
 use crate::model::RetinaNet;
 use crate::numbers::faulty_number;
 use crate::weights::file::{CLASSES_KEY, WeightFile};
+use crate::weights::load::C5;
 use crate::weights::names::layout;
 
 pub use coco::coco_classes;
@@ -81,18 +82,38 @@ impl WeightFile {
     }
 }
 
+/// What is written of a backbone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackboneExport {
+    /// Whether the last stage, whose output is C5, is left out: it has most of the weights, and what it has learned
+    /// carries over least.
+    pub without_c5: bool,
+    /// Whether the weights are written in half precision: half the size, each to 3 digits.
+    pub half: bool,
+}
+
 /// Writes the weights of the model's backbone alone, for training to start from.
 ///
 /// # Errors
 ///
-/// Returns an error if the file cannot be written.
+/// Returns an error if the file cannot be written, or a weight has no place in half precision.
 pub fn save_backbone(
     model: &RetinaNet,
     path: &Path,
     format: WeightFormat,
+    export: BackboneExport,
 ) -> Result<(), WeightsError> {
     let mut file = WeightFile::of(model, Names::Native, path)?;
-    file.tensors.retain(|name, _| name.starts_with("backbone."));
+    file.tensors.retain(|name, _| {
+        let is_c5 = name.starts_with(&format!("{C5}."));
+        name.starts_with("backbone.") && !(export.without_c5 && is_c5)
+    });
+    if export.half {
+        file.halve().map_err(|name| WeightsError::Write {
+            path: path.to_owned(),
+            reason: format!("`{name}` has values that half precision has no place for"),
+        })?;
+    }
     file.write(path, format)
 }
 
@@ -243,5 +264,53 @@ mod tests {
         let mut same = config().init(2, 0, &device).unwrap();
         let error = load_weights(&mut same, &path).unwrap_err();
         assert!(matches!(error, WeightsError::Read { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_backbone_without_its_last_stage_in_half_precision_is_a_start() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backbone.safetensors");
+        let (model, mut other) = (
+            config().init(2, 0, &device).unwrap(),
+            config().init(3, 1, &device).unwrap(),
+        );
+        let before = other.collect(None, None, true);
+        let export = BackboneExport {
+            without_c5: true,
+            half: true,
+        };
+        save_backbone(&model, &path, WeightFormat::Safetensors, export).unwrap();
+        let loaded = load_pretrained(&mut other, &path).unwrap();
+        assert!(
+            loaded.to_string().contains("C5, which starts afresh"),
+            "{loaded}"
+        );
+
+        let values = |tensors: Vec<burn::store::burn_pack::Tensor>| {
+            let named = tensors.into_iter().map(|tensor| {
+                let (name, dtype, shape, _, bytes) = tensor.into_parts().unwrap();
+                let data = TensorData::from_bytes(bytes, shape, dtype);
+                (name, data.try_to_vec::<f32>().unwrap())
+            });
+            named.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let after = values(other.collect(None, None, true));
+        let (source, before) = (values(model.collect(None, None, true)), values(before));
+        for (name, values) in after {
+            let is_taken = name.starts_with("backbone.") && !name.starts_with("backbone.layer4.");
+            let wanted = if is_taken {
+                &source[&name]
+            } else {
+                &before[&name]
+            };
+            let tolerance = if is_taken { 1e-3 } else { 0.0 };
+            for (value, wanted) in values.iter().zip(wanted) {
+                assert!(
+                    (value - wanted).abs() <= tolerance * wanted.abs() + 1e-7,
+                    "{name}"
+                );
+            }
+        }
     }
 }

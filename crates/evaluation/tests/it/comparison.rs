@@ -61,6 +61,16 @@ fn an_interval_is_as_wide_as_theory_says() {
 }
 
 #[test]
+fn the_uncertainty_of_ap_is_as_wide_as_theory_says() {
+    // Every detection is right, so that AP is recall but for its last step.
+    let reach = objects().uncertainty(&half(), 2000, 7).unwrap().unwrap();
+    assert!((reach / (1.96 * 0.05) - 1.0).abs() < 0.1, "{reach}");
+    let one = evaluator(1, 1, &[object(1, 1, BOX)]);
+    let found = [detection(1, 1, BOX, 0.9)];
+    assert_eq!(one.uncertainty(&found, 50, 0).unwrap(), None);
+}
+
+#[test]
 fn the_largest_loss_comes_first() {
     let evaluator = evaluator(2, 2, &[object(1, 1, BOX), object(2, 2, BOX)]);
     let first = [detection(1, 1, BOX, 0.9)];

@@ -48,7 +48,7 @@ impl Reporter {
         }
     }
 
-    /// Writes `report.html`, and what it shows into `eval/` for other programs.
+    /// Writes `report.html`, and what it shows into `eval/` for other programs. Gives what the run should do next.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Reporter {
         plan: &Plan,
         run: &RunDirectory,
         findings: &Findings,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<String>, String> {
         let written = run
             .write_compact("eval/detections.json", &findings.detections)
             .and_then(|()| run.write_compact("eval/analysis.json", &findings.analysis))
@@ -83,7 +83,8 @@ impl Reporter {
             gallery,
         };
         let path = run.root().join("report.html");
-        report.write(&path).map_err(|error| in_full(&error))
+        report.write(&path).map_err(|error| in_full(&error))?;
+        Ok(report.advice())
     }
 }
 

@@ -89,20 +89,40 @@ pub fn roughly(seconds: f64) -> String {
     }
 }
 
-/// What a plan's steps will take on a device, for one of so many ranks that shard the batch. Nothing on
-/// GPUs, where kernels are compiled at first.
+/// What a step takes, by the pixels of all its images.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepLine {
+    /// Whatever the size, in seconds.
+    pub fixed: f64,
+    /// Of each pixel, in seconds.
+    pub per_pixel: f64,
+    /// The most memory, by pixels too, where the system tells: whatever the size, and of each pixel, in bytes.
+    pub memory: Option<[f64; 2]>,
+}
+
+impl StepLine {
+    /// Seconds of a step on so many pixels.
+    pub fn seconds(&self, pixels: usize) -> f64 {
+        (self.fixed + self.per_pixel * pixels as f64).max(0.0)
+    }
+
+    /// Bytes of a step on so many pixels.
+    fn bytes(&self, pixels: usize) -> Option<u64> {
+        let [fixed, per_pixel] = self.memory?;
+        Some((fixed + per_pixel * pixels as f64).max(0.0) as u64)
+    }
+}
+
+/// Measures steps of a plan with one square image of these sides, in pixels.
 ///
 /// # Errors
 ///
 /// Returns an error if a setting of the model is out of range.
-pub fn estimate(
+pub fn measure_step(
     plan: &Plan,
     device: &Device,
-    processes: usize,
-) -> Result<Option<Estimate>, ExperimentError> {
-    if !is_flex(device) {
-        return Ok(None);
-    }
+    sides: [usize; 2],
+) -> Result<StepLine, ExperimentError> {
     let device = device.clone().autodiff();
     let mut learner = Learner::new(
         plan.fresh_model(0, &device)?,
@@ -119,27 +139,49 @@ pub fn estimate(
             peak.map(|bytes| bytes as f64),
         )
     };
-    // The first step makes the moments and fills the caches.
-    measure(SIDES[0]);
-    let [small, large] = SIDES.map(&mut measure);
+    // The first step makes the moments and fills the caches; on a GPU each size compiles kernels.
+    measure(sides[0]);
+    if !is_flex(&device) {
+        measure(sides[1]);
+    }
+    let [small, large] = sides.map(&mut measure);
+    let pixels = sides.map(|side| (side * side) as f64);
+    let line = |[small, large]: [f64; 2]| {
+        let each = ((large - small) / (pixels[1] - pixels[0])).max(0.0);
+        [small - each * pixels[0], each]
+    };
+    let [fixed, per_pixel] = line([small.0, large.0]);
+    let peaks = small.1.zip(large.1);
+    Ok(StepLine {
+        fixed,
+        per_pixel,
+        memory: peaks.map(|(small, large)| line([small, large])),
+    })
+}
+
+/// What a plan's steps will take on a device, for one of so many ranks that shard the batch. Nothing on
+/// GPUs, where kernels are compiled at first.
+///
+/// # Errors
+///
+/// Returns an error if a setting of the model is out of range.
+pub fn estimate(
+    plan: &Plan,
+    device: &Device,
+    processes: usize,
+) -> Result<Option<Estimate>, ExperimentError> {
+    if !is_flex(device) {
+        return Ok(None);
+    }
+    let line = measure_step(plan, device, SIDES)?;
     let (height, width) = plan.loader.largest_input();
     let images = plan.config.train.batch_size.images().div_ceil(processes);
     let micro_batch = images.div_ceil(plan.config.train.accumulate.as_usize());
-    let pixels = SIDES.map(|side| (side * side) as f64);
-    let line = |[small, large]: [f64; 2], images: usize| {
-        let each = ((large - small) / (pixels[1] - pixels[0])).max(0.0);
-        let all = (images * height * width) as f64;
-        (small + each * (all - pixels[0])).max(0.0)
-    };
-    let memory = |peaks: [f64; 2]| line(peaks, micro_batch) as u64;
+    let pixels = |images: usize| images * height * width;
     Ok(Some(Estimate {
-        step: Duration::try_from_secs_f64(line([small.0, large.0], images))
-            .unwrap_or(Duration::MAX),
+        step: Duration::try_from_secs_f64(line.seconds(pixels(images))).unwrap_or(Duration::MAX),
         steps: plan.iterations,
-        memory: small
-            .1
-            .zip(large.1)
-            .map(|(small, large)| memory([small, large])),
+        memory: line.bytes(pixels(micro_batch)),
         available: memory_to_take(),
     }))
 }

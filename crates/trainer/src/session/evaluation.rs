@@ -77,6 +77,7 @@ impl Session<'_> {
             shares,
         };
         self.write_report(&findings, observer)?;
+        self.detections = findings.detections;
         Ok(Some(metrics))
     }
 
@@ -155,11 +156,32 @@ impl Session<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), RunDirectoryError> {
         let reporter = (self.reporter).get_or_insert_with(|| Reporter::new(self.plan));
-        reporter
-            .write(self.plan, self.run, findings)
-            .or_else(|error| {
+        match reporter.write(self.plan, self.run, findings) {
+            Ok(advice) => {
+                self.advice = advice;
+                Ok(())
+            }
+            Err(error) => {
                 let text = format!("warning: the report was not written: {error}");
                 tell(self.run, observer, &text)
-            })
+            }
+        }
+    }
+
+    /// How far AP of the last evaluation may be from that of other images; nothing if there was none, or if that would
+    /// take long.
+    pub(crate) fn uncertainty(&self) -> Result<Option<f64>, TrainError> {
+        /// Evaluations of an image, which take less than a millisecond each.
+        const MOST_WORK: usize = 20_000;
+        const MOST_SAMPLES: usize = 200;
+        /// Fewer give no interval that would be the same the next time.
+        const LEAST_SAMPLES: usize = 40;
+        let samples = (MOST_WORK / self.plan.val.images.len().max(1)).min(MOST_SAMPLES);
+        if self.detections.is_empty() || samples < LEAST_SAMPLES {
+            return Ok(None);
+        }
+        let evaluator = &self.plan.evaluator;
+        let uncertainty = evaluator.uncertainty(&self.detections, samples, 0);
+        Ok(uncertainty.map_err(EvaluateError::from)?)
     }
 }

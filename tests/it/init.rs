@@ -1,0 +1,274 @@
+//! `init`, and `train` on a folder: from photos and annotations to a config and a detector.
+
+use std::path::Path;
+
+use retinanet_tests::{Experiment, Finished, retinanet, shared};
+use serde_json::{Value, json};
+
+/// A folder with the built-in shapes, as somebody's own.
+fn shapes(images: [u32; 2]) -> Experiment {
+    let experiment = Experiment::new();
+    let [train, val] = images.map(|count| count.to_string());
+    let out = experiment.path("mine");
+    let arguments = [
+        "dataset",
+        "synth",
+        "--out",
+        &out,
+        "--train-images",
+        &train,
+        "--val-images",
+        &val,
+        "--width",
+        "64",
+        "--height",
+        "64",
+    ];
+    retinanet_tests::run(&arguments).expect_success();
+    experiment
+}
+
+/// Runs the program in the experiment's folder, without a network.
+fn at(experiment: &Experiment, arguments: &[&str]) -> Finished {
+    let output = retinanet()
+        .args(arguments)
+        .current_dir(experiment.path("."))
+        // A port where nobody listens.
+        .env("https_proxy", "http://127.0.0.1:9")
+        .env("RETINANET_CACHE", experiment.path("cache"))
+        .output();
+    output.unwrap().into()
+}
+
+fn remove(experiment: &Experiment, name: &str) {
+    fs_err::remove_file(experiment.path(name)).unwrap();
+}
+
+fn ids(file: &Value) -> Vec<u64> {
+    let images = file["images"].as_array().unwrap().iter();
+    images.map(|image| image["id"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_folder_of_coco_becomes_a_short_config_that_trains() {
+    let experiment = shapes([12, 4]);
+    let told = at(&experiment, &["init", "mine", "--minutes", "0.5"]).expect_success();
+    for part in [
+        "data: 12 images",
+        "check: every image was opened",
+        "start: builtin:resnet18",
+        "anchors: ",
+        "plan: input ",
+        "config: mine.toml",
+        "retinanet train mine.toml",
+    ] {
+        assert!(told.stdout.contains(part), "no `{part}` in {told:#?}");
+    }
+    assert!(told.stdout.lines().count() <= 10, "{told:#?}");
+    let config = String::from_utf8(experiment.bytes("mine.toml")).unwrap();
+    assert!(config.lines().count() <= 40, "{config}");
+    // Nothing had to be made.
+    assert!(!Path::new(&experiment.path("mine_data")).exists());
+
+    let few = ["--set", "train.iterations=2", "--set", "schedule.warmup=1"];
+    let train = [&["train", "mine.toml"][..], &few].concat();
+    let trained = at(&experiment, &train).expect_success();
+    assert!(
+        trained.stderr.contains("C5, which starts afresh"),
+        "{trained:#?}"
+    );
+    assert!(trained.stdout.contains("runs/mine"), "{trained:#?}");
+    at(&experiment, &["init", "mine"]).expect_refusal(2, &["`mine.toml` is there already"]);
+}
+
+#[test]
+fn images_are_set_aside_where_there_is_nothing_to_evaluate_on() {
+    let experiment = shapes([20, 4]);
+    remove(&experiment, "mine/val.json");
+    let told = at(&experiment, &["init", "mine", "--pretrained", "none"]).expect_success();
+    assert!(
+        told.stdout.contains("split: one image of 5 is set aside"),
+        "{told:#?}"
+    );
+    let [train, val] = ["train", "val"].map(|name| {
+        let half = experiment.json(&format!("mine_data/{name}.json"));
+        assert!(!half["annotations"].as_array().unwrap().is_empty());
+        ids(&half)
+    });
+    assert_eq!((train.len(), val.len()), (16, 4));
+    assert!(val.iter().all(|id| !train.contains(id)));
+}
+
+#[test]
+fn near_copies_stay_on_one_side() {
+    let experiment = shapes([20, 4]);
+    remove(&experiment, "mine/val.json");
+    let mut all = experiment.json("mine/train.json");
+    // Every image once more, brighter: what a video's next frame would be.
+    let (images, annotations) = (all["images"].clone(), all["annotations"].clone());
+    for image in images.as_array().unwrap() {
+        let name = image["file_name"].as_str().unwrap();
+        let folder = experiment.path("mine/images");
+        let mut copy = image::open(Path::new(&folder).join(name))
+            .unwrap()
+            .into_rgb8();
+        copy.pixels_mut()
+            .for_each(|it| it.0 = it.0.map(|value| value.saturating_add(9)));
+        copy.save(Path::new(&folder).join(format!("next_{name}")))
+            .unwrap();
+        let mut record = image.clone();
+        record["id"] = json!(100 + image["id"].as_u64().unwrap());
+        record["file_name"] = json!(format!("next_{name}"));
+        all["images"].as_array_mut().unwrap().push(record);
+    }
+    for annotation in annotations.as_array().unwrap() {
+        let mut record = annotation.clone();
+        record["id"] = json!(10_000 + annotation["id"].as_u64().unwrap());
+        record["image_id"] = json!(100 + annotation["image_id"].as_u64().unwrap());
+        all["annotations"].as_array_mut().unwrap().push(record);
+    }
+    experiment.write("mine/train.json", &all.to_string());
+    let told = at(&experiment, &["init", "mine", "--pretrained", "none"]).expect_success();
+    assert!(
+        told.stdout.contains("40 images that look like others"),
+        "{told:#?}"
+    );
+    let val = ids(&experiment.json("mine_data/val.json"));
+    assert!(!val.is_empty());
+    for id in &val {
+        let other = if *id > 100 { id - 100 } else { id + 100 };
+        assert!(
+            val.contains(&other),
+            "{id} is parted from its copy: {val:?}"
+        );
+    }
+}
+
+#[test]
+fn other_formats_are_taken_as_they_are() {
+    let experiment = shapes([12, 4]);
+    for format in ["yolo", "voc", "csv"] {
+        let folder = experiment.path(&format!("{format}_set"));
+        fs_err::create_dir_all(&folder).unwrap();
+        let images = match format {
+            "voc" => "JPEGImages",
+            "yolo" => "images",
+            _ => ".",
+        };
+        let to = Path::new(&folder).join(images);
+        fs_err::create_dir_all(&to).unwrap();
+        for entry in fs_err::read_dir(experiment.path("mine/images")).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name.starts_with("train") {
+                fs_err::copy(entry.path(), to.join(name)).unwrap();
+            }
+        }
+        let out = match format {
+            "csv" => format!("{format}_set/boxes.csv"),
+            "yolo" => format!("{format}_set/labels"),
+            _ => format!("{format}_set"),
+        };
+        let convert = ["dataset", "convert", "--from", "coco", "--to", format];
+        let convert = [&convert[..], &["mine/train.json", "--out", &out]].concat();
+        at(&experiment, &convert).expect_success();
+        let set = format!("{format}_set");
+        let init = ["init", &set, "--pretrained", "none", "--minutes", "0.5"];
+        let told = at(&experiment, &init).expect_success();
+        assert!(told.stdout.contains("data: "), "{told:#?}");
+        assert!(told.stdout.contains("4 classes"), "{told:#?}");
+        let config = experiment.path(&format!("{format}_set.toml"));
+        let check = ["dataset", "check", &config];
+        at(&experiment, &check).expect_success();
+    }
+}
+
+#[test]
+fn train_takes_a_folder_and_does_both() {
+    let experiment = shapes([4, 2]);
+    // Random weights, so that the test costs little; a folder's config starts from others.
+    let trained = at(
+        &experiment,
+        &[
+            "train",
+            "mine",
+            "--minutes",
+            "0.5",
+            "--set",
+            "train.iterations=2",
+        ],
+    );
+    let trained = trained.expect_success();
+    assert!(trained.stdout.contains("config: mine.toml"), "{trained:#?}");
+    assert!(Path::new(&experiment.path("runs/mine/report.html")).exists());
+    at(&experiment, &["train", "mine"]).expect_refusal(2, &["`mine.toml` is there already"]);
+    at(&experiment, &["train", "mine.toml", "--minutes", "1"]).expect_refusal(2, &["--minutes"]);
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_told_in_one_message_and_leaves_nothing() {
+    let experiment = shapes([4, 2]);
+    let folder = |name: &str| {
+        fs_err::create_dir_all(experiment.path(name)).unwrap();
+        name.to_owned()
+    };
+    let refuse = |name: &str, code, parts: &[&str]| {
+        let arguments = ["init", name, "--pretrained", "none"];
+        at(&experiment, &arguments).expect_refusal(code, parts);
+        for left in [format!("{name}.toml"), format!("{name}_data")] {
+            assert!(!Path::new(&experiment.path(&left)).exists(), "{left}");
+        }
+    };
+    refuse(
+        &folder("empty"),
+        2,
+        &["has no annotations that are known here"],
+    );
+    refuse("nowhere", 2, &["`nowhere` is not a folder"]);
+
+    // One photo: there is nothing to evaluate on.
+    let mut one = experiment.json("mine/train.json");
+    one["images"].as_array_mut().unwrap().truncate(1);
+    let id = one["images"][0]["id"].clone();
+    let annotations = one["annotations"].as_array_mut().unwrap();
+    annotations.retain(|annotation| annotation["image_id"] == id);
+    folder("one/images");
+    let name = one["images"][0]["file_name"].as_str().unwrap();
+    let [from, to] = ["mine", "one"].map(|set| experiment.path(&format!("{set}/images/{name}")));
+    fs_err::copy(from, to).unwrap();
+    experiment.write("one/all.json", &one.to_string());
+    refuse("one", 2, &["has 1 image"]);
+
+    folder("cut");
+    experiment.write("cut/train.json", r#"{"images": [{"id": 1, "#);
+    refuse("cut", 2, &["train.json"]);
+
+    folder("lost");
+    experiment.write("lost/train.json", &one.to_string());
+    refuse("lost", 2, &["none of the images", "--images"]);
+
+    folder("two");
+    for name in ["a", "b"] {
+        experiment.write(&format!("two/{name}.json"), &one.to_string());
+    }
+    refuse("two", 2, &["a.json, b.json", "--annotations"]);
+
+    // A photo that is none.
+    folder("broken/images");
+    experiment.write(&format!("broken/images/{name}"), "no image");
+    experiment.write("broken/train.json", &one.to_string());
+    refuse("broken", 1, &["training on `broken/train.json` would fail"]);
+}
+
+#[test]
+fn every_shared_set_gets_a_config() {
+    for set in ["bccd", "cards", "fruits_nuts", "coco_free"] {
+        let Some(folder) = shared(set) else { return };
+        let experiment = Experiment::new();
+        let folder = folder.to_str().unwrap().to_owned();
+        let init = ["init", &folder, "--pretrained", "none", "--out", "my.toml"];
+        at(&experiment, &init).expect_success();
+        let config = ["config", "show", "my.toml"];
+        at(&experiment, &config).expect_success();
+    }
+}
