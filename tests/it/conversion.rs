@@ -195,6 +195,18 @@ fn names_of_classes_are_read_in_every_form() {
         &["gone.txt", "no picture"],
     );
     refuse("set/data.yaml", "names: [a", &["data.yaml"]);
+
+    // Keypoints, with their visibility, come after the box and are not a polygon.
+    fs_err::remove_file(experiment.path("set/train/labels/gone.txt")).unwrap();
+    experiment.write(
+        "set/train/labels/a.txt",
+        "1 0.5 0.5 0.5 0.5 0.1 0.1 2 0.9 0.9 1\n",
+    );
+    let yaml = "train: ../train/images\nnames: [a, b]\nkpt_shape: [2, 3]\n";
+    experiment.write("set/data.yaml", yaml);
+    let file = converted(&experiment, &["--from", "yolo", &source]);
+    let bbox = serde_json::json!([5.0, 2.5, 10.0, 5.0]);
+    assert_eq!(file["annotations"][0]["bbox"], bbox);
 }
 
 #[test]

@@ -100,6 +100,47 @@ fn images_are_set_aside_where_there_is_nothing_to_evaluate_on() {
 }
 
 #[test]
+fn what_a_stopped_init_left_is_made_anew() {
+    let experiment = shapes([10, 4]);
+    remove(&experiment, "mine/val.json");
+    let init = ["init", "mine", "--pretrained", "none"];
+    at(&experiment, &init).expect_success();
+    remove(&experiment, "mine.toml");
+    at(&experiment, &init).expect_success();
+    // Somebody else's folder is left alone.
+    remove(&experiment, "mine.toml");
+    remove(&experiment, "mine_data/made_by_retinanet_init.txt");
+    at(&experiment, &init).expect_refusal(2, &["`mine_data` is there already"]);
+    assert!(Path::new(&experiment.path("mine_data/train.json")).exists());
+}
+
+#[test]
+fn a_run_is_a_start_for_another() {
+    let experiment = Experiment::new();
+    experiment.train("first", &[]).expect_success();
+    for place in ["first", "first/checkpoints/last"] {
+        let pretrained = format!("model.pretrained={}", experiment.path(place));
+        let second = place.replace('/', "_") + "_second";
+        let trained = experiment.train(&second, &["--set", &pretrained, "--set", "seed=6"]);
+        let trained = trained.expect_success();
+        assert!(
+            trained.stderr.contains("this program's names"),
+            "{trained:#?}"
+        );
+        assert!(!trained.stderr.contains("afresh"), "{trained:#?}");
+    }
+}
+
+#[test]
+fn weights_without_c5_are_not_frozen_up_to_it() {
+    let experiment = shapes([4, 2]);
+    let init = ["init", "mine", "--pretrained", "builtin:resnet18"];
+    at(&experiment, &init).expect_success();
+    let frozen = ["train", "mine.toml", "--set", "model.freeze_at=5"];
+    at(&experiment, &frozen).expect_refusal(2, &["`model.freeze_at`", "no C5"]);
+}
+
+#[test]
 fn near_copies_stay_on_one_side() {
     let experiment = shapes([20, 4]);
     remove(&experiment, "mine/val.json");
@@ -224,7 +265,7 @@ fn what_cannot_be_trained_on_is_told_in_one_message_and_leaves_nothing() {
         2,
         &["has no annotations that are known here"],
     );
-    refuse("nowhere", 2, &["`nowhere` is not a folder"]);
+    refuse("nowhere", 2, &["there is no `nowhere`"]);
 
     // One photo: there is nothing to evaluate on.
     let mut one = experiment.json("mine/train.json");
@@ -238,6 +279,15 @@ fn what_cannot_be_trained_on_is_told_in_one_message_and_leaves_nothing() {
     fs_err::copy(from, to).unwrap();
     experiment.write("one/all.json", &one.to_string());
     refuse("one", 2, &["has 1 image"]);
+    at(&experiment, &["init", "mine", "--out", "gone/my.toml"]).expect_refusal(2, &["`gone`"]);
+    at(&experiment, &["init", "mine", "--out", "my.json"]).expect_refusal(2, &["`.toml`"]);
+    at(&experiment, &["init", "mine", "--device", "nothing"]).expect_refusal(2, &["`nothing`"]);
+    let wrong = ["init", "mine", "--pretrained", "mine/train.json"];
+    at(&experiment, &wrong).expect_refusal(1, &["mine/train.json"]);
+    assert!(!Path::new(&experiment.path("mine.toml")).exists());
+    let mistaken = ["train", "mine", "--set", "train.epoch=1"];
+    at(&experiment, &mistaken).expect_refusal(2, &["train.epoch"]);
+    assert!(!Path::new(&experiment.path("mine.toml")).exists());
 
     folder("cut");
     experiment.write("cut/train.json", r#"{"images": [{"id": 1, "#);

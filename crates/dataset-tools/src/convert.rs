@@ -15,6 +15,7 @@ mod yaml;
 mod yolo;
 
 pub use error::ConvertError;
+pub(crate) use pictures::is_picture;
 
 /// The formats that data sets are converted between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

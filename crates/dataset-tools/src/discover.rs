@@ -1,11 +1,17 @@
 //! What a folder holds: annotations of a known format, their halves for training and validation, and the images.
 
+mod halves;
+mod tree;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use retinanet_annotations::{CocoFile, Masks};
 use retinanet_data::locate;
 
+use self::halves::{choose, is_half, several};
+pub use self::tree::MADE_BY_INIT;
+use self::tree::Tree;
 use crate::convert::{DatasetFormat, yolo_splits};
 
 /// Annotations that were found, and where their images are.
@@ -76,7 +82,7 @@ pub enum DiscoverError {
     Unreadable(String),
 }
 
-/// Looks for annotations in a folder and two levels below: COCO's first, then YOLO's, Pascal VOC's and CSV's.
+/// Looks for annotations in a folder and some levels below: COCO's first, then YOLO's, Pascal VOC's and CSV's.
 ///
 /// # Errors
 ///
@@ -95,7 +101,7 @@ pub fn discover(folder: &Path) -> Result<Found, DiscoverError> {
     if let Some(found) = found_yolo(folder, &tree)? {
         return Ok(found);
     }
-    if let Some(found) = found_voc(&tree) {
+    if let Some(found) = found_voc(folder, &tree)? {
         return Ok(found);
     }
     let csv: Vec<PathBuf> = tree.with_extension("csv").cloned().collect();
@@ -103,7 +109,7 @@ pub fn discover(folder: &Path) -> Result<Found, DiscoverError> {
         folder: folder.to_owned(),
     })?;
     let split = |path: PathBuf| FoundSplit {
-        images: path.parent().unwrap_or(folder).to_owned(),
+        images: tree.pictures_near(path.parent().unwrap_or(folder)),
         annotations: path,
         split: None,
     };
@@ -122,6 +128,13 @@ pub fn discover(folder: &Path) -> Result<Found, DiscoverError> {
 pub fn find_images(annotations: &Path, folder: &Path) -> Result<PathBuf, DiscoverError> {
     let file = CocoFile::read(annotations, Masks::Bounds)
         .map_err(|error| DiscoverError::Unreadable(retinanet_data::in_full(&error)))?;
+    // Annotations are often in a folder beside that of the images.
+    let is_annotations = folder.file_name().is_some_and(|it| it == "annotations");
+    let around = folder.parent().filter(|_| is_annotations);
+    let folder = match around.unwrap_or(folder) {
+        here if here.as_os_str().is_empty() => Path::new("."),
+        folder => folder,
+    };
     images_of(annotations, &file, &Tree::of(folder), folder)
 }
 
@@ -196,7 +209,13 @@ fn images_of(
     if names.is_empty() {
         return Ok(beside.to_owned());
     }
-    let near = [beside.join("images"), beside.to_owned()];
+    let around = beside.parent().unwrap_or(beside);
+    let near = [
+        beside.join("images"),
+        beside.to_owned(),
+        around.join("images"),
+        around.to_owned(),
+    ];
     let found = |folder: &Path| {
         let there = names.iter().filter(|name| locate(folder, name).is_file());
         there.count()
@@ -220,52 +239,48 @@ fn images_of(
 }
 
 fn found_yolo(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError> {
-    const NAMES: [&str; 6] = [
-        "data.yaml",
-        "data.yml",
-        "dataset.yaml",
-        "classes.txt",
-        "obj.names",
-        "_darknet.labels",
-    ];
-    let named = |name: &str| {
-        let mut files = tree.files.iter();
-        files.find(|path| path.file_name().is_some_and(|it| it == name))
+    const NAMES: [&str; 3] = ["data.yaml", "data.yml", "dataset.yaml"];
+    const LISTS: [&str; 3] = ["classes.txt", "obj.names", "_darknet.labels"];
+    let unreadable = |error: crate::ConvertError| DiscoverError::Unreadable(error.to_string());
+    let yaml: Vec<PathBuf> = (tree
+        .with_extension("yaml")
+        .chain(tree.with_extension("yml")))
+    .filter(|path| yolo_splits(path).is_ok())
+    .cloned()
+    .collect();
+    if yaml.len() > 1 {
+        return Err(several(folder, &yaml));
+    }
+    let listed = || {
+        let is_list = |path: &&PathBuf| {
+            let name = path.file_name().and_then(|it| it.to_str());
+            name.is_some_and(|name| LISTS.contains(&name))
+        };
+        tree.files.iter().find(is_list)
     };
-    let Some(names) = NAMES.iter().find_map(|name| named(name)) else {
-        return Ok(None);
+    let Some(names) = yaml.first().or_else(listed) else {
+        // A file that should have been one says why it is not.
+        let is_named = |path: &&PathBuf| NAMES.iter().any(|name| path.ends_with(name));
+        let damaged = tree.files.iter().find(is_named);
+        return match damaged.map(|path| yolo_splits(path)) {
+            Some(Err(error)) => Err(unreadable(error)),
+            _ => Ok(None),
+        };
     };
     let root = names.parent().unwrap_or(folder);
-    let splits =
-        yolo_splits(names).map_err(|error| DiscoverError::Unreadable(error.to_string()))?;
-    let of_name = |name: &str| FoundSplit {
-        annotations: names.to_owned(),
-        images: root.to_owned(),
-        split: Some(name.to_owned()),
-    };
-    let has = |name: &str| splits.iter().any(|it| it == name);
-    let train = if has("train") {
-        of_name("train")
-    } else {
-        // The names may be among the labels, and labels and pictures in folders beside each other.
-        let is_labels = root.file_name().is_some_and(|it| it == "labels");
-        let both = root.parent().filter(|_| is_labels).unwrap_or(root);
-        let [labels, images] = ["labels", "images"].map(|name| both.join(name));
-        let (annotations, images) = if labels.is_dir() && images.is_dir() {
-            (labels, images)
-        } else {
-            (root.to_owned(), root.to_owned())
+    let splits = yolo_splits(names).map_err(unreadable)?;
+    let has = |name: &&str| splits.iter().any(|it| it == name);
+    let (train, val) = if has(&"train") {
+        let of_name = |name: &str| FoundSplit {
+            annotations: names.clone(),
+            images: root.to_owned(),
+            split: Some(name.to_owned()),
         };
-        FoundSplit {
-            annotations,
-            images,
-            split: None,
-        }
+        let val = ["val", "valid", "test"].into_iter().find(has);
+        (of_name("train"), val.map(of_name))
+    } else {
+        yolo_folders(root)
     };
-    let val = train.split.as_ref().and_then(|_| {
-        let name = ["val", "valid", "test"].into_iter().find(|name| has(name));
-        name.map(of_name)
-    });
     Ok(Some(Found {
         format: DatasetFormat::Yolo,
         train,
@@ -273,299 +288,73 @@ fn found_yolo(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError
     }))
 }
 
-fn found_voc(tree: &Tree) -> Option<Found> {
-    let xml = tree.with_extension("xml").next()?;
-    let folder = xml.parent()?;
-    let is_annotations = folder.file_name().is_some_and(|it| it == "Annotations");
-    let root = if is_annotations {
-        folder.parent()?
-    } else {
-        folder
-    };
-    let images = ["JPEGImages", "images"].map(|name| root.join(name));
-    let images = images.into_iter().find(|it| it.is_dir());
-    Some(Found {
-        format: DatasetFormat::Voc,
-        train: FoundSplit {
-            annotations: root.to_owned(),
-            images: images.unwrap_or_else(|| root.to_owned()),
+/// The halves of YOLO's files that no `data.yaml` lists.
+fn yolo_folders(root: &Path) -> (FoundSplit, Option<FoundSplit>) {
+    // The names may be among the labels, and labels and pictures in folders beside each other.
+    let is_labels = root.file_name().is_some_and(|it| it == "labels");
+    let both = root.parent().filter(|_| is_labels).unwrap_or(root);
+    let of = |part: &str| {
+        let [labels, images] = ["labels", "images"].map(|name| both.join(name).join(part));
+        (labels.is_dir() && images.is_dir()).then_some(FoundSplit {
+            annotations: labels,
+            images,
             split: None,
-        },
-        val: None,
-    })
-}
-
-const TRAIN: [&str; 2] = ["train", "training"];
-const VAL: [&str; 4] = ["val", "valid", "validation", "dev"];
-const TEST: [&str; 2] = ["test", "testing"];
-
-/// Whether one of these words is in a file's path below a folder.
-fn has_word(folder: &Path, path: &Path, words: &[&str]) -> bool {
-    let relative = path.strip_prefix(folder).unwrap_or(path);
-    let text = relative.to_string_lossy().to_lowercase();
-    let mut parts = text.split(|it: char| !it.is_alphabetic());
-    parts.any(|part| words.contains(&part))
-}
-
-/// Whether a file is called as a half is.
-fn is_half(folder: &Path, path: &Path) -> bool {
-    has_word(folder, path, &TRAIN) || has_word(folder, path, &VAL)
-}
-
-/// The files of a data set's halves.
-#[derive(Debug, PartialEq, Eq)]
-struct Halves {
-    train: PathBuf,
-    val: Option<PathBuf>,
-}
-
-/// Tells the halves by the words in the files' paths; nothing if there are no files.
-fn choose(folder: &Path, files: &[PathBuf]) -> Result<Option<Halves>, DiscoverError> {
-    let relative = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).to_owned();
-    // Of several the shortest name: `train.json`, not `train_raw.json`.
-    let of = |words: &[&str]| {
-        let fitting = files.iter().filter(|path| has_word(folder, path, words));
-        fitting.min_by_key(|path| (relative(path).as_os_str().len(), relative(path)))
+        })
     };
-    if let Some(train) = of(&TRAIN) {
-        let val = of(&VAL).or_else(|| of(&TEST)).filter(|val| *val != train);
-        return Ok(Some(Halves {
-            train: train.clone(),
-            val: val.cloned(),
-        }));
+    if let Some(train) = of("train") {
+        return (train, of("val").or_else(|| of("valid")));
     }
-    match files {
-        [] => Ok(None),
-        [one] => Ok(Some(Halves {
-            train: one.clone(),
-            val: None,
-        })),
-        _ => Err(DiscoverError::Several {
-            folder: folder.to_owned(),
-            files: files
-                .iter()
-                .map(|path| relative(path).display().to_string())
-                .collect(),
-        }),
-    }
+    let together = || FoundSplit {
+        annotations: root.to_owned(),
+        images: root.to_owned(),
+        split: None,
+    };
+    (of("").unwrap_or_else(together), None)
 }
 
-/// The files and folders of a folder, without hidden ones and without pictures.
-struct Tree {
-    folders: Vec<PathBuf>,
-    files: BTreeSet<PathBuf>,
-}
-
-impl Tree {
-    /// Reads a folder and two levels below it. What cannot be read is left out.
-    fn of(root: &Path) -> Self {
-        const DEEPEST: usize = 3;
-        /// A folder that has more folders is one of images by class, or worse.
-        const MOST_FOLDERS: usize = 500;
-        const KINDS: [&str; 8] = [
-            "json", "yaml", "yml", "txt", "names", "labels", "xml", "csv",
-        ];
-        let mut tree = Self {
-            folders: vec![root.to_owned()],
-            files: BTreeSet::new(),
-        };
-        let mut level = vec![root.to_owned()];
-        for _ in 0..DEEPEST {
-            let mut next = Vec::new();
-            for folder in level {
-                let entries = fs_err::read_dir(&folder).into_iter().flatten().flatten();
-                for entry in entries {
-                    let name = entry.file_name();
-                    let path = folder.join(&name);
-                    if name.as_encoded_bytes().starts_with(b".") {
-                        continue;
-                    }
-                    let Ok(kind) = entry.file_type() else {
-                        continue;
-                    };
-                    let is_known = path.extension().and_then(|it| it.to_str());
-                    if kind.is_dir() {
-                        next.push(path);
-                    } else if is_known.is_some_and(|it| KINDS.contains(&it.to_lowercase().as_str()))
-                    {
-                        tree.files.insert(path);
-                    }
-                }
+fn found_voc(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError> {
+    let root_of = |xml: &PathBuf| {
+        let folder = xml.parent()?;
+        let name = folder.file_name().map(std::ffi::OsStr::to_ascii_lowercase);
+        let is_annotations = name.is_some_and(|it| it == "annotations" || it == "labels");
+        Some(
+            if is_annotations {
+                folder.parent()?
+            } else {
+                folder
             }
-            next.sort();
-            next.truncate(MOST_FOLDERS.saturating_sub(tree.folders.len()));
-            tree.folders.extend(next.iter().cloned());
-            level = next;
+            .to_owned(),
+        )
+    };
+    let roots: BTreeSet<PathBuf> = tree.voc.iter().filter_map(root_of).collect();
+    let roots: Vec<PathBuf> = roots.into_iter().collect();
+    let Some(halves) = choose(folder, &roots)? else {
+        return Ok(None);
+    };
+    let split = |root: PathBuf| {
+        let xml = tree
+            .voc
+            .iter()
+            .find(|xml| root_of(xml).as_ref() == Some(&root));
+        let beside = xml.and_then(|xml| xml.parent()).unwrap_or(&root);
+        // Where the files are called otherwise than VOC's, they are read where they are.
+        let is_vocs = beside.file_name().is_some_and(|it| it == "Annotations");
+        FoundSplit {
+            annotations: if is_vocs {
+                root.clone()
+            } else {
+                beside.to_owned()
+            },
+            images: tree.pictures_near(&root),
+            split: None,
         }
-        tree
-    }
-
-    fn with_extension(&self, extension: &'static str) -> impl Iterator<Item = &PathBuf> {
-        let has = move |path: &&PathBuf| {
-            let own = path.extension();
-            own.is_some_and(|it| it.eq_ignore_ascii_case(extension))
-        };
-        self.files.iter().filter(has)
-    }
+    };
+    Ok(Some(Found {
+        format: DatasetFormat::Voc,
+        train: split(halves.train),
+        val: halves.val.map(split),
+    }))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            let path = folder.path().join(name);
-            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-            fs_err::write(path, content).unwrap();
-        }
-        folder
-    }
-
-    const COCO: &str = r#"{"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}],
-        "annotations": [], "categories": [{"id": 1, "name": "cat"}]}"#;
-
-    #[test]
-    fn halves_are_told_by_words_and_of_several_the_shortest_name_is_taken() {
-        let choose = |files: &[&str]| {
-            let files: Vec<PathBuf> = files.iter().map(|it| Path::new("d").join(it)).collect();
-            let halves = choose(Path::new("d"), &files);
-            halves.map(|halves| {
-                halves.map(|halves| {
-                    let name =
-                        |path: PathBuf| path.strip_prefix("d").unwrap().display().to_string();
-                    (name(halves.train), halves.val.map(name))
-                })
-            })
-        };
-        let pair =
-            |train: &str, val: Option<&str>| Some((train.to_owned(), val.map(str::to_owned)));
-        for (files, told) in [
-            (
-                &["train.json", "train_raw.json", "val.json", "test.json"][..],
-                pair("train.json", Some("val.json")),
-            ),
-            (
-                &[
-                    "annotations/instances_train2017.json",
-                    "annotations/instances_val2017.json",
-                ],
-                pair(
-                    "annotations/instances_train2017.json",
-                    Some("annotations/instances_val2017.json"),
-                ),
-            ),
-            (
-                &[
-                    "test/_annotations.coco.json",
-                    "train/_annotations.coco.json",
-                    "valid/_annotations.coco.json",
-                ],
-                pair(
-                    "train/_annotations.coco.json",
-                    Some("valid/_annotations.coco.json"),
-                ),
-            ),
-            (
-                &["train.json", "test.json"],
-                pair("train.json", Some("test.json")),
-            ),
-            (&["retrained.json"], pair("retrained.json", None)),
-            (&["train.json"], pair("train.json", None)),
-            (&[], None),
-        ] {
-            assert_eq!(choose(files).unwrap(), told, "{files:?}");
-        }
-        let error = choose(&["a.json", "b.json"]).unwrap_err().to_string();
-        assert!(
-            error.contains("a.json, b.json") && error.contains("--annotations"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn the_images_of_a_coco_file_are_looked_for() {
-        let folder = folder(&[
-            ("annotations/train.json", COCO),
-            ("other.json", r#"{"version": 1}"#),
-            ("pictures/train/a.png", ""),
-        ]);
-        let root = folder.path();
-        let found = discover(root).unwrap();
-        assert_eq!(found.format, DatasetFormat::Coco);
-        assert_eq!(found.train.annotations, root.join("annotations/train.json"));
-        assert_eq!(found.train.images, root.join("pictures/train"));
-        assert_eq!(found.val, None);
-
-        fs_err::remove_dir_all(root.join("pictures")).unwrap();
-        let error = discover(root).unwrap_err().to_string();
-        assert!(
-            error.contains("`a.png`") && error.contains("--images"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_damaged_or_empty_half_is_not_passed_over() {
-        let cut = folder(&[
-            ("train.json", COCO),
-            ("val.json", &COCO[..40]),
-            ("a.png", ""),
-        ]);
-        let error = discover(cut.path()).unwrap_err().to_string();
-        assert!(error.contains("val.json"), "{error}");
-        let empty =
-            r#"{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}"#;
-        let empty = folder(&[("train.json", COCO), ("val.json", empty), ("a.png", "")]);
-        let found = discover(empty.path()).unwrap();
-        assert_eq!(
-            found.val.unwrap().annotations,
-            empty.path().join("val.json")
-        );
-        let other = folder(&[
-            ("all.json", COCO),
-            ("package.json", "{\"a\": "),
-            ("a.png", ""),
-        ]);
-        assert!(discover(other.path()).is_ok());
-    }
-
-    #[test]
-    fn other_formats_are_known_by_their_files() {
-        let yolo = folder(&[
-            (
-                "data.yaml",
-                "names: [cat]\ntrain: images/train\nval: images/val\n",
-            ),
-            ("images/train/a.png", ""),
-            ("images/val/b.png", ""),
-        ]);
-        let found = discover(yolo.path()).unwrap();
-        assert_eq!(found.format, DatasetFormat::Yolo);
-        assert_eq!(found.train.split.as_deref(), Some("train"));
-        assert_eq!(found.val.unwrap().split.as_deref(), Some("val"));
-
-        let flat = folder(&[("classes.txt", "cat\n"), ("a.png", ""), ("a.txt", "")]);
-        let found = discover(flat.path()).unwrap();
-        assert_eq!(
-            (found.format, found.train.split),
-            (DatasetFormat::Yolo, None)
-        );
-
-        let voc = folder(&[
-            ("Annotations/a.xml", "<annotation/>"),
-            ("JPEGImages/a.jpg", ""),
-        ]);
-        let found = discover(voc.path()).unwrap();
-        assert_eq!(found.format, DatasetFormat::Voc);
-        assert_eq!(found.train.annotations, voc.path());
-        assert_eq!(found.train.images, voc.path().join("JPEGImages"));
-
-        let csv = folder(&[("boxes.csv", "a.png,1,2,3,4,cat\n"), ("a.png", "")]);
-        assert_eq!(discover(csv.path()).unwrap().format, DatasetFormat::Csv);
-
-        let error = discover(folder(&[("a.png", "")]).path()).unwrap_err();
-        assert!(matches!(error, DiscoverError::Nothing { .. }), "{error}");
-    }
-}
+mod tests;

@@ -33,7 +33,7 @@ pub use convert::{
     ConvertError, Converted, DatasetFormat, Destination, Source, convert, yolo_splits,
 };
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
-pub use discover::{DiscoverError, Found, FoundSplit, discover, find_images};
+pub use discover::{DiscoverError, Found, FoundSplit, MADE_BY_INIT, discover, find_images};
 pub use near_copies::near_copies;
 pub use split::{split, split_groups};
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

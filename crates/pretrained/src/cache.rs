@@ -11,7 +11,7 @@ impl Cache {
     }
 
     /// The user's: `RETINANET_CACHE`, else `retinanet/weights` where programs of this system keep what can be made
-    /// again; in a folder `retinanet_cache` if the system names no such place.
+    /// again; among temporary files if the system names no such place.
     pub fn of_user() -> Self {
         let from = |variable: &str| {
             let folder = std::env::var_os(variable).filter(|folder| !folder.is_empty())?;
@@ -24,7 +24,7 @@ impl Cache {
             Some(base.join("retinanet").join("weights"))
         };
         let folder = from("RETINANET_CACHE").or_else(system);
-        Self(folder.unwrap_or_else(|| PathBuf::from("retinanet_cache")))
+        Self(folder.unwrap_or_else(|| std::env::temp_dir().join("retinanet-weights")))
     }
 
     /// The folder.

@@ -91,7 +91,7 @@ pub enum PretrainedError {
     },
     /// A file could not be fetched.
     #[error(
-        "cannot fetch {url}: {source}; to go on without a network, put that file at `{}`, or give the path where it is",
+        "cannot fetch {url}; to go on without a network, put that file at `{}`, or give the path where it is",
         target.display()
     )]
     Fetch {

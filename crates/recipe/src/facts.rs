@@ -1,3 +1,4 @@
+use retinanet_boxes::BoundingBox;
 use retinanet_data::{CocoDataset, ImageRecord};
 
 /// What a recipe needs to know of the data.
@@ -15,9 +16,10 @@ pub struct Facts {
     pub classes: usize,
     /// The median of the images' shorter sides, in pixels.
     pub short_side: f64,
-    /// Longer over shorter side, such that nineteen of twenty images have less.
+    /// Longer over shorter side, such that nineteen of twenty images have less; at most 3, since few longer ones would make
+    /// every batch large.
     pub aspect: f64,
-    /// √area over the image's shorter side, such that nine of ten boxes have more.
+    /// √area over the image's shorter side, of thin boxes twice their shorter side, such that nine of ten boxes have more.
     pub small: f64,
     /// The same of half of the boxes.
     pub median: f64,
@@ -39,7 +41,7 @@ impl Facts {
             .flat_map(|image| {
                 let (short, _) = sides(image);
                 let boxes = image.objects.iter().filter(|object| !object.crowd);
-                boxes.map(move |object| f64::from(object.bbox.area()).sqrt() / short.max(1.0))
+                boxes.map(move |object| size(&object.bbox) / short.max(1.0))
             })
             .collect();
         let boxes = |dataset: &CocoDataset| {
@@ -52,12 +54,20 @@ impl Facts {
             boxes: boxes(train),
             val_boxes: boxes(val),
             classes: train.classes.len(),
-            aspect: quantile(aspects.collect(), 0.95).unwrap_or(1.0),
+            aspect: quantile(aspects.collect(), 0.95).map_or(1.0, |aspect| aspect.min(MOST_ASPECT)),
             short_side: quantile(short, 0.5).unwrap_or(0.0),
             small: quantile(sizes.clone(), 0.1).unwrap_or(0.0),
             median: quantile(sizes, 0.5).unwrap_or(0.0),
         }
     }
+}
+
+const MOST_ASPECT: f64 = 3.0;
+
+/// How large a box is, in pixels: a thin one can be seen no better than a square of twice its width.
+fn size(bbox: &BoundingBox) -> f64 {
+    let [width, height] = [bbox.width(), bbox.height()].map(f64::from);
+    (width * height).sqrt().min(2.0 * width.min(height))
 }
 
 /// The value that such a share of the values is at most.
@@ -70,6 +80,13 @@ fn quantile(mut values: Vec<f64>, share: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thin_box_is_as_small_as_it_is_thin() {
+        assert_eq!(size(&BoundingBox::new(0.0, 0.0, 30.0, 30.0)), 30.0);
+        // √(300 · 4) = 34.6
+        assert_eq!(size(&BoundingBox::new(0.0, 0.0, 300.0, 4.0)), 8.0);
+    }
 
     #[test]
     fn a_quantile_is_one_of_the_values() {

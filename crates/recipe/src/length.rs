@@ -64,7 +64,18 @@ pub(crate) fn enough_side(facts: &Facts) -> u64 {
     let for_median = ENOUGH_MEDIAN / facts.median.max(1e-3);
     let enough = for_small.max(for_median).min(facts.short_side);
     let steps = (enough / SIDE_STEP as f64).round() as u64;
-    (steps * SIDE_STEP).clamp(LEAST_SIDE, MOST_SIDE)
+    (steps * SIDE_STEP).clamp(least_side(facts), MOST_SIDE)
+}
+
+/// The images' own size, filled up to the stride.
+fn own_side(facts: &Facts) -> u64 {
+    let steps = (facts.short_side / SIDE_STEP as f64).ceil() as u64;
+    steps.max(1) * SIDE_STEP
+}
+
+/// The smallest input: it is no larger than the images.
+fn least_side(facts: &Facts) -> u64 {
+    LEAST_SIDE.min(own_side(facts))
 }
 
 /// How many samples training is worth.
@@ -77,13 +88,12 @@ pub(crate) fn worth(facts: &Facts) -> f64 {
 /// since boxes become more exact; where there is less, it is smaller, as long as training would be too short.
 pub(crate) fn plan(facts: &Facts, cost: &StepCost, seconds: f64) -> Length {
     let enough = enough_side(facts);
-    let own = (facts.short_side / SIDE_STEP as f64).ceil() as u64 * SIDE_STEP;
-    let most = (2 * enough).min(own).clamp(enough, MOST_SIDE);
+    let most = (2 * enough).min(own_side(facts)).clamp(enough, MOST_SIDE);
     let mut side = most;
     loop {
         let length = at(facts, cost, PLANNED * seconds, side);
         let needed = if side > enough { 1.0 } else { LEAST_SHARE };
-        if length.samples as f64 >= needed * worth(facts).floor() || side <= LEAST_SIDE {
+        if length.samples as f64 >= needed * worth(facts).floor() || side <= least_side(facts) {
             return length;
         }
         side -= SIDE_STEP;
@@ -155,6 +165,11 @@ mod tests {
         };
         // Larger than the photos nothing becomes clearer.
         assert_eq!(enough_side(&tiny), 480);
+        let photos_of_40 = Facts {
+            short_side: 40.0,
+            ..facts()
+        };
+        assert_eq!(enough_side(&photos_of_40), 64);
         let huge = Facts {
             small: 0.5,
             median: 0.9,
@@ -185,7 +200,7 @@ mod tests {
         };
         let length = plan(&facts(), &fast, 3_600.0);
         assert_eq!((length.samples, length.is_short), (6_000, false));
-        assert!(length.seconds < 200.0, "{length:?}");
+        assert!(length.seconds < 300.0, "{length:?}");
         let thirteen = Facts {
             images: 13,
             ..facts()

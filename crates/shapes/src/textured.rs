@@ -165,8 +165,9 @@ mod tests {
                 seen.insert(object.category.0);
                 let bounds = object.outline.bounds();
                 sizes.push(bounds.width().max(bounds.height()));
-                let inside = object.outline.clip(128.0, 96.0).bounds();
-                assert!(inside.area() > 0.6 * bounds.area());
+                // Of the box at least 0.7 is inside, of a slanted outline it may be less.
+                let inside = object.outline.clip(128.0, 96.0).area() / object.outline.area();
+                assert!(inside > 0.5, "{inside}");
             }
         }
         assert_eq!(seen.len(), classes().len());

@@ -8,11 +8,11 @@ use retinanet_data::CocoDataset;
 use retinanet_dataset_tools::doctor::{check, CheckRequest, Report, Role, Severity, Split};
 use retinanet_dataset_tools::{
     convert, discover, find_images, near_copies, split_groups, DatasetFormat, Destination, Found,
-    FoundSplit, Source,
+    FoundSplit, Source, MADE_BY_INIT,
 };
 use retinanet_experiment::{load_config, ExperimentConfig, Observer};
 use retinanet_pretrained::BUILTIN;
-use retinanet_recipe::{Facts, Halves, Recipe, StepCost, Wishes};
+use retinanet_recipe::{Facts, FittedAnchors, Halves, Recipe, StepCost, Wishes};
 use retinanet_settings::Whole;
 use retinanet_trainer::{measure_step, roughly, Plan};
 use serde_json::Value;
@@ -30,10 +30,11 @@ const VALIDATION_SHARE: f64 = 0.2;
 const LEAST_IMAGES: usize = 2;
 
 /// Sides of the images that steps are tried with, in pixels.
-const MEASURED_SIDES: [usize; 2] = [128, 256];
+const MEASURED_SIDES: [usize; 2] = [128, 320];
 
 pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
     let out = arguments.out();
+    refuse_existing(&out, "; `--out` names another")?;
     write_config(arguments, &out)?;
     console::result(&format!("next:\n  retinanet train {}", out.display()));
     Ok(())
@@ -41,7 +42,8 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
 
 /// Looks at the data, and writes a config that fits it.
 pub(crate) fn write_config(arguments: &InitArguments, out: &Path) -> Result<(), Failure> {
-    refuse_existing(out)?;
+    require_place(out)?;
+    let wishes = wishes(arguments)?;
     let found = find(arguments)?;
     let made = MadeFolder::new(out)?;
     let (halves, train, val) = prepare(&found, &made)?;
@@ -49,7 +51,6 @@ pub(crate) fn write_config(arguments: &InitArguments, out: &Path) -> Result<(), 
     require_boxes(&facts, &halves)?;
     tell_data(&found, &facts);
 
-    let wishes = wishes(arguments)?;
     console::result(&start_line(&wishes));
     let mut recipe = Recipe::draft(halves, facts, wishes);
     let cost = measure(&recipe)?;
@@ -57,11 +58,7 @@ pub(crate) fn write_config(arguments: &InitArguments, out: &Path) -> Result<(), 
     let fitted = recipe
         .fit_anchors(&config_of(&recipe)?, &train)
         .map_err(Failure::work)?;
-    console::result(&format!(
-        "anchors: {:.1} % of the boxes are reached, {:.1} % by the paper's",
-        100.0 * fitted.after.reached,
-        100.0 * fitted.before.reached
-    ));
+    console::result(&anchors_line(&fitted));
     console::result(&plan_line(&recipe));
     // What is written has to be what is read.
     config_of(&recipe)?;
@@ -74,33 +71,75 @@ pub(crate) fn write_config(arguments: &InitArguments, out: &Path) -> Result<(), 
     Ok(())
 }
 
-fn refuse_existing(out: &Path) -> Result<(), Failure> {
+/// Refuses to write over a config; `or` is what else can be done.
+pub(crate) fn refuse_existing(out: &Path, or: &str) -> Result<(), Failure> {
+    if out.is_dir() {
+        return Err(Failure::usage(anyhow!("`{}` is a folder", out.display())));
+    }
     if out.exists() {
         let out = out.display();
         return Err(Failure::usage(anyhow!(
-            "`{out}` is there already: `retinanet train {out}` trains it, and `--out` names another"
+            "`{out}` is there already: `retinanet train {out}` trains it{or}"
         )));
     }
     Ok(())
 }
 
+/// Refuses a place where no config can be, before the data is looked at.
+fn require_place(out: &Path) -> Result<(), Failure> {
+    let is_toml = out.extension().is_some_and(|it| it == "toml");
+    if !is_toml {
+        let out = out.display();
+        return Err(Failure::usage(anyhow!(
+            "`--out {out}`: a config's name ends with `.toml`"
+        )));
+    }
+    let folder = out.parent().filter(|it| !it.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => Err(Failure::usage(anyhow!(
+            "`--out {}`: there is no folder `{}`",
+            out.display(),
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// What the arguments name, or what their folder holds.
 fn find(arguments: &InitArguments) -> Result<Found, Failure> {
-    let Some(annotations) = &arguments.annotations else {
+    let named = (arguments.annotations.as_ref())
+        .or(arguments.folder.as_ref().filter(|path| path.is_file()));
+    let paths = [&arguments.folder, &arguments.annotations, &arguments.images];
+    if let Some(path) = paths
+        .into_iter()
+        .flatten()
+        .find(|path| path.to_str().is_none())
+    {
+        return Err(Failure::usage(anyhow!(
+            "`{}` has a name that is not UTF-8, which a config has to be",
+            path.display()
+        )));
+    }
+    let Some(annotations) = named else {
         let folder = arguments.folder.as_deref().unwrap_or(Path::new("."));
         if !folder.is_dir() {
             return Err(Failure::usage(anyhow!(
-                "`{}` is not a folder; name annotations with `--annotations` and `--images`",
+                "there is no `{}`",
                 folder.display()
             )));
         }
+        fs_err::read_dir(folder).map_err(Failure::work)?;
         return discover(folder).map_err(Failure::usage);
     };
+    let format = format_of(annotations);
     let half = |annotations: &PathBuf, images: Option<&PathBuf>| {
         let beside = annotations.parent().unwrap_or(Path::new("."));
-        let images = match images {
-            Some(images) => images.clone(),
-            None => find_images(annotations, beside).map_err(Failure::usage)?,
+        let images = match (images, format) {
+            (Some(images), _) => images.clone(),
+            (None, DatasetFormat::Coco) => {
+                find_images(annotations, beside).map_err(Failure::usage)?
+            }
+            (None, _) => beside.to_owned(),
         };
         Ok::<_, Failure>(FoundSplit {
             annotations: annotations.clone(),
@@ -111,12 +150,27 @@ fn find(arguments: &InitArguments) -> Result<Found, Failure> {
     let images = arguments.images.as_ref();
     let val_images = arguments.val_images.as_ref().or(images);
     Ok(Found {
-        format: DatasetFormat::Coco,
+        format,
         train: half(annotations, images)?,
         val: (arguments.val.as_ref())
             .map(|val| half(val, val_images))
             .transpose()?,
     })
+}
+
+/// The format of a file, by its name.
+fn format_of(annotations: &Path) -> DatasetFormat {
+    let extension = annotations.extension().unwrap_or_default();
+    if extension.eq_ignore_ascii_case("csv") {
+        DatasetFormat::Csv
+    } else if ["yaml", "yml"]
+        .iter()
+        .any(|it| extension.eq_ignore_ascii_case(it))
+    {
+        DatasetFormat::Yolo
+    } else {
+        DatasetFormat::Coco
+    }
 }
 
 /// Makes COCO files of what was found, checks them, and sets images aside where there is nothing to evaluate on.
@@ -128,7 +182,12 @@ fn prepare(
     let val = (found.val.as_ref())
         .map(|val| as_coco(found.format, val, made, "val"))
         .transpose()?;
-    check_halves(&train, val.as_ref())?;
+    let sources = [Some(&found.train), found.val.as_ref()];
+    let sources = sources
+        .into_iter()
+        .flatten()
+        .map(|half| half.annotations.as_path());
+    check_halves(&train, val.as_ref(), &sources.collect::<Vec<_>>())?;
     let (train, val) = match val {
         Some(val) => (train, val),
         None => set_aside(&train, made)?,
@@ -169,8 +228,8 @@ fn as_coco(
     Ok(Split::new(path, &half.images))
 }
 
-/// Stops where training would fail or lie, and tells what else was found.
-fn check_halves(train: &Split, val: Option<&Split>) -> Result<(), Failure> {
+/// Stops where training would fail or lie, and tells what else was found; `sources` are what the halves were made of.
+fn check_halves(train: &Split, val: Option<&Split>, sources: &[&Path]) -> Result<(), Failure> {
     let mut reports = vec![look_over(&CheckRequest {
         other: val.cloned(),
         ..CheckRequest::new(train.clone())
@@ -181,15 +240,17 @@ fn check_halves(train: &Split, val: Option<&Split>) -> Result<(), Failure> {
             ..CheckRequest::new(val.clone())
         })?);
     }
-    let bad: Vec<&Report> = reports.iter().filter(|report| report.fails()).collect();
-    for report in &bad {
+    let bad: Vec<(&Report, &Path)> = (reports.iter().zip(sources.iter().copied()))
+        .filter(|(report, _)| report.fails())
+        .collect();
+    for (report, _) in &bad {
         console::result(&report.to_string());
     }
     if !bad.is_empty() {
-        let files: Vec<&str> = bad.iter().map(|report| report.file.as_str()).collect();
+        let files = bad.iter().map(|(_, source)| source.display().to_string());
         return Err(Failure::work(anyhow!(
             "training on `{}` would fail or lie; see above",
-            files.join("` and `")
+            files.collect::<Vec<_>>().join("` and `")
         )));
     }
     console::result(&format!("check: {}", warnings(&reports)));
@@ -237,26 +298,8 @@ fn set_aside(all: &Split, made: &MadeFolder) -> Result<(Split, Split), Failure> 
     let bar = console::work_bar("looking for near copies", dataset.images.len());
     let groups = near_copies(&dataset, &|done, _| bar.set_position(done as u64));
     bar.finish_and_clear();
-    // A handful of images still gives one to evaluate on.
-    let share = VALIDATION_SHARE.max(1.0 / dataset.images.len() as f64);
-    let shares = [1.0 - share, share];
-    let split = |groups| split_groups(&all.annotations, &shares, 0, groups);
-    let mut parts = split(&groups)?;
-    let alike = if groups.is_empty() {
-        String::new()
-    } else if parts.iter().all(has_boxes) {
-        format!(
-            "; {} images that look like others stay with them",
-            groups.len()
-        )
-    } else {
-        parts = split(&BTreeMap::new())?;
-        "; nearly all look alike, so AP will be too good".to_owned()
-    };
-    console::result(&format!(
-        "split: one image of {:.0} is set aside to evaluate on{alike}",
-        1.0 / share
-    ));
+    let (parts, told) = split_with_boxes(all, dataset.images.len(), &groups)?;
+    console::result(&format!("split: {told}"));
     let [train, val] = ["train", "val"].map(|name| made.file(name));
     let (train, val) = (train?, val?);
     for (path, part) in [&train, &val].into_iter().zip(&parts) {
@@ -267,6 +310,44 @@ fn set_aside(all: &Split, made: &MadeFolder) -> Result<(Split, Split), Failure> 
     }
     let half = |path: PathBuf| Split::new(path, &all.images_root);
     Ok((half(train), half(val)))
+}
+
+/// Two parts that both have boxes, and how they came about: if near copies cannot stay together they are parted, and of
+/// few images with boxes a half is set aside.
+fn split_with_boxes(
+    all: &Split,
+    images: usize,
+    groups: &BTreeMap<u64, usize>,
+) -> Result<(Vec<Value>, String), Failure> {
+    // A handful of images still gives one to evaluate on.
+    let share = VALIDATION_SHARE.max(1.0 / images as f64);
+    let alone = BTreeMap::new();
+    let together = match groups.len() {
+        0 => String::new(),
+        count => format!("; {count} images that look like others stay with them"),
+    };
+    let parted = match groups.len() {
+        0 => String::new(),
+        _ => "; most look alike and are on both sides, so AP will be too good".to_owned(),
+    };
+    for (share, groups, alike) in [
+        (share, groups, &together),
+        (share, &alone, &parted),
+        (0.5, &alone, &parted),
+    ] {
+        let parts = split_groups(&all.annotations, &[1.0 - share, share], 0, groups)?;
+        if parts.iter().all(has_boxes) {
+            let told = format!(
+                "one image of {:.0} is set aside to evaluate on{alike}",
+                1.0 / share
+            );
+            return Ok((parts, told));
+        }
+    }
+    Err(Failure::usage(anyhow!(
+        "`{}` has too few images with boxes: there have to be two at least, one to train on and one to evaluate on",
+        all.annotations.display()
+    )))
 }
 
 fn has_boxes(part: &Value) -> bool {
@@ -311,35 +392,35 @@ fn wishes(arguments: &InitArguments) -> Result<Wishes, Failure> {
         .clone()
         .unwrap_or_else(|| "flex".to_owned());
     device::open(&device).map_err(Failure::usage)?;
-    let backbone = if device == "flex" {
+    let usual = if device == "flex" {
         "resnet18"
     } else {
         "resnet50"
     };
     let asked = "as asked".to_owned();
-    let start = match arguments.pretrained.as_deref() {
-        Some("none") => (backbone, None, asked),
+    let (backbone, pretrained, pretrained_because) = match arguments.pretrained.as_deref() {
+        Some("none") => (usual, None, asked),
         Some(place) => {
             pretrained::file(place)?;
-            (backbone, Some(place.to_owned()), asked)
+            // A place that names its network is taken at its word.
+            let named = place
+                .split_once(':')
+                .map_or(usual, |(from, name)| match from {
+                    "builtin" | "torchvision" => name,
+                    _ => usual,
+                });
+            (named, Some(place.to_owned()), asked)
         }
         None => {
-            let published = format!("torchvision:{backbone}");
-            match pretrained::file(&published) {
-                Ok(_) => (
-                    backbone,
-                    Some(published),
-                    "learned from ImageNet".to_owned(),
-                ),
-                Err(_) => (
-                    "resnet18",
-                    Some(BUILTIN.to_owned()),
-                    "ships with the program; ImageNet's could not be fetched".to_owned(),
-                ),
+            let published = format!("torchvision:{usual}");
+            if pretrained::file(&published).is_ok() {
+                (usual, Some(published), "learned from ImageNet".to_owned())
+            } else {
+                let because = "ships with the program; ImageNet's could not be fetched";
+                ("resnet18", Some(BUILTIN.to_owned()), because.to_owned())
             }
         }
     };
-    let (backbone, pretrained, pretrained_because) = start;
     Ok(Wishes {
         minutes: arguments.minutes,
         device,
@@ -363,11 +444,14 @@ fn measure(recipe: &Recipe) -> Result<StepCost, Failure> {
 
     let mut config = config_of(recipe)?;
     super::set_threads(config.compute.threads.map(Whole::as_usize));
-    // The weights say nothing about the time.
-    config.model.pretrained = None;
+    if let Some(place) = &mut config.model.pretrained {
+        *place = pretrained::file(place)?.to_string_lossy().into_owned();
+    }
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
     console::note("measuring what a step takes");
     let plan = Plan::new(config, &mut Quiet)?;
+    // Before anything is written: weights that do not fit would stop training.
+    plan.check_pretrained()?;
     let line = measure_step(&plan, &device, MEASURED_SIDES)?;
     Ok(StepCost {
         fixed: line.fixed.max(0.0) / recipe.batch_size() as f64,
@@ -381,6 +465,19 @@ fn config_of(recipe: &Recipe) -> Result<ExperimentConfig, Failure> {
     let path = folder.path().join("recipe.toml");
     fs_err::write(&path, recipe.to_toml()).map_err(Failure::work)?;
     Ok(load_config(&path, &[])?)
+}
+
+fn anchors_line(fitted: &FittedAnchors) -> String {
+    /// With fewer, most objects are learned by chance.
+    const LEAST_REACHED: f64 = 0.5;
+    let [before, after] = [fitted.before, fitted.after].map(|fit| 100.0 * fit.reached);
+    let warning = if fitted.after.reached < LEAST_REACHED {
+        "; the others are too small or too thin in this input: more `--minutes` allow a larger one, and large photos \
+         may be cut into tiles"
+    } else {
+        ""
+    };
+    format!("anchors: {after:.1} % of the boxes are reached, {before:.1} % by the paper's{warning}")
 }
 
 fn plan_line(recipe: &Recipe) -> String {
@@ -409,7 +506,8 @@ impl MadeFolder {
     fn new(config: &Path) -> Result<Self, Failure> {
         let name = config.file_stem().unwrap_or_default().to_string_lossy();
         let path = config.with_file_name(format!("{name}_data"));
-        if path.exists() {
+        // What an `init` left that was stopped, or whose config is gone, is made anew.
+        if path.exists() && !path.join(MADE_BY_INIT).exists() {
             return Err(Failure::usage(anyhow!(
                 "`{}` is there already, where annotations are to be written; `--out` names another config",
                 path.display()
@@ -424,6 +522,8 @@ impl MadeFolder {
     /// The place of a half, in a folder that is there from now on.
     fn file(&self, name: &str) -> Result<PathBuf, Failure> {
         fs_err::create_dir_all(&self.path).map_err(Failure::work)?;
+        let mark = "Made by `retinanet init`, which may write it anew.\n";
+        fs_err::write(self.path.join(MADE_BY_INIT), mark).map_err(Failure::work)?;
         Ok(self.path.join(format!("{name}.json")))
     }
 

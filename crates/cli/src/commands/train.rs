@@ -164,6 +164,10 @@ fn of_folder(arguments: &TrainArguments) -> Result<Named, Failure> {
             config.display()
         )));
     }
+    super::init::refuse_existing(&config, "")?;
+    // A mistake in `--set` is told before minutes of looking at images.
+    let nothing = tempfile::NamedTempFile::new().map_err(Failure::work)?;
+    load_config(nothing.path(), &arguments.settings.set)?;
     super::init::write_config(&init, &config)?;
     Ok(Named {
         run: run_directory(&config, arguments),

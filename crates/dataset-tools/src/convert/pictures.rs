@@ -46,6 +46,6 @@ pub(super) fn below(place: &Path) -> Result<Vec<PathBuf>, ConvertError> {
 }
 
 /// Whether a file's name is a picture's.
-pub(super) fn is_picture(path: &Path) -> bool {
+pub(crate) fn is_picture(path: &Path) -> bool {
     ImageFormat::from_path(path).is_ok() || path.extension().is_some_and(|it| it == "jfif")
 }

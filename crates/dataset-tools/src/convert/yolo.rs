@@ -60,7 +60,7 @@ pub(super) fn read(
         let label = labels.of(path);
         dataset.images.push(image(id, path, &root)?);
         if let Some(label) = label {
-            add_boxes(&mut dataset, &label)?;
+            add_boxes(&mut dataset, &label, names.has_keypoints())?;
             used.insert(label);
         }
     }
@@ -89,11 +89,19 @@ pub(super) fn splits(source: &Path) -> Result<Vec<String>, ConvertError> {
     let Some((Yaml::Table(entries), _)) = &names.yaml else {
         return Ok(Vec::new());
     };
-    let is_there = |name: &str| names.split(name, source).is_ok();
-    let listed = entries.iter().map(|(key, _)| key.as_str());
-    let splits =
-        listed.filter(|key| ["train", "val", "valid", "test"].contains(key) && is_there(key));
-    Ok(splits.map(str::to_owned).collect())
+    // `val:` with nothing behind it lists nothing.
+    let is_listed = |value: &Yaml| value.as_text().is_none_or(|text| !text.trim().is_empty());
+    let splits = entries.iter().filter(|(key, value)| {
+        ["train", "val", "valid", "test"].contains(&key.as_str()) && is_listed(value)
+    });
+    splits
+        .map(|(name, _)| match name.as_str() {
+            // What is not trained on may be elsewhere.
+            "test" => Ok(names.split(name, source).is_ok().then(|| name.clone())),
+            _ => names.split(name, source).map(|_| Some(name.clone())),
+        })
+        .filter_map(Result::transpose)
+        .collect()
 }
 
 /// Gives the label files of a data set, each with its path below the folder of labels, the `data.yaml`, and
@@ -236,6 +244,12 @@ impl Names {
         })
     }
 
+    /// Whether labels are boxes with keypoints.
+    fn has_keypoints(&self) -> bool {
+        let yaml = self.yaml.as_ref();
+        yaml.is_some_and(|(yaml, _)| yaml.get("kpt_shape").is_some())
+    }
+
     fn categories(&self) -> Vec<Category> {
         let category = |(index, name): (&usize, &String)| Category {
             id: *index as u64 + 1,
@@ -351,7 +365,7 @@ fn image(id: u64, path: &Path, root: &Path) -> Result<Image, ConvertError> {
 }
 
 /// Adds the boxes of the last image.
-fn add_boxes(dataset: &mut Dataset, label: &Path) -> Result<(), ConvertError> {
+fn add_boxes(dataset: &mut Dataset, label: &Path, has_keypoints: bool) -> Result<(), ConvertError> {
     let Some(image) = dataset.images.last() else {
         return Ok(());
     };
@@ -361,7 +375,8 @@ fn add_boxes(dataset: &mut Dataset, label: &Path) -> Result<(), ConvertError> {
         .filter(|(_, line)| !line.trim().is_empty())
     {
         let refuse = |reason: &str| failed(label, &format!("line {number}: {reason}"));
-        let (class, [x, y, width, height]) = parse_line(line).map_err(|reason| refuse(&reason))?;
+        let (class, [x, y, width, height]) =
+            parse_line(line, has_keypoints).map_err(|reason| refuse(&reason))?;
         let category = (dataset.categories.iter())
             .find(|category| category.id == class + 1)
             .ok_or_else(|| refuse(&format!("class {class} has no name")))?;
@@ -379,11 +394,17 @@ fn add_boxes(dataset: &mut Dataset, label: &Path) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// The class of a line, and its box as left, top, width and height in shares.
-fn parse_line(line: &str) -> Result<(u64, [f64; 4]), String> {
+/// The class of a line, and its box as left, top, width and height in shares. With keypoints (Ultralytics' `kpt_shape`) the
+/// box comes first, and they do not count.
+fn parse_line(line: &str, has_keypoints: bool) -> Result<(u64, [f64; 4]), String> {
     let numbers: Option<Vec<f64>> = line.split_whitespace().map(|it| it.parse().ok()).collect();
     let numbers = numbers.ok_or("it holds something other than numbers")?;
     let (&class, shares) = numbers.split_first().ok_or("it is empty")?;
+    let shares = if has_keypoints {
+        &shares[..shares.len().min(4)]
+    } else {
+        shares
+    };
     if class.fract() != 0.0 || !(0.0..1e9).contains(&class) {
         return Err(format!("class {class} is not a whole number from 0"));
     }
@@ -429,7 +450,7 @@ fn refuse_orphans(used: &HashSet<PathBuf>) -> Result<(), ConvertError> {
                         .lines()
                         .filter(|line| !line.trim().is_empty())
                         .peekable();
-                    lines.peek().is_some() && lines.all(|line| parse_line(line).is_ok())
+                    lines.peek().is_some() && lines.all(|line| parse_line(line, false).is_ok())
                 });
             if is_label && !used.contains(&path) {
                 return Err(failed(&path, "there is no picture for it"));

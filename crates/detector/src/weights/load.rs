@@ -51,6 +51,15 @@ pub struct LoadedWeights {
     pub left_over: Vec<String>,
 }
 
+impl LoadedWeights {
+    /// Whether the backbone's last stage starts afresh.
+    pub fn lacks_c5(&self) -> bool {
+        self.fresh
+            .iter()
+            .any(|it| it.starts_with("the file has no C5,"))
+    }
+}
+
 impl fmt::Display for LoadedWeights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} tensors, {}", self.tensors, self.names.describe())?;
@@ -82,8 +91,21 @@ pub fn load_weights(model: &mut RetinaNet, path: &Path) -> Result<LoadedWeights,
 ///
 /// As [`load_weights`]; only C5, pyramid and heads may be missing, each as a whole.
 pub fn load_pretrained(model: &mut RetinaNet, path: &Path) -> Result<LoadedWeights, WeightsError> {
-    let file = WeightFile::read(path)?;
+    let mut file = WeightFile::read(path)?;
+    file.tensors = without_variants(file.tensors);
     load(model, file, path, true)
+}
+
+/// The tensors of a checkpoint under the names of a weight file: a record names the variant of every enum on the way, as
+/// in `backbone.ResNet.norm1.BatchNorm.gamma`, and fields begin with a small letter.
+fn without_variants(tensors: BTreeMap<String, TensorData>) -> BTreeMap<String, TensorData> {
+    let named = tensors.into_iter().map(|(name, data)| {
+        let fields = name
+            .split('.')
+            .filter(|part| !part.starts_with(char::is_uppercase));
+        (fields.collect::<Vec<_>>().join("."), data)
+    });
+    named.collect()
 }
 
 /// Puts a file's tensors into a model. `partly`: a part of the model may be missing as a whole.

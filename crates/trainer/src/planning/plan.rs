@@ -15,7 +15,7 @@ use retinanet_experiment::{
     check_training_files, render_shapes_if_absent, tell_dropped,
 };
 
-use retinanet_settings::{Count, Whole};
+use retinanet_settings::{Count, SettingError, Whole};
 
 use crate::optimisation::schedule::Schedule;
 
@@ -162,6 +162,14 @@ impl Plan {
         let loaded = pretrained
             .map(|path| load_pretrained(&mut model, Path::new(path)))
             .transpose()?;
+        let lacks_c5 = loaded.as_ref().is_some_and(LoadedWeights::lacks_c5);
+        if lacks_c5 && self.config.model.freeze_at.get() == 5 {
+            return Err(ExperimentError::Setting(SettingError::new(
+                "model.freeze_at",
+                "at most 4 where `model.pretrained` has no C5, which would stay as it was sampled",
+                5,
+            )));
+        }
         Ok((model, loaded))
     }
 }
