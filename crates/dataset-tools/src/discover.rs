@@ -23,6 +23,8 @@ pub struct Found {
     pub train: FoundSplit,
     /// What is evaluated on, if it is told apart.
     pub val: Option<FoundSplit>,
+    /// Lists of halves that are there and not read: VOC's `ImageSets`, darknet's `train.txt`.
+    pub unread_lists: Option<PathBuf>,
 }
 
 /// A half of what was found.
@@ -117,6 +119,7 @@ pub fn discover(folder: &Path) -> Result<Found, DiscoverError> {
         format: DatasetFormat::Csv,
         train: split(halves.train),
         val: halves.val.map(split),
+        unread_lists: None,
     })
 }
 
@@ -190,6 +193,7 @@ fn found_coco(
         format: DatasetFormat::Coco,
         train: split(halves.train)?,
         val: halves.val.map(split).transpose()?,
+        unread_lists: None,
     })
 }
 
@@ -283,6 +287,7 @@ fn found_yolo(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError
     };
     Ok(Some(Found {
         format: DatasetFormat::Yolo,
+        unread_lists: Some(root.join("train.txt")).filter(|list| val.is_none() && list.is_file()),
         train,
         val,
     }))
@@ -351,6 +356,8 @@ fn found_voc(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError>
     };
     Ok(Some(Found {
         format: DatasetFormat::Voc,
+        unread_lists: Some(halves.train.join("ImageSets"))
+            .filter(|lists| halves.val.is_none() && lists.is_dir()),
         train: split(halves.train),
         val: halves.val.map(split),
     }))

@@ -6,7 +6,8 @@ const CONFIDENCE: f64 = 0.95;
 
 impl Evaluator {
     /// How far AP of these detections may be from that of as many other images, with 95 % confidence: half of the
-    /// interval that the bootstrap over images gives. None where AP is undefined, or one image says nothing about others.
+    /// interval that the bootstrap over images gives. None where AP is undefined or 0 on all of them, or one image says
+    /// nothing about others.
     ///
     /// Images are resampled `samples` times.
     ///
@@ -23,7 +24,8 @@ impl Evaluator {
         let comparison = self.compare(&[], detections, samples, seed)?;
         let ap = comparison.metrics.iter().find(|metric| metric.name == "AP");
         let interval = ap.and_then(|ap| ap.interval);
-        Ok(interval.map(|[low, high]| (high - low) / 2.0))
+        let reach = interval.map(|[low, high]| (high - low) / 2.0);
+        Ok(reach.filter(|reach| *reach > 0.0))
     }
 
     /// What the detections `b` are better or worse in than the detections `a`, over all images.

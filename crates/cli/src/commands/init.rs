@@ -155,6 +155,7 @@ fn find(arguments: &InitArguments) -> Result<Found, Failure> {
         val: (arguments.val.as_ref())
             .map(|val| half(val, val_images))
             .transpose()?,
+        unread_lists: None,
     })
 }
 
@@ -188,9 +189,15 @@ fn prepare(
         .flatten()
         .map(|half| half.annotations.as_path());
     check_halves(&train, val.as_ref(), &sources.collect::<Vec<_>>())?;
+    if let Some(lists) = &found.unread_lists {
+        console::result(&format!(
+            "note: the halves that `{}` lists are not read; images are set aside anew",
+            lists.display()
+        ));
+    }
     let (train, val) = match val {
         Some(val) => (train, val),
-        None => set_aside(&train, made)?,
+        None => set_aside(&train, made, &found.train.annotations)?,
     };
     let read = |split: &Split| CocoDataset::read(&split.annotations, &split.images_root);
     let datasets = (read(&train)?, read(&val)?);
@@ -286,7 +293,7 @@ fn look_over(request: &CheckRequest) -> Result<Report, Failure> {
 }
 
 /// Splits a file into a half to train on and one to evaluate on, with near copies on one side.
-fn set_aside(all: &Split, made: &MadeFolder) -> Result<(Split, Split), Failure> {
+fn set_aside(all: &Split, made: &MadeFolder, source: &Path) -> Result<(Split, Split), Failure> {
     let dataset = CocoDataset::read(&all.annotations, &all.images_root)?;
     if dataset.images.len() < LEAST_IMAGES {
         return Err(Failure::usage(anyhow!(
@@ -298,18 +305,36 @@ fn set_aside(all: &Split, made: &MadeFolder) -> Result<(Split, Split), Failure> 
     let bar = console::work_bar("looking for near copies", dataset.images.len());
     let groups = near_copies(&dataset, &|done, _| bar.set_position(done as u64));
     bar.finish_and_clear();
-    let (parts, told) = split_with_boxes(all, dataset.images.len(), &groups)?;
+    let Parts {
+        files,
+        are_alike,
+        told,
+    } = split_with_boxes(all, dataset.images.len(), &groups)?;
     console::result(&format!("split: {told}"));
     let [train, val] = ["train", "val"].map(|name| made.file(name));
     let (train, val) = (train?, val?);
-    for (path, part) in [&train, &val].into_iter().zip(&parts) {
+    for (path, part) in [&train, &val].into_iter().zip(&files) {
         let text = serde_json::to_string(part)
             .context("cannot write a half")
             .map_err(Failure::work)?;
         super::write_over(path, text.as_bytes())?;
     }
     let half = |path: PathBuf| Split::new(path, &all.images_root);
-    Ok((half(train), half(val)))
+    let (train, val) = (half(train), half(val));
+    if are_alike {
+        // What is on both sides may be the very same image.
+        check_halves(&train, Some(&val), &[source, source])?;
+    }
+    Ok((train, val))
+}
+
+/// What images were set aside.
+struct Parts {
+    files: Vec<Value>,
+    /// Whether images that look alike are on both sides.
+    are_alike: bool,
+    /// How it came about, in words.
+    told: String,
 }
 
 /// Two parts that both have boxes, and how they came about: if near copies cannot stay together they are parted, and of
@@ -318,7 +343,7 @@ fn split_with_boxes(
     all: &Split,
     images: usize,
     groups: &BTreeMap<u64, usize>,
-) -> Result<(Vec<Value>, String), Failure> {
+) -> Result<Parts, Failure> {
     // A handful of images still gives one to evaluate on.
     let share = VALIDATION_SHARE.max(1.0 / images as f64);
     let alone = BTreeMap::new();
@@ -330,18 +355,21 @@ fn split_with_boxes(
         0 => String::new(),
         _ => "; most look alike and are on both sides, so AP will be too good".to_owned(),
     };
-    for (share, groups, alike) in [
+    for (share, kept, alike) in [
         (share, groups, &together),
         (share, &alone, &parted),
         (0.5, &alone, &parted),
     ] {
-        let parts = split_groups(&all.annotations, &[1.0 - share, share], 0, groups)?;
+        let parts = split_groups(&all.annotations, &[1.0 - share, share], 0, kept)?;
         if parts.iter().all(has_boxes) {
-            let told = format!(
-                "one image of {:.0} is set aside to evaluate on{alike}",
-                1.0 / share
-            );
-            return Ok((parts, told));
+            return Ok(Parts {
+                files: parts,
+                are_alike: !groups.is_empty() && kept.is_empty(),
+                told: format!(
+                    "one image of {:.0} is set aside to evaluate on{alike}",
+                    1.0 / share
+                ),
+            });
         }
     }
     Err(Failure::usage(anyhow!(

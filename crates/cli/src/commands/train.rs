@@ -224,7 +224,7 @@ fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
     }
     if let (Some(metrics), Some(uncertainty)) = (&outcome.last, outcome.uncertainty) {
         console::result(&format!(
-            "AP {:.3} ± {uncertainty:.3}: on other images of the same kind it is in there in 19 of 20 cases",
+            "AP {:.3} ± {uncertainty:.3} with 95 % confidence, by the bootstrap over the validation images",
             metrics.ap
         ));
     }
