@@ -23,7 +23,7 @@ pub struct Found {
     pub train: FoundSplit,
     /// What is evaluated on, if it is told apart.
     pub val: Option<FoundSplit>,
-    /// Lists of halves that are there and not read: VOC's `ImageSets`, darknet's `train.txt`.
+    /// Lists of halves that are there and not read: VOC's `ImageSets`, or darknet's list of training images.
     pub unread_lists: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! The file of the weights that training starts from, wherever they are: `model.pretrained` as a place.
+//! The file of the weights that training starts from, wherever they are: a place is what the config names.
 //!
 //! | place | what |
 //! |---|---|
