@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Looks at annotations and images, and writes a config that fits them
+    /// Checks annotations and images, and writes a config that fits them
     Init(InitArguments),
     /// Trains a detector from a config
     Train(TrainArguments),

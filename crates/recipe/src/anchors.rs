@@ -1,6 +1,6 @@
 use retinanet_anchors::{AnchorError, Fit, Target, optimize};
 use retinanet_data::CocoDataset;
-use retinanet_dataset_tools::{Depth, cover};
+use retinanet_dataset_tools::{Covered, Depth, cover};
 use retinanet_experiment::{ExperimentConfig, ExperimentError};
 
 use crate::recipe::Recipe;
@@ -41,23 +41,42 @@ impl Recipe {
         train: &CocoDataset,
     ) -> Result<FittedAnchors, RecipeError> {
         let (generator, assigner) = (config.anchor_generator()?, config.target_assigner()?);
-        let assigner = assigner.assigner();
-        let transform = config.data.transform()?;
-        let covered = cover(train, &transform, &generator, assigner, Depth::Reach);
-        let step = covered.len().div_ceil(MOST_TARGETS).max(1);
-        let targets: Vec<Target> = (covered.iter().step_by(step))
-            .map(|covered| Target {
-                bbox: covered.bbox,
-                input: covered.input,
-            })
-            .collect();
+        let targets = anchor_targets(config, train)?;
         let strides = generator.strides();
         let anchors = &config.model.anchors;
-        let proposal = optimize(anchors, strides, &targets, assigner.foreground())?;
+        let foreground = assigner.assigner().foreground();
+        let proposal = optimize(anchors, strides, &targets, foreground)?;
         self.anchors = Some(proposal.config);
         Ok(FittedAnchors {
             before: proposal.before,
             after: proposal.after,
         })
     }
+}
+
+/// The boxes that anchors are fitted to, in pixels of the network's input: all of a data set, or so many spread over it.
+///
+/// # Errors
+///
+/// Returns an error if the config is refused.
+pub fn anchor_targets(
+    config: &ExperimentConfig,
+    dataset: &CocoDataset,
+) -> Result<Vec<Target>, ExperimentError> {
+    let (generator, assigner) = (config.anchor_generator()?, config.target_assigner()?);
+    let transform = config.data.transform()?;
+    let covered = cover(
+        dataset,
+        &transform,
+        &generator,
+        assigner.assigner(),
+        Depth::Reach,
+    );
+    let step = covered.len().div_ceil(MOST_TARGETS).max(1);
+    let chosen = covered.iter().step_by(step);
+    let target = |covered: &Covered| Target {
+        bbox: covered.bbox,
+        input: covered.input,
+    };
+    Ok(chosen.map(target).collect())
 }

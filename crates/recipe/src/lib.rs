@@ -11,7 +11,7 @@ mod length;
 mod recipe;
 mod write;
 
-pub use anchors::{FittedAnchors, RecipeError};
+pub use anchors::{FittedAnchors, RecipeError, anchor_targets};
 pub use facts::Facts;
 pub use length::StepCost;
 pub use recipe::{Halves, Recipe, Wishes};

@@ -191,7 +191,7 @@ impl ShapesConfig {
     fn draw(&self, split: Split, index: usize) -> (RgbImage, Vec<Object>) {
         let mut rng = image_rng(self.seed.get(), split, index);
         if self.textured {
-            return textured::draw(self, &mut rng);
+            return textured::render(self, &mut rng);
         }
         let scene = Scene::draw(self, &mut rng);
         let image = paint(&scene, &mut rng);

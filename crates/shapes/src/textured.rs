@@ -1,7 +1,7 @@
 //! Textured scenes: what a backbone learns from where no photos can be had.
 //!
 //! A class is a form and a surface; colours say nothing. Objects are turned, stretched, shaded by one light, throw
-//! shadows, cover each other and lie among things of other forms on textured grounds; the camera blurs, tints and adds
+//! shadows, cover each other and stand among things of other forms on textured grounds; the camera blurs, tints and adds
 //! noise. Features that tell the classes apart see edges, corners, grain and shading, as photos ask for.
 
 mod camera;
@@ -39,8 +39,8 @@ fn name(form: Form, surface: Surface) -> String {
     format!("{} {}", surface.name(), form.name())
 }
 
-/// Draws an image of a config, and what it shows, from the lowest object to the topmost.
-pub(super) fn draw(config: &ShapesConfig, rng: &mut impl Rng) -> (RgbImage, Vec<Object>) {
+/// Renders an image of a config, and tells what it shows, from the lowest object to the topmost.
+pub(super) fn render(config: &ShapesConfig, rng: &mut impl Rng) -> (RgbImage, Vec<Object>) {
     let (width, height) = (config.width.as_u32(), config.height.as_u32());
     let light = Light::sample(rng);
     let mut canvas = Canvas::new(width, height);
@@ -142,8 +142,8 @@ mod tests {
         }
     }
 
-    fn drawn(count: usize) -> impl Iterator<Item = (RgbImage, Vec<Object>)> {
-        (0..count).map(|index| draw(&config(), &mut image_rng(0, Split::Train, index)))
+    fn rendered(count: usize) -> impl Iterator<Item = (RgbImage, Vec<Object>)> {
+        (0..count).map(|index| render(&config(), &mut image_rng(0, Split::Train, index)))
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
     fn objects_are_of_every_class_and_all_sizes_and_mostly_inside() {
         let mut seen = BTreeSet::new();
         let mut sizes = Vec::new();
-        for (image, objects) in drawn(300) {
+        for (image, objects) in rendered(300) {
             assert_eq!(image.dimensions(), (128, 96));
             for object in objects {
                 seen.insert(object.category.0);
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn images_are_neither_flat_nor_blown_out() {
-        for (image, _) in drawn(40) {
+        for (image, _) in rendered(40) {
             let values = image.as_raw();
             let mean = values.iter().map(|it| f64::from(*it)).sum::<f64>() / values.len() as f64;
             let spread = values

@@ -4,20 +4,18 @@ use anyhow::Context;
 use image::imageops::{resize, FilterType};
 use image::RgbImage;
 use rayon::prelude::*;
-use retinanet_anchors::{optimize as search, AnchorGenerator, Assigner, Target};
+use retinanet_anchors::{optimize as search, AnchorGenerator, Assigner};
 use retinanet_boxes::BoundingBox;
 use retinanet_data::{CocoDataset, ImageRecord, Transform};
-use retinanet_dataset_tools::{cover, cover_image, CoverageReport, Covered, Depth};
+use retinanet_dataset_tools::{cover_image, CoverageReport, Covered, Depth};
 use retinanet_experiment::{load_config, require_data, ExperimentConfig};
 use retinanet_images::{decode_image, draw_box, draw_faint_box};
+use retinanet_recipe::anchor_targets;
 
 use crate::args::{AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments, Split};
 use crate::console;
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
-
-/// Boxes that `optimize` looks at: more make it slower and change nothing.
-const MOST_TARGETS: usize = 5_000;
 
 /// Colours of positive anchors, of boxes that have some, and of boxes that have none.
 const POSITIVE: [u8; 3] = [40, 220, 60];
@@ -76,7 +74,7 @@ pub(crate) fn report(arguments: &AnchorsReportArguments) -> Result<(), Failure> 
 
 pub(crate) fn optimize(arguments: &AnchorsDataArguments) -> Result<(), Failure> {
     let scene = Scene::new(arguments)?;
-    let targets = targets(&scene);
+    let targets = anchor_targets(&scene.config, &scene.dataset)?;
     let proposal = search(
         &scene.config.model.anchors,
         scene.generator.strides(),
@@ -98,25 +96,6 @@ pub(crate) fn optimize(arguments: &AnchorsDataArguments) -> Result<(), Failure> 
         proposal.config.aspect_ratios,
     ));
     Ok(())
-}
-
-/// The boxes, or so many of them spread over the data set.
-fn targets(scene: &Scene) -> Vec<Target> {
-    let covered = cover(
-        &scene.dataset,
-        &scene.transform,
-        &scene.generator,
-        &scene.assigner,
-        Depth::Reach,
-    );
-    let step = covered.len().div_ceil(MOST_TARGETS).max(1);
-    let chosen = covered.iter().step_by(step);
-    chosen
-        .map(|covered| Target {
-            bbox: covered.bbox,
-            input: covered.input,
-        })
-        .collect()
 }
 
 pub(crate) fn view(arguments: &AnchorsViewArguments) -> Result<(), Failure> {

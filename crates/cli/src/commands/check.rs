@@ -88,7 +88,8 @@ pub(crate) fn split_of(
     })
 }
 
-fn look_over(request: &CheckRequest) -> Result<Report, Failure> {
+/// Checks a split, with a bar.
+pub(crate) fn look_over(request: &CheckRequest) -> Result<Report, Failure> {
     let bar = console::work_bar("looking over", 0);
     let report = check(request, &|done, total| {
         bar.set_length(total as u64);

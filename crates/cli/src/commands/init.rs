@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, Context};
 use retinanet_data::CocoDataset;
-use retinanet_dataset_tools::doctor::{check, CheckRequest, Report, Role, Severity, Split};
+use retinanet_dataset_tools::doctor::{CheckRequest, Report, Role, Severity, Split};
 use retinanet_dataset_tools::{
     convert, discover, find_images, near_copies, split_groups, DatasetFormat, Destination, Found,
     FoundSplit, Source, MADE_BY_INIT,
@@ -17,6 +17,7 @@ use retinanet_settings::Whole;
 use retinanet_trainer::{measure_step, roughly, Plan};
 use serde_json::Value;
 
+use super::check::look_over;
 use crate::args::InitArguments;
 use crate::console;
 use crate::device;
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Looks at the data, and writes a config that fits it.
+/// Checks the data, and writes a config that fits it.
 pub(crate) fn write_config(arguments: &InitArguments, out: &Path) -> Result<(), Failure> {
     require_place(out)?;
     let wishes = wishes(arguments)?;
@@ -280,16 +281,6 @@ fn warnings(reports: &[Report]) -> String {
         "no errors, but {}; `retinanet dataset check` shows them",
         titles.join(", ")
     )
-}
-
-fn look_over(request: &CheckRequest) -> Result<Report, Failure> {
-    let bar = console::work_bar("looking over", 0);
-    let report = check(request, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    Ok(report?)
 }
 
 /// Splits a file into a half to train on and one to evaluate on, with near copies on one side.
