@@ -43,7 +43,7 @@ impl AnchorGenerator {
         let mut best = 0.0_f32;
         for y in rows.around(center_y) {
             for x in columns.around(center_x) {
-                for shape in self.shapes(level) {
+                for shape in self.cell(level) {
                     best = best.max(shifted(shape, x, y).iou(bbox));
                 }
             }

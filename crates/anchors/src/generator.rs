@@ -145,8 +145,12 @@ impl AnchorGenerator {
         })
     }
 
-    /// The anchors of a level's cell, around the origin.
-    pub(crate) fn shapes(&self, level: usize) -> &[BoundingBox] {
+    /// The anchors of a level's cell, around the origin, in their order.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such level.
+    pub fn cell(&self, level: usize) -> &[BoundingBox] {
         &self.cells[level]
     }
 

@@ -124,20 +124,31 @@ impl FeaturePyramidConfig {
 /// Should be created with [`FeaturePyramidConfig`].
 #[derive(Module, Debug)]
 pub struct FeaturePyramid {
-    /// Only where the finest level is P2.
-    lateral2: Option<Conv2d>,
-    lateral3: Conv2d,
-    lateral4: Conv2d,
-    lateral5: Conv2d,
-    output2: Option<Conv2d>,
-    output3: Conv2d,
-    output4: Conv2d,
-    output5: Conv2d,
-    p6: Conv2d,
-    p7: Conv2d,
+    /// From C2, only where the finest level is P2.
+    pub lateral2: Option<Conv2d>,
+    /// From C3.
+    pub lateral3: Conv2d,
+    /// From C4.
+    pub lateral4: Conv2d,
+    /// From C5.
+    pub lateral5: Conv2d,
+    /// To P2, only where it is the finest level.
+    pub output2: Option<Conv2d>,
+    /// To P3.
+    pub output3: Conv2d,
+    /// To P4.
+    pub output4: Conv2d,
+    /// To P5.
+    pub output5: Conv2d,
+    /// To P6.
+    pub p6: Conv2d,
+    /// To P7.
+    pub p7: Conv2d,
+    /// What P6 is computed from.
     #[module(skip)]
-    p6_from: P6Source,
-    relu_before_p7: bool,
+    pub p6_from: P6Source,
+    /// Whether P7 sees only the positive part of P6.
+    pub relu_before_p7: bool,
 }
 
 impl FeaturePyramid {

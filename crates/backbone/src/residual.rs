@@ -9,15 +9,20 @@ use crate::norm::{Norm, NormConfig, RELU};
 /// 1×1.
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
-    conv1: Conv2d,
-    norm1: Norm,
-    conv2: Conv2d,
-    norm2: Norm,
+    /// The first convolution.
+    pub conv1: Conv2d,
+    /// After the first convolution.
+    pub norm1: Norm,
+    /// The second convolution.
+    pub conv2: Conv2d,
+    /// After the second convolution.
+    pub norm2: Norm,
     /// Only the bottleneck has a third.
-    conv3: Option<Conv2d>,
-    norm3: Option<Norm>,
+    pub conv3: Option<Conv2d>,
+    /// After the third convolution.
+    pub norm3: Option<Norm>,
     /// `None` if the block keeps shape, and its input is added as it is.
-    shortcut: Option<Projection>,
+    pub shortcut: Option<Projection>,
 }
 
 /// What tells one bottleneck from another.
@@ -135,8 +140,10 @@ impl ResidualBlock {
 /// The 1×1 convolution on a shortcut whose block changes the shape.
 #[derive(Module, Debug)]
 pub struct Projection {
-    conv: Conv2d,
-    norm: Norm,
+    /// The convolution.
+    pub conv: Conv2d,
+    /// After the convolution.
+    pub norm: Norm,
 }
 
 impl Projection {

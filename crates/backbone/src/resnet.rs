@@ -221,12 +221,18 @@ pub struct BackboneFeatures {
 /// Should be created with [`ResNetConfig`].
 #[derive(Module, Debug)]
 pub struct ResNet {
-    conv1: Conv2d,
-    norm1: Norm,
-    layer1: Vec<ResidualBlock>,
-    layer2: Vec<ResidualBlock>,
-    layer3: Vec<ResidualBlock>,
-    layer4: Vec<ResidualBlock>,
+    /// The stem's convolution.
+    pub conv1: Conv2d,
+    /// After the stem's convolution.
+    pub norm1: Norm,
+    /// The blocks that give C2.
+    pub layer1: Vec<ResidualBlock>,
+    /// The blocks that give C3.
+    pub layer2: Vec<ResidualBlock>,
+    /// The blocks that give C4.
+    pub layer3: Vec<ResidualBlock>,
+    /// The blocks that give C5.
+    pub layer4: Vec<ResidualBlock>,
     channels: [usize; 4],
 }
 

@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Predict(PredictArguments),
     /// Finds objects in images that come by HTTP, and serves a page to drop photos on
     Serve(ServeArguments),
-    /// Writes a model's weights to a file, for this program or another
+    /// Writes a model's weights, or the whole detector as an ONNX graph, to a file for this program or another
     Export(ExportArguments),
     /// Turns another program's weights into this one's
     Import(ImportArguments),
@@ -266,20 +266,46 @@ pub(crate) struct ExportArguments {
     /// Leaves out the backbone's last stage: it starts afresh where the file is loaded
     #[arg(long, requires = "backbone")]
     pub(crate) without_c5: bool,
-    /// Writes the backbone in half precision
-    #[arg(long, requires = "backbone")]
+    /// Writes weights in half precision: the backbone's, or those of convolutions in a graph
+    #[arg(long)]
     pub(crate) half: bool,
+    #[command(flatten)]
+    pub(crate) graph: GraphArguments,
     /// The file
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
 
+/// How a graph is written.
+#[derive(Clone, Copy, Args)]
+pub(crate) struct GraphArguments {
+    /// What a graph's pixels are made of, in [0, 255]; bytes if not given
+    #[arg(long, value_enum)]
+    pub(crate) input: Option<GraphInput>,
+    /// A graph that gives logits, deltas and anchors, for what decodes and suppresses by itself
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Folds batch norms into the convolutions before them
+    #[arg(long)]
+    pub(crate) fold: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum GraphInput {
+    /// Bytes
+    Uint8,
+    /// Single precision
+    Float32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Hugging Face's format, which most programs read
     Safetensors,
     /// Burn's own format
     Burnpack,
+    /// A graph from pixels to detections, for onnxruntime, OpenVINO, TensorRT and others
+    Onnx,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -71,6 +71,16 @@ impl DecodeConfig {
         }
     }
 
+    /// The scores that candidates of each of so many levels must exceed, finest first.
+    pub fn thresholds(&self, levels: usize) -> Vec<f32> {
+        let mut thresholds = vec![self.score_threshold.as_f32(); levels];
+        if let (Some(own), Some(coarsest)) = (self.coarsest_score_threshold, thresholds.last_mut())
+        {
+            *coarsest = own.as_f32();
+        }
+        thresholds
+    }
+
     fn suppression(&self) -> Suppression {
         Suppression {
             kind: self.nms,
@@ -147,9 +157,7 @@ impl Decoder {
             return None;
         }
         let levels = predictions.level_anchors.len();
-        let thresholds: Vec<f32> = (0..levels)
-            .map(|level| self.threshold(level, levels))
-            .collect();
+        let thresholds = self.config.thresholds(levels);
         let count = self.config.pre_nms_top_k.as_usize();
         let found = crate::gpu::candidates(predictions, &thresholds, count)?;
         let classes = predictions.logits.dims()[2];
@@ -186,13 +194,6 @@ impl Decoder {
             kept.retain(|detection| detection.bbox.is_proper());
         }
         kept
-    }
-
-    /// The score that candidates of a level must exceed.
-    fn threshold(&self, level: usize, levels: usize) -> f32 {
-        let own = self.config.coarsest_score_threshold;
-        let threshold = own.filter(|_| level + 1 == levels);
-        threshold.unwrap_or(self.config.score_threshold).as_f32()
     }
 
     fn detection(
@@ -233,13 +234,9 @@ impl Decoder {
         let levels: Vec<Range<usize>> = (starts.zip(level_anchors))
             .map(|(start, count)| start..start + count)
             .collect();
-        let count = levels.len();
-        levels
-            .into_par_iter()
-            .enumerate()
-            .flat_map_iter(|(level, anchors)| {
-                self.level_candidates(image, anchors, self.threshold(level, count))
-            })
+        let thresholds = self.config.thresholds(levels.len());
+        (levels.into_par_iter().zip(thresholds))
+            .flat_map_iter(|(anchors, threshold)| self.level_candidates(image, anchors, threshold))
             .collect()
     }
 

@@ -89,6 +89,16 @@ impl RetinaNet {
         &self.pyramid
     }
 
+    /// The class subnet.
+    pub const fn class_subnet(&self) -> &Subnet {
+        &self.class_subnet
+    }
+
+    /// The box subnet.
+    pub const fn box_subnet(&self) -> &Subnet {
+        &self.box_subnet
+    }
+
     /// All parameters, by the part of the model that they are in; running statistics are none.
     pub fn parameters(&self) -> Vec<(ModelPart, Parameter)> {
         let Self {

@@ -97,11 +97,14 @@ impl HeadConfig {
 /// Should be created with [`HeadConfig`].
 #[derive(Module, Debug)]
 pub struct Subnet {
-    convs: Vec<Conv2d>,
+    /// The hidden convolutions.
+    pub convs: Vec<Conv2d>,
     /// As many as `convs`, or none.
-    norms: Vec<GroupNorm>,
-    output: Conv2d,
-    values_per_anchor: usize,
+    pub norms: Vec<GroupNorm>,
+    /// The last convolution.
+    pub output: Conv2d,
+    /// How many values an anchor has: one for each class, or four.
+    pub values_per_anchor: usize,
 }
 
 impl Subnet {

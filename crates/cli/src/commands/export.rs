@@ -3,8 +3,8 @@ use retinanet_detector::{
     save_backbone, save_weights, BackboneExport, ClassScores, Detector, Names, WeightFormat,
 };
 
-use super::LoadedModel;
-use crate::args::{ExportArguments, ExportNames, Format};
+use super::{export_onnx, LoadedModel};
+use crate::args::{ExportArguments, ExportNames, Format, GraphArguments};
 use crate::console;
 use crate::failure::Failure;
 use crate::outputs::{given, refuse_overlaps};
@@ -12,12 +12,14 @@ use crate::outputs::{given, refuse_overlaps};
 pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     refuse_to_damage(arguments)?;
     refuse_to_mislabel(arguments)?;
+    refuse_to_overlook(arguments)?;
     let LoadedModel {
         detector, config, ..
     } = super::load_model(&arguments.model)?;
     let format = match arguments.format {
         Format::Safetensors => WeightFormat::Safetensors,
         Format::Burnpack => WeightFormat::Burnpack,
+        Format::Onnx => return export_onnx::run(&detector, &config, arguments),
     };
     let names = match arguments.names {
         ExportNames::Native => Names::Native,
@@ -71,20 +73,60 @@ fn refuse_to_damage(arguments: &ExportArguments) -> Result<(), Failure> {
 
 /// Refuses a file name that says another format than the one that is written.
 fn refuse_to_mislabel(arguments: &ExportArguments) -> Result<(), Failure> {
-    const OTHERS: [&str; 9] = [
-        "ckpt", "engine", "h5", "onnx", "pb", "pkl", "pt", "pth", "tflite",
+    const EXTENSIONS: [&str; 11] = [
+        "bpk",
+        "ckpt",
+        "engine",
+        "h5",
+        "onnx",
+        "pb",
+        "pkl",
+        "pt",
+        "pth",
+        "safetensors",
+        "tflite",
     ];
-    let (written, other) = match arguments.format {
-        Format::Safetensors => ("safetensors", "bpk"),
-        Format::Burnpack => ("burnpack", "safetensors"),
+    let (written, own) = match arguments.format {
+        Format::Safetensors => ("safetensors", "safetensors"),
+        Format::Burnpack => ("burnpack", "bpk"),
+        Format::Onnx => ("onnx", "onnx"),
     };
     let extension = arguments.out.extension().unwrap_or_default();
     let extension = extension.to_ascii_lowercase();
-    if extension == other || OTHERS.iter().any(|it| extension == **it) {
+    if extension != own && EXTENSIONS.iter().any(|it| extension == **it) {
         return Err(Failure::usage(anyhow!(
             "--out `{}` says one format, and {written} would be written; `--format` takes \
-             safetensors and burnpack, no other",
+             safetensors, burnpack and onnx, no other",
             arguments.out.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses options that the format has no use for.
+fn refuse_to_overlook(arguments: &ExportArguments) -> Result<(), Failure> {
+    let GraphArguments { input, raw, fold } = arguments.graph;
+    let is_graph = arguments.format == Format::Onnx;
+    let of_graphs = [
+        ("--input", input.is_some()),
+        ("--raw", raw),
+        ("--fold", fold),
+    ];
+    let of_weights = [
+        ("--backbone", arguments.backbone),
+        ("--names", !matches!(arguments.names, ExportNames::Native)),
+    ];
+    let (given, needed) = if is_graph {
+        (&of_weights[..], "--format safetensors or burnpack")
+    } else {
+        (&of_graphs[..], "--format onnx")
+    };
+    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+        return Err(Failure::usage(anyhow!("`{option}` needs {needed}")));
+    }
+    if arguments.half && !is_graph && !arguments.backbone {
+        return Err(Failure::usage(anyhow!(
+            "`--half` needs --backbone or --format onnx"
         )));
     }
     Ok(())

@@ -8,6 +8,7 @@ pub(crate) mod convert;
 pub(crate) mod device_check;
 pub(crate) mod eval;
 pub(crate) mod export;
+mod export_onnx;
 pub(crate) mod fits;
 pub(crate) mod import;
 pub(crate) mod init;

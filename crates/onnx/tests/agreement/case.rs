@@ -1,0 +1,158 @@
+//! A detector with images, and what it says of them, as files that the other program reads.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use image::RgbImage;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use retinanet_boxes::{CategoryId, Class, ClassList};
+use retinanet_detector::{Detector, DetectorConfig, Predictions, RetinaNet, images_to_device};
+use retinanet_images::{PixelForm, TestTimeView, prepare_views};
+use retinanet_onnx::{GraphOutput, OnnxOptions, PixelType, to_onnx};
+use retinanet_settings::Whole;
+
+use crate::network::lively;
+
+/// A detector of random weights, looking at noisy images.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) config: DetectorConfig,
+    pub(crate) classes: usize,
+    pub(crate) batch: usize,
+    /// Height and width of the images.
+    pub(crate) size: [u32; 2],
+    pub(crate) options: OnnxOptions,
+    pub(crate) seed: u64,
+}
+
+impl Case {
+    /// The detector and its images, which it does not resize.
+    pub(crate) fn detector(&self) -> (Detector, Vec<Arc<RgbImage>>) {
+        let device = Device::flex();
+        let [height, width] = self.size;
+        let mut config = self.config.clone();
+        config.images.short_side = Whole::literal(u64::from(height.min(width)));
+        config.images.long_side = Whole::literal(u64::from(height.max(width)));
+        let classes = (0..self.classes)
+            .map(|class| Class::new(CategoryId(class as u64), format!("class {class}")));
+        let classes = ClassList::new(classes.collect()).unwrap();
+        let images: Vec<_> = (0..self.batch as u64)
+            .map(|place| Arc::new(picture(self.size, self.seed + place)))
+            .collect();
+
+        let fresh = config.model.init(self.classes, self.seed, &device).unwrap();
+        let detector =
+            |model: &RetinaNet| Detector::new(&config, model, classes.clone(), &device).unwrap();
+        let look = |model: &RetinaNet| predict(&detector(model), &images[..1], &device);
+        let model = lively(fresh, self.seed, look);
+        let batch = self.batch;
+        let detector = detector(&model)
+            .with_test_time_augmentation(Default::default(), batch)
+            .unwrap();
+        (detector, images)
+    }
+
+    /// Writes graphs, images, and what the detector says.
+    pub(crate) fn write(&self, folder: &Path) {
+        fs::create_dir_all(folder).unwrap();
+        let told = format!("{self:#?}");
+        fs::write(folder.join("case.txt"), told).unwrap();
+        let (detector, images) = self.detector();
+        for (output, name) in [
+            (GraphOutput::Detections, "detections"),
+            (GraphOutput::Raw, "raw"),
+        ] {
+            let options = OnnxOptions {
+                output,
+                ..self.options
+            };
+            let graph = to_onnx(&detector, &self.config, options).unwrap();
+            fs::write(folder.join(format!("{name}.onnx")), graph).unwrap();
+        }
+        self.write_images(folder, &images);
+
+        let device = Device::flex();
+        let Predictions { logits, deltas, .. } = predict(&detector, &images, &device);
+        for (name, values) in [("logits", logits), ("deltas", deltas)] {
+            let shape = values.dims();
+            let values: Vec<f32> = values.into_data().try_to_vec().unwrap();
+            write_floats(folder, name, &values, &shape);
+        }
+        let found = detector.detect(&images);
+        let rows: Vec<f32> = (found.iter().enumerate())
+            .flat_map(|(image, found)| found.detections.iter().map(move |it| (image, it)))
+            .flat_map(|(image, it)| {
+                let [x1, y1, x2, y2] = it.bbox.to_array();
+                [image as f32, it.class.0 as f32, it.score, x1, y1, x2, y2]
+            })
+            .collect();
+        write_floats(folder, "detections", &rows, &[rows.len() / 7, 7]);
+        let threshold = self.config.decode.score_threshold.as_f32();
+        write_floats(folder, "threshold", &[threshold], &[1]);
+    }
+
+    fn write_images(&self, folder: &Path, images: &[Arc<RgbImage>]) {
+        let [height, width] = self.size;
+        let shape = [images.len(), 3, height as usize, width as usize];
+        let mut bytes = Vec::new();
+        for image in images {
+            for channel in 0..3 {
+                bytes.extend(image.pixels().map(|pixel| pixel[channel]));
+            }
+        }
+        match self.options.input {
+            PixelType::Uint8 => write_array(folder, "images", "|u1", &bytes, &shape),
+            PixelType::Float32 => {
+                let floats: Vec<f32> = bytes.into_iter().map(f32::from).collect();
+                write_floats(folder, "images", &floats, &shape);
+            }
+        }
+    }
+}
+
+fn predict(detector: &Detector, images: &[Arc<RgbImage>], device: &Device) -> Predictions {
+    let preparation = detector.preparation();
+    let views: Vec<_> = (images.iter())
+        .map(|image| {
+            let view = TestTimeView::plain(preparation, image.dimensions());
+            (Arc::clone(image), view)
+        })
+        .collect();
+    let mut prepared = prepare_views(&views, preparation, PixelForm::Numbers);
+    let shape = [images.len(), prepared.height, prepared.width];
+    let pixels: Tensor<4> = images_to_device(&mut prepared.pixels, shape, device);
+    detector.model().forward(pixels)
+}
+
+/// Blocks of colours with noise on them, so that maps differ from place to place.
+fn picture([height, width]: [u32; 2], seed: u64) -> RgbImage {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let blocks: Vec<[u8; 3]> = (0..64).map(|_| random.random()).collect();
+    RgbImage::from_fn(width, height, |x, y| {
+        let block = blocks[(x / 24 + 8 * (y / 24)) as usize % 64];
+        image::Rgb(block.map(|value| value.saturating_add(random.random_range(0..40))))
+    })
+}
+
+fn write_floats(folder: &Path, name: &str, values: &[f32], shape: &[usize]) {
+    let bytes: Vec<u8> = values.iter().flat_map(|it| it.to_le_bytes()).collect();
+    write_array(folder, name, "<f4", &bytes, shape);
+}
+
+/// NumPy's own form, version 1.0.
+fn write_array(folder: &Path, name: &str, kind: &str, bytes: &[u8], shape: &[usize]) {
+    let shape: String = shape.iter().map(|length| format!("{length},")).collect();
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend((header.len() as u16).to_le_bytes());
+    file.extend(header.as_bytes());
+    file.extend(bytes);
+    fs::write(folder.join(format!("{name}.npy")), file).unwrap();
+}

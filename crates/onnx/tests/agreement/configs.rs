@@ -1,0 +1,200 @@
+//! The settings that a graph must follow.
+
+use proptest::prelude::*;
+use retinanet_detector::DetectorConfig;
+use retinanet_onnx::{OnnxOptions, PixelType};
+use serde_json::{Value, json};
+
+use crate::case::Case;
+
+/// A peer's preset, thin, with a threshold that lets random scores pass.
+pub(crate) fn preset(name: &str) -> DetectorConfig {
+    let mut model = json!({ "width": 64, "fpn_channels": 64 });
+    let mut decode = json!({});
+    match name {
+        "detectron2" => {
+            model["stride_in_1x1"] = json!(true);
+            model["fpn_channels"] = json!(256);
+        }
+        "torchvision" => {
+            model["norm_epsilon"] = json!(0.0);
+            model["p6_from"] = json!("p5");
+            model["anchors"] = json!({
+                "rounding": "torchvision", "order": "ratio_major", "spacing": "measured",
+            });
+            decode = json!({ "clip_before_nms": true, "drop_empty": false });
+        }
+        "torchvision_v2" => {
+            model["head"] = json!({ "norm": "group_norm", "conv_bias": false });
+            model["norm"] = json!("batch_norm");
+        }
+        "mmdetection" => {
+            model["relu_before_p7"] = json!(false);
+            model["norm"] = json!("fixed_statistics");
+            model["box_coder"] = json!({ "limit_shrinking": true });
+            decode = json!({ "clip_before_nms": true });
+        }
+        _ => panic!("no preset `{name}`"),
+    }
+    config(model, decode, json!({}))
+}
+
+fn config(model: Value, decode: Value, images: Value) -> DetectorConfig {
+    let config = json!({ "model": model, "decode": decode, "images": images, "winograd": false });
+    serde_json::from_value(config).unwrap()
+}
+
+/// Any detector that fits into a second.
+pub(crate) fn any_case() -> impl Strategy<Value = Case> {
+    let sizes = (1_usize..9, 1_usize..4, 40_u32..200, 40_u32..200);
+    (
+        any_model(),
+        any_decode(),
+        any_images(),
+        any_options(),
+        sizes,
+        any::<u16>(),
+    )
+        .prop_map(
+            |(model, decode, images, options, (classes, batch, height, width), seed)| Case {
+                config: config(model, decode, images),
+                classes,
+                batch,
+                size: [height, width],
+                options,
+                seed: seed.into(),
+            },
+        )
+}
+
+fn any_options() -> impl Strategy<Value = OnnxOptions> {
+    (any::<bool>(), any::<bool>()).prop_map(|(bytes, fold)| OnnxOptions {
+        input: if bytes {
+            PixelType::Uint8
+        } else {
+            PixelType::Float32
+        },
+        fold,
+        ..OnnxOptions::default()
+    })
+}
+
+fn any_model() -> impl Strategy<Value = Value> {
+    let backbones = prop::sample::select(vec![
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+    ]);
+    let norms = prop::sample::select(vec![
+        "frozen_batch_norm",
+        "fixed_statistics",
+        "batch_norm",
+        "group_norm",
+    ]);
+    let epsilon = prop::sample::select(vec![0.0, 1e-5, 1e-3]);
+    let channels = prop::sample::select(vec![(8, 64), (16, 96), (4, 128)]);
+    let coder = (prop::array::uniform4(0.5_f64..10.0), any::<bool>());
+    (
+        (backbones, norms, epsilon, channels),
+        any::<[bool; 4]>(),
+        any_head(),
+        any_anchors(),
+        coder,
+    )
+        .prop_map(
+            |(network, switches, head, mut anchors, (weights, limit_shrinking))| {
+                let (backbone, norm, norm_epsilon, (width, fpn_channels)) = network;
+                let [stride_in_1x1, from_p5, relu_before_p7, p2] = switches;
+                if p2 {
+                    anchors["sizes"] = json!([16, 32, 48, 64, 96, 128]);
+                }
+                json!({
+                    "backbone": backbone,
+                    "norm": norm,
+                    "norm_epsilon": norm_epsilon,
+                    "width": width,
+                    "fpn_channels": fpn_channels,
+                    "stride_in_1x1": stride_in_1x1,
+                    "p6_from": if from_p5 { "p5" } else { "c5" },
+                    "relu_before_p7": relu_before_p7,
+                    "finest_level": if p2 { "p2" } else { "p3" },
+                    "head": head,
+                    "anchors": anchors,
+                    "box_coder": { "weights": weights, "limit_shrinking": limit_shrinking },
+                })
+            },
+        )
+}
+
+fn any_head() -> impl Strategy<Value = Value> {
+    let channels = prop::option::of(prop::sample::select(vec![64, 80]));
+    (0..4, channels, any::<[bool; 3]>()).prop_map(|(depth, channels, [norm, bias, softmax])| {
+        let mut head = json!({
+            "depth": depth,
+            "norm": if norm { "group_norm" } else { "none" },
+            "conv_bias": bias,
+            "prior": 0.2,
+            "scores": if softmax { "softmax" } else { "sigmoid" },
+        });
+        if let Some(channels) = channels {
+            head["channels"] = json!(channels);
+        }
+        head
+    })
+}
+
+fn any_anchors() -> impl Strategy<Value = Value> {
+    let ratios = prop::collection::vec(0.3_f64..3.0, 1..4);
+    (1..4, ratios, any::<[bool; 4]>()).prop_map(
+        |(scales, aspect_ratios, [middle, rounded, by_ratio, measured])| {
+            json!({
+                "sizes": [24, 32, 64, 96, 160],
+                "scales_per_octave": scales,
+                "aspect_ratios": aspect_ratios,
+                "center": if middle { "middle" } else { "corner" },
+                "rounding": if rounded { "torchvision" } else { "exact" },
+                "order": if by_ratio { "ratio_major" } else { "size_major" },
+                "spacing": if measured { "measured" } else { "stride" },
+            })
+        },
+    )
+}
+
+fn any_decode() -> impl Strategy<Value = Value> {
+    let thresholds = (0.02_f64..0.5, prop::option::of(0.0_f64..0.3));
+    let counts = (20..400, 5..120);
+    (thresholds, counts, 0.2_f64..0.9, any::<[bool; 3]>()).prop_map(
+        |((threshold, coarsest), (top_k, detections), iou, [agnostic, clip, drop])| {
+            let mut decode = json!({
+                "score_threshold": threshold,
+                "pre_nms_top_k": top_k,
+                "max_detections": detections,
+                "nms": { "kind": "hard", "iou": iou },
+                "class_agnostic": agnostic,
+                "clip_before_nms": clip,
+                "drop_empty": drop,
+            });
+            if let Some(coarsest) = coarsest {
+                decode["coarsest_score_threshold"] = json!(coarsest);
+            }
+            decode
+        },
+    )
+}
+
+fn any_images() -> impl Strategy<Value = Value> {
+    let divisor = prop::sample::select(vec![1, 32, 64, 128]);
+    (divisor, any::<bool>()).prop_map(|(size_divisor, bgr)| {
+        json!({
+            "size_divisor": size_divisor,
+            "normalization": {
+                "channels": if bgr { "bgr" } else { "rgb" },
+                "mean": [100.0, 110.0, 120.0],
+                "std": [50.0, 60.0, 70.0],
+            },
+        })
+    })
+}
