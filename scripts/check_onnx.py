@@ -3,7 +3,7 @@
 
     scripts/check_onnx.py CASES [--openvino]
 
-CASES holds a folder for each detector, as `crates/onnx/tests/agreement` writes them: `detections.onnx`, `raw.onnx`,
+CASES holds a folder for each detector, as `tests/it/onnx.rs` writes them: `detections.onnx`, `raw.onnx`,
 `images.npy`, and ours in `logits.npy`, `deltas.npy` and `detections.npy` (image, label, score, x1, y1, x2, y2).
 Needs `pip install onnx onnxruntime` (`openvino`).
 """

@@ -20,6 +20,7 @@ mod hostile;
 mod init;
 mod library;
 mod losses;
+mod onnx;
 mod outputs;
 mod overnight;
 mod predict;

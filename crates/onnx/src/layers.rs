@@ -20,8 +20,8 @@ pub(crate) struct Convolution {
 
 /// A group norm whose parameters stand in the graph.
 pub(crate) struct GroupNormalization {
-    scale: Value,
-    bias: Value,
+    scale: Option<Value>,
+    bias: Option<Value>,
     groups: usize,
     epsilon: f32,
 }
@@ -105,16 +105,14 @@ impl Convolution {
 impl GroupNormalization {
     pub(crate) fn new(graph: &mut GraphBuilder, name: &str, norm: &GroupNorm) -> Self {
         let channels = norm.num_channels;
-        let [scale, bias] = [("weight", &norm.gamma, 1.0), ("bias", &norm.beta, 0.0)].map(
-            |(parameter, values, absent)| {
-                let device = Default::default();
-                let values = values.as_ref().map(Param::val);
-                let values = values.unwrap_or_else(|| Tensor::full([channels], absent, &device));
-                graph.within(name, |graph| {
-                    graph.parameter(parameter, values, &[channels, 1, 1])
+        let [scale, bias] =
+            [("weight", &norm.gamma), ("bias", &norm.beta)].map(|(parameter, values)| {
+                values.as_ref().map(|values| {
+                    graph.within(name, |graph| {
+                        graph.parameter(parameter, values.val(), &[channels, 1, 1])
+                    })
                 })
-            },
-        );
+            });
         Self {
             scale,
             bias,
@@ -136,9 +134,13 @@ impl GroupNormalization {
             &[&grouped, &ones, &zeros],
             &[("epsilon", Setting::Float(self.epsilon))],
         );
-        let normalized = graph.op("Reshape", &[&normalized, &shape], &[]);
-        let scaled = graph.op("Mul", &[&normalized, &self.scale], &[]);
-        graph.op("Add", &[&scaled, &self.bias], &[])
+        let mut output = graph.op("Reshape", &[&normalized, &shape], &[]);
+        for (kind, parameter) in [("Mul", &self.scale), ("Add", &self.bias)] {
+            if let Some(parameter) = parameter {
+                output = graph.op(kind, &[&output, parameter], &[]);
+            }
+        }
+        output
     }
 }
 

@@ -188,7 +188,7 @@ fn decoded(
     size: &Value,
 ) -> Result<(), ExportError> {
     let SuppressionConfig::Hard(hard) = &config.decode.nms else {
-        let kind = serde_json::to_value(&config.decode.nms);
+        let kind = serde_json::to_value(config.decode.nms);
         let kind = kind.ok().and_then(|nms| nms.get("kind").cloned());
         let allowed = "\"hard\" for a graph that suppresses, since ONNX has no soft suppression; a raw graph leaves it to \
                        who reads it";
@@ -223,19 +223,19 @@ fn decoded(
         size,
     };
     let found = graph.within("detections", |graph| {
-        let [boxes, scores, labels] = [
-            |it: &Candidates| it.boxes.clone(),
+        let [scores, labels, boxes] = [
             |it: &Candidates| it.scores.clone(),
             |it: &Candidates| it.labels.clone(),
+            |it: &Candidates| it.boxes.clone(),
         ]
         .map(|part| {
             let parts: Vec<Value> = candidates.iter().map(part).collect();
             join(graph, &parts, 1)
         });
         let candidates = Candidates {
-            boxes,
             scores,
             labels,
+            boxes,
         };
         suppressor.detections(graph, candidates)
     });

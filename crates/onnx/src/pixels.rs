@@ -1,6 +1,6 @@
 //! From pixels to what the backbone reads.
 
-use retinanet_images::{ChannelOrder, PreparationConfig};
+use retinanet_images::{ChannelMean, ChannelOrder, ChannelStd, PreparationConfig};
 
 use crate::PixelType;
 use crate::graph::{GraphBuilder, Length, Setting, Value};
@@ -63,8 +63,8 @@ fn normalize(graph: &mut GraphBuilder, preparation: &PreparationConfig, images: 
             graph.op("Gather", &[images, &places], &[("axis", Setting::Int(1))])
         }
     };
-    let mean = normalization.mean.map(|mean| mean.as_f32());
-    let std = normalization.std.map(|std| std.as_f32());
+    let mean = normalization.mean.map(ChannelMean::as_f32);
+    let std = normalization.std.map(ChannelStd::as_f32);
     let [mean, std] = [mean, std].map(|values| graph.floats(&values, &[3, 1, 1]));
     let centered = graph.op("Sub", &[&ordered, &mean], &[]);
     graph.op("Div", &[&centered, &std], &[])

@@ -8,7 +8,7 @@ use retinanet_detector::{Predictions, RetinaNet};
 
 /// A fresh network with random norms, and with outputs that spread: fresh ones are all alike, and a graph that mixed
 /// anchors or classes up would not be seen.
-pub(crate) fn lively(
+pub(super) fn lively(
     fresh: RetinaNet,
     seed: u64,
     look: impl Fn(&RetinaNet) -> Predictions,

@@ -1,6 +1,5 @@
 //! A detector with images, and what it says of them, as files that the other program reads.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,23 +13,23 @@ use retinanet_images::{PixelForm, TestTimeView, prepare_views};
 use retinanet_onnx::{GraphOutput, OnnxOptions, PixelType, to_onnx};
 use retinanet_settings::Whole;
 
-use crate::network::lively;
+use super::network::lively;
 
 /// A detector of random weights, looking at noisy images.
 #[derive(Clone, Debug)]
-pub(crate) struct Case {
-    pub(crate) config: DetectorConfig,
-    pub(crate) classes: usize,
-    pub(crate) batch: usize,
+pub(super) struct Case {
+    pub(super) config: DetectorConfig,
+    pub(super) classes: usize,
+    pub(super) batch: usize,
     /// Height and width of the images.
-    pub(crate) size: [u32; 2],
-    pub(crate) options: OnnxOptions,
-    pub(crate) seed: u64,
+    pub(super) size: [u32; 2],
+    pub(super) options: OnnxOptions,
+    pub(super) seed: u64,
 }
 
 impl Case {
     /// The detector and its images, which it does not resize.
-    pub(crate) fn detector(&self) -> (Detector, Vec<Arc<RgbImage>>) {
+    pub(super) fn detector(&self) -> (Detector, Vec<Arc<RgbImage>>) {
         let device = Device::flex();
         let [height, width] = self.size;
         let mut config = self.config.clone();
@@ -56,10 +55,9 @@ impl Case {
     }
 
     /// Writes graphs, images, and what the detector says.
-    pub(crate) fn write(&self, folder: &Path) {
-        fs::create_dir_all(folder).unwrap();
-        let told = format!("{self:#?}");
-        fs::write(folder.join("case.txt"), told).unwrap();
+    pub(super) fn write(&self, folder: &Path) {
+        fs_err::create_dir_all(folder).unwrap();
+        fs_err::write(folder.join("case.txt"), format!("{self:#?}")).unwrap();
         let (detector, images) = self.detector();
         for (output, name) in [
             (GraphOutput::Detections, "detections"),
@@ -70,7 +68,7 @@ impl Case {
                 ..self.options
             };
             let graph = to_onnx(&detector, &self.config, options).unwrap();
-            fs::write(folder.join(format!("{name}.onnx")), graph).unwrap();
+            fs_err::write(folder.join(format!("{name}.onnx")), graph).unwrap();
         }
         self.write_images(folder, &images);
 
@@ -154,5 +152,5 @@ fn write_array(folder: &Path, name: &str, kind: &str, bytes: &[u8], shape: &[usi
     file.extend((header.len() as u16).to_le_bytes());
     file.extend(header.as_bytes());
     file.extend(bytes);
-    fs::write(folder.join(format!("{name}.npy")), file).unwrap();
+    fs_err::write(folder.join(format!("{name}.npy")), file).unwrap();
 }

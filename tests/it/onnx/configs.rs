@@ -5,10 +5,10 @@ use retinanet_detector::DetectorConfig;
 use retinanet_onnx::{OnnxOptions, PixelType};
 use serde_json::{Value, json};
 
-use crate::case::Case;
+use super::case::Case;
 
 /// A peer's preset, thin, with a threshold that lets random scores pass.
-pub(crate) fn preset(name: &str) -> DetectorConfig {
+pub(super) fn preset(name: &str) -> DetectorConfig {
     let mut model = json!({ "width": 64, "fpn_channels": 64 });
     let mut decode = json!({});
     match name {
@@ -45,7 +45,7 @@ fn config(model: Value, decode: Value, images: Value) -> DetectorConfig {
 }
 
 /// Any detector that fits into a second.
-pub(crate) fn any_case() -> impl Strategy<Value = Case> {
+pub(super) fn any_case() -> impl Strategy<Value = Case> {
     let sizes = (1_usize..9, 1_usize..4, 40_u32..200, 40_u32..200);
     (
         any_model(),
