@@ -112,7 +112,9 @@ fn each_recipe_is_its_owners() {
     assert_eq!(resize.long_side, 1333);
     assert_eq!(config.schedule.warmup_iterations(), 500);
     assert!(!config.model.relu_before_p7);
-    let AssignerKind::MaxIou(matcher) = config.criterion.assigner.kind;
+    let AssignerKind::MaxIou(matcher) = config.criterion.assigner.kind else {
+        panic!("another assigner")
+    };
     assert_eq!(matcher.low_quality, LowQuality::Reassign);
 
     let config = read("coco_paper_r50_fpn_600.toml");
@@ -120,7 +122,9 @@ fn each_recipe_is_its_owners() {
     assert_eq!(resize.short_side.to_pixels(), [600]);
     assert_eq!(config.schedule.warmup_iterations(), 0);
     assert_eq!(config.criterion.normalizer, NormalizerKind::Batch);
-    let AssignerKind::MaxIou(matcher) = config.criterion.assigner.kind;
+    let AssignerKind::MaxIou(matcher) = config.criterion.assigner.kind else {
+        panic!("another assigner")
+    };
     assert_eq!(matcher.low_quality, LowQuality::Off);
     assert_eq!(
         (

@@ -5,6 +5,7 @@ use retinanet_settings::{SettingError, Share};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::atss::{AtssAssigner, AtssConfig};
 use crate::matcher::{Assignment, MaxIouConfig, MaxIouMatcher};
 use crate::pyramid::PyramidAnchors;
 
@@ -27,6 +28,8 @@ pub struct AssignerConfig {
 pub enum AssignerKind {
     /// By the overlap of each anchor with the box that it overlaps most: the paper (section 4).
     MaxIou(MaxIouConfig),
+    /// By the overlap that suits each box, of the anchors around its centre: ATSS (Zhang et al. 2020).
+    Atss(AtssConfig),
 }
 
 impl Default for AssignerKind {
@@ -54,6 +57,7 @@ impl AssignerKind {
     pub fn init(&self) -> Result<Assigner, SettingError> {
         Ok(match self {
             Self::MaxIou(config) => Assigner::MaxIou(config.init()?),
+            Self::Atss(config) => Assigner::Atss(config.init()),
         })
     }
 }
@@ -63,6 +67,8 @@ impl AssignerKind {
 pub enum Assigner {
     /// By overlap.
     MaxIou(MaxIouMatcher),
+    /// By the overlap that suits each box.
+    Atss(AtssAssigner),
 }
 
 impl Assigner {
@@ -70,20 +76,23 @@ impl Assigner {
     pub fn assign(&self, anchors: &PyramidAnchors, boxes: &[BoundingBox]) -> Vec<Assignment> {
         match self {
             Self::MaxIou(matcher) => matcher.assign(anchors, boxes),
+            Self::Atss(assigner) => assigner.assign(anchors, boxes),
         }
     }
 
-    /// The overlap from which a report counts a box as reached.
+    /// The overlap from which a report counts a box as reached; where every box has one of its own, the usual 0.5.
     pub const fn foreground(&self) -> f32 {
         match self {
             Self::MaxIou(matcher) => matcher.foreground(),
+            Self::Atss(_) => 0.5,
         }
     }
 
-    /// The overlap from which a report counts a box as nearly reached.
+    /// The overlap from which a report counts a box as nearly reached; where every box has one of its own, the usual 0.4.
     pub const fn background(&self) -> f32 {
         match self {
             Self::MaxIou(matcher) => matcher.background(),
+            Self::Atss(_) => 0.4,
         }
     }
 }

@@ -4,7 +4,7 @@ use retinanet_settings::SettingError;
 use crate::AnchorError;
 use crate::centers::Centers;
 use crate::config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellShapes, CellSpacing};
-use crate::pyramid::PyramidAnchors;
+use crate::pyramid::{Grid, PyramidAnchors};
 
 /// Lays anchors over the feature maps of a pyramid. Should be created with
 /// [`AnchorConfig::init`].
@@ -98,7 +98,15 @@ impl AnchorGenerator {
 
     /// The anchors of all levels for an input of this size, in pixels of the input.
     pub fn generate(&self, height: usize, width: usize) -> PyramidAnchors {
-        PyramidAnchors::new((0..self.strides.len()).map(|level| self.level(level, height, width)))
+        PyramidAnchors::on_grids((0..self.strides.len()).map(|level| {
+            let [rows, columns] = self.centers(level, height, width);
+            let grid = Grid {
+                rows,
+                columns,
+                anchors_per_cell: self.anchors_per_cell(),
+            };
+            (self.level(level, height, width), grid)
+        }))
     }
 
     /// The anchors of one level for an input of this size, in pixels of the input.

@@ -35,6 +35,7 @@
 //! ```
 
 mod assigner;
+mod atss;
 mod best_overlap;
 mod centers;
 mod coder;
@@ -48,6 +49,7 @@ mod pyramid;
 mod targets;
 
 pub use assigner::{Assigner, AssignerConfig, AssignerKind};
+pub use atss::{AtssAssigner, AtssConfig};
 pub use best_overlap::BestOverlap;
 pub use coder::{BoxCoder, BoxCoderConfig, MAX_LOG_SCALE};
 pub use config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellSpacing, LevelAnchors};

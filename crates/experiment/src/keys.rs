@@ -127,6 +127,7 @@ const TABLE: &[(&str, &str, Resume)] = &[
     ("compute.threads", "threads", Resume::Yes),
     ("compute.winograd", "", Resume::No),
     ("criterion.assigner.background", "IoU", Resume::No),
+    ("criterion.assigner.candidates", "cells", Resume::No),
     (
         "criterion.assigner.crowd_overlap",
         "share of the anchor",

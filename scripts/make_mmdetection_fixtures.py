@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Writes which anchors mmdetection's ATSSAssigner makes objects of, as a fixture for the tests.
+
+    scripts/make_mmdetection_fixtures.py [--out FOLDER]
+
+The file holds numbers only: for each scene its size, its boxes, and which anchor is an object of which box. Scenes in
+which rounding could turn a decision are left out. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`; the numbers
+that are stored are those of mmdet 3.3.0.
+"""
+
+import argparse
+import json
+import random
+import sys
+import types
+from pathlib import Path
+
+import torch
+
+# mmcv-lite has no compiled operators, of which mmdet wants to know the names; none is called here.
+sys.modules["mmcv._ext"] = types.ModuleType("mmcv._ext")
+sys.modules["mmcv._ext"].__getattr__ = lambda name: None
+
+from mmdet.models.task_modules.assigners import ATSSAssigner
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from mmengine.structures import InstanceData
+
+STRIDES = [8, 16, 32, 64, 128]
+# How far a decision must be from turning
+MARGIN = 1e-4
+
+
+def scene(seed):
+    """Height, width and boxes: small ones and large ones, some beside each other and some over the border."""
+    rolls = random.Random(seed)
+    height, width = rolls.randrange(64, 800), rolls.randrange(64, 1100)
+    boxes = []
+    for _ in range(rolls.randrange(1, 30)):
+        w, h = (2 ** rolls.uniform(2.5, 8.5) for _ in range(2))
+        x, y = rolls.uniform(-0.2 * w, width - 0.8 * w), rolls.uniform(-0.2 * h, height - 0.8 * h)
+        boxes.append([round(value, 2) for value in [x, y, x + w, y + h]])
+    return height, width, boxes
+
+
+def assign(height, width, boxes, scales):
+    """The objects, as pairs of an anchor and a box, or nothing where rounding could turn one."""
+    generator = AnchorGenerator(STRIDES, ratios=[1.0], **scales)
+    sizes = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+    levels = generator.grid_priors(sizes, device="cpu")
+    anchors = InstanceData(priors=torch.cat(levels))
+    truth = InstanceData(bboxes=torch.tensor(boxes), labels=torch.zeros(len(boxes), dtype=torch.long))
+    counts = [len(level) for level in levels]
+
+    def objects(shift):
+        moved = InstanceData(bboxes=truth.bboxes + shift, labels=truth.labels)
+        found = ATSSAssigner(topk=9).assign(anchors, counts, moved).gt_inds
+        return [[anchor, int(found[anchor]) - 1] for anchor in found.nonzero().flatten().tolist()]
+
+    same = {json.dumps(objects(shift)) for shift in [0, MARGIN, -MARGIN]}
+    return json.loads(same.pop()) if len(same) == 1 else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).resolve().parent.parent / "tests/fixtures/mmdetection"
+    parser.add_argument("--out", type=Path, default=default)
+    arguments = parser.parse_args()
+
+    scenes = []
+    for seed in range(40):
+        height, width, boxes = scene(seed)
+        objects = assign(height, width, boxes, {"octave_base_scale": 8, "scales_per_octave": 1})
+        if objects is not None:
+            scenes.append({"height": height, "width": width, "boxes": boxes, "objects": objects})
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    text = ",\n".join(json.dumps(scene) for scene in scenes)
+    (arguments.out / "atss.json").write_text(f"[\n{text}\n]\n")
+    print(f"{len(scenes)} scenes, {sum(len(scene['objects']) for scene in scenes)} objects")
+
+
+if __name__ == "__main__":
+    main()
