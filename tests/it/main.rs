@@ -20,6 +20,7 @@ mod hostile;
 mod init;
 mod library;
 mod losses;
+mod mmdetection;
 mod onnx;
 mod outputs;
 mod overnight;
@@ -32,6 +33,7 @@ mod serve;
 mod study;
 mod torchvision;
 mod training;
+mod web;
 mod weights;
 #[cfg(feature = "mpi")]
 mod world;

@@ -13,11 +13,11 @@ use std::process::Command;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use retinanet_onnx::{GraphOutput, OnnxOptions, PixelType, to_onnx};
-use retinanet_tests::{Experiment, Finished, run};
+use retinanet_tests::{Experiment, Finished, run, shared};
 use serde_json::{Value, json};
 
 use self::case::Case;
-use self::configs::{any_case, preset};
+use self::configs::{any_case, of_config, of_file};
 
 const CASES: usize = 50;
 
@@ -33,15 +33,20 @@ fn random_detectors_agree() {
 }
 
 #[test]
-fn presets_agree_at_three_sizes() {
+fn presets_and_the_best_of_bccd_agree_on_photos_at_three_sizes() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["torchvision", "torchvision_v2", "detectron2", "mmdetection"] {
+    let photos = shared("bccd").map(|data| data.join("images"));
+    let best = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/bccd_r18_best.toml");
+    let presets = ["torchvision", "torchvision_v2", "detectron2", "mmdetection"];
+    let configs = presets.map(|name| (name, of_config(&format!("preset = \"{name}\""))));
+    for (name, config) in configs.into_iter().chain([("bccd", of_file(&best))]) {
         for (batch, size) in [(1, [256, 320]), (3, [128, 160]), (1, [203, 331])] {
             let case = Case {
-                config: preset(name),
+                config: config.clone(),
                 classes: 20,
                 batch,
                 size,
+                photos: photos.clone(),
                 options: OnnxOptions::default(),
                 seed: 1,
             };
@@ -60,10 +65,11 @@ fn presets_agree_at_three_sizes() {
 #[test]
 fn a_resnet50_takes_little_more_than_its_weights() {
     let case = Case {
-        config: preset("detectron2"),
+        config: of_config("preset = \"detectron2\""),
         classes: 80,
         batch: 1,
         size: [64, 64],
+        photos: None,
         options: OnnxOptions::default(),
         seed: 0,
     };
@@ -90,13 +96,14 @@ fn a_resnet50_takes_little_more_than_its_weights() {
 
 #[test]
 fn soft_suppression_is_refused_by_name_unless_the_graph_is_raw() {
-    let mut config = preset("detectron2");
+    let mut config = of_config("model.width = 8");
     config.decode.nms = serde_json::from_value(json!({ "kind": "soft_linear" })).unwrap();
     let case = Case {
         config,
         classes: 2,
         batch: 1,
         size: [64, 64],
+        photos: None,
         options: OnnxOptions::default(),
         seed: 0,
     };
@@ -124,19 +131,7 @@ fn the_documents_example_finds_what_predict_finds() {
     assert!(document.contains(EXAMPLE), "docs/deploy.md shows another");
 
     let experiment = Experiment::new();
-    let more = [
-        "train.iterations=150",
-        "train.eval_every=150",
-        "train.batch_size=6",
-        "model.width=16",
-        "model.fpn_channels=32",
-        "optimizer.kind=adamw",
-        "optimizer.lr=0.003",
-    ];
-    let more = more.map(|setting| ["--set", setting]);
-    experiment
-        .train("run", more.as_flattened())
-        .expect_success();
+    experiment.train_to_find("run").expect_success();
     let [run_dir, graph] = ["run", "detector.onnx"].map(|name| experiment.path(name));
     let export = [
         "export", "--run", &run_dir, "--format", "onnx", "--out", &graph,
@@ -199,7 +194,7 @@ fn what_a_graph_cannot_say_and_what_it_has_no_use_for_is_refused() {
     let experiment = Experiment::new();
     let more = ["--set", "eval.nms.kind=soft_gaussian"];
     experiment.train("run", &more).expect_success();
-    let [run_dir, graph] = ["run", "detector.onnx"].map(|name| experiment.path(name));
+    let [run_dir, graph] = ["run", "detector"].map(|name| experiment.path(name));
     let export = |more: &[&str]| {
         let first = ["export", "--run", &run_dir, "--out", &graph];
         run(&[&first[..], more].concat())
@@ -209,12 +204,13 @@ fn what_a_graph_cannot_say_and_what_it_has_no_use_for_is_refused() {
             &["--format", "onnx"][..],
             &["`eval.nms.kind`", "\"hard\"", "soft_gaussian"][..],
         ),
-        (&["--raw"], &["onnx", "--format"]),
+        (&["--raw"], &["`--raw`", "--format onnx"]),
         (
             &["--format", "onnx", "--names", "torchvision"],
             &["`--names`"],
         ),
         (&["--format", "onnx", "--backbone"], &["`--backbone`"]),
+        (&["--check"], &["`--check`", "--format onnx"]),
     ] {
         export(more).expect_refusal(2, parts);
         assert!(!Path::new(&graph).exists());

@@ -176,6 +176,21 @@ score_threshold = 0.001
         crate::run(&arguments)
     }
 
+    /// Trains into `run` for as long as it takes to find shapes on the images that it saw none of: some 5 seconds.
+    pub fn train_to_find(&self, run: &str) -> Finished {
+        let more = [
+            "train.iterations=150",
+            "train.eval_every=150",
+            "train.batch_size=6",
+            "model.width=16",
+            "model.fpn_channels=32",
+            "optimizer.kind=adamw",
+            "optimizer.lr=0.003",
+        ];
+        let more = more.map(|setting| ["--set", setting]);
+        self.train(run, more.as_flattened())
+    }
+
     /// The bytes of a file in the folder.
     ///
     /// # Panics

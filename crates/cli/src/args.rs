@@ -266,12 +266,12 @@ pub(crate) struct ExportArguments {
     /// Leaves out the backbone's last stage: it starts afresh where the file is loaded
     #[arg(long, requires = "backbone")]
     pub(crate) without_c5: bool,
-    /// Writes weights in half precision: the backbone's, or those of convolutions in a graph
+    /// Writes weights in half precision: the backbone's, those of a page, or of convolutions in a graph
     #[arg(long)]
     pub(crate) half: bool,
     #[command(flatten)]
     pub(crate) graph: GraphArguments,
-    /// The file
+    /// The file, or for a page the folder
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
@@ -288,6 +288,9 @@ pub(crate) struct GraphArguments {
     /// Folds batch norms into the convolutions before them
     #[arg(long)]
     pub(crate) fold: bool,
+    /// Runs the graph beside the detector first, and writes nothing if they differ; for builds with the feature `tract`
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -306,6 +309,8 @@ pub(crate) enum Format {
     Burnpack,
     /// A graph from pixels to detections, for onnxruntime, OpenVINO, TensorRT and others
     Onnx,
+    /// A folder with a page that runs the detector in the reader's browser
+    Web,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

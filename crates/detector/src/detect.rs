@@ -3,12 +3,14 @@
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use image::RgbImage;
 use retinanet_anchors::PyramidAnchors;
 use retinanet_boxes::Detection;
 use retinanet_images::{Prepared, TestTimeView, prepare_views};
+// The system's clock, and in a browser the page's.
+use web_time::Instant;
 
 use crate::Detector;
 use crate::merge::ViewDetection;

@@ -13,6 +13,8 @@
 mod anchors;
 mod backbone;
 mod candidates;
+#[cfg(feature = "tract")]
+mod check;
 mod detections;
 mod graph;
 mod heads;
@@ -21,6 +23,9 @@ mod metadata;
 mod pixels;
 mod proto;
 mod pyramid;
+
+#[cfg(feature = "tract")]
+pub use check::{CheckError, check_onnx};
 
 use prost::Message;
 use retinanet_detector::{Detector, DetectorConfig, ModelError, SuppressionConfig};

@@ -70,14 +70,17 @@ fn normalize(graph: &mut GraphBuilder, preparation: &PreparationConfig, images: 
     graph.op("Div", &[&centered, &std], &[])
 }
 
-/// What is missing to the next multiple is the remainder of what is taken away: `-side mod divisor`.
+/// Zeros to the next multiple on the right and below. (`-side mod divisor` says as much in one operator, and tract takes the
+/// sign of its result from the wrong side.)
 fn pad(graph: &mut GraphBuilder, images: &Value, size: &Value, divisor: i64) -> Value {
     if divisor == 1 {
         return images.clone();
     }
-    let negative = graph.op("Neg", &[size], &[]);
-    let divisors = graph.ints(&[divisor, divisor]);
-    let missing = graph.op("Mod", &[&negative, &divisors], &[]);
+    let [divisors, less] = [divisor, divisor - 1].map(|it| graph.ints(&[it, it]));
+    let up = graph.op("Add", &[size, &less], &[]);
+    let multiples = graph.op("Div", &[&up, &divisors], &[]);
+    let padded = graph.op("Mul", &[&multiples, &divisors], &[]);
+    let missing = graph.op("Sub", &[&padded, size], &[]);
     let before_and_other_axes = graph.ints(&[0; 6]);
     let pads = graph.op(
         "Concat",

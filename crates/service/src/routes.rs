@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
+use crate::PAGE;
 use crate::batcher::{Detected, Job};
 use crate::host;
 use crate::metrics::{Counted, Metrics, Phases, count};
@@ -76,7 +77,7 @@ pub(crate) fn router(service: Service) -> Router {
 
 async fn page() -> impl IntoResponse {
     let policy = [(CONTENT_SECURITY_POLICY, PAGE_POLICY)];
-    (policy, Html(include_str!("page.html")))
+    (policy, Html(PAGE))
 }
 
 async fn health(State(service): State<Arc<Service>>) -> Json<Value> {

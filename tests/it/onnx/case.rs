@@ -1,21 +1,24 @@
 //! A detector with images, and what it says of them, as files that the other program reads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use image::RgbImage;
+use image::imageops::{self, FilterType};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use retinanet_boxes::{CategoryId, Class, ClassList};
 use retinanet_detector::{Detector, DetectorConfig, Predictions, RetinaNet, images_to_device};
-use retinanet_images::{PixelForm, TestTimeView, prepare_views};
+use retinanet_images::{
+    Decoding, PixelForm, TestTimeAugmentation, TestTimeView, decode_image, prepare_views,
+};
 use retinanet_onnx::{GraphOutput, OnnxOptions, PixelType, to_onnx};
 use retinanet_settings::Whole;
 
 use super::network::lively;
 
-/// A detector of random weights, looking at noisy images.
+/// A detector of random weights, and images that it looks at.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     pub(super) config: DetectorConfig,
@@ -23,6 +26,8 @@ pub(super) struct Case {
     pub(super) batch: usize,
     /// Height and width of the images.
     pub(super) size: [u32; 2],
+    /// A folder of photos to look at, in place of noise.
+    pub(super) photos: Option<PathBuf>,
     pub(super) options: OnnxOptions,
     pub(super) seed: u64,
 }
@@ -39,7 +44,13 @@ impl Case {
             .map(|class| Class::new(CategoryId(class as u64), format!("class {class}")));
         let classes = ClassList::new(classes.collect()).unwrap();
         let images: Vec<_> = (0..self.batch as u64)
-            .map(|place| Arc::new(picture(self.size, self.seed + place)))
+            .map(|place| {
+                Arc::new(picture(
+                    self.size,
+                    self.photos.as_deref(),
+                    self.seed + place,
+                ))
+            })
             .collect();
 
         let fresh = config.model.init(self.classes, self.seed, &device).unwrap();
@@ -49,7 +60,7 @@ impl Case {
         let model = lively(fresh, self.seed, look);
         let batch = self.batch;
         let detector = detector(&model)
-            .with_test_time_augmentation(Default::default(), batch)
+            .with_test_time_augmentation(TestTimeAugmentation::default(), batch)
             .unwrap();
         (detector, images)
     }
@@ -125,8 +136,15 @@ fn predict(detector: &Detector, images: &[Arc<RgbImage>], device: &Device) -> Pr
     detector.model().forward(pixels)
 }
 
-/// Blocks of colours with noise on them, so that maps differ from place to place.
-fn picture([height, width]: [u32; 2], seed: u64) -> RgbImage {
+/// A photo where there are some and they are asked for, else blocks of colours with noise on them.
+fn picture([height, width]: [u32; 2], photos: Option<&Path>, seed: u64) -> RgbImage {
+    if let Some(folder) = photos {
+        let files = fs_err::read_dir(folder).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        let photo = decode_image(&files[seed as usize % files.len()], Decoding::default()).unwrap();
+        return imageops::resize(&photo, width, height, FilterType::Triangle);
+    }
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let blocks: Vec<[u8; 3]> = (0..64).map(|_| random.random()).collect();
     RgbImage::from_fn(width, height, |x, y| {
@@ -140,10 +158,12 @@ fn write_floats(folder: &Path, name: &str, values: &[f32], shape: &[usize]) {
     write_array(folder, name, "<f4", &bytes, shape);
 }
 
-/// NumPy's own form, version 1.0.
+/// The form of `numpy.save`, version 1.0.
 fn write_array(folder: &Path, name: &str, kind: &str, bytes: &[u8], shape: &[usize]) {
-    let shape: String = shape.iter().map(|length| format!("{length},")).collect();
-    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
+    let shape: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    let shape = shape.join(",");
+    let mut header =
+        format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape},), }}");
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }

@@ -1,45 +1,28 @@
 //! The settings that a graph must follow.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 use retinanet_detector::DetectorConfig;
+use retinanet_experiment::load_config;
 use retinanet_onnx::{OnnxOptions, PixelType};
 use serde_json::{Value, json};
 
 use super::case::Case;
 
-/// A peer's preset, thin, with a threshold that lets random scores pass.
-pub(super) fn preset(name: &str) -> DetectorConfig {
-    let mut model = json!({ "width": 64, "fpn_channels": 64 });
-    let mut decode = json!({});
-    match name {
-        "detectron2" => {
-            model["stride_in_1x1"] = json!(true);
-            model["fpn_channels"] = json!(256);
-        }
-        "torchvision" => {
-            model["norm_epsilon"] = json!(0.0);
-            model["p6_from"] = json!("p5");
-            model["anchors"] = json!({
-                "rounding": "torchvision", "order": "ratio_major", "spacing": "measured",
-            });
-            decode = json!({ "clip_before_nms": true, "drop_empty": false });
-        }
-        "torchvision_v2" => {
-            model["head"] = json!({ "norm": "group_norm", "conv_bias": false });
-            model["norm"] = json!("batch_norm");
-        }
-        "mmdetection" => {
-            model["relu_before_p7"] = json!(false);
-            model["norm"] = json!("fixed_statistics");
-            model["box_coder"] = json!({ "limit_shrinking": true });
-            decode = json!({ "clip_before_nms": true });
-        }
-        _ => panic!("no preset `{name}`"),
-    }
-    config(model, decode, json!({}))
+/// The detector of a config's text.
+pub(super) fn of_config(text: &str) -> DetectorConfig {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs_err::write(file.path(), text).unwrap();
+    of_file(file.path())
 }
 
-fn config(model: Value, decode: Value, images: Value) -> DetectorConfig {
+/// The detector of a config's file.
+pub(super) fn of_file(path: &Path) -> DetectorConfig {
+    load_config(path, &[]).unwrap().detector().unwrap()
+}
+
+fn config(model: &Value, decode: &Value, images: &Value) -> DetectorConfig {
     let config = json!({ "model": model, "decode": decode, "images": images });
     serde_json::from_value(config).unwrap()
 }
@@ -57,10 +40,11 @@ pub(super) fn any_case() -> impl Strategy<Value = Case> {
     )
         .prop_map(
             |(model, decode, images, options, (classes, batch, height, width), seed)| Case {
-                config: config(model, decode, images),
+                config: config(&model, &decode, &images),
                 classes,
                 batch,
                 size: [height, width],
+                photos: None,
                 options,
                 seed: seed.into(),
             },

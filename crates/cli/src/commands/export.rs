@@ -3,7 +3,7 @@ use retinanet_detector::{
     save_backbone, save_weights, BackboneExport, ClassScores, Detector, Names, WeightFormat,
 };
 
-use super::{export_onnx, LoadedModel};
+use super::{export_onnx, export_web};
 use crate::args::{ExportArguments, ExportNames, Format, GraphArguments};
 use crate::console;
 use crate::failure::Failure;
@@ -13,14 +13,14 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     refuse_to_damage(arguments)?;
     refuse_to_mislabel(arguments)?;
     refuse_to_overlook(arguments)?;
-    let LoadedModel {
-        detector, config, ..
-    } = super::load_model(&arguments.model)?;
+    let model = super::load_model(&arguments.model)?;
     let format = match arguments.format {
         Format::Safetensors => WeightFormat::Safetensors,
         Format::Burnpack => WeightFormat::Burnpack,
-        Format::Onnx => return export_onnx::run(&detector, &config, arguments),
+        Format::Onnx => return export_onnx::run(&model, arguments),
+        Format::Web => return export_web::run(&model, arguments),
     };
+    let (detector, config) = (model.detector, model.config);
     let names = match arguments.names {
         ExportNames::Native => Names::Native,
         ExportNames::Torchvision => Names::Torchvision,
@@ -90,13 +90,14 @@ fn refuse_to_mislabel(arguments: &ExportArguments) -> Result<(), Failure> {
         Format::Safetensors => ("safetensors", "safetensors"),
         Format::Burnpack => ("burnpack", "bpk"),
         Format::Onnx => ("onnx", "onnx"),
+        Format::Web => ("web", ""),
     };
     let extension = arguments.out.extension().unwrap_or_default();
     let extension = extension.to_ascii_lowercase();
     if extension != own && EXTENSIONS.iter().any(|it| extension == **it) {
         return Err(Failure::usage(anyhow!(
             "--out `{}` says one format, and {written} would be written; `--format` takes \
-             safetensors, burnpack and onnx, no other",
+             safetensors, burnpack, onnx and web, no other",
             arguments.out.display()
         )));
     }
@@ -105,31 +106,38 @@ fn refuse_to_mislabel(arguments: &ExportArguments) -> Result<(), Failure> {
 
 /// Refuses options that the format has no use for.
 fn refuse_to_overlook(arguments: &ExportArguments) -> Result<(), Failure> {
-    let GraphArguments { input, raw, fold } = arguments.graph;
+    let GraphArguments {
+        input,
+        raw,
+        fold,
+        check,
+    } = arguments.graph;
     let is_graph = arguments.format == Format::Onnx;
+    let is_weights = !is_graph && arguments.format != Format::Web;
     let of_graphs = [
         ("--input", input.is_some()),
         ("--raw", raw),
         ("--fold", fold),
+        ("--check", check),
     ];
     let of_weights = [
         ("--backbone", arguments.backbone),
         ("--names", !matches!(arguments.names, ExportNames::Native)),
     ];
-    let (given, needed) = if is_graph {
-        (&of_weights[..], "--format safetensors or burnpack")
-    } else {
-        (&of_graphs[..], "--format onnx")
+    let given = |options: &[(&'static str, bool)]| {
+        let given = options.iter().find(|(_, given)| *given);
+        given.map(|(option, _)| *option)
     };
-    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
-        return Err(Failure::usage(anyhow!("`{option}` needs {needed}")));
-    }
-    if arguments.half && !is_graph && !arguments.backbone {
-        return Err(Failure::usage(anyhow!(
-            "`--half` needs --backbone or --format onnx"
-        )));
-    }
-    Ok(())
+    let (option, needed) = if let (Some(option), false) = (given(&of_graphs), is_graph) {
+        (option, "--format onnx")
+    } else if let (Some(option), false) = (given(&of_weights), is_weights) {
+        (option, "--format safetensors or burnpack")
+    } else if arguments.half && is_weights && !arguments.backbone {
+        ("--half", "--backbone, or --format onnx or web")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::usage(anyhow!("`{option}` needs {needed}")))
 }
 
 fn export_backbone(

@@ -1,18 +1,24 @@
-use retinanet_detector::Detector;
-use retinanet_experiment::ExperimentConfig;
+use anyhow::anyhow;
 use retinanet_onnx::{to_onnx, ExportError, GraphOutput, OnnxOptions, PixelType, OPSET};
 
+use super::LoadedModel;
 use crate::args::{ExportArguments, GraphArguments, GraphInput};
 use crate::console;
 use crate::failure::Failure;
 
 /// Writes the detector as an ONNX graph.
-pub(crate) fn run(
-    detector: &Detector,
-    config: &ExperimentConfig,
-    arguments: &ExportArguments,
-) -> Result<(), Failure> {
-    let GraphArguments { input, raw, fold } = arguments.graph;
+pub(crate) fn run(model: &LoadedModel, arguments: &ExportArguments) -> Result<(), Failure> {
+    let GraphArguments {
+        input,
+        raw,
+        fold,
+        check,
+    } = arguments.graph;
+    if check && !cfg!(feature = "tract") {
+        return Err(Failure::usage(anyhow!(
+            "`--check` needs a program that was built with `--features tract`; scripts/check_onnx.py checks in onnxruntime"
+        )));
+    }
     let options = OnnxOptions {
         input: match input {
             None | Some(GraphInput::Uint8) => PixelType::Uint8,
@@ -26,8 +32,14 @@ pub(crate) fn run(
         fold,
         half: arguments.half,
     };
-    let config = config.detector()?;
-    let file = to_onnx(detector, &config, options).map_err(failure)?;
+    let config = model.config.detector()?;
+    let file = to_onnx(&model.detector, &config, options).map_err(failure)?;
+    #[cfg(feature = "tract")]
+    if check {
+        console::note("running the graph beside the detector");
+        retinanet_onnx::check_onnx(&model.detector, &config, options, &file)
+            .map_err(Failure::work)?;
+    }
     let out = arguments.out.display();
     super::write_over(&arguments.out, &file)?;
     console::result(&format!(

@@ -9,6 +9,7 @@ pub(crate) mod device_check;
 pub(crate) mod eval;
 pub(crate) mod export;
 mod export_onnx;
+mod export_web;
 pub(crate) mod fits;
 pub(crate) mod import;
 pub(crate) mod init;
@@ -68,6 +69,15 @@ fn counted_score(asked: Option<f32>, best: Option<f64>) -> f32 {
     const UNKNOWN: f32 = 0.3;
     // Scores are of single precision; so the detection with the best one still counts.
     asked.or(best.map(|best| best as f32)).unwrap_or(UNKNOWN)
+}
+
+/// What the model is called: as its run, or its file.
+fn model_name(arguments: &ModelArguments) -> String {
+    let run = arguments.run.as_ref();
+    let run = run.and_then(|run| run.canonicalize().ok());
+    let path = run.as_ref().or(arguments.weights.as_ref());
+    let name = path.and_then(|path| path.file_name());
+    name.map_or_else(|| "model".into(), |it| it.to_string_lossy().into_owned())
 }
 
 fn load_model(arguments: &ModelArguments) -> Result<LoadedModel, Failure> {

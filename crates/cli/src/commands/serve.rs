@@ -76,12 +76,9 @@ fn at_least_1(count: usize) -> NonZeroUsize {
 
 fn info(arguments: &ServeArguments, detector: &Detector, device: &str) -> ModelInfo {
     let model = &arguments.model;
-    let run = model.run.as_ref().and_then(|run| run.canonicalize().ok());
-    let path = run.as_ref().or(model.weights.as_ref());
-    let name = path.and_then(|path| path.file_name());
     let device = model.device.as_deref().unwrap_or(device);
     ModelInfo {
-        name: name.map_or_else(|| "model".into(), |it| it.to_string_lossy().into_owned()),
+        name: super::model_name(model),
         classes: detector.classes().clone(),
         details: [
             ("device".into(), device.into()),

@@ -49,7 +49,7 @@ impl WeightFile {
         Self::from_pytorch(path, length)
     }
 
-    fn from_safetensors(bytes: &[u8]) -> Result<Self, safetensors::SafeTensorError> {
+    pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Self, safetensors::SafeTensorError> {
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let tensors = SafeTensors::deserialize(bytes)?;
         let tensors = tensors.iter().filter_map(|(name, view)| {
@@ -125,12 +125,15 @@ impl WeightFile {
         })
     }
 
-    /// Turns all numbers into half precision; the name of a tensor for which that has no place, if there is one.
-    pub(crate) fn halve(&mut self) -> Result<(), String> {
+    /// Turns all numbers into half precision, unless one of them has no place there.
+    pub(crate) fn halve(&mut self, path: &Path) -> Result<(), WeightsError> {
         for (name, data) in &mut self.tensors {
             let half = data.clone().convert::<f16>();
             if half.iter::<f32>().any(|value| !value.is_finite()) {
-                return Err(name.clone());
+                return Err(WeightsError::Write {
+                    path: path.to_owned(),
+                    reason: format!("`{name}` has values that half precision has no place for"),
+                });
             }
             *data = half;
         }
@@ -156,7 +159,7 @@ impl WeightFile {
         })
     }
 
-    fn to_safetensors(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn to_safetensors(&self) -> Result<Vec<u8>, String> {
         let views = self.tensors.iter().map(|(name, data)| {
             let dtype = match data.dtype() {
                 DType::I64 => Dtype::I64,

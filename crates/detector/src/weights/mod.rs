@@ -6,6 +6,7 @@ mod error;
 mod file;
 mod load;
 mod names;
+mod portable;
 
 use std::path::Path;
 
@@ -109,10 +110,7 @@ pub fn save_backbone(
         name.starts_with("backbone.") && !(export.without_c5 && is_c5)
     });
     if export.half {
-        file.halve().map_err(|name| WeightsError::Write {
-            path: path.to_owned(),
-            reason: format!("`{name}` has values that half precision has no place for"),
-        })?;
+        file.halve(path)?;
     }
     file.write(path, format)
 }
