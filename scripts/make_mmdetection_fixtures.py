@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes which anchors mmdetection's ATSSAssigner makes objects of, as a fixture for the tests.
+"""Writes what mmdetection's ATSSAssigner, QualityFocalLoss and VarifocalLoss compute, as fixtures for the tests.
 
     scripts/make_mmdetection_fixtures.py [--out FOLDER]
 
-The file holds numbers only: for each scene its size, its boxes, and which anchor is an object of which box. Scenes in
-which rounding could turn a decision are left out. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`; the numbers
+The files hold numbers only. `atss.json`: for each scene its size, its boxes, and which anchor is an object of which box;
+scenes in which rounding could turn a decision are left out. `soft_targets.json`: logits and the qualities that their
+classes should have, and of each loss the values and the gradients. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`; the numbers
 that are stored are those of mmdet 3.3.0.
 """
 
@@ -21,6 +22,7 @@ import torch
 sys.modules["mmcv._ext"] = types.ModuleType("mmcv._ext")
 sys.modules["mmcv._ext"].__getattr__ = lambda name: None
 
+from mmdet.models.losses import QualityFocalLoss, VarifocalLoss
 from mmdet.models.task_modules.assigners import ATSSAssigner
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmengine.structures import InstanceData
@@ -60,6 +62,34 @@ def assign(height, width, boxes, scales):
     return json.loads(same.pop()) if len(same) == 1 else None
 
 
+def soft_targets():
+    """Logits of some anchors for three classes, one of which has a quality in most, and both losses of them."""
+    rolls = random.Random(7)
+    anchors, classes = 24, 3
+    logits = torch.tensor([[round(rolls.uniform(-6, 6), 3) for _ in range(classes)] for _ in range(anchors)])
+    labels = torch.tensor([rolls.randrange(classes + 1) for _ in range(anchors)])
+    scores = torch.tensor([round(rolls.uniform(0.05, 1), 3) if label < classes else 0.0 for label in labels])
+    targets = torch.zeros(anchors, classes)
+    objects = labels < classes
+    targets[objects, labels[objects]] = scores[objects]
+
+    def told(loss):
+        ours = logits.double().requires_grad_()
+        values = loss(ours)
+        values.sum().backward()
+        return {"sum": values.sum().item(), "gradients": ours.grad.flatten().tolist()}
+
+    quality_focal = QualityFocalLoss(use_sigmoid=True, beta=2.0, reduction="none")
+    varifocal = VarifocalLoss(use_sigmoid=True, alpha=0.75, gamma=2.0, iou_weighted=True, reduction="none")
+    return {
+        "classes": classes,
+        "logits": logits.flatten().tolist(),
+        "targets": targets.flatten().tolist(),
+        "quality_focal": told(lambda it: quality_focal(it, (labels, scores.double()))),
+        "varifocal": told(lambda it: varifocal(it, targets.double())),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).resolve().parent.parent / "tests/fixtures/mmdetection"
@@ -75,6 +105,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = ",\n".join(json.dumps(scene) for scene in scenes)
     (arguments.out / "atss.json").write_text(f"[\n{text}\n]\n")
+    (arguments.out / "soft_targets.json").write_text(json.dumps(soft_targets(), indent=1) + "\n")
     print(f"{len(scenes)} scenes, {sum(len(scene['objects']) for scene in scenes)} objects")
 
 

@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::alpha::{Alpha, NamedAlpha};
+use crate::criterion::PredictionForm;
 use crate::focal::{FocalLoss, Term};
+use crate::quality::{QualityForm, QualityLoss};
 use crate::softmax::SoftmaxFocalLoss;
 
 real! {
@@ -38,6 +40,10 @@ pub enum ClassLossConfig {
     /// Cross-entropy weighted by `alpha` (equation 3). For comparison: best with α = 0.75
     /// (table 1a).
     BalancedCrossEntropy(BalancedCrossEntropyConfig),
+    /// Quality focal loss: an object's class shall have the overlap of its predicted box for a score (Li et al. 2020).
+    QualityFocal(QualityFocalConfig),
+    /// Varifocal loss: the same, where background alone is turned down (Zhang et al. 2021).
+    Varifocal(VarifocalConfig),
 }
 
 impl Default for ClassLossConfig {
@@ -127,6 +133,41 @@ impl Default for BalancedCrossEntropyConfig {
     }
 }
 
+/// Settings of quality focal loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct QualityFocalConfig {
+    /// The focusing exponent on `|q - p|`.
+    pub beta: Gamma,
+}
+
+impl Default for QualityFocalConfig {
+    fn default() -> Self {
+        Self {
+            beta: Gamma::literal(2.0),
+        }
+    }
+}
+
+/// Settings of varifocal loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct VarifocalConfig {
+    /// The weight of background.
+    pub alpha: Share,
+    /// The focusing exponent of background.
+    pub gamma: Gamma,
+}
+
+impl Default for VarifocalConfig {
+    fn default() -> Self {
+        Self {
+            alpha: Share::literal(0.75),
+            gamma: Gamma::literal(2.0),
+        }
+    }
+}
+
 const PAPERS_ALPHA: Alpha = Alpha::Fixed(Share::literal(0.25));
 const NO_SMOOTHING: ShareBelowOne = ShareBelowOne::literal(0.0);
 
@@ -144,20 +185,35 @@ impl ClassLossConfig {
             | Self::BalancedCrossEntropy(BalancedCrossEntropyConfig { alpha, .. }) => {
                 alpha.for_objects(objects)?;
             }
-            Self::CrossEntropy(_) => {}
+            Self::CrossEntropy(_) | Self::QualityFocal(_) | Self::Varifocal(_) => {}
         }
         Ok(self)
     }
 
-    /// Builds the loss, over independent sigmoids or over a softmax of the classes and the background. Weights that are
-    /// to come from a data set do so by [`for_objects`](Self::for_objects); without it all weigh 1.
+    /// Builds the loss for such predictions. Weights that are to come from a data set do so by
+    /// [`for_objects`](Self::for_objects); without it all weigh 1.
     ///
     /// # Errors
     ///
-    /// Returns an error if a setting means nothing for a softmax: FL*, label smoothing, and weights by class, since
-    /// the background has one weight.
-    pub fn init(&self, softmax: bool) -> Result<ClassLoss, SettingError> {
+    /// Returns an error if a setting means nothing for a softmax: FL*, soft targets, label smoothing, and weights by class,
+    /// since the background has one weight.
+    pub fn init(&self, predictions: PredictionForm) -> Result<ClassLoss, SettingError> {
+        let PredictionForm { softmax, coder } = predictions;
+        let soft = |kind: &str, form| {
+            if softmax {
+                return means_nothing("kind", "`focal` or a cross-entropy", kind.into());
+            }
+            Ok(ClassLoss::Quality(QualityLoss { form, coder }))
+        };
         let focal = match self {
+            Self::QualityFocal(config) => {
+                let beta = config.beta.get();
+                return soft("quality_focal", QualityForm::QualityFocal { beta });
+            }
+            Self::Varifocal(config) => {
+                let (alpha, gamma) = (config.alpha.get(), config.gamma.get());
+                return soft("varifocal", QualityForm::Varifocal { alpha, gamma });
+            }
             Self::Focal(config) => config.init(),
             Self::FocalStar(config) => config.init(),
             Self::CrossEntropy(config) => config.init(),
@@ -215,12 +271,13 @@ impl BalancedCrossEntropyConfig {
     }
 }
 
+fn means_nothing<T>(path: &str, allowed: &str, got: String) -> Result<T, SettingError> {
+    let allowed = format!("{allowed}, since scores are a softmax");
+    Err(SettingError::new(path, allowed, got))
+}
+
 /// The same focal loss over a softmax, if it has such a form.
 fn over_softmax(loss: &FocalLoss) -> Result<SoftmaxFocalLoss, SettingError> {
-    let means_nothing = |path, allowed: &str, got: String| {
-        let allowed = format!("{allowed}, since scores are a softmax");
-        Err(SettingError::new(path, allowed, got))
-    };
     if loss.shift.is_some() {
         return means_nothing("kind", "`focal` or a cross-entropy", "focal_star".into());
     }
@@ -249,10 +306,12 @@ pub enum ClassLoss {
     Sigmoid(FocalLoss),
     /// Of a softmax over the classes and the background.
     Softmax(SoftmaxFocalLoss),
+    /// Of independent sigmoids, with soft targets.
+    Quality(QualityLoss),
 }
 
 impl ClassLoss {
-    /// Computes the losses of a batch; the caller masks and reduces.
+    /// Computes the losses of a batch; the caller masks and reduces. With soft targets, as if every box were perfect.
     ///
     /// # Shapes
     ///
@@ -262,10 +321,11 @@ impl ClassLoss {
         match self {
             Self::Sigmoid(loss) => loss.forward(logits, targets),
             Self::Softmax(loss) => loss.forward(logits, targets),
+            Self::Quality(loss) => loss.forward(logits, targets),
         }
     }
 
-    /// The loss of one anchor on the host.
+    /// The loss of one anchor on the host; with soft targets, as if its box were perfect.
     pub(crate) fn of_anchor(&self, logits: &[f32], label: AnchorLabel) -> f32 {
         let mut sum = 0.0;
         self.terms(logits, label, |term| sum += term.loss);
@@ -285,6 +345,11 @@ impl ClassLoss {
                     each(loss.of_element(logit, class, object == Some(class)));
                 }
             }
+            Self::Quality(loss) => {
+                for (class, &logit) in logits.iter().enumerate() {
+                    each(loss.of_element(logit, object == Some(class)));
+                }
+            }
         }
     }
 }
@@ -293,7 +358,7 @@ impl ClassLoss {
 impl ClassLossConfig {
     /// The loss over independent sigmoids.
     pub(crate) fn over_sigmoids(&self) -> FocalLoss {
-        match self.init(false) {
+        match self.init(PredictionForm::default()) {
             Ok(ClassLoss::Sigmoid(loss)) => loss,
             other => panic!("{other:?}"),
         }

@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -11,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::box_loss::{BoxLoss, BoxLossConfig};
 use crate::class_loss::{ClassLoss, ClassLossConfig};
 use crate::normalizer::{Normalizer, NormalizerKind};
+use crate::quality::QualityLoss;
 use crate::sampling::{Sampler, SamplingConfig};
-use crate::targets::{BatchTargets, DeviceTargets, IGNORED, of_range};
+use crate::targets::{BACKGROUND, BatchTargets, DeviceTargets, IGNORED, Positives, of_range};
 
 /// Settings of the whole loss.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,10 +64,9 @@ impl CriterionConfig {
     ///
     /// Returns an error if a setting means nothing for such predictions.
     pub fn init(&self, predictions: PredictionForm) -> Result<Criterion, SettingError> {
-        let PredictionForm { softmax, coder } = predictions;
         Ok(Criterion {
-            class: (self.class.init(softmax)).map_err(|error| error.within("class"))?,
-            bbox: self.bbox.init(coder),
+            class: (self.class.init(predictions)).map_err(|error| error.within("class"))?,
+            bbox: self.bbox.init(predictions.coder),
             box_weight: self.bbox.weight.get(),
             normalizer: self.normalizer.init(),
             sampler: self.sampling.init(),
@@ -161,7 +162,7 @@ impl Criterion {
             targets.on_device()
         };
         Loss {
-            class: self.class_loss(logits, counted, options.weights),
+            class: self.class_loss(logits, &deltas, counted, options.weights),
             bbox: self.box_loss(deltas, counted, options.weights),
             levels,
         }
@@ -203,7 +204,7 @@ impl Criterion {
             let targets = DeviceTargets::new(&images, &logits.device());
             let part = |of: &Tensor<3>| of.clone().narrow(1, level.start, level.len());
             [
-                self.class_loss(part(&logits), &targets, weights),
+                self.class_loss(part(&logits), &part(&deltas), &targets, weights),
                 self.box_loss(part(&deltas), &targets, weights),
             ]
         };
@@ -225,31 +226,18 @@ impl Criterion {
         self.normalizer = normalizer;
     }
 
-    fn class_loss(&self, logits: Tensor<3>, targets: &DeviceTargets, weights: &[f64]) -> Tensor<1> {
-        let device = logits.device();
-        if let ClassLoss::Sigmoid(loss) = &self.class
-            && has_kernels(&device)
-            && loss.has_kernel()
-        {
-            return loss.weighted_sum(logits, &targets.labels, to_f32(weights));
+    fn class_loss(
+        &self,
+        logits: Tensor<3>,
+        deltas: &Tensor<3>,
+        targets: &DeviceTargets,
+        weights: &[f64],
+    ) -> Tensor<1> {
+        if let ClassLoss::Quality(loss) = &self.class {
+            return quality_loss(loss, logits, deltas, targets, weights);
         }
-        let [batch, anchors, classes] = logits.dims();
-        let labels = TensorData::new(targets.labels.to_vec(), [batch, anchors, 1]);
-        let labels = Tensor::<3, Int>::from_data(labels, &device);
-        let class_ids =
-            Tensor::<1, Int>::arange(0..classes as i64, &device).reshape([1, 1, classes]);
-        let one_hot = labels
-            .clone()
-            .expand([-1, -1, classes as i64])
-            .equal(class_ids.expand(logits.dims()))
-            .float();
-        let counted = labels.not_equal_elem(IGNORED).float(); // [batch, anchors, 1]
-
-        let losses = self.class.forward(logits, one_hot) * counted;
-        let weights = Tensor::<1>::from_floats(&*to_f32(weights), &device);
-        (sum_of_each(losses) * weights).sum()
+        dense_class_loss(&self.class, logits, &targets.labels, weights)
     }
-
     fn box_loss(&self, deltas: Tensor<3>, targets: &DeviceTargets, weights: &[f64]) -> Tensor<1> {
         let [batch, anchors, _] = deltas.dims();
         let device = deltas.device();
@@ -260,16 +248,72 @@ impl Criterion {
         let predicted = deltas
             .reshape([batch * anchors, 4])
             .select(0, positives.indices.clone());
-        let weights: Vec<f64> = positives
-            .images
-            .iter()
-            .map(|&image| weights[image] * self.box_weight)
-            .collect();
-        let weights = Tensor::<1>::from_floats(&*to_f32(&weights), &device);
+        let weights = positives.weights(weights, self.box_weight, &device);
         let weights = weights.unsqueeze_dim::<2>(1); // [positives, 1]
         let losses = self.bbox.forward(predicted, positives) * weights;
         sum_of_each(losses.unsqueeze_dim::<3>(0))
     }
+}
+
+/// The loss over classes, of labels that are 0 or 1 for each class.
+fn dense_class_loss(
+    class: &ClassLoss,
+    logits: Tensor<3>,
+    labels: &Arc<Vec<i32>>,
+    weights: &[f64],
+) -> Tensor<1> {
+    let device = logits.device();
+    if let ClassLoss::Sigmoid(loss) = class
+        && has_kernels(&device)
+        && loss.has_kernel()
+    {
+        return loss.weighted_sum(logits, labels, to_f32(weights));
+    }
+    let [batch, anchors, classes] = logits.dims();
+    let labels = TensorData::new(labels.to_vec(), [batch, anchors, 1]);
+    let labels = Tensor::<3, Int>::from_data(labels, &device);
+    let class_ids = Tensor::<1, Int>::arange(0..classes as i64, &device).reshape([1, 1, classes]);
+    let one_hot = labels
+        .clone()
+        .expand([-1, -1, classes as i64])
+        .equal(class_ids.expand(logits.dims()))
+        .float();
+    let counted = labels.not_equal_elem(IGNORED).float(); // [batch, anchors, 1]
+
+    let losses = class.forward(logits, one_hot) * counted;
+    let weights = Tensor::<1>::from_floats(&*to_f32(weights), &device);
+    (sum_of_each(losses) * weights).sum()
+}
+
+/// The loss over classes with soft targets: that of an image without objects, in one pass, and what the few positives
+/// change of it.
+fn quality_loss(
+    loss: &QualityLoss,
+    logits: Tensor<3>,
+    deltas: &Tensor<3>,
+    targets: &DeviceTargets,
+    weights: &[f64],
+) -> Tensor<1> {
+    let device = logits.device();
+    let [batch, anchors, classes] = logits.dims();
+    let (background, factor) = loss.of_background();
+    let labels = targets.labels.iter().map(|label| (*label).min(BACKGROUND));
+    let labels = Arc::new(labels.collect());
+    let background = ClassLoss::Sigmoid(background);
+    let dense = dense_class_loss(&background, logits.clone(), &labels, weights) * factor;
+    let Some(positives) = &targets.positives else {
+        return dense;
+    };
+    let predicted = deltas.clone().reshape([batch * anchors, 4]);
+    let predicted = predicted.select(0, positives.indices.clone());
+    let (anchor_boxes, objects) = (positives.anchors.clone(), positives.objects.clone());
+    let qualities = loss.qualities(predicted, anchor_boxes, objects);
+    let places = positives.indices.clone() * classes as i64 + positives.classes.clone();
+    let own = logits
+        .reshape([batch * anchors * classes])
+        .select(0, places);
+    let losses = loss.of_objects(own, qualities) * positives.weights(weights, 1.0, &device);
+    dense + sum_of_each(losses.unsqueeze_dim::<2>(1).unsqueeze_dim::<3>(0))
 }
 
 /// Values that are added up in one go.
@@ -292,6 +336,15 @@ fn sum_of_each(losses: Tensor<3>) -> Tensor<1> {
     of_parts.sum_dim(2).sum_dim(1).reshape([batch])
 }
 
+impl Positives {
+    /// The weight of each positive's image, times a factor, `[positives]`.
+    fn weights(&self, of_images: &[f64], factor: f64, device: &Device) -> Tensor<1> {
+        let weights = self.images.iter().map(|&image| of_images[image] * factor);
+        let weights: Vec<f64> = weights.collect();
+        Tensor::from_floats(&*to_f32(&weights), device)
+    }
+}
+
 fn to_f32(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
@@ -311,12 +364,11 @@ fn has_kernels(device: &Device) -> bool {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
-    use std::sync::Arc;
-
     use retinanet_anchors::PyramidAnchors;
     use retinanet_boxes::{AnchorLabel, BoundingBox, ClassId, PositiveAnchor};
 
     use super::*;
+    use crate::class_loss::{QualityFocalConfig, VarifocalConfig};
 
     fn positive(anchor: usize, class: u32, deltas: [f32; 4]) -> PositiveAnchor {
         let unit = BoundingBox::new(0.0, 0.0, 1.0, 1.0);
@@ -407,6 +459,67 @@ mod tests {
         assert!((scalar(parts.class.clone()) - 0.5 * expected_class).abs() < 1e-6);
         assert_eq!(scalar(parts.bbox.clone()), 1.0);
         assert_eq!(scalar(parts.total()), scalar(parts.class) + 1.0);
+    }
+
+    /// Beside the loss of every element as it is defined, with the one positive's overlap for a target.
+    #[test]
+    fn soft_targets_are_the_overlaps_of_predicted_boxes() {
+        let device = Device::flex();
+        let targets = batch(images(), &device);
+        let numbers: Vec<f32> = (0..12).map(|it| (it as f32 * 0.7).sin() * 2.0).collect();
+        let logits = Tensor::<3>::from_data(TensorData::new(numbers, [2, 3, 2]), &device);
+        let deltas = Tensor::<3>::full([2, 3, 4], 0.1, &device);
+        for class in [
+            ClassLossConfig::QualityFocal(QualityFocalConfig::default()),
+            ClassLossConfig::Varifocal(VarifocalConfig::default()),
+        ] {
+            let config = CriterionConfig {
+                class,
+                normalizer: NormalizerKind::Batch,
+                ..CriterionConfig::default()
+            };
+            let criterion = config.init(PredictionForm::default()).unwrap();
+            let ClassLoss::Quality(loss) = criterion.class() else {
+                panic!("{config:?}")
+            };
+            let positives = targets.on_device().positives.clone().unwrap();
+            let predicted = Tensor::<2>::full([1, 4], 0.1, &device);
+            let quality = loss.qualities(predicted, positives.anchors, positives.objects);
+            let quality = scalar(quality);
+            assert!(quality > 0.05 && quality < 0.95, "{quality}");
+            let mut wanted = [0.0; 12];
+            let mut counted = [1.0; 12];
+            for (image, of_image) in targets.images().iter().enumerate() {
+                for (anchor, label) in of_image.labels.iter().enumerate() {
+                    let first = (image * 3 + anchor) * 2;
+                    match label {
+                        AnchorLabel::Object(class) => wanted[first + class.index()] = quality,
+                        AnchorLabel::Ignored => counted[first..first + 2].fill(0.0),
+                        AnchorLabel::Background => {}
+                    }
+                }
+            }
+            let tensor = |values: [f32; 12]| {
+                Tensor::<3>::from_data(TensorData::new(values.to_vec(), [2, 3, 2]), &device)
+            };
+            let expected = loss.forward(logits.clone(), tensor(wanted)) * tensor(counted);
+            let expected = expected.sum().into_scalar::<f32>();
+            let (logits, deltas) = (logits.clone(), deltas.clone());
+            let weights = [1.0, 1.0];
+            let options = LossOptions {
+                by_level: true,
+                ..LossOptions::new(&weights)
+            };
+            let told = criterion.forward(logits, deltas, &targets, options);
+            let levels: f32 = told
+                .levels
+                .into_iter()
+                .map(|[class, _]| scalar(class))
+                .sum();
+            for found in [scalar(told.class), levels] {
+                assert!((found - expected).abs() < 1e-5, "{found} and {expected}");
+            }
+        }
     }
 
     #[test]

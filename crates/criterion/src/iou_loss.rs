@@ -53,6 +53,20 @@ impl IouLoss {
         penalty - iou + 1.0
     }
 
+    /// The overlap of every box with its object, `[boxes, 1]`; the rest as [`forward`](Self::forward).
+    pub(crate) fn iou(
+        &self,
+        deltas: Tensor<2>,
+        anchors: Tensor<2>,
+        objects: Tensor<2>,
+    ) -> Tensor<2> {
+        let predicted = self.decode(deltas, Corners::of(anchors));
+        let object = Corners::of(objects);
+        let intersection = predicted.clone().intersection(object.clone());
+        let union = predicted.area() + object.area() - intersection.clone();
+        intersection / (union + EPSILON)
+    }
+
     /// The boxes that deltas describe; the tensor form of the box coder's decoding.
     fn decode(&self, deltas: Tensor<2>, anchors: Corners) -> Corners {
         let weights = Tensor::<1>::from_floats(self.coder.weights(), &deltas.device());

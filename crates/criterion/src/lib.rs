@@ -16,6 +16,7 @@ mod gpu;
 mod iou_loss;
 mod loss_spread;
 mod normalizer;
+mod quality;
 mod sampling;
 mod softmax;
 mod targets;
@@ -24,13 +25,14 @@ pub use alpha::{Alpha, NamedAlpha};
 pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1, SmoothL1Config};
 pub use class_loss::{
     BalancedCrossEntropyConfig, ClassLoss, ClassLossConfig, CrossEntropyConfig, FocalConfig,
-    FocalStarConfig, Gamma, Shift, StarGamma,
+    FocalStarConfig, Gamma, QualityFocalConfig, Shift, StarGamma, VarifocalConfig,
 };
 pub use criterion::{Criterion, CriterionConfig, Loss, LossOptions, PredictionForm};
 pub use focal::FocalLoss;
 pub use iou_loss::IouLoss;
 pub use loss_spread::{LossCurves, LossShares, LossSpread};
 pub use normalizer::{Normalizer, NormalizerKind};
+pub use quality::QualityLoss;
 pub use sampling::{OhemConfig, RandomConfig, Sampler, SamplingConfig};
 pub use softmax::SoftmaxFocalLoss;
 pub use targets::BatchTargets;

@@ -97,7 +97,9 @@ mod tests {
     use super::*;
     use retinanet_settings::ShareBelowOne;
 
-    use crate::{Alpha, ClassLossConfig, FocalConfig, FocalStarConfig, Gamma, NamedAlpha};
+    use crate::{
+        Alpha, ClassLossConfig, FocalConfig, FocalStarConfig, Gamma, NamedAlpha, PredictionForm,
+    };
 
     /// The definition, in `f64`.
     fn defined(loss: &SoftmaxFocalLoss, logits: &[f64], object: Option<usize>) -> f64 {
@@ -115,8 +117,15 @@ mod tests {
         alpha * (wrong / total).powf(loss.gamma) * cross_entropy
     }
 
+    fn over_softmax() -> PredictionForm {
+        PredictionForm {
+            softmax: true,
+            ..PredictionForm::default()
+        }
+    }
+
     fn softmax(config: &ClassLossConfig) -> SoftmaxFocalLoss {
-        let Ok(crate::ClassLoss::Softmax(loss)) = config.init(true) else {
+        let Ok(crate::ClassLoss::Softmax(loss)) = config.init(over_softmax()) else {
             panic!("{config:?}");
         };
         loss
@@ -248,7 +257,7 @@ mod tests {
                 "label_smoothing",
             ),
         ] {
-            assert_eq!(config.init(true).unwrap_err().path, path);
+            assert_eq!(config.init(over_softmax()).unwrap_err().path, path);
         }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct DeviceTargets {
 pub(crate) struct Positives {
     /// `[positives]`: `image * anchors + anchor`.
     pub(crate) indices: Tensor<1, Int>,
+    /// `[positives]`: the class of each.
+    pub(crate) classes: Tensor<1, Int>,
     /// `[positives]`: which image each belongs to, on the host.
     pub(crate) images: Vec<usize>,
     /// `[positives, 4]`
@@ -99,12 +101,13 @@ impl DeviceTargets {
     pub(crate) fn new(images: &[AnchorTargets], device: &Device) -> Self {
         let anchors = images.first().map_or(0, |image| image.labels.len());
         let mut labels = Vec::with_capacity(images.len() * anchors);
-        let (mut indices, mut image_of) = (Vec::new(), Vec::new());
+        let (mut indices, mut classes, mut image_of) = (Vec::new(), Vec::new(), Vec::new());
         let (mut deltas, mut anchor_boxes, mut objects) = (Vec::new(), Vec::new(), Vec::new());
         for (index, image) in images.iter().enumerate() {
             labels.extend(image.labels.iter().copied().map(encode));
             for positive in &image.positives {
                 indices.push((index * anchors + positive.anchor) as i32);
+                classes.push(positive.class.0 as i32);
                 deltas.extend(positive.deltas);
                 anchor_boxes.extend(positive.anchor_box.to_array());
                 objects.extend(positive.object_box.to_array());
@@ -113,13 +116,14 @@ impl DeviceTargets {
         }
         let count = indices.len();
         #[cfg(feature = "gpu")]
-        retinanet_gpu::count_upload(count * (size_of::<i32>() + 3 * 4 * size_of::<f32>()));
+        retinanet_gpu::count_upload(count * (2 * size_of::<i32>() + 3 * 4 * size_of::<f32>()));
         let rows =
             |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [count, 4]), device);
         Self {
             labels: Arc::new(labels),
             positives: (count > 0).then(|| Positives {
                 indices: Tensor::from_data(TensorData::new(indices, [count]), device),
+                classes: Tensor::from_data(TensorData::new(classes, [count]), device),
                 images: image_of,
                 deltas: rows(deltas),
                 anchors: rows(anchor_boxes),
