@@ -94,7 +94,12 @@ impl Sandbox {
         for name in ["train.json", "all.json", "instances_val2017.json"] {
             fs_err::copy(data("train.json"), sandbox.experiment.path(name)).unwrap();
         }
-        for images in ["images", "datasets/shapes/images", "my_photos/images"] {
+        for images in [
+            "images",
+            "photos",
+            "datasets/shapes/images",
+            "my_photos/images",
+        ] {
             copy_folder(
                 data("images").as_ref(),
                 sandbox.experiment.path(images).as_ref(),

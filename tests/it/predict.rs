@@ -235,3 +235,78 @@ fn a_folder_that_takes_no_drawings_is_named() {
     run(&["predict", "--run", &root, "--out", &out, &images])
         .expect_refusal(1, &["cannot write", &out]);
 }
+
+/// What is written for a labelling tool is what was found, in each tool's form.
+#[test]
+fn detections_become_labels_of_every_tool() {
+    let experiment = Experiment::new();
+    experiment.train_to_find("run").expect_success();
+    let [run_dir, photos, json] =
+        ["run", "data/images", "found.json"].map(|name| experiment.path(name));
+    let predict = |more: &[&str]| {
+        let first = ["predict", "--run", &run_dir, &photos, "--no-drawings"];
+        run(&[&first[..], &["--score", "0.1"], more].concat()).expect_success()
+    };
+    predict(&["--json", &json]);
+    let rounded = |bbox: &Value| -> Vec<i64> {
+        let edges = bbox.as_array().unwrap().iter();
+        edges
+            .map(|edge| edge.as_f64().unwrap().round() as i64)
+            .collect()
+    };
+    let found = experiment.json("found.json");
+    let mut expected: Vec<_> = (found.as_array().unwrap().iter())
+        .map(|it| {
+            (
+                it["file_name"].as_str().unwrap().to_owned(),
+                rounded(&it["bbox"]),
+            )
+        })
+        .collect();
+    expected.sort();
+    assert!(expected.len() > 5, "too few to compare: {expected:?}");
+    for format in ["coco", "voc", "yolo", "csv", "cvat"] {
+        let (labels, back) = (experiment.path(format), experiment.path("back.json"));
+        predict(&["--to", format, "--labels", &labels]);
+        let convert = [
+            "dataset", "convert", "--from", format, "--to", "coco", "--images", &photos,
+        ];
+        run(&[&convert[..], &["--out", &back, &labels]].concat()).expect_success();
+        let back = experiment.json("back.json");
+        let name_of = |id: &Value| {
+            let mut images = back["images"].as_array().unwrap().iter();
+            let image = images.find(|image| image["id"] == *id).unwrap();
+            image["file_name"].as_str().unwrap().to_owned()
+        };
+        let mut labelled: Vec<_> = (back["annotations"].as_array().unwrap().iter())
+            .map(|it| (name_of(&it["image_id"]), rounded(&it["bbox"])))
+            .collect();
+        labelled.sort();
+        let is_near = |a: &[i64], b: &[i64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1);
+        let pairs = labelled.iter().zip(&expected);
+        let same = pairs
+            .clone()
+            .all(|(a, b)| a.0 == b.0 && is_near(&a.1, &b.1));
+        assert!(
+            same && labelled.len() == expected.len(),
+            "{format}: {labelled:?}\n{expected:?}"
+        );
+    }
+    let labels = experiment.path("tasks.json");
+    predict(&["--to", "label-studio", "--labels", &labels]);
+    let tasks = experiment.json("tasks.json");
+    let results = tasks.as_array().unwrap().iter();
+    let results = results.filter_map(|task| task["predictions"][0]["result"].as_array());
+    assert_eq!(results.flatten().count(), expected.len());
+    let back = experiment.path("back.json");
+    let convert = [
+        "dataset",
+        "convert",
+        "--from",
+        "label-studio",
+        "--to",
+        "coco",
+    ];
+    run(&[&convert[..], &["--out", &back, &labels]].concat())
+        .expect_refusal(1, &["tasks.json", "predictions"]);
+}

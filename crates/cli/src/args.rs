@@ -214,6 +214,12 @@ pub(crate) struct PredictArguments {
     /// Writes the detections as CSV too
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
+    /// Writes the detections as labels too, for a labelling tool to import: a file, or for voc and yolo a folder
+    #[arg(long, value_name = "PATH", requires = "to")]
+    pub(crate) labels: Option<PathBuf>,
+    /// What the labels are
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "labels")]
+    pub(crate) to: Option<AnnotationFormat>,
     /// Only detections with at least this score; that of the largest F1 on the validation images if not
     /// given, or 0.3 where that is not known
     #[arg(long, value_parser = share)]

@@ -1,4 +1,4 @@
-//! Data sets of other formats to and from COCO: CSV here, the others by hotcoco.
+//! Data sets of other formats to and from COCO: what is written of VOC is hotcoco's, the others are here.
 
 use std::path::Path;
 
@@ -8,14 +8,19 @@ use retinanet_annotations::{CocoFile, Masks, read_json};
 use serde_json::Value;
 
 mod csv;
+mod cvat;
 mod error;
+mod label_studio;
 mod pictures;
+mod shapes;
 mod voc;
 mod yaml;
 mod yolo;
 
 pub use error::ConvertError;
 pub(crate) use pictures::is_picture;
+
+use self::shapes::ReadDataset;
 
 /// The formats that data sets are converted between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,10 @@ pub enum DatasetFormat {
     /// keras-retinanet's columns `path,x1,y1,x2,y2,class`, separated by commas or semicolons.
     /// Spaces around a field do not count.
     Csv,
+    /// An XML file of CVAT's, `CVAT for images 1.1`.
+    Cvat,
+    /// A JSON file of Label Studio's, a list of tasks.
+    LabelStudio,
     /// A folder of Pascal VOC's XML files, perhaps in `Annotations`.
     Voc,
     /// A folder of YOLO's text files, with a `data.yaml` or a `classes.txt` that names the classes, in the
@@ -45,7 +54,7 @@ pub struct Converted {
     pub images: usize,
     /// Annotations.
     pub annotations: usize,
-    /// Annotations that the other format has no way to write, such as crowds in YOLO and CSV.
+    /// Annotations that have no box, or that the other format has no way to write, such as crowds in YOLO and CSV.
     pub left_out: usize,
 }
 
@@ -103,6 +112,11 @@ pub fn convert(
     if let (DatasetFormat::Coco, DatasetFormat::Coco) = (from, destination.format) {
         return copy(source, destination.path);
     }
+    let mut without_box = 0;
+    let mut shapes = |read: ReadDataset| {
+        without_box = read.left_out;
+        read.dataset
+    };
     let dataset = match from {
         DatasetFormat::Coco => {
             let file = CocoFile::read(source, Masks::Areas)?;
@@ -117,11 +131,39 @@ pub fn convert(
             dataset
         }
         DatasetFormat::Yolo => yolo::read(source, images, split)?,
+        DatasetFormat::Cvat => {
+            let text = retinanet_files::read_text(source).map_err(|error| ConvertError::Read {
+                path: source.into(),
+                source: error,
+            })?;
+            shapes(cvat::read(&text).map_err(|reason| failed(source, &reason))?)
+        }
+        DatasetFormat::LabelStudio => {
+            let file: Value = read_json(source)?;
+            let read = label_studio::read(&file, images.unwrap_or(beside));
+            shapes(read.map_err(|reason| failed(source, &reason))?)
+        }
     };
     if dataset.images.is_empty() {
         return Err(failed(source, &"it has no images; is it the right format?"));
     }
-    let annotations = write(&dataset, destination)?;
+    let written = write_dataset(&dataset, destination)?;
+    Ok(Converted {
+        left_out: written.left_out + without_box,
+        ..written
+    })
+}
+
+/// Writes a data set; of a detector's findings, CVAT and Label Studio are told the scores.
+///
+/// # Errors
+///
+/// Returns an error if the destination cannot be written, or CSV would not tell two images apart.
+pub(crate) fn write_dataset(
+    dataset: &Dataset,
+    destination: Destination<'_>,
+) -> Result<Converted, ConvertError> {
+    let annotations = write(dataset, destination)?;
     Ok(Converted {
         images: dataset.images.len(),
         annotations,
@@ -194,6 +236,16 @@ fn write(dataset: &Dataset, destination: Destination<'_>) -> Result<usize, Conve
         DatasetFormat::Csv => {
             let (text, annotations) = csv::write(dataset).map_err(failed)?;
             retinanet_files::write(path, text).map_err(|error| failed(error.to_string()))?;
+            Ok(annotations)
+        }
+        DatasetFormat::Cvat => {
+            let (text, annotations) = cvat::write(dataset).map_err(failed)?;
+            retinanet_files::write(path, text).map_err(|error| failed(error.to_string()))?;
+            Ok(annotations)
+        }
+        DatasetFormat::LabelStudio => {
+            let (file, annotations) = label_studio::write(dataset);
+            write_json(path, &file)?;
             Ok(annotations)
         }
         DatasetFormat::Voc => voc::write(dataset, path).map_err(failed),

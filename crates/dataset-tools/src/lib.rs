@@ -22,6 +22,7 @@ mod convert;
 mod coverage;
 mod discover;
 pub mod doctor;
+mod labels;
 mod near_copies;
 #[cfg(test)]
 #[path = "../../data/src/shared.rs"]
@@ -34,6 +35,7 @@ pub use convert::{
 };
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use discover::{DiscoverError, Found, FoundSplit, MADE_BY_INIT, discover, find_images};
+pub use labels::{DetectedImage, write_labels};
 pub use near_copies::near_copies;
 pub use split::{split, split_groups};
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

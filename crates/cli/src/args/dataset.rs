@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use retinanet_dataset_tools::DatasetFormat;
 use retinanet_settings::{Whole, MOST};
 
 use super::{from_1_to, part, Settings, Split};
@@ -17,7 +18,7 @@ pub(crate) enum DatasetCommand {
     View(ViewArguments),
     /// Splits annotations into parts that have the same share of every class
     Split(SplitArguments),
-    /// Converts annotations between COCO, Pascal VOC, YOLO and CSV
+    /// Converts annotations between COCO, Pascal VOC, YOLO, CSV, CVAT and Label Studio
     Convert(ConvertArguments),
     /// Renders the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
@@ -56,6 +57,23 @@ pub(crate) enum AnnotationFormat {
     /// A file with a line a box: `filename,width,height,class,xmin,ymin,xmax,ymax` with a header,
     /// or `path,x1,y1,x2,y2,class` without
     Csv,
+    /// An XML file of CVAT's, `CVAT for images 1.1`
+    Cvat,
+    /// A JSON file of Label Studio's
+    LabelStudio,
+}
+
+impl From<AnnotationFormat> for DatasetFormat {
+    fn from(format: AnnotationFormat) -> Self {
+        match format {
+            AnnotationFormat::Coco => Self::Coco,
+            AnnotationFormat::Voc => Self::Voc,
+            AnnotationFormat::Yolo => Self::Yolo,
+            AnnotationFormat::Csv => Self::Csv,
+            AnnotationFormat::Cvat => Self::Cvat,
+            AnnotationFormat::LabelStudio => Self::LabelStudio,
+        }
+    }
 }
 
 #[derive(Args)]

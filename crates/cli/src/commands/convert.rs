@@ -1,17 +1,11 @@
-use retinanet_dataset_tools::{convert, DatasetFormat, Destination, Source};
+use retinanet_dataset_tools::{convert, Destination, Source};
 
-use crate::args::{AnnotationFormat, ConvertArguments};
+use crate::args::ConvertArguments;
 use crate::console;
 use crate::failure::Failure;
 use crate::outputs::refuse_overlaps;
 
 pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
-    let format = |format| match format {
-        AnnotationFormat::Coco => DatasetFormat::Coco,
-        AnnotationFormat::Voc => DatasetFormat::Voc,
-        AnnotationFormat::Yolo => DatasetFormat::Yolo,
-        AnnotationFormat::Csv => DatasetFormat::Csv,
-    };
     let source = arguments.source.as_path();
     refuse_overlaps(
         [("the source", source)],
@@ -19,13 +13,13 @@ pub(crate) fn run(arguments: &ConvertArguments) -> Result<(), Failure> {
     )?;
     let converted = convert(
         Source {
-            format: format(arguments.from),
+            format: arguments.from.into(),
             path: source,
             images: arguments.images.as_deref(),
             split: arguments.split.as_deref(),
         },
         Destination {
-            format: format(arguments.to),
+            format: arguments.to.into(),
             path: &arguments.out,
         },
     )

@@ -8,6 +8,7 @@ use anyhow::{anyhow, Context};
 use image::RgbImage;
 use retinanet_boxes::{CategoryId, ClassList, Detection};
 use retinanet_data::ParallelMap;
+use retinanet_dataset_tools::{write_labels, Destination, DetectedImage};
 use retinanet_detector::{Detector, ImageDetections};
 use retinanet_experiment::{ImageTimes, Observer, Progress};
 use retinanet_images::{decode_image, draw_detections, Decoding, ImagesError};
@@ -51,6 +52,8 @@ struct CsvLine<'a> {
 /// What was found on an image.
 struct Prediction {
     name: String,
+    /// Width and height of the upright image, in pixels.
+    size: (u32, u32),
     detections: Vec<Detection>,
 }
 
@@ -67,6 +70,15 @@ struct Outcome {
     times: Vec<ImageTimes>,
     /// Images that could not be read, and what is wrong with them.
     failed: Vec<String>,
+}
+
+impl Outcome {
+    fn tell_failed(&mut self, error: ImagesError, console: &mut Console) {
+        let error = format!("{:#}", anyhow::Error::new(error));
+        console.message(&format!("not read: {error}"));
+        self.failed.push(error);
+        console.progress(Progress::Tick);
+    }
 }
 
 pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
@@ -119,7 +131,11 @@ fn refuse_overlaps(
     drawings: &[PathBuf],
 ) -> Result<(), Failure> {
     let PredictArguments {
-        model, json, csv, ..
+        model,
+        json,
+        csv,
+        labels,
+        ..
     } = arguments;
     let read = [
         given("--weights", model.weights.as_ref()),
@@ -128,7 +144,11 @@ fn refuse_overlaps(
     let images = inputs
         .iter()
         .map(|input| ("an image", input.path.as_path()));
-    let written = [given("--json", json.as_ref()), given("--csv", csv.as_ref())];
+    let written = [
+        given("--json", json.as_ref()),
+        given("--csv", csv.as_ref()),
+        given("--labels", labels.as_ref()),
+    ];
     for (option, path) in written.iter().flatten() {
         super::refuse_file_of_run(model.run.as_deref(), option, path)?;
     }
@@ -170,17 +190,10 @@ fn predict(
             for image in images.by_ref().take(batch) {
                 match image.map_err(|panic| Failure::work(anyhow!("{panic}")))? {
                     (Ok((pixels, took)), job) => readable.push((job, pixels, took)),
-                    (Err(error), _) => {
-                        let error = format!("{:#}", anyhow::Error::new(error));
-                        console.message(&format!("not read: {error}"));
-                        outcome.failed.push(error);
-                        console.progress(Progress::Tick);
-                    }
+                    (Err(error), _) => outcome.tell_failed(error, console),
                 }
             }
-            let pixels: Vec<_> = readable.iter().map(|it| Arc::clone(&it.1)).collect();
-            let found = detector.detect(&pixels);
-            drop(pixels);
+            let found = detect(detector, &readable);
             for (((input, drawing), pixels, read), found) in readable.into_iter().zip(found) {
                 let ImageDetections {
                     mut detections,
@@ -188,14 +201,19 @@ fn predict(
                 } = found;
                 detections.retain(|detection| detection.score >= min_score);
                 outcome.times.push(ImageTimes { read, detect });
-                let name = text_of(&input.name);
+                let prediction = Prediction {
+                    name: text_of(&input.name),
+                    size: pixels.dimensions(),
+                    detections,
+                };
                 if let Some(drawing) = drawing {
-                    if sender.send((drawing, pixels, detections.clone())).is_err() {
+                    let detections = prediction.detections.clone();
+                    if sender.send((drawing, pixels, detections)).is_err() {
                         // The artist has failed, and says why below.
                         break;
                     }
                 }
-                outcome.predictions.push(Prediction { name, detections });
+                outcome.predictions.push(prediction);
                 console.progress(Progress::Tick);
             }
             if artist.is_finished() {
@@ -208,6 +226,15 @@ fn predict(
         console.progress(Progress::Finish);
         Ok(outcome)
     })
+}
+
+/// What was found on images that were read.
+fn detect<T>(
+    detector: &Detector,
+    readable: &[(T, Arc<RgbImage>, Duration)],
+) -> Vec<ImageDetections> {
+    let pixels: Vec<_> = readable.iter().map(|it| Arc::clone(&it.1)).collect();
+    detector.detect(&pixels)
 }
 
 fn read_image(path: &Path, decoding: Decoding) -> Result<(Arc<RgbImage>, Duration), ImagesError> {
@@ -249,6 +276,18 @@ fn write_results(
             .context("cannot write the detections")
             .map_err(Failure::Work)?;
         super::write_over(path, &text)?;
+    }
+    if let (Some(path), Some(format)) = (&arguments.labels, arguments.to) {
+        let images: Vec<_> = predictions
+            .iter()
+            .map(|prediction| DetectedImage {
+                name: &prediction.name,
+                size: prediction.size,
+                detections: &prediction.detections,
+            })
+            .collect();
+        let format = format.into();
+        write_labels(&images, classes, Destination { format, path }).map_err(Failure::work)?;
     }
     Ok(())
 }

@@ -1,0 +1,515 @@
+//! CVAT's "CVAT for images 1.1": one XML file with an element for each image and each shape
+//! ([its description](https://docs.cvat.ai/docs/manual/advanced/xml_format/)).
+
+use hotcoco::{Annotation, Category, Dataset, Image};
+use quick_xml::Writer;
+use quick_xml::events::{BytesDecl, BytesStart, BytesText, Event};
+use quick_xml::reader::Reader;
+
+use super::shapes::{Classes, ReadDataset, enclosing, rotated};
+
+/// Reads a file's text.
+///
+/// Polygons, ellipses and rotated boxes become the boxes around them; points, lines, tags, masks, cuboids and skeletons
+/// are left out, and counted.
+///
+/// # Errors
+///
+/// Returns what is wrong with the file, in words, with the image.
+pub(super) fn read(text: &str) -> Result<ReadDataset, String> {
+    let mut reader = Reader::from_str(text);
+    reader.config_mut().expand_empty_elements = true;
+    let mut parser = Parser::default();
+    loop {
+        let place = reader.buffer_position();
+        let event = reader
+            .read_event()
+            .map_err(|error| format!("at byte {place}: {error}"))?;
+        match event {
+            Event::Start(element) => parser.start(&element)?,
+            Event::Text(text) => {
+                let text = text.decode().map_err(|error| error.to_string())?;
+                parser.text.push_str(&unescaped(&text)?);
+            }
+            Event::GeneralRef(reference) => {
+                let name = reference.decode().map_err(|error| error.to_string())?;
+                parser.text.push_str(&unescaped(&format!("&{name};"))?);
+            }
+            Event::End(element) => parser.end(element.name().as_ref()),
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    parser.finish()
+}
+
+fn unescaped(text: &str) -> Result<String, String> {
+    let text = quick_xml::escape::unescape(text).map_err(|error| error.to_string())?;
+    Ok(text.into_owned())
+}
+
+/// Shapes that have no box.
+const NOT_BOXES: [&str; 7] = [
+    "points",
+    "polyline",
+    "tag",
+    "mask",
+    "cuboid",
+    "skeleton",
+    "ellipsoid",
+];
+
+#[derive(Default)]
+struct Parser {
+    read: ReadDataset,
+    classes: Classes,
+    /// The elements that are open, the outermost first.
+    open: Vec<String>,
+    /// The text of the innermost one so far.
+    text: String,
+}
+
+impl Parser {
+    fn start(&mut self, element: &BytesStart<'_>) -> Result<(), String> {
+        let name = String::from_utf8_lossy(element.name().as_ref()).into_owned();
+        if self.open.is_empty() && name != "annotations" {
+            return Err(format!(
+                "it begins with <{name}>, where CVAT's begin with <annotations>"
+            ));
+        }
+        self.text.clear();
+        let attributes = Attributes::of(element)?;
+        match name.as_str() {
+            "track" => {
+                return Err(
+                    "it is of CVAT for video; export the task as `CVAT for images 1.1`".into(),
+                );
+            }
+            "image" => self.image(&attributes)?,
+            "box" | "polygon" | "ellipse" => {
+                let corners = Self::corners(&name, &attributes)?;
+                self.shape(&attributes, &corners)?;
+            }
+            other if NOT_BOXES.contains(&other) => self.read.left_out += 1,
+            _ => {}
+        }
+        self.open.push(name);
+        Ok(())
+    }
+
+    fn end(&mut self, name: &[u8]) {
+        let is_name_of_label = name == b"name" && self.parent() == Some("label");
+        if is_name_of_label {
+            self.classes.id_of(self.text.trim());
+        }
+        self.open.pop();
+        self.text.clear();
+    }
+
+    /// What holds the innermost open element.
+    fn parent(&self) -> Option<&str> {
+        let place = self.open.len().checked_sub(2)?;
+        self.open.get(place).map(String::as_str)
+    }
+
+    fn image(&mut self, attributes: &Attributes) -> Result<(), String> {
+        let images = &mut self.read.dataset.images;
+        let name = attributes.text("name")?.to_owned();
+        let side = |key: &str| {
+            let value = attributes
+                .number(key)
+                .map_err(|error| format!("`{name}`: {error}"))?;
+            let whole = value.fract() == 0.0 && (1.0..=65_535.0).contains(&value);
+            whole
+                .then_some(value as u32)
+                .ok_or_else(|| format!("`{name}`: {key} is {value}, which is no length in pixels"))
+        };
+        let (width, height) = (side("width")?, side("height")?);
+        images.push(Image {
+            id: images.len() as u64 + 1,
+            file_name: name,
+            width,
+            height,
+            ..Image::default()
+        });
+        Ok(())
+    }
+
+    /// The corners of a shape.
+    fn corners(shape: &str, attributes: &Attributes) -> Result<Vec<[f64; 2]>, String> {
+        match shape {
+            "box" => {
+                let [left, top, right, bottom] =
+                    ["xtl", "ytl", "xbr", "ybr"].map(|key| attributes.number(key));
+                let (left, top, right, bottom) = (left?, top?, right?, bottom?);
+                let degrees = attributes.number_or("rotation", 0.0)?;
+                Ok(rotated([left, top, right, bottom], degrees))
+            }
+            "ellipse" => {
+                let [x, y, rx, ry] = ["cx", "cy", "rx", "ry"].map(|key| attributes.number(key));
+                let (x, y, rx, ry) = (x?, y?, rx?, ry?);
+                let degrees = attributes.number_or("rotation", 0.0)?;
+                Ok(rotated([x - rx, y - ry, x + rx, y + ry], degrees))
+            }
+            _ => points(attributes.text("points")?),
+        }
+    }
+
+    fn shape(&mut self, attributes: &Attributes, corners: &[[f64; 2]]) -> Result<(), String> {
+        let label = attributes.text("label")?;
+        let category_id = self.classes.id_of(label);
+        let Some(image) = self.read.dataset.images.last() else {
+            return Err(format!("a shape of `{label}` stands outside an image"));
+        };
+        let bbox = enclosing(corners)
+            .ok_or_else(|| format!("`{}`: a shape of `{label}` has no number", image.file_name))?;
+        let annotations = &mut self.read.dataset.annotations;
+        annotations.push(Annotation {
+            id: annotations.len() as u64 + 1,
+            image_id: image.id,
+            category_id,
+            bbox: Some(bbox),
+            area: Some(bbox[2] * bbox[3]),
+            ..Annotation::default()
+        });
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<ReadDataset, String> {
+        if let Some(name) = self.open.last() {
+            return Err(format!("it ends inside <{name}>"));
+        }
+        self.read.dataset.categories = self.classes.categories();
+        Ok(self.read)
+    }
+}
+
+/// The points of `x,y;x,y;…`.
+fn points(text: &str) -> Result<Vec<[f64; 2]>, String> {
+    text.split(';')
+        .map(|point| {
+            let mut numbers = point.split(',').map(|number| number.trim().parse());
+            match (numbers.next(), numbers.next(), numbers.next()) {
+                (Some(Ok(x)), Some(Ok(y)), None) => Ok([x, y]),
+                _ => Err(format!("`{point}` is no point")),
+            }
+        })
+        .collect()
+}
+
+/// The attributes of an element.
+struct Attributes {
+    element: String,
+    values: Vec<(String, String)>,
+}
+
+impl Attributes {
+    fn of(element: &BytesStart<'_>) -> Result<Self, String> {
+        let name = String::from_utf8_lossy(element.name().as_ref()).into_owned();
+        let mut values = Vec::new();
+        for attribute in element.attributes() {
+            let attribute = attribute.map_err(|error| format!("<{name}>: {error}"))?;
+            let key = String::from_utf8_lossy(attribute.key.as_ref()).into_owned();
+            let value = String::from_utf8_lossy(&attribute.value);
+            values.push((key, unescaped(&value)?));
+        }
+        Ok(Self {
+            element: name,
+            values,
+        })
+    }
+
+    fn text(&self, key: &str) -> Result<&str, String> {
+        let value = self.values.iter().find(|(name, _)| name == key);
+        let value = value.map(|(_, value)| value.as_str());
+        value.ok_or_else(|| format!("<{}> has no `{key}`", self.element))
+    }
+
+    fn number(&self, key: &str) -> Result<f64, String> {
+        let text = self.text(key)?;
+        let number = text.trim().parse::<f64>().ok().filter(|it| it.is_finite());
+        number.ok_or_else(|| {
+            format!(
+                "<{}>: `{key}` is `{text}`, which is no number",
+                self.element
+            )
+        })
+    }
+
+    fn number_or(&self, key: &str, absent: f64) -> Result<f64, String> {
+        if self.values.iter().any(|(name, _)| name == key) {
+            self.number(key)
+        } else {
+            Ok(absent)
+        }
+    }
+}
+
+/// Writes a data set as text; tells how many annotations were taken over. The score of a detection is an attribute,
+/// which the labels define.
+///
+/// # Errors
+///
+/// Returns what went wrong, in words.
+pub(super) fn write(dataset: &Dataset) -> Result<(String, usize), String> {
+    let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
+    let written = write_to(&mut writer, dataset).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(writer.into_inner()).map_err(|error| error.to_string())?;
+    Ok((text + "\n", written))
+}
+
+fn write_to(writer: &mut Writer<Vec<u8>>, dataset: &Dataset) -> std::io::Result<usize> {
+    let has_scores = dataset.annotations.iter().any(|it| it.score.is_some());
+    let mut written = 0;
+    writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("utf-8"), None)))?;
+    writer
+        .create_element("annotations")
+        .write_inner_content(|writer| {
+            text(writer, "version", "1.1")?;
+            writer
+                .create_element("meta")
+                .write_inner_content(|writer| {
+                    writer
+                        .create_element("task")
+                        .write_inner_content(|writer| {
+                            writer
+                                .create_element("labels")
+                                .write_inner_content(|writer| {
+                                    (dataset.categories.iter())
+                                        .try_for_each(|it| label(writer, it, has_scores))
+                                })?;
+                            Ok(())
+                        })?;
+                    Ok(())
+                })?;
+            for (place, image) in dataset.images.iter().enumerate() {
+                let (id, width, height) = (
+                    place.to_string(),
+                    image.width.to_string(),
+                    image.height.to_string(),
+                );
+                let attributes = [
+                    ("id", id.as_str()),
+                    ("name", image.file_name.as_str()),
+                    ("width", width.as_str()),
+                    ("height", height.as_str()),
+                ];
+                writer
+                    .create_element("image")
+                    .with_attributes(attributes)
+                    .write_inner_content(|writer| {
+                        for annotation in of_image(dataset, image) {
+                            written += usize::from(shape(writer, dataset, annotation)?);
+                        }
+                        Ok(())
+                    })?;
+            }
+            Ok(())
+        })?;
+    Ok(written)
+}
+
+fn of_image<'a>(dataset: &'a Dataset, image: &Image) -> impl Iterator<Item = &'a Annotation> {
+    let id = image.id;
+    (dataset.annotations.iter()).filter(move |annotation| annotation.image_id == id)
+}
+
+fn text(writer: &mut Writer<Vec<u8>>, name: &str, text: &str) -> std::io::Result<()> {
+    writer
+        .create_element(name)
+        .write_text_content(BytesText::new(text))?;
+    Ok(())
+}
+
+fn label(
+    writer: &mut Writer<Vec<u8>>,
+    category: &Category,
+    has_scores: bool,
+) -> std::io::Result<()> {
+    writer
+        .create_element("label")
+        .write_inner_content(|writer| {
+            text(writer, "name", &category.name)?;
+            writer
+                .create_element("attributes")
+                .write_inner_content(|writer| {
+                    if has_scores {
+                        writer
+                            .create_element("attribute")
+                            .write_inner_content(|writer| {
+                                text(writer, "name", "score")?;
+                                text(writer, "mutable", "False")?;
+                                text(writer, "input_type", "number")?;
+                                text(writer, "default_value", "1")?;
+                                text(writer, "values", "0\n1\n0.0001")
+                            })?;
+                    }
+                    Ok(())
+                })?;
+            Ok(())
+        })?;
+    Ok(())
+}
+
+/// Whether it has a place there.
+fn shape(
+    writer: &mut Writer<Vec<u8>>,
+    dataset: &Dataset,
+    annotation: &Annotation,
+) -> std::io::Result<bool> {
+    let category = (dataset.categories.iter()).find(|it| it.id == annotation.category_id);
+    let (Some(category), Some([x, y, width, height]), false) =
+        (category, annotation.bbox, annotation.iscrowd)
+    else {
+        return Ok(false);
+    };
+    let edges = [x, y, x + width, y + height].map(|edge| format!("{edge:.2}"));
+    let [left, top, right, bottom] = edges.each_ref().map(String::as_str);
+    let source = if annotation.score.is_some() {
+        "auto"
+    } else {
+        "manual"
+    };
+    let element = writer.create_element("box").with_attributes([
+        ("label", category.name.as_str()),
+        ("source", source),
+        ("occluded", "0"),
+        ("xtl", left),
+        ("ytl", top),
+        ("xbr", right),
+        ("ybr", bottom),
+        ("z_order", "0"),
+    ]);
+    match annotation.score {
+        Some(score) => element.write_inner_content(|writer| {
+            let score = format!("{score:.4}");
+            let attribute = writer.create_element("attribute");
+            let attribute = attribute.with_attribute(("name", "score"));
+            attribute.write_text_content(BytesText::new(&score))?;
+            Ok(())
+        })?,
+        None => element.write_empty()?,
+    };
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in CVAT's description of the form, shortened.
+    const EXPORT: &str = r#"<?xml version="1.0" encoding="utf-8"?>
+<annotations>
+  <version>1.1</version>
+  <meta>
+    <task>
+      <id>4</id>
+      <labels>
+        <label><name>traffic_light</name><color>#12ae12</color><attributes></attributes></label>
+        <label><name>car &amp; van</name><attributes><attribute><name>parked</name></attribute></attributes></label>
+      </labels>
+    </task>
+    <dumped>2021-05-13 08:58:17</dumped>
+  </meta>
+  <image id="0" name="a/filename000.jpg" width="1600" height="1200">
+    <box label="car &amp; van" source="manual" occluded="0" xtl="100.00" ytl="50.50" xbr="180.00" ybr="90.50" z_order="0">
+      <attribute name="parked">true</attribute>
+    </box>
+    <polygon label="traffic_light" occluded="0" points="10.0,20.0;30.0,25.0;12.0,60.0" z_order="0"/>
+    <box label="traffic_light" occluded="0" xtl="0.0" ytl="0.0" xbr="20.0" ybr="10.0" rotation="90.00"></box>
+    <points label="car &amp; van" occluded="0" points="1.0,2.0"></points>
+  </image>
+  <image id="1" name="empty.jpg" width="640" height="480"></image>
+</annotations>
+"#;
+
+    #[test]
+    fn an_export_is_read() {
+        let ReadDataset { dataset, left_out } = read(EXPORT).unwrap();
+        assert_eq!(left_out, 1);
+        let names: Vec<_> = dataset
+            .categories
+            .iter()
+            .map(|it| (it.id, &*it.name))
+            .collect();
+        assert_eq!(names, [(1, "traffic_light"), (2, "car & van")]);
+        let images: Vec<_> = (dataset.images.iter())
+            .map(|it| (&*it.file_name, it.width, it.height))
+            .collect();
+        assert_eq!(
+            images,
+            [("a/filename000.jpg", 1600, 1200), ("empty.jpg", 640, 480)]
+        );
+        let boxes: Vec<_> = (dataset.annotations.iter())
+            .map(|it| {
+                (
+                    it.image_id,
+                    it.category_id,
+                    it.bbox.unwrap().map(f64::round),
+                )
+            })
+            .collect();
+        // 20 × 10 turned about its middle (10, 5).
+        let expected = [
+            (1, 2, [100.0, 51.0, 80.0, 40.0]),
+            (1, 1, [10.0, 20.0, 20.0, 40.0]),
+            (1, 1, [5.0, -5.0, 10.0, 20.0]),
+        ];
+        assert_eq!(boxes, expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut dataset = read(EXPORT).unwrap().dataset;
+        dataset.annotations[0].score = Some(0.9);
+        let (text, written) = write(&dataset).unwrap();
+        assert_eq!(written, 3);
+        assert!(
+            text.contains("<attribute name=\"score\">0.9000</attribute>"),
+            "{text}"
+        );
+        assert!(
+            text.contains("label=\"car &amp; van\" source=\"auto\""),
+            "{text}"
+        );
+        let back = read(&text).unwrap().dataset;
+        let of = |dataset: &Dataset| {
+            let annotations = dataset.annotations.iter();
+            annotations
+                .map(|it| (it.image_id, it.category_id, it.bbox))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&back), of(&dataset));
+        assert_eq!(back.images.len(), 2);
+        assert_eq!(back.categories.len(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (from, to, told) in [
+            ("</annotations>", "", "it ends inside <annotations>"),
+            ("xtl=\"100.00\" ", "", "<box> has no `xtl`"),
+            ("ytl=\"50.50\"", "ytl=\"high\"", "`ytl` is `high`"),
+            (
+                "width=\"1600\"",
+                "width=\"0\"",
+                "`a/filename000.jpg`: width is 0",
+            ),
+            ("30.0,25.0", "30.0", "`30.0` is no point"),
+            ("<image id=\"1\"", "<track id=\"1\"", "CVAT for video"),
+        ] {
+            let error = read(&EXPORT.replace(from, to)).err().unwrap_or_default();
+            assert!(error.contains(told), "{error}");
+        }
+        assert!(
+            read("<annotation></annotation>")
+                .err()
+                .unwrap()
+                .contains("<annotations>")
+        );
+        for length in (0..EXPORT.len()).step_by(37) {
+            // Cut anywhere: an error or fewer images, never a panic.
+            let _ = read(&EXPORT[..length]);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Label Studio's JSON: a list of tasks, each with a picture and what people (`annotations`) or models (`predictions`) said
+//! of it ([its description](https://labelstud.io/guide/task_format)). Shapes are in percent of the picture's sides.
+
+use std::path::Path;
+
+use hotcoco::{Annotation, Dataset, Image};
+use retinanet_data::in_full;
+use retinanet_images::read_header;
+use serde_json::{Value, json};
+
+use super::shapes::{Classes, ReadDataset, enclosing, turned};
+
+/// The names of the two controls in Label Studio's own template for boxes:
+/// `<RectangleLabels name="label" toName="image">` and `<Image name="image" …>`.
+const CONTROLS: [&str; 2] = ["label", "image"];
+
+/// Reads the tasks of an export. Of several annotations of a task the first that was not cancelled counts. Polygons,
+/// ellipses and rotated rectangles become the boxes around them; brushes, key points and the like are left out, and
+/// counted. Classes are numbered by their sorted names. `images` is the folder of the pictures.
+///
+/// # Errors
+///
+/// Returns what is wrong, in words, with the task.
+pub(super) fn read(file: &Value, images: &Path) -> Result<ReadDataset, String> {
+    let tasks = file.as_array().ok_or(
+        "it is no list of tasks; Label Studio exports one as JSON, not as JSON-MIN and not as COCO",
+    )?;
+    let has = |list: &str| {
+        let mut lists = tasks.iter().map(|task| task[list].as_array());
+        lists.any(|list| list.is_some_and(|list| !list.is_empty()))
+    };
+    if has("predictions") && !has("annotations") {
+        return Err("it holds a model's predictions, and nobody's annotations".into());
+    }
+    let mut classes = Classes::default();
+    for name in names(tasks) {
+        classes.id_of(name);
+    }
+    let mut read = ReadDataset::default();
+    for (task, number) in tasks.iter().zip(1..) {
+        read_task(task, number, images, &mut classes, &mut read)
+            .map_err(|reason| format!("task {number}: {reason}"))?;
+    }
+    read.dataset.categories = classes.categories();
+    Ok(read)
+}
+
+/// What counts of a task: the shapes of the first annotation that was not cancelled.
+fn results(task: &Value) -> impl Iterator<Item = &Value> {
+    let annotations = task["annotations"].as_array().into_iter().flatten();
+    let counted = annotations.filter(|it| it["was_cancelled"].as_bool() != Some(true));
+    let first = counted.take(1);
+    first.flat_map(|it| it["result"].as_array().into_iter().flatten())
+}
+
+/// The shape of a result, and the class that it has.
+fn shape_of(result: &Value) -> Option<(&'static str, &str)> {
+    let shapes = [
+        ("rectanglelabels", "rectanglelabels"),
+        ("polygonlabels", "polygonlabels"),
+        ("ellipselabels", "ellipselabels"),
+    ];
+    let kind = result["type"].as_str()?;
+    let (shape, key) = shapes.into_iter().find(|(shape, _)| *shape == kind)?;
+    Some((shape, result["value"][key][0].as_str()?))
+}
+
+fn names(tasks: &[Value]) -> Vec<&str> {
+    let shapes = tasks.iter().flat_map(results).filter_map(shape_of);
+    let mut names: Vec<&str> = shapes.map(|(_, name)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn read_task(
+    task: &Value,
+    id: u64,
+    images: &Path,
+    classes: &mut Classes,
+    read: &mut ReadDataset,
+) -> Result<(), String> {
+    let address = task["data"].as_object().and_then(|data| {
+        let image = data.get("image").or_else(|| data.get("img"));
+        image.or_else(|| data.values().find(|it| it.is_string()))
+    });
+    let address = (address.and_then(Value::as_str)).ok_or("its `data` names no image")?;
+    let file_name = file_name(address, images);
+    let (mut width, mut height) = (0, 0);
+    for result in results(task) {
+        let side = |key: &str| result[key].as_f64().filter(|it| *it >= 1.0).unwrap_or(0.0);
+        let (of_width, of_height) = (side("original_width"), side("original_height"));
+        let Some((shape, class)) = shape_of(result) else {
+            let is_part = result["type"]
+                .as_str()
+                .is_some_and(|kind| !kind.ends_with("labels"));
+            read.left_out += usize::from(!is_part);
+            continue;
+        };
+        if of_width == 0.0 || of_height == 0.0 {
+            return Err("a shape tells no `original_width` and `original_height`".into());
+        }
+        (width, height) = (of_width as u32, of_height as u32);
+        let corners = corners(shape, &result["value"], [of_width, of_height])?;
+        let bbox = enclosing(&corners).ok_or("a shape has no number")?;
+        let annotations = &mut read.dataset.annotations;
+        annotations.push(Annotation {
+            id: annotations.len() as u64 + 1,
+            image_id: id,
+            category_id: classes.id_of(class),
+            bbox: Some(bbox),
+            area: Some(bbox[2] * bbox[3]),
+            ..Annotation::default()
+        });
+    }
+    if width == 0 {
+        let header = read_header(&images.join(&file_name)).map_err(|error| {
+            format!(
+                "it has no shape that tells the picture's size, and {}",
+                in_full(&error)
+            )
+        })?;
+        (width, height) = header.upright;
+    }
+    read.dataset.images.push(Image {
+        id,
+        file_name,
+        width,
+        height,
+        ..Image::default()
+    });
+    Ok(())
+}
+
+/// The corners of a shape in pixels. A rectangle turns about its upper left corner, an ellipse about its middle.
+fn corners(shape: &str, value: &Value, sides: [f64; 2]) -> Result<Vec<[f64; 2]>, String> {
+    let number = |key: &str| {
+        let number = value[key].as_f64();
+        number.ok_or_else(|| format!("a shape's `{key}` is no number"))
+    };
+    let [width, height] = sides.map(|side| side / 100.0);
+    let degrees = value["rotation"].as_f64().unwrap_or(0.0);
+    match shape {
+        "polygonlabels" => {
+            let points = value["points"]
+                .as_array()
+                .ok_or("a polygon has no `points`")?;
+            let pixels = points.iter().map(|point| {
+                let (x, y) = (point[0].as_f64()?, point[1].as_f64()?);
+                Some([x * width, y * height])
+            });
+            let pixels: Option<Vec<_>> = pixels.collect();
+            pixels.ok_or_else(|| "a point of a polygon is no pair of numbers".into())
+        }
+        "ellipselabels" => {
+            let (x, y) = (number("x")? * width, number("y")? * height);
+            let (rx, ry) = (number("radiusX")? * width, number("radiusY")? * height);
+            Ok(turned([x - rx, y - ry, x + rx, y + ry], [x, y], degrees))
+        }
+        _ => {
+            let (x, y) = (number("x")? * width, number("y")? * height);
+            let (right, bottom) = (x + number("width")? * width, y + number("height")? * height);
+            Ok(turned([x, y, right, bottom], [x, y], degrees))
+        }
+    }
+}
+
+/// The name of a picture's file: what follows `?d=` of a local one, else the last part of the address; without the eight
+/// digits that Label Studio puts before what is uploaded, where the folder has no such file.
+fn file_name(address: &str, images: &Path) -> String {
+    let local = address.split_once("?d=").map(|(_, path)| path);
+    let name = local.map_or_else(
+        || address.rsplit('/').next().unwrap_or(address),
+        |path| path.trim_start_matches('/'),
+    );
+    let original = name.split_once('-').filter(|(digits, _)| {
+        digits.len() == 8 && digits.chars().all(|digit| digit.is_ascii_hexdigit())
+    });
+    match original {
+        Some((_, original)) if !images.join(name).is_file() => original.to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// Writes a data set as tasks; tells how many annotations were taken over. Those with a score are predictions.
+pub(super) fn write(dataset: &Dataset) -> (Value, usize) {
+    let mut written = 0;
+    let tasks = dataset.images.iter().map(|image| {
+        let (mut annotations, mut predictions) = (Vec::new(), Vec::new());
+        let of_image = dataset
+            .annotations
+            .iter()
+            .filter(|it| it.image_id == image.id);
+        for annotation in of_image {
+            let Some(result) = result(dataset, image, annotation) else {
+                continue;
+            };
+            written += 1;
+            if annotation.score.is_some() {
+                predictions.push(result);
+            } else {
+                annotations.push(result);
+            }
+        }
+        let mut task =
+            json!({ "data": { "image": format!("/data/local-files/?d={}", image.file_name) } });
+        if !predictions.is_empty() {
+            task["predictions"] = json!([{ "model_version": "retinanet", "result": predictions }]);
+        } else if !annotations.is_empty() || dataset.annotations.iter().all(|it| it.score.is_none())
+        {
+            task["annotations"] = json!([{ "result": annotations }]);
+        }
+        task
+    });
+    let tasks: Vec<Value> = tasks.collect();
+    (Value::Array(tasks), written)
+}
+
+fn result(dataset: &Dataset, image: &Image, annotation: &Annotation) -> Option<Value> {
+    let category = (dataset.categories.iter()).find(|it| it.id == annotation.category_id)?;
+    let [x, y, width, height] = annotation.bbox.filter(|_| !annotation.iscrowd)?;
+    let percent = |length: f64, side: u32| 100.0 * length / f64::from(side);
+    let [control, picture] = CONTROLS;
+    let mut result = json!({
+        "id": format!("retinanet{}", annotation.id),
+        "type": "rectanglelabels",
+        "from_name": control,
+        "to_name": picture,
+        "original_width": image.width,
+        "original_height": image.height,
+        "image_rotation": 0,
+        "value": {
+            "x": percent(x, image.width),
+            "y": percent(y, image.height),
+            "width": percent(width, image.width),
+            "height": percent(height, image.height),
+            "rotation": 0,
+            "rectanglelabels": [category.name],
+        },
+    });
+    if let Some(score) = annotation.score {
+        result["score"] = json!(score);
+    }
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export() -> Value {
+        let shape = |kind: &str, value: Value| {
+            json!({
+                "id": "x", "type": kind, "from_name": "label", "to_name": "image",
+                "original_width": 200, "original_height": 100, "image_rotation": 0, "value": value,
+            })
+        };
+        json!([
+            {
+                "id": 7,
+                "data": { "image": "/data/upload/1/0a1b2c3d-street.jpg" },
+                "annotations": [
+                    { "was_cancelled": true, "result": [shape("rectanglelabels", json!({}))] },
+                    { "was_cancelled": false, "result": [
+                        shape("rectanglelabels", json!({
+                            "x": 10.0, "y": 20.0, "width": 30.0, "height": 40.0, "rotation": 0, "rectanglelabels": ["van"],
+                        })),
+                        shape("rectanglelabels", json!({
+                            "x": 50.0, "y": 50.0, "width": 10.0, "height": 30.0, "rotation": 90, "rectanglelabels": ["car"],
+                        })),
+                        shape("polygonlabels", json!({
+                            "points": [[0.0, 0.0], [10.0, 5.0], [5.0, 50.0]], "polygonlabels": ["car"],
+                        })),
+                        shape("keypointlabels", json!({ "x": 1.0, "y": 1.0, "keypointlabels": ["car"] })),
+                    ] },
+                ],
+            },
+        ])
+    }
+
+    #[test]
+    fn an_export_is_read() {
+        let ReadDataset { dataset, left_out } = read(&export(), Path::new("nowhere")).unwrap();
+        assert_eq!(left_out, 1);
+        let names: Vec<_> = dataset
+            .categories
+            .iter()
+            .map(|it| (it.id, &*it.name))
+            .collect();
+        assert_eq!(names, [(1, "car"), (2, "van")]);
+        let [image] = &dataset.images[..] else {
+            panic!("{:?}", dataset.images)
+        };
+        assert_eq!(
+            (&*image.file_name, image.width, image.height),
+            ("street.jpg", 200, 100)
+        );
+        let boxes: Vec<_> = (dataset.annotations.iter())
+            .map(|it| (it.category_id, it.bbox.unwrap().map(f64::round)))
+            .collect();
+        // The second, 20 × 30 at (100, 50), turns by a quarter about that corner: it lies to the left then.
+        let expected = [
+            (2, [20.0, 20.0, 60.0, 40.0]),
+            (1, [70.0, 50.0, 30.0, 20.0]),
+            (1, [0.0, 0.0, 20.0, 50.0]),
+        ];
+        assert_eq!(boxes, expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_scores_make_predictions() {
+        let mut dataset = read(&export(), Path::new("nowhere")).unwrap().dataset;
+        let (file, written) = write(&dataset);
+        assert_eq!(written, 3);
+        let back = read(&file, Path::new("nowhere")).unwrap().dataset;
+        for (back, before) in back.annotations.iter().zip(&dataset.annotations) {
+            assert_eq!(back.category_id, before.category_id);
+            let pairs = back.bbox.unwrap().into_iter().zip(before.bbox.unwrap());
+            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-9));
+        }
+        for annotation in &mut dataset.annotations {
+            annotation.score = Some(0.5);
+        }
+        let (file, _) = write(&dataset);
+        assert_eq!(file[0]["predictions"][0]["result"][0]["score"], json!(0.5));
+        assert!(file[0]["annotations"].is_null());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let told = |change: fn(&mut Value)| {
+            let mut file = export();
+            change(&mut file);
+            read(&file, Path::new("nowhere")).err().unwrap_or_default()
+        };
+        assert!(told(|file| *file = json!({})).contains("no list of tasks"));
+        assert!(
+            told(|file| file[0]["data"] = json!({})).contains("task 1: its `data` names no image")
+        );
+        assert!(
+            told(|file| file[0]["annotations"][1]["result"][0]["original_width"] = Value::Null)
+                .contains("`original_width`")
+        );
+        assert!(
+            told(|file| file[0]["annotations"][1]["result"][0]["value"]["x"] = json!("left"))
+                .contains("`x` is no number")
+        );
+        assert!(told(|file| file[0]["annotations"] = json!([])).contains("picture's size"));
+        let predicted = told(|file| {
+            file[0]["predictions"] = file[0]["annotations"].take();
+        });
+        assert!(predicted.contains("a model's predictions"), "{predicted}");
+    }
+}
