@@ -252,6 +252,7 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "criterion.class.kind = 3",
         "`criterion.class.kind` must be one of `focal`, `focal_star`, `cross_entropy`, `balanced_cross_entropy`, \
+         `quality_focal`, `varifocal`, \
          got 3",
     ),
     (
