@@ -292,6 +292,19 @@ fn detections_become_labels_of_every_tool() {
             "{format}: {labelled:?}\n{expected:?}"
         );
     }
+    // Over its own labels, or anybody's, a folder is not written again.
+    let again = [
+        "predict",
+        "--run",
+        &run_dir,
+        &photos,
+        "--no-drawings",
+        "--to",
+        "yolo",
+    ];
+    let labels = experiment.path("yolo");
+    run(&[&again[..], &["--labels", &labels]].concat())
+        .expect_refusal(2, &["--labels", "empty folder"]);
     let labels = experiment.path("tasks.json");
     predict(&["--to", "label-studio", "--labels", &labels]);
     let tasks = experiment.json("tasks.json");

@@ -73,12 +73,21 @@ fn page() -> String {
 
 /// A page takes the place of an older one, and of nothing else.
 fn refuse_what_is_there(folder: &Path) -> Result<(), Failure> {
+    let is_stdout = folder.as_os_str() == "-";
+    if is_stdout || (folder.exists() && !folder.is_dir()) {
+        return Err(Failure::usage(anyhow!(
+            "--out `{}` must be a folder for a page",
+            folder.display()
+        )));
+    }
     let Ok(entries) = fs_err::read_dir(folder) else {
         return Ok(());
     };
     let ours = |name: &str| {
         let made = [DETECTOR, "about.json", "index.html"];
-        made.contains(&name) || FILES.iter().any(|(file, _)| *file == name)
+        // What a killed export was writing.
+        let is_left_over = name.starts_with(".retinanet-");
+        is_left_over || made.contains(&name) || FILES.iter().any(|(file, _)| *file == name)
     };
     let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     match names.find(|name| !ours(name)) {

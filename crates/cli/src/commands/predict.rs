@@ -14,7 +14,7 @@ use retinanet_experiment::{ImageTimes, Observer, Progress};
 use retinanet_images::{decode_image, draw_detections, Decoding, ImagesError};
 use serde::Serialize;
 
-use crate::args::PredictArguments;
+use crate::args::{AnnotationFormat, PredictArguments};
 use crate::console::{self, Console};
 use crate::drawings;
 use crate::failure::Failure;
@@ -89,6 +89,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         drawings::files(folder, names)
     });
     refuse_overlaps(arguments, &inputs, drawings.as_deref().unwrap_or_default())?;
+    refuse_labels_in_the_way(arguments)?;
     let model = super::load_model(&arguments.model)?;
     if let Some(drawings) = drawings.as_ref().filter(|_| !arguments.yes) {
         drawings::ask_before_mixing(&arguments.out, drawings)?;
@@ -157,6 +158,32 @@ fn refuse_overlaps(
         read.into_iter().flatten().chain(images),
         written.into_iter().flatten().chain(drawings),
     )
+}
+
+/// Labels of several files go into a folder of their own: among others, a list of classes would change what they mean.
+fn refuse_labels_in_the_way(arguments: &PredictArguments) -> Result<(), Failure> {
+    let (Some(path), Some(format)) = (&arguments.labels, arguments.to) else {
+        return Ok(());
+    };
+    let is_folder = matches!(format, AnnotationFormat::Voc | AnnotationFormat::Yolo);
+    let is_empty = || fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let fits = if is_folder {
+        path.as_os_str() != "-" && (!path.exists() || is_empty())
+    } else {
+        !path.is_dir()
+    };
+    if fits {
+        return Ok(());
+    }
+    let needed = if is_folder {
+        "a new or an empty folder"
+    } else {
+        "a file"
+    };
+    Err(Failure::usage(anyhow!(
+        "--labels `{}` must be {needed} for these labels",
+        path.display()
+    )))
 }
 
 /// Reads images on threads of their own, looks at them here, and draws them on another thread: never

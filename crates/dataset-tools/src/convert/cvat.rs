@@ -6,7 +6,7 @@ use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesStart, BytesText, Event};
 use quick_xml::reader::Reader;
 
-use super::shapes::{Classes, ReadDataset, enclosing, rotated};
+use super::shapes::{Classes, ReadDataset, by_image, enclosing, rotated};
 
 /// Reads a file's text.
 ///
@@ -63,6 +63,7 @@ const NOT_BOXES: [&str; 7] = [
 struct Parser {
     read: ReadDataset,
     classes: Classes,
+    has_root: bool,
     /// The elements that are open, the outermost first.
     open: Vec<String>,
     /// The text of the innermost one so far.
@@ -77,6 +78,7 @@ impl Parser {
                 "it begins with <{name}>, where CVAT's begin with <annotations>"
             ));
         }
+        self.has_root = true;
         self.text.clear();
         let attributes = Attributes::of(element)?;
         match name.as_str() {
@@ -156,7 +158,7 @@ impl Parser {
     }
 
     fn shape(&mut self, attributes: &Attributes, corners: &[[f64; 2]]) -> Result<(), String> {
-        let label = attributes.text("label")?;
+        let label = attributes.text("label")?.trim();
         let category_id = self.classes.id_of(label);
         let Some(image) = self.read.dataset.images.last() else {
             return Err(format!("a shape of `{label}` stands outside an image"));
@@ -176,6 +178,9 @@ impl Parser {
     }
 
     fn finish(mut self) -> Result<ReadDataset, String> {
+        if !self.has_root {
+            return Err("it is no XML file of CVAT's".into());
+        }
         if let Some(name) = self.open.last() {
             return Err(format!("it ends inside <{name}>"));
         }
@@ -259,6 +264,7 @@ pub(super) fn write(dataset: &Dataset) -> Result<(String, usize), String> {
 }
 
 fn write_to(writer: &mut Writer<Vec<u8>>, dataset: &Dataset) -> std::io::Result<usize> {
+    let of_images = by_image(dataset);
     let has_scores = dataset.annotations.iter().any(|it| it.score.is_some());
     let mut written = 0;
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("utf-8"), None)))?;
@@ -298,7 +304,7 @@ fn write_to(writer: &mut Writer<Vec<u8>>, dataset: &Dataset) -> std::io::Result<
                     .create_element("image")
                     .with_attributes(attributes)
                     .write_inner_content(|writer| {
-                        for annotation in of_image(dataset, image) {
+                        for annotation in of_images.get(&image.id).into_iter().flatten() {
                             written += usize::from(shape(writer, dataset, annotation)?);
                         }
                         Ok(())
@@ -307,11 +313,6 @@ fn write_to(writer: &mut Writer<Vec<u8>>, dataset: &Dataset) -> std::io::Result<
             Ok(())
         })?;
     Ok(written)
-}
-
-fn of_image<'a>(dataset: &'a Dataset, image: &Image) -> impl Iterator<Item = &'a Annotation> {
-    let id = image.id;
-    (dataset.annotations.iter()).filter(move |annotation| annotation.image_id == id)
 }
 
 fn text(writer: &mut Writer<Vec<u8>>, name: &str, text: &str) -> std::io::Result<()> {
@@ -363,7 +364,7 @@ fn shape(
     else {
         return Ok(false);
     };
-    let edges = [x, y, x + width, y + height].map(|edge| format!("{edge:.2}"));
+    let edges = [x, y, x + width, y + height].map(|edge| format!("{edge:.4}"));
     let [left, top, right, bottom] = edges.each_ref().map(String::as_str);
     let source = if annotation.score.is_some() {
         "auto"

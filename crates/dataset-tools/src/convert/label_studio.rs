@@ -8,7 +8,7 @@ use retinanet_data::in_full;
 use retinanet_images::read_header;
 use serde_json::{Value, json};
 
-use super::shapes::{Classes, ReadDataset, enclosing, turned};
+use super::shapes::{Classes, ReadDataset, by_image, enclosing, turned};
 
 /// The names of the two controls in Label Studio's own template for boxes:
 /// `<RectangleLabels name="label" toName="image">` and `<Image name="image" …>`.
@@ -53,21 +53,39 @@ fn results(task: &Value) -> impl Iterator<Item = &Value> {
     first.flat_map(|it| it["result"].as_array().into_iter().flatten())
 }
 
-/// The shape of a result, and the class that it has.
-fn shape_of(result: &Value) -> Option<(&'static str, &str)> {
-    let shapes = [
-        ("rectanglelabels", "rectanglelabels"),
-        ("polygonlabels", "polygonlabels"),
-        ("ellipselabels", "ellipselabels"),
-    ];
-    let kind = result["type"].as_str()?;
-    let (shape, key) = shapes.into_iter().find(|(shape, _)| *shape == kind)?;
-    Some((shape, result["value"][key][0].as_str()?))
+/// A shape, and its class.
+struct Shape<'a> {
+    kind: &'static str,
+    class: &'a str,
+}
+
+/// The shape of a result with its class, which may stand in another result of the same id, as `<Rectangle>` beside `<Labels>`
+/// writes them.
+fn shape_of<'a>(result: &'a Value, task: &'a Value) -> Option<Shape<'a>> {
+    let kinds = ["rectangle", "polygon", "ellipse"];
+    let told = result["type"].as_str()?;
+    let plain = told.strip_suffix("labels").unwrap_or(told);
+    let kind = kinds.into_iter().find(|kind| *kind == plain)?;
+    let own = result["value"][told][0].as_str();
+    let class = own.or_else(|| class_beside(result, task))?;
+    Some(Shape { kind, class })
+}
+
+fn class_beside<'a>(result: &Value, task: &'a Value) -> Option<&'a str> {
+    let id = result["id"].as_str()?;
+    let mut same = results(task).filter(|it| it["id"] == id);
+    same.find_map(|it| it["value"]["labels"][0].as_str())
+}
+
+/// Whether a result only says the class of another's shape.
+fn is_class_of_shape(result: &Value, task: &Value) -> bool {
+    let of_shape = |it: &Value| it["id"] == result["id"] && shape_of(it, task).is_some();
+    result["type"] == "labels" && results(task).any(of_shape)
 }
 
 fn names(tasks: &[Value]) -> Vec<&str> {
-    let shapes = tasks.iter().flat_map(results).filter_map(shape_of);
-    let mut names: Vec<&str> = shapes.map(|(_, name)| name).collect();
+    let of_task = |task| results(task).filter_map(move |it| shape_of(it, task));
+    let mut names: Vec<&str> = tasks.iter().flat_map(of_task).map(|it| it.class).collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -86,22 +104,25 @@ fn read_task(
     });
     let address = (address.and_then(Value::as_str)).ok_or("its `data` names no image")?;
     let file_name = file_name(address, images);
-    let (mut width, mut height) = (0, 0);
+    // Ours tell it, so that a picture without shapes can be read back.
+    let told = |key: &str| {
+        task["data"][key]
+            .as_u64()
+            .and_then(|it| u32::try_from(it).ok())
+    };
+    let (mut width, mut height) = (told("width").unwrap_or(0), told("height").unwrap_or(0));
     for result in results(task) {
         let side = |key: &str| result[key].as_f64().filter(|it| *it >= 1.0).unwrap_or(0.0);
         let (of_width, of_height) = (side("original_width"), side("original_height"));
-        let Some((shape, class)) = shape_of(result) else {
-            let is_part = result["type"]
-                .as_str()
-                .is_some_and(|kind| !kind.ends_with("labels"));
-            read.left_out += usize::from(!is_part);
+        let Some(Shape { kind, class }) = shape_of(result, task) else {
+            read.left_out += usize::from(!is_class_of_shape(result, task));
             continue;
         };
         if of_width == 0.0 || of_height == 0.0 {
             return Err("a shape tells no `original_width` and `original_height`".into());
         }
         (width, height) = (of_width as u32, of_height as u32);
-        let corners = corners(shape, &result["value"], [of_width, of_height])?;
+        let corners = corners(kind, &result["value"], [of_width, of_height])?;
         let bbox = enclosing(&corners).ok_or("a shape has no number")?;
         let annotations = &mut read.dataset.annotations;
         annotations.push(Annotation {
@@ -113,7 +134,7 @@ fn read_task(
             ..Annotation::default()
         });
     }
-    if width == 0 {
+    if width == 0 || height == 0 {
         let header = read_header(&images.join(&file_name)).map_err(|error| {
             format!(
                 "it has no shape that tells the picture's size, and {}",
@@ -133,15 +154,15 @@ fn read_task(
 }
 
 /// The corners of a shape in pixels. A rectangle turns about its upper left corner, an ellipse about its middle.
-fn corners(shape: &str, value: &Value, sides: [f64; 2]) -> Result<Vec<[f64; 2]>, String> {
+fn corners(kind: &str, value: &Value, sides: [f64; 2]) -> Result<Vec<[f64; 2]>, String> {
     let number = |key: &str| {
         let number = value[key].as_f64();
         number.ok_or_else(|| format!("a shape's `{key}` is no number"))
     };
     let [width, height] = sides.map(|side| side / 100.0);
     let degrees = value["rotation"].as_f64().unwrap_or(0.0);
-    match shape {
-        "polygonlabels" => {
+    match kind {
+        "polygon" => {
             let points = value["points"]
                 .as_array()
                 .ok_or("a polygon has no `points`")?;
@@ -152,7 +173,7 @@ fn corners(shape: &str, value: &Value, sides: [f64; 2]) -> Result<Vec<[f64; 2]>,
             let pixels: Option<Vec<_>> = pixels.collect();
             pixels.ok_or_else(|| "a point of a polygon is no pair of numbers".into())
         }
-        "ellipselabels" => {
+        "ellipse" => {
             let (x, y) = (number("x")? * width, number("y")? * height);
             let (rx, ry) = (number("radiusX")? * width, number("radiusY")? * height);
             Ok(turned([x - rx, y - ry, x + rx, y + ry], [x, y], degrees))
@@ -168,11 +189,9 @@ fn corners(shape: &str, value: &Value, sides: [f64; 2]) -> Result<Vec<[f64; 2]>,
 /// The name of a picture's file: what follows `?d=` of a local one, else the last part of the address; without the eight
 /// digits that Label Studio puts before what is uploaded, where the folder has no such file.
 fn file_name(address: &str, images: &Path) -> String {
-    let local = address.split_once("?d=").map(|(_, path)| path);
-    let name = local.map_or_else(
-        || address.rsplit('/').next().unwrap_or(address),
-        |path| path.trim_start_matches('/'),
-    );
+    let local = address.split_once("?d=").map(|(_, path)| decoded(path));
+    let name = local.unwrap_or_else(|| address.rsplit('/').next().unwrap_or(address).to_owned());
+    let name = name.trim_start_matches('/');
     let original = name.split_once('-').filter(|(digits, _)| {
         digits.len() == 8 && digits.chars().all(|digit| digit.is_ascii_hexdigit())
     });
@@ -182,16 +201,45 @@ fn file_name(address: &str, images: &Path) -> String {
     }
 }
 
+/// A path as a query of an address holds it.
+fn encoded(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    let bytes = path.bytes().map(|byte| {
+        if plain(byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    });
+    bytes.collect::<Vec<_>>().concat()
+}
+
+/// The path of a query; a `%` before anything but two digits stands for itself.
+fn decoded(query: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = query.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| first == b'%');
+        let digits = digits.and_then(|it| std::str::from_utf8(it).ok());
+        if let Some(byte) = digits.and_then(|it| u8::from_str_radix(it, 16).ok()) {
+            bytes.push(byte);
+            rest = &after[2..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Writes a data set as tasks; tells how many annotations were taken over. Those with a score are predictions.
 pub(super) fn write(dataset: &Dataset) -> (Value, usize) {
     let mut written = 0;
+    let of_images = by_image(dataset);
+    let is_truth = dataset.annotations.iter().all(|it| it.score.is_none());
     let tasks = dataset.images.iter().map(|image| {
         let (mut annotations, mut predictions) = (Vec::new(), Vec::new());
-        let of_image = dataset
-            .annotations
-            .iter()
-            .filter(|it| it.image_id == image.id);
-        for annotation in of_image {
+        for annotation in of_images.get(&image.id).into_iter().flatten() {
             let Some(result) = result(dataset, image, annotation) else {
                 continue;
             };
@@ -202,12 +250,12 @@ pub(super) fn write(dataset: &Dataset) -> (Value, usize) {
                 annotations.push(result);
             }
         }
-        let mut task =
-            json!({ "data": { "image": format!("/data/local-files/?d={}", image.file_name) } });
+        let address = format!("/data/local-files/?d={}", encoded(&image.file_name));
+        let data = json!({ "image": address, "width": image.width, "height": image.height });
+        let mut task = json!({ "data": data });
         if !predictions.is_empty() {
             task["predictions"] = json!([{ "model_version": "retinanet", "result": predictions }]);
-        } else if !annotations.is_empty() || dataset.annotations.iter().all(|it| it.score.is_none())
-        {
+        } else if is_truth {
             task["annotations"] = json!([{ "result": annotations }]);
         }
         task
@@ -324,6 +372,33 @@ mod tests {
         let (file, _) = write(&dataset);
         assert_eq!(file[0]["predictions"][0]["result"][0]["score"], json!(0.5));
         assert!(file[0]["annotations"].is_null());
+    }
+
+    #[test]
+    fn a_class_may_stand_beside_its_shape_and_a_path_is_encoded() {
+        let part = |kind: &str, value: Value| json!({ "id": "r", "type": kind, "original_width": 200, "original_height": 100, "value": value });
+        let task = json!([{
+            "data": { "image": "/data/local-files/?d=a%20b/c%23.jpg" },
+            "annotations": [{ "result": [
+                part("rectangle", json!({ "x": 0.0, "y": 0.0, "width": 50.0, "height": 50.0 })),
+                part("labels", json!({ "labels": ["car"] })),
+                { "id": "t", "type": "rectangle", "value": {} },
+            ] }],
+        }]);
+        let ReadDataset {
+            mut dataset,
+            left_out,
+        } = read(&task, Path::new("nowhere")).unwrap();
+        assert_eq!((dataset.annotations.len(), left_out), (1, 1));
+        assert_eq!(dataset.images[0].file_name, "a b/c#.jpg");
+        dataset.annotations.clear();
+        let (file, _) = write(&dataset);
+        assert_eq!(
+            file[0]["data"]["image"],
+            "/data/local-files/?d=a%20b/c%23.jpg"
+        );
+        let back = read(&file, Path::new("nowhere")).unwrap().dataset;
+        assert_eq!((back.images[0].width, back.images[0].height), (200, 100));
     }
 
     #[test]

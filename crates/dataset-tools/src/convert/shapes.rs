@@ -1,6 +1,8 @@
 //! What labelling tools' formats share: shapes become the boxes around them, and names become classes.
 
-use hotcoco::{Category, Dataset};
+use std::collections::HashMap;
+
+use hotcoco::{Annotation, Category, Dataset};
 
 /// A data set that was read, and what of it has no box.
 #[derive(Debug, Default)]
@@ -35,6 +37,18 @@ impl Classes {
             })
             .collect()
     }
+}
+
+/// The annotations of each image, by its id.
+pub(super) fn by_image(dataset: &Dataset) -> HashMap<u64, Vec<&Annotation>> {
+    let mut of_images: HashMap<u64, Vec<&Annotation>> = HashMap::new();
+    for annotation in &dataset.annotations {
+        of_images
+            .entry(annotation.image_id)
+            .or_default()
+            .push(annotation);
+    }
+    of_images
 }
 
 /// The corners of a box of these edges, turned clockwise about its middle.
