@@ -10,8 +10,8 @@ use retinanet_detector::{Detector, DetectorConfig, Predictions, images_to_device
 use retinanet_images::{PixelForm, Preparation, TestTimeView, prepare_views};
 use retinanet_settings::Whole;
 use tract_onnx::prelude::{
-    Datum, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTensor, TValue, TVec,
-    Tensor, TractResult, tvec,
+    Framework, InferenceFact, InferenceModelExt, IntoRunnable, TValue, TVec, Tensor, TractResult,
+    tvec,
 };
 
 use crate::{ExportError, GraphOutput, OnnxOptions, PixelType, to_onnx};
@@ -273,4 +273,65 @@ pub enum CheckError {
     /// There is no graph.
     #[error(transparent)]
     Export(#[from] ExportError),
+}
+
+#[cfg(test)]
+mod tests {
+    use retinanet_boxes::{CategoryId, Class, ClassList};
+    use retinanet_detector::{HeadConfig, ModelConfig, Prior};
+
+    use super::*;
+
+    fn detector(seed: u64) -> (Detector, DetectorConfig) {
+        let config = DetectorConfig {
+            model: ModelConfig {
+                width: Whole::literal(4),
+                fpn_channels: Whole::literal(64),
+                // Above the threshold, so that there are detections to compare.
+                head: HeadConfig {
+                    depth: Whole::literal(1),
+                    prior: Prior::literal(0.2),
+                    ..HeadConfig::default()
+                },
+                ..ModelConfig::default()
+            },
+            ..DetectorConfig::default()
+        };
+        let classes = vec![
+            Class::new(CategoryId(1), "a"),
+            Class::new(CategoryId(2), "b"),
+        ];
+        let device = Device::flex();
+        let model = config.model.init(2, seed, &device).unwrap();
+        let classes = ClassList::new(classes).unwrap();
+        let detector = Detector::new(&config, &model, classes, &device).unwrap();
+        (detector, config)
+    }
+
+    #[test]
+    fn a_graph_passes_and_another_detectors_does_not() {
+        let (detector, config) = detector(1);
+        for (input, half) in [(PixelType::Uint8, false), (PixelType::Float32, true)] {
+            let options = OnnxOptions {
+                input,
+                half,
+                ..OnnxOptions::default()
+            };
+            let file = to_onnx(&detector, &config, options).unwrap();
+            check_onnx(&detector, &config, options, &file).unwrap();
+            let cut = &file[..file.len() / 2];
+            let refused = check_onnx(&detector, &config, options, cut);
+            assert!(matches!(refused, Err(CheckError::Run(_))), "{refused:?}");
+        }
+        let (_, mut other) = self::detector(1);
+        other.decode.class_agnostic = true;
+        other.decode.max_detections = Whole::literal(3);
+        let options = OnnxOptions::default();
+        let file = to_onnx(&detector, &other, options).unwrap();
+        let refused = check_onnx(&detector, &config, options, &file);
+        assert!(
+            matches!(refused, Err(CheckError::Detections { .. })),
+            "{refused:?}"
+        );
+    }
 }
