@@ -140,9 +140,9 @@ fn the_documents_example_finds_what_predict_finds() {
 
     // Not resized, so that no pixel is rounded otherwise.
     let photo = experiment.path("data/images/val_00000.png");
-    let (ours, drawn) = (experiment.path("ours.json"), experiment.path("drawn"));
+    let (ours, rendered) = (experiment.path("ours.json"), experiment.path("rendered"));
     let predict = [
-        "predict", "--run", &run_dir, &photo, "--json", &ours, "--out", &drawn,
+        "predict", "--run", &run_dir, &photo, "--json", &ours, "--out", &rendered,
     ];
     run(&[&predict[..], &["--score", "0.05"]].concat()).expect_success();
     let (ours, classes) = (

@@ -236,7 +236,7 @@ fn a_folder_that_takes_no_drawings_is_named() {
         .expect_refusal(1, &["cannot write", &out]);
 }
 
-/// What is written for a labelling tool is what was found, in each tool's form.
+/// Labels for a tool are the detections, in each tool's form.
 #[test]
 fn detections_become_labels_of_every_tool() {
     let experiment = Experiment::new();

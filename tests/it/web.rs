@@ -13,8 +13,8 @@ use serde_json::Value;
 fn the_page_finds_what_predict_finds_and_asks_nobody() {
     let experiment = Experiment::new();
     experiment.train_to_find("run").expect_success();
-    let [run_dir, page, json, drawn] =
-        ["run", "page", "found.json", "drawn"].map(|name| experiment.path(name));
+    let [run_dir, page, json, rendered] =
+        ["run", "page", "found.json", "rendered"].map(|name| experiment.path(name));
     run(&[
         "export", "--run", &run_dir, "--format", "web", "--out", &page,
     ])
@@ -24,7 +24,7 @@ fn the_page_finds_what_predict_finds_and_asks_nobody() {
         .map(|place| Path::new(&images).join(format!("val_{place:05}.png")))
         .collect();
     let mut predict = vec![
-        "predict", "--run", &run_dir, "--json", &json, "--out", &drawn,
+        "predict", "--run", &run_dir, "--json", &json, "--out", &rendered,
     ];
     predict.extend(photos.iter().map(|photo| photo.to_str().unwrap()));
     run(&[&predict[..], &["--score", "0.05"]].concat()).expect_success();

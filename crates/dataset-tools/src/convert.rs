@@ -154,7 +154,7 @@ pub fn convert(
     })
 }
 
-/// Writes a data set; of a detector's findings, CVAT and Label Studio are told the scores.
+/// Writes a data set; of detections, CVAT and Label Studio are told the scores.
 ///
 /// # Errors
 ///

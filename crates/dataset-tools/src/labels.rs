@@ -1,22 +1,22 @@
-//! A detector's findings as labels, for a labelling tool to import.
+//! Detections as labels, for a labelling tool to import.
 
 use hotcoco::{Annotation, Category, Dataset, Image};
 use retinanet_boxes::{ClassList, Detection};
 
 use crate::convert::{ConvertError, Converted, Destination, write_dataset};
 
-/// An image with what was found on it.
+/// An image with its detections.
 #[derive(Clone, Debug)]
 pub struct DetectedImage<'a> {
     /// The name of its file.
     pub name: &'a str,
     /// Width and height of the upright image, in pixels.
     pub size: (u32, u32),
-    /// What was found, in pixels of the upright image.
+    /// The detections, in pixels of the upright image.
     pub detections: &'a [Detection],
 }
 
-/// Writes what was found on images as a data set of this format, images without detections too. COCO, CVAT and Label Studio
+/// Writes the detections on images as a data set of this format, images without detections too. COCO, CVAT and Label Studio
 /// are told the scores; the other formats have no place for them.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use tract_onnx::prelude::{
 
 use crate::{ExportError, GraphOutput, OnnxOptions, PixelType, to_onnx};
 
-/// Batch, height and width of what both look at.
+/// Batch, height and width of the images of both.
 const SHAPES: [[usize; 3]; 2] = [[1, 160, 200], [2, 128, 96]];
 
 /// How far logits and deltas may be off, of the largest one.

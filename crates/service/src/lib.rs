@@ -81,7 +81,7 @@ mod routes;
 mod server;
 mod upload;
 
-/// The page that shows what was found on photos. It asks the service, or an object `window.backend` with `health()` and
+/// The page that shows the detections on photos. It asks the service, or an object `window.backend` with `health()` and
 /// `detect(file)` where a script before its own has made one.
 pub const PAGE: &str = include_str!("page.html");
 

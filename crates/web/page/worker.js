@@ -1,4 +1,4 @@
-// Loads the detector and looks at photos, beside the page so that it stays quick.
+// Loads the detector and detects on photos, beside the page so that it stays quick.
 import init, { PageDetector } from "./retinanet_web.js";
 
 const started = start();

@@ -15,7 +15,7 @@ pub struct PageDetector {
     detector: Detector,
 }
 
-/// What was found on an image, and how long that took.
+/// The detections on an image, and how long they took.
 #[wasm_bindgen]
 pub struct Found {
     rows: Vec<f32>,

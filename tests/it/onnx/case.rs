@@ -18,7 +18,7 @@ use retinanet_settings::Whole;
 
 use super::network::lively;
 
-/// A detector of random weights, and images that it looks at.
+/// A detector of random weights, and images that it detects on.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     pub(super) config: DetectorConfig,
@@ -26,7 +26,7 @@ pub(super) struct Case {
     pub(super) batch: usize,
     /// Height and width of the images.
     pub(super) size: [u32; 2],
-    /// A folder of photos to look at, in place of noise.
+    /// A folder of photos to detect on, in place of noise.
     pub(super) photos: Option<PathBuf>,
     pub(super) options: OnnxOptions,
     pub(super) seed: u64,

@@ -86,7 +86,7 @@ pub(crate) fn refuse_existing(out: &Path, or: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a place where no config can be, before the data is looked at.
+/// Refuses a place where no config can be, before the data is checked.
 fn require_place(out: &Path) -> Result<(), Failure> {
     let is_toml = out.extension().is_some_and(|it| it == "toml");
     if !is_toml {

@@ -255,7 +255,7 @@ fn predict(
     })
 }
 
-/// What was found on images that were read.
+/// The detections on images that were read.
 fn detect<T>(
     detector: &Detector,
     readable: &[(T, Arc<RgbImage>, Duration)],

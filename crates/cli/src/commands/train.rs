@@ -165,7 +165,7 @@ fn of_folder(arguments: &TrainArguments) -> Result<Named, Failure> {
         )));
     }
     super::init::refuse_existing(&config, "")?;
-    // A mistake in `--set` is told before minutes of looking at images.
+    // A mistake in `--set` is told before minutes of checking images.
     let nothing = tempfile::NamedTempFile::new().map_err(Failure::work)?;
     load_config(nothing.path(), &arguments.settings.set)?;
     super::init::write_config(&init, &config)?;
