@@ -5,6 +5,7 @@
 //! that are ignored count nowhere.
 
 mod alpha;
+mod batch_sums;
 mod box_loss;
 mod class_loss;
 mod criterion;
