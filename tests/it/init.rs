@@ -99,6 +99,92 @@ fn images_are_set_aside_where_there_is_nothing_to_evaluate_on() {
     assert!(val.iter().all(|id| !train.contains(id)));
 }
 
+/// The data set of [`shapes`] in another format, labels and pictures in the folders given, and the names of its pictures.
+fn converted(experiment: &Experiment, format: &str, labels: &str, pictures: &str) -> Vec<String> {
+    let source = "mine/train.json";
+    let convert = ["dataset", "convert", "--from", "coco", "--to", format];
+    at(
+        experiment,
+        &[&convert[..], &[source, "--out", labels]].concat(),
+    )
+    .expect_success();
+    fs_err::create_dir_all(experiment.path(pictures)).unwrap();
+    let file = experiment.json(source);
+    let images = file["images"].as_array().unwrap().iter();
+    images
+        .map(|image| {
+            let name = image["file_name"].as_str().unwrap();
+            let folder = format!("{pictures}/{name}");
+            let from = experiment.path(&format!("mine/images/{name}"));
+            fs_err::copy(from, experiment.path(&folder)).unwrap();
+            name.to_owned()
+        })
+        .collect()
+}
+
+fn names(file: &Value) -> Vec<&str> {
+    let images = file["images"].as_array().unwrap().iter();
+    images
+        .map(|image| image["file_name"].as_str().unwrap())
+        .collect()
+}
+
+/// VOC's `ImageSets`, and darknet's lists whose paths start from a folder that is elsewhere by now.
+#[test]
+fn lists_of_halves_are_followed() {
+    let experiment = shapes([20, 4]);
+    let lines = |names: &[String], of: &dyn Fn(&str) -> String| -> String {
+        names.iter().map(|name| of(name) + "\n").collect()
+    };
+    let voc = converted(&experiment, "voc", "voc", "voc/JPEGImages");
+    let stem = |name: &str| name.rsplit_once('.').unwrap().0.to_owned();
+    fs_err::create_dir_all(experiment.path("voc/ImageSets/Main")).unwrap();
+    experiment.write("voc/ImageSets/Main/train.txt", &lines(&voc[..13], &stem));
+    experiment.write("voc/ImageSets/Main/val.txt", &lines(&voc[15..], &stem));
+
+    let dark = converted(&experiment, "yolo", "dark/obj", "dark/obj");
+    remove(&experiment, "dark/obj/data.yaml");
+    let classes = experiment.json("mine/train.json");
+    let classes = classes["categories"].as_array().unwrap().iter();
+    let classes = classes.map(|it| format!("{}\n", it["name"].as_str().unwrap()));
+    experiment.write("dark/obj.names", &classes.collect::<String>());
+    let path = |name: &str| format!("data/obj/{name}");
+    experiment.write("dark/train.txt", &lines(&dark[..13], &path));
+    experiment.write("dark/valid.txt", &lines(&dark[15..], &path));
+
+    for set in ["voc", "dark"] {
+        at(&experiment, &["init", set, "--pretrained", "none"]).expect_success();
+        for (half, expected) in [("train", &voc[..13]), ("val", &voc[15..])] {
+            let file = experiment.json(&format!("{set}_data/{half}.json"));
+            let found: Vec<String> = (names(&file).iter())
+                .map(|name| name.rsplit('/').next().unwrap().to_owned())
+                .collect();
+            assert_eq!(found, expected, "{set}, {half}");
+        }
+    }
+
+    let convert = ["dataset", "convert", "--to", "coco", "--out", "x.json"];
+    let refuse = |more: &[&str], parts: &[&str]| {
+        at(&experiment, &[&convert[..], more].concat()).expect_refusal(1, parts);
+    };
+    let [voc, dark] = ["voc", "yolo"].map(|it| ["--from", it]);
+    refuse(
+        &[&voc[..], &["voc", "--split", "other"]].concat(),
+        &["Main/other.txt"],
+    );
+    refuse(
+        &[&dark[..], &["dark", "--split", "other"]].concat(),
+        &["no `other.txt` lists a split `other`"],
+    );
+    experiment.write("voc/ImageSets/Main/val.txt", "nobody  1\n");
+    refuse(
+        &[&voc[..], &["voc", "--split", "val"]].concat(),
+        &["Main/val.txt", "`nobody`"],
+    );
+    let coco = ["--from", "coco", "mine/train.json", "--split", "val"];
+    refuse(&coco, &["lists no splits"]);
+}
+
 #[test]
 fn what_a_stopped_init_left_is_made_anew() {
     let experiment = shapes([10, 4]);

@@ -68,7 +68,7 @@ pub struct Source<'a> {
     /// The folder of the pictures, for formats that do not tell their sizes, as YOLO's; the source, or
     /// the folder of the source's file, if not given.
     pub images: Option<&'a Path>,
-    /// One of the splits that YOLO's `data.yaml` lists; all pictures if not given.
+    /// One of the splits that YOLO's `data.yaml`, darknet's text files or VOC's `ImageSets` list; all pictures if not given.
     pub split: Option<&'a str>,
 }
 
@@ -109,6 +109,11 @@ pub fn convert(
         path: path.into(),
         reason: reason.to_string(),
     };
+    let has_splits = matches!(from, DatasetFormat::Voc | DatasetFormat::Yolo);
+    if let Some(split) = split.filter(|_| !has_splits) {
+        let reason = format!("its format lists no splits, and so no `{split}`");
+        return Err(failed(source, &reason));
+    }
     if let (DatasetFormat::Coco, DatasetFormat::Coco) = (from, destination.format) {
         return copy(source, destination.path);
     }
@@ -128,6 +133,9 @@ pub fn convert(
             voc::require_files(source)?;
             let mut dataset = voc_to_coco(source).map_err(|error| failed(source, &error))?;
             voc::complete(&mut dataset, images.unwrap_or(beside))?;
+            if let Some(split) = split {
+                voc::keep_split(&mut dataset, source, split)?;
+            }
             dataset
         }
         DatasetFormat::Yolo => yolo::read(source, images, split)?,
@@ -171,7 +179,12 @@ pub(crate) fn write_dataset(
     })
 }
 
-/// The splits that a YOLO source's `data.yaml` lists and that are there, by name.
+/// The splits that VOC's `ImageSets/Main` lists and that have annotations, by name.
+pub(crate) fn voc_splits(source: &Path) -> Vec<String> {
+    voc::splits(source)
+}
+
+/// The splits that a YOLO source's `data.yaml`, or darknet's text files, list and that are there, by name.
 ///
 /// # Errors
 ///

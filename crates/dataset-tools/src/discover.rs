@@ -12,7 +12,7 @@ use retinanet_data::locate;
 use self::halves::{choose, is_half, several};
 pub use self::tree::MADE_BY_INIT;
 use self::tree::Tree;
-use crate::convert::{DatasetFormat, yolo_splits};
+use crate::convert::{DatasetFormat, voc_splits, yolo_splits};
 
 /// Annotations that were found, and where their images are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Found {
     pub train: FoundSplit,
     /// What is evaluated on, if it is told apart.
     pub val: Option<FoundSplit>,
-    /// Lists of halves that are there and not read: VOC's `ImageSets`, or darknet's list of training images.
+    /// Lists of halves that are there and not read: a folder `ImageSets` of VOC's without `Main/train.txt`.
     pub unread_lists: Option<PathBuf>,
 }
 
@@ -34,7 +34,7 @@ pub struct FoundSplit {
     pub annotations: PathBuf,
     /// The folder that the names of its images start from.
     pub images: PathBuf,
-    /// Its name in a `data.yaml` that lists several.
+    /// Its name in what lists several: a `data.yaml`, darknet's text files or VOC's `ImageSets`.
     pub split: Option<String>,
 }
 
@@ -276,7 +276,7 @@ fn found_yolo(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError
     let has = |name: &&str| splits.iter().any(|it| it == name);
     let (train, val) = if has(&"train") {
         let of_name = |name: &str| FoundSplit {
-            annotations: names.clone(),
+            annotations: if yaml.is_empty() { root } else { names }.to_path_buf(),
             images: root.to_owned(),
             split: Some(name.to_owned()),
         };
@@ -287,7 +287,7 @@ fn found_yolo(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError
     };
     Ok(Some(Found {
         format: DatasetFormat::Yolo,
-        unread_lists: Some(root.join("train.txt")).filter(|list| val.is_none() && list.is_file()),
+        unread_lists: None,
         train,
         val,
     }))
@@ -354,13 +354,31 @@ fn found_voc(folder: &Path, tree: &Tree) -> Result<Option<Found>, DiscoverError>
             split: None,
         }
     };
-    Ok(Some(Found {
+    let lists = halves.train.join("ImageSets");
+    let mut found = Found {
         format: DatasetFormat::Voc,
-        unread_lists: Some(halves.train.join("ImageSets"))
-            .filter(|lists| halves.val.is_none() && lists.is_dir()),
         train: split(halves.train),
         val: halves.val.map(split),
-    }))
+        unread_lists: None,
+    };
+    if found.val.is_none() && lists.is_dir() {
+        let listed = voc_splits(&found.train.annotations);
+        let has = |name: &&str| listed.iter().any(|it| it == name);
+        let of_name = |name: &str| FoundSplit {
+            split: Some(name.to_owned()),
+            ..found.train.clone()
+        };
+        // `trainval` is what VOC's test set goes with.
+        match ["train", "trainval"].into_iter().find(has) {
+            Some(train) => {
+                let with_val = has(&"val") && train == "train";
+                let val = with_val.then_some("val").or(Some("test").filter(has));
+                (found.val, found.train) = (val.map(of_name), of_name(train));
+            }
+            None => found.unread_lists = Some(lists),
+        }
+    }
+    Ok(Some(found))
 }
 
 #[cfg(test)]

@@ -41,7 +41,8 @@ pub(crate) struct ConvertArguments {
     /// folder of the file, if not given
     #[arg(long, value_name = "DIR")]
     pub(crate) images: Option<PathBuf>,
-    /// One of the splits that YOLO's data.yaml lists: train, val, test; all images if not given
+    /// One of the splits that YOLO's data.yaml, darknet's train.txt … or VOC's ImageSets/Main list: train, val,
+    /// test; all images if not given
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
 }

@@ -7,7 +7,8 @@ use image::ImageFormat;
 use super::ConvertError;
 
 /// The pictures of a folder and the folders in it, or of a text file with a path a line; hidden files are
-/// none.
+/// none. Paths start from the text file's folder, or from one that is not there any more: darknet's start from where its
+/// program was run (`data/obj_train_data/a.jpg`), and go with the data to elsewhere.
 ///
 /// # Errors
 ///
@@ -21,7 +22,7 @@ pub(super) fn below(place: &Path) -> Result<Vec<PathBuf>, ConvertError> {
         let text = retinanet_files::read_text(place).map_err(unreadable)?;
         let folder = place.parent().unwrap_or(Path::new(""));
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        return Ok(lines.map(|line| folder.join(line)).collect());
+        return Ok(lines.map(|line| listed(folder, line)).collect());
     }
     let mut found = Vec::new();
     let mut folders = vec![place.to_owned()];
@@ -43,6 +44,18 @@ pub(super) fn below(place: &Path) -> Result<Vec<PathBuf>, ConvertError> {
         }
     }
     Ok(found)
+}
+
+/// The file that a line names: the longest end of it that is there, or the whole if none is.
+fn listed(folder: &Path, line: &str) -> PathBuf {
+    let slashes = line.replace('\\', "/");
+    let whole = folder.join(&slashes);
+    let starts = slashes.match_indices('/').map(|(at, _)| at + 1);
+    let mut ends = starts.map(|start| folder.join(&slashes[start..]));
+    if whole.is_file() {
+        return whole;
+    }
+    ends.find(|path| path.is_file()).unwrap_or(whole)
 }
 
 /// Whether a file's name is a picture's.

@@ -1,6 +1,6 @@
 //! Pascal VOC: what its files leave open, filled in from the images, and the files written whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,71 @@ pub(super) fn require_files(source: &Path) -> Result<(), ConvertError> {
         }
     }
     Ok(())
+}
+
+/// Keeps the images that a split's list names, `ImageSets/Main/NAME.txt`, by their names without extension.
+///
+/// # Errors
+///
+/// Returns an error if there is no such list, or if it names an image that has no XML file.
+pub(super) fn keep_split(
+    dataset: &mut Dataset,
+    source: &Path,
+    split: &str,
+) -> Result<(), ConvertError> {
+    let path = list_of(source, split);
+    let text = retinanet_files::read_text(&path).map_err(|source| ConvertError::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let listed: HashSet<&str> = text.lines().filter_map(listed_name).collect();
+    let stem = |name: &str| {
+        let stem = Path::new(name).file_stem().and_then(|it| it.to_str());
+        stem.unwrap_or(name).to_owned()
+    };
+    let there: HashMap<String, u64> = (dataset.images.iter())
+        .map(|image| (stem(&image.file_name), image.id))
+        .collect();
+    if let Some(lost) = listed.iter().find(|name| !there.contains_key(**name)) {
+        return Err(ConvertError::Failed {
+            reason: format!("it lists `{lost}`, and no XML file tells of that image"),
+            path,
+        });
+    }
+    let kept: HashSet<u64> = (there.iter())
+        .filter(|(name, _)| listed.contains(name.as_str()))
+        .map(|(_, id)| *id)
+        .collect();
+    dataset.images.retain(|image| kept.contains(&image.id));
+    (dataset.annotations).retain(|annotation| kept.contains(&annotation.image_id));
+    Ok(())
+}
+
+/// The splits that `ImageSets/Main` lists and whose first image has its XML file.
+pub(super) fn splits(source: &Path) -> Vec<String> {
+    const SPLITS: [&str; 4] = ["train", "trainval", "val", "test"];
+    let has_labels = |split: &&str| {
+        let text = retinanet_files::read_text(&list_of(source, split)).unwrap_or_default();
+        let first = text.lines().find_map(listed_name);
+        first.is_some_and(|name| {
+            let xml = source.join("Annotations").join(format!("{name}.xml"));
+            xml.is_file()
+        })
+    };
+    let listed = SPLITS.into_iter().filter(has_labels);
+    listed.map(str::to_owned).collect()
+}
+
+fn list_of(source: &Path, split: &str) -> PathBuf {
+    source
+        .join("ImageSets/Main")
+        .join(split)
+        .with_extension("txt")
+}
+
+/// The image of a line, behind which a class's list has 1, 0 or -1.
+fn listed_name(line: &str) -> Option<&str> {
+    line.split_whitespace().next()
 }
 
 /// Completes what was read of VOC's files: the sizes that are 0 and the names without their extension,

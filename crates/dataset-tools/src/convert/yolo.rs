@@ -1,7 +1,7 @@
 //! YOLO's text files, in the layouts that Ultralytics, Roboflow and darknet write: a label file for each
 //! picture with a line a box, `class cx cy width height` as shares of the picture's sides.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
 
@@ -12,14 +12,18 @@ use serde_json::Value;
 
 use super::ConvertError;
 use super::pictures;
-use super::yaml::Yaml;
+
+mod names;
+
+use self::names::Names;
+pub(super) use self::names::splits;
 
 /// How far over the picture's border rounding may carry a share.
 const SLACK: f64 = 0.01;
 
 /// Reads a data set: `source` is its folder, its `data.yaml`, or a folder of label files; `images` the
 /// folder that names start from, found beside the label files if not given; `split` one of the splits
-/// that the `data.yaml` lists, all pictures if not given.
+/// that the `data.yaml` or darknet's `NAME.txt` lists, all pictures if not given.
 ///
 /// Pictures without a label file are background. Polygons become the boxes around them.
 ///
@@ -70,38 +74,16 @@ pub(super) fn read(
             "there are no pictures below it; see `--images`",
         ));
     }
+    if places.iter().any(|place| place.is_file()) {
+        // What is beside a listed picture may be of another split.
+        let folders: HashSet<_> = paths.iter().filter_map(|path| path.parent()).collect();
+        for folder in folders {
+            let beside = pictures::below(folder)?;
+            used.extend(beside.iter().filter_map(|path| labels.of(path)));
+        }
+    }
     refuse_orphans(&used)?;
     Ok(dataset)
-}
-
-/// The splits that the `data.yaml` of a source lists, none if there is no such file.
-///
-/// # Errors
-///
-/// Returns an error if there are no names of classes.
-pub(super) fn splits(source: &Path) -> Result<Vec<String>, ConvertError> {
-    let is_list = source.is_file()
-        && source
-            .extension()
-            .is_none_or(|it| it != "yaml" && it != "yml");
-    let folder = source.parent().filter(|_| is_list);
-    let names = Names::find(folder.unwrap_or(source))?;
-    let Some((Yaml::Table(entries), _)) = &names.yaml else {
-        return Ok(Vec::new());
-    };
-    // `val:` with nothing behind it lists nothing.
-    let is_listed = |value: &Yaml| value.as_text().is_none_or(|text| !text.trim().is_empty());
-    let splits = entries.iter().filter(|(key, value)| {
-        ["train", "val", "valid", "test"].contains(&key.as_str()) && is_listed(value)
-    });
-    splits
-        .map(|(name, _)| match name.as_str() {
-            // What is not trained on may be elsewhere.
-            "test" => Ok(names.split(name, source).is_ok().then(|| name.clone())),
-            _ => names.split(name, source).map(|_| Some(name.clone())),
-        })
-        .filter_map(Result::transpose)
-        .collect()
 }
 
 /// Gives the label files of a data set, each with its path below the folder of labels, the `data.yaml`, and
@@ -190,116 +172,6 @@ fn label_path(file_name: &str) -> PathBuf {
         kept
     } else {
         kept.with_extension("txt")
-    }
-}
-
-/// The names of the classes, and the splits.
-struct Names {
-    names: BTreeMap<usize, String>,
-    /// The `data.yaml` and its folder, if there is one.
-    yaml: Option<(Yaml, PathBuf)>,
-}
-
-impl Names {
-    /// Looks for a `data.yaml`, else for a list of names, in the source and up to two folders above.
-    fn find(source: &Path) -> Result<Self, ConvertError> {
-        const YAML: [&str; 3] = ["data.yaml", "data.yml", "dataset.yaml"];
-        const LISTS: [&str; 3] = ["classes.txt", "obj.names", "_darknet.labels"];
-        if source.is_file() {
-            return Self::of_yaml(source);
-        }
-        let folders: Vec<_> = source.ancestors().take(3).collect();
-        let find = |names: &[&str]| {
-            let paths = folders
-                .iter()
-                .flat_map(|folder| names.iter().map(|name| folder.join(name)));
-            paths.into_iter().find(|path| path.is_file())
-        };
-        if let Some(path) = find(&YAML) {
-            return Self::of_yaml(&path);
-        }
-        let Some(path) = find(&LISTS) else {
-            return Err(failed(
-                source,
-                "there is no `data.yaml` and no `classes.txt` that names the classes",
-            ));
-        };
-        let text = read_text(&path)?;
-        let names = text.lines().map(|name| name.trim().to_owned());
-        Ok(Self {
-            names: (0..).zip(names.filter(|name| !name.is_empty())).collect(),
-            yaml: None,
-        })
-    }
-
-    fn of_yaml(path: &Path) -> Result<Self, ConvertError> {
-        let text = read_text(path)?;
-        let yaml = Yaml::parse(&text).map_err(|error| failed(path, &error))?;
-        let names = (yaml.get("names").and_then(names_of))
-            .ok_or_else(|| failed(path, "its `names` are neither a list nor a table of names"))?;
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Self {
-            names,
-            yaml: Some((yaml, folder)),
-        })
-    }
-
-    /// Whether labels are boxes with keypoints.
-    fn has_keypoints(&self) -> bool {
-        let yaml = self.yaml.as_ref();
-        yaml.is_some_and(|(yaml, _)| yaml.get("kpt_shape").is_some())
-    }
-
-    fn categories(&self) -> Vec<Category> {
-        let category = |(index, name): (&usize, &String)| Category {
-            id: *index as u64 + 1,
-            name: name.clone(),
-            ..Category::default()
-        };
-        self.names.iter().map(category).collect()
-    }
-
-    /// The folders, or lists of pictures, of a split.
-    fn split(&self, split: &str, source: &Path) -> Result<Vec<PathBuf>, ConvertError> {
-        let none = || failed(source, &format!("no `data.yaml` lists a split `{split}`"));
-        let (yaml, folder) = self.yaml.as_ref().ok_or_else(none)?;
-        let base = match yaml.get("path").and_then(Yaml::as_text) {
-            Some(path) if folder.join(path).is_dir() => folder.join(path),
-            _ => folder.clone(),
-        };
-        let entries = match yaml.get(split) {
-            Some(Yaml::Text(one)) => vec![one.as_str()],
-            Some(Yaml::List(many)) => many.iter().filter_map(Yaml::as_text).collect(),
-            Some(Yaml::Table(_)) | None => return Err(none()),
-        };
-        let place = |entry: &str| {
-            // Roboflow writes `../train/images` for what is beside the file.
-            let beside = entry.trim_start_matches("../");
-            [base.join(entry), base.join(beside), folder.join(beside)]
-                .into_iter()
-                .find(|path| path.exists())
-                .ok_or_else(|| {
-                    failed(
-                        source,
-                        &format!("`{entry}` of the split `{split}` is not there"),
-                    )
-                })
-        };
-        entries.into_iter().map(place).collect()
-    }
-}
-
-fn names_of(names: &Yaml) -> Option<BTreeMap<usize, String>> {
-    let name = |value: &Yaml| Some(value.as_text()?.trim().to_owned());
-    match names {
-        Yaml::List(names) => (0..)
-            .zip(names)
-            .map(|(index, it)| Some((index, name(it)?)))
-            .collect(),
-        Yaml::Table(names) => (names.iter())
-            .map(|(index, it)| Some((index.parse().ok()?, name(it)?)))
-            .collect(),
-        Yaml::Text(_) => None,
     }
 }
 
