@@ -95,70 +95,78 @@ pub fn convert(
     source: Source<'_>,
     destination: Destination<'_>,
 ) -> Result<Converted, ConvertError> {
-    let Source {
-        format: from,
-        path: source,
-        images,
-        split,
-    } = source;
-    let beside = match source.parent() {
-        Some(folder) if source.is_file() => folder,
-        _ => source,
-    };
-    let failed = |path: &Path, reason: &dyn ToString| ConvertError::Failed {
-        path: path.into(),
-        reason: reason.to_string(),
-    };
-    let has_splits = matches!(from, DatasetFormat::Voc | DatasetFormat::Yolo);
-    if let Some(split) = split.filter(|_| !has_splits) {
-        let reason = format!("its format lists no splits, and so no `{split}`");
-        return Err(failed(source, &reason));
+    if let (DatasetFormat::Coco, DatasetFormat::Coco, None) =
+        (source.format, destination.format, source.split)
+    {
+        return copy(source.path, destination.path);
     }
-    if let (DatasetFormat::Coco, DatasetFormat::Coco) = (from, destination.format) {
-        return copy(source, destination.path);
-    }
-    let mut without_box = 0;
-    let mut shapes = |read: ReadDataset| {
-        without_box = read.left_out;
-        read.dataset
-    };
-    let dataset = match from {
-        DatasetFormat::Coco => {
-            let file = CocoFile::read(source, Masks::Areas)?;
-            file.require_sound(source)?;
-            file.into_dataset()
-        }
-        DatasetFormat::Csv => csv::read(source, images.unwrap_or(beside))?,
-        DatasetFormat::Voc => {
-            voc::require_files(source)?;
-            let mut dataset = voc_to_coco(source).map_err(|error| failed(source, &error))?;
-            voc::complete(&mut dataset, images.unwrap_or(beside))?;
-            if let Some(split) = split {
-                voc::keep_split(&mut dataset, source, split)?;
-            }
-            dataset
-        }
-        DatasetFormat::Yolo => yolo::read(source, images, split)?,
-        DatasetFormat::Cvat => {
-            let text = retinanet_files::read_text(source).map_err(|error| ConvertError::Read {
-                path: source.into(),
-                source: error,
-            })?;
-            shapes(cvat::read(&text).map_err(|reason| failed(source, &reason))?)
-        }
-        DatasetFormat::LabelStudio => {
-            let file: Value = read_json(source)?;
-            let read = label_studio::read(&file, images.unwrap_or(beside));
-            shapes(read.map_err(|reason| failed(source, &reason))?)
-        }
-    };
+    let ReadDataset { dataset, left_out } = read(source)?;
     if dataset.images.is_empty() {
-        return Err(failed(source, &"it has no images; is it the right format?"));
+        return Err(ConvertError::Failed {
+            path: source.path.into(),
+            reason: "it has no images; is it the right format?".into(),
+        });
     }
     let written = write_dataset(&dataset, destination)?;
     Ok(Converted {
-        left_out: written.left_out + without_box,
+        left_out: written.left_out + left_out,
         ..written
+    })
+}
+
+fn read(source: Source<'_>) -> Result<ReadDataset, ConvertError> {
+    let Source {
+        format,
+        path,
+        images,
+        split,
+    } = source;
+    let beside = match path.parent() {
+        Some(folder) if path.is_file() => folder,
+        _ => path,
+    };
+    let failed = |reason: &dyn ToString| ConvertError::Failed {
+        path: path.into(),
+        reason: reason.to_string(),
+    };
+    let has_splits = matches!(format, DatasetFormat::Voc | DatasetFormat::Yolo);
+    if let Some(split) = split.filter(|_| !has_splits) {
+        let reason = format!("its format lists no splits, and so no `{split}`");
+        return Err(failed(&reason));
+    }
+    let dataset = match format {
+        DatasetFormat::Coco => {
+            let file = CocoFile::read(path, Masks::Areas)?;
+            file.require_sound(path)?;
+            file.into_dataset()
+        }
+        DatasetFormat::Csv => csv::read(path, images.unwrap_or(beside))?,
+        DatasetFormat::Voc => {
+            voc::require_files(path)?;
+            let mut dataset = voc_to_coco(path).map_err(|error| failed(&error))?;
+            voc::complete(&mut dataset, images.unwrap_or(beside))?;
+            if let Some(split) = split {
+                voc::keep_split(&mut dataset, path, split)?;
+            }
+            dataset
+        }
+        DatasetFormat::Yolo => yolo::read(path, images, split)?,
+        DatasetFormat::Cvat => {
+            let text = retinanet_files::read_text(path).map_err(|source| ConvertError::Read {
+                path: path.into(),
+                source,
+            })?;
+            return cvat::read(&text).map_err(|reason| failed(&reason));
+        }
+        DatasetFormat::LabelStudio => {
+            let file: Value = read_json(path)?;
+            let read = label_studio::read(&file, images.unwrap_or(beside));
+            return read.map_err(|reason| failed(&reason));
+        }
+    };
+    Ok(ReadDataset {
+        dataset,
+        left_out: 0,
     })
 }
 

@@ -74,7 +74,7 @@ pub(super) fn keep_split(
 pub(super) fn splits(source: &Path) -> Vec<String> {
     const SPLITS: [&str; 4] = ["train", "trainval", "val", "test"];
     let has_labels = |split: &&str| {
-        let text = retinanet_files::read_text(&list_of(source, split)).unwrap_or_default();
+        let text = retinanet_files::read_text(list_of(source, split)).unwrap_or_default();
         let first = text.lines().find_map(listed_name);
         first.is_some_and(|name| {
             let xml = source.join("Annotations").join(format!("{name}.xml"));

@@ -13,10 +13,10 @@ use serde_json::Value;
 use super::ConvertError;
 use super::pictures;
 
-mod names;
+mod classes;
 
-use self::names::Names;
-pub(super) use self::names::splits;
+use self::classes::Classes;
+pub(super) use self::classes::splits;
 
 /// How far over the picture's border rounding may carry a share.
 const SLACK: f64 = 0.01;
@@ -36,7 +36,7 @@ pub(super) fn read(
     images: Option<&Path>,
     split: Option<&str>,
 ) -> Result<Dataset, ConvertError> {
-    let names = Names::find(source)?;
+    let classes = Classes::find(source)?;
     let folder = if source.is_file() {
         source.parent().unwrap_or(Path::new("."))
     } else {
@@ -44,7 +44,7 @@ pub(super) fn read(
     };
     let root = images.map_or_else(|| pictures_of(folder), Path::to_owned);
     let places = match split {
-        Some(split) => names.split(split, source)?,
+        Some(split) => classes.split(split, source)?,
         None => vec![root.clone()],
     };
     let mut paths = Vec::new();
@@ -56,7 +56,7 @@ pub(super) fn read(
         folder: (root != folder && !source.is_file()).then_some((folder, root.as_path())),
     };
     let mut dataset = Dataset {
-        categories: names.categories(),
+        categories: classes.categories(),
         ..Dataset::default()
     };
     let mut used = HashSet::new();
@@ -64,7 +64,7 @@ pub(super) fn read(
         let label = labels.of(path);
         dataset.images.push(image(id, path, &root)?);
         if let Some(label) = label {
-            add_boxes(&mut dataset, &label, names.has_keypoints())?;
+            add_boxes(&mut dataset, &label, classes.has_keypoints())?;
             used.insert(label);
         }
     }

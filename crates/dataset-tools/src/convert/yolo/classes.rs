@@ -22,9 +22,9 @@ pub(in crate::convert) fn splits(source: &Path) -> Result<Vec<String>, ConvertEr
             .extension()
             .is_none_or(|it| it != "yaml" && it != "yml");
     let folder = source.parent().filter(|_| is_list);
-    let names = Names::find(folder.unwrap_or(source))?;
-    let Some(Yaml::Table(entries)) = &names.yaml else {
-        let listed = SPLITS.iter().filter(|name| names.list(name).is_some());
+    let classes = Classes::find(folder.unwrap_or(source))?;
+    let Some(Yaml::Table(entries)) = &classes.yaml else {
+        let listed = SPLITS.iter().filter(|name| classes.list(name).is_some());
         return Ok(listed.map(|name| (*name).to_owned()).collect());
     };
     // `val:` with nothing behind it lists nothing.
@@ -34,15 +34,15 @@ pub(in crate::convert) fn splits(source: &Path) -> Result<Vec<String>, ConvertEr
     splits
         .map(|(name, _)| match name.as_str() {
             // What is not trained on may be elsewhere.
-            "test" => Ok(names.split(name, source).is_ok().then(|| name.clone())),
-            _ => names.split(name, source).map(|_| Some(name.clone())),
+            "test" => Ok(classes.split(name, source).is_ok().then(|| name.clone())),
+            _ => classes.split(name, source).map(|_| Some(name.clone())),
         })
         .filter_map(Result::transpose)
         .collect()
 }
 
 /// The names of the classes, and the splits.
-pub(super) struct Names {
+pub(super) struct Classes {
     names: BTreeMap<usize, String>,
     /// The `data.yaml`, if there is one.
     yaml: Option<Yaml>,
@@ -50,7 +50,7 @@ pub(super) struct Names {
     folder: PathBuf,
 }
 
-impl Names {
+impl Classes {
     /// Looks for a `data.yaml`, else for a list of names, in the source and up to two folders above.
     pub(super) fn find(source: &Path) -> Result<Self, ConvertError> {
         const YAML: [&str; 3] = ["data.yaml", "data.yml", "dataset.yaml"];
