@@ -102,7 +102,10 @@ impl Network {
             )
         };
         let preset = |name: &str| format!("preset = \"{name}\"\n[model]\nfreeze_at = 0");
+        let thin = |name: &str| format!("{}\nbackbone = \"resnet18\"", preset(name));
         vec![
+            Self::new("R18, ATSS", &thin("atss"), [64, 2, 3]),
+            Self::new("R18, GFL", &thin("gfl"), [64, 2, 3]),
             Self::new("torchvision_v2", &preset("torchvision_v2"), [64, 2, 3]),
             Self::new("torchvision", &preset("torchvision"), [64, 2, 3]),
             Self::new("R18, frozen", &resnet(18, "frozen_batch_norm"), [64, 2, 7]),
@@ -314,8 +317,8 @@ fn loss_of(
     let anchors = PyramidAnchors::new([vec![unit; targets[0].labels.len()]]);
     let targets = BatchTargets::new(targets, Arc::new(anchors), device);
     let weights = criterion.weights(&targets.positives_per_image());
-    let Predictions { logits, deltas, .. } = predictions;
-    criterion.forward(logits, deltas, &targets, LossOptions::new(&weights))
+    let Predictions { logits, boxes, .. } = predictions;
+    criterion.forward(logits, boxes, &targets, LossOptions::new(&weights))
 }
 
 impl Network {

@@ -227,11 +227,11 @@ fn the_papers_network_looks_at_an_image() {
         .model
         .init(80, 0, &device)
         .unwrap();
-    let Predictions { logits, deltas, .. } = model.forward(Tensor::zeros([1, 3, 64, 96], &device));
+    let Predictions { logits, boxes, .. } = model.forward(Tensor::zeros([1, 3, 64, 96], &device));
     // 9 anchors in each cell of 8×12, 4×6, 2×3, 1×2 and 1×1.
     let anchors = 9 * (96 + 24 + 6 + 2 + 1);
     assert_eq!(logits.dims(), [1, anchors, 80]);
-    assert_eq!(deltas.dims(), [1, anchors, 4]);
+    assert_eq!(boxes.dims(), [1, anchors, 4]);
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn decode(config: &DecodeConfig, scale: f32, step: f32, device: &Device) -> Vec<
     let deltas: Vec<f32> = (0..2 * anchors.len() * 4).map(noise).collect();
     let predictions = Predictions {
         logits: Tensor::from_data(TensorData::new(logits, [2, anchors.len(), CLASSES]), device),
-        deltas: Tensor::from_data(TensorData::new(deltas, [2, anchors.len(), 4]), device),
+        boxes: Tensor::from_data(TensorData::new(deltas, [2, anchors.len(), 4]), device),
         level_anchors: levels,
     };
     let decoder = config.init(&ModelConfig::default());

@@ -37,7 +37,15 @@ fn presets_and_the_best_of_bccd_agree_on_photos_at_three_sizes() {
     let folder = tempfile::tempdir().unwrap();
     let photos = shared("bccd").map(|data| data.join("images"));
     let best = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/bccd_r18_best.toml");
-    let presets = ["torchvision", "torchvision_v2", "detectron2", "mmdetection"];
+    let presets = [
+        "torchvision",
+        "torchvision_v2",
+        "detectron2",
+        "mmdetection",
+        "atss",
+        "gfl",
+        "varifocal",
+    ];
     let configs = presets.map(|name| (name, of_config(&format!("preset = \"{name}\""))));
     for (name, config) in configs.into_iter().chain([("bccd", of_file(&best))]) {
         for (batch, size) in [(1, [256, 320]), (3, [128, 160]), (1, [203, 331])] {

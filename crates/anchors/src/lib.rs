@@ -51,7 +51,9 @@ mod targets;
 pub use assigner::{Assigner, AssignerConfig, AssignerKind};
 pub use atss::{AtssAssigner, AtssConfig};
 pub use best_overlap::BestOverlap;
-pub use coder::{BoxCoder, BoxCoderConfig, MAX_LOG_SCALE};
+pub use coder::{
+    BoxCoder, BoxCoderConfig, DeltaCoder, DeltaConfig, DistanceCoder, DistanceConfig, MAX_LOG_SCALE,
+};
 pub use config::{AnchorConfig, CellCenter, CellOrder, CellRounding, CellSpacing, LevelAnchors};
 pub use error::AnchorError;
 pub use generator::AnchorGenerator;

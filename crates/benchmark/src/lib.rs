@@ -295,7 +295,7 @@ impl<'a> Benchmark<'a> {
             // Tensors that nobody else holds, as a forward pass leaves them.
             || Predictions {
                 logits: Tensor::from_data(logits.clone(), self.device),
-                deltas: Tensor::from_data(deltas.clone(), self.device),
+                boxes: Tensor::from_data(deltas.clone(), self.device),
                 level_anchors: level_anchors.clone(),
             },
             |predictions| {

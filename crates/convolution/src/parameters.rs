@@ -29,6 +29,11 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// Factors that a model learns, as weights.
+    pub fn of_scales(param: &Param<Tensor<1>>) -> Self {
+        Self::new(param, ParameterKind::Weight)
+    }
+
     fn new<const D: usize>(param: &Param<Tensor<D>>, kind: ParameterKind) -> Self {
         Self {
             id: param.id,

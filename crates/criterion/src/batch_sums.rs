@@ -5,7 +5,9 @@ use std::sync::Arc;
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use crate::box_predictions::BoxForm;
 use crate::class_loss::ClassLoss;
+use crate::iou_loss::IouLoss;
 use crate::quality::QualityLoss;
 use crate::targets::{BACKGROUND, DeviceTargets, IGNORED, Positives};
 
@@ -44,7 +46,7 @@ pub(crate) fn dense_class_loss(
 pub(crate) fn quality_loss(
     loss: &QualityLoss,
     logits: Tensor<3>,
-    deltas: &Tensor<3>,
+    (boxes, form): (&Tensor<3>, BoxForm),
     targets: &DeviceTargets,
     weights: &[f64],
 ) -> Tensor<1> {
@@ -58,10 +60,8 @@ pub(crate) fn quality_loss(
     let Some(positives) = &targets.positives else {
         return dense;
     };
-    let predicted = deltas.clone().reshape([batch * anchors, 4]);
-    let predicted = predicted.select(0, positives.indices.clone());
-    let (anchor_boxes, objects) = (positives.anchors.clone(), positives.objects.clone());
-    let qualities = loss.qualities(predicted, anchor_boxes, objects);
+    let deltas = form.read(boxes.clone().detach(), positives).deltas;
+    let qualities = IouLoss::overlaps(form.coder, deltas, positives);
     let places = positives.indices.clone() * classes as i64 + positives.classes.clone();
     let own = logits
         .reshape([batch * anchors * classes])

@@ -18,6 +18,29 @@ pub struct BoxLossConfig {
     pub kind: BoxLossKind,
     /// Factor on the box loss in the total.
     pub weight: NonNegative,
+    /// What of the positive anchors counts for more. All weigh as much together as if they weighed the same.
+    pub weigh_by: BoxWeighting,
+    /// Factor on distribution focal loss in the total, where boxes are predicted as distributions; GFL's 0.25 if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distribution_weight: Option<NonNegative>,
+    /// Factor on the cross-entropy of centerness in the total, where that is predicted; 1 if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub centerness_weight: Option<NonNegative>,
+}
+
+/// What a positive anchor's box loss is weighted by, a constant to the gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BoxWeighting {
+    /// All weigh the same: the paper.
+    #[default]
+    Equal,
+    /// The anchor's highest score: GFL (Li et al. 2020).
+    Score,
+    /// The overlap of the predicted box with its object: VarifocalNet (Zhang et al. 2021).
+    Overlap,
+    /// How near the anchor is to the middle of its object: ATSS (Zhang et al. 2020).
+    Centerness,
 }
 
 impl Default for BoxLossConfig {
@@ -26,6 +49,9 @@ impl Default for BoxLossConfig {
         Self {
             kind: BoxLossKind::default(),
             weight: NonNegative::literal(1.0),
+            weigh_by: BoxWeighting::default(),
+            distribution_weight: None,
+            centerness_weight: None,
         }
     }
 }

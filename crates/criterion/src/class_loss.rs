@@ -198,12 +198,12 @@ impl ClassLossConfig {
     /// Returns an error if a setting means nothing for a softmax: FL*, soft targets, label smoothing, and weights by class,
     /// since the background has one weight.
     pub fn init(&self, predictions: PredictionForm) -> Result<ClassLoss, SettingError> {
-        let PredictionForm { softmax, coder } = predictions;
+        let PredictionForm { softmax, .. } = predictions;
         let soft = |kind: &str, form| {
             if softmax {
                 return means_nothing("kind", "`focal` or a cross-entropy", kind.into());
             }
-            Ok(ClassLoss::Quality(QualityLoss { form, coder }))
+            Ok(ClassLoss::Quality(QualityLoss { form }))
         };
         let focal = match self {
             Self::QualityFocal(config) => {

@@ -7,8 +7,10 @@ use retinanet_settings::SettingError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::batch_sums::{dense_class_loss, quality_loss, sum_of_each};
-use crate::box_loss::{BoxLoss, BoxLossConfig};
+use crate::batch_sums::{dense_class_loss, quality_loss};
+use crate::box_criterion::BoxCriterion;
+use crate::box_loss::BoxLossConfig;
+use crate::box_predictions::BoxForm;
 use crate::class_loss::{ClassLoss, ClassLossConfig};
 use crate::normalizer::{Normalizer, NormalizerKind};
 use crate::sampling::{Sampler, SamplingConfig};
@@ -39,6 +41,17 @@ pub struct PredictionForm {
     pub softmax: bool,
     /// What encodes boxes as deltas.
     pub coder: BoxCoder,
+    /// Whether a logit of centerness stands behind an anchor's box.
+    pub centerness: bool,
+}
+
+impl PredictionForm {
+    const fn boxes(&self) -> BoxForm {
+        BoxForm {
+            coder: self.coder,
+            centerness: self.centerness,
+        }
+    }
 }
 
 impl CriterionConfig {
@@ -64,8 +77,8 @@ impl CriterionConfig {
     pub fn init(&self, predictions: PredictionForm) -> Result<Criterion, SettingError> {
         Ok(Criterion {
             class: (self.class.init(predictions)).map_err(|error| error.within("class"))?,
-            bbox: self.bbox.init(predictions.coder),
-            box_weight: self.bbox.weight.get(),
+            boxes: BoxCriterion::new(&self.bbox, predictions.boxes())
+                .map_err(|error| error.within("box"))?,
             normalizer: self.normalizer.init(),
             sampler: self.sampling.init(),
         })
@@ -78,8 +91,7 @@ impl CriterionConfig {
 #[derive(Clone, Debug)]
 pub struct Criterion {
     class: ClassLoss,
-    bbox: BoxLoss,
-    box_weight: f64,
+    boxes: BoxCriterion,
     normalizer: Normalizer,
     sampler: Sampler,
 }
@@ -137,21 +149,16 @@ impl Criterion {
     /// # Shapes
     ///
     /// - `logits`: `[batch, anchors, classes]`
-    /// - `deltas`: `[batch, anchors, 4]`
+    /// - `boxes`: `[batch, anchors, values]`: deltas or their distributions, and perhaps centerness behind them
     pub fn forward(
         &self,
         logits: Tensor<3>,
-        deltas: Tensor<3>,
+        boxes: Tensor<3>,
         targets: &BatchTargets,
         options: LossOptions<'_>,
     ) -> Loss {
         let sampled = self.sample(&logits, targets, options.seed);
         let images = sampled.as_deref().unwrap_or(targets.images());
-        let levels = if options.by_level {
-            self.levels(&logits, &deltas, targets, images, options.weights)
-        } else {
-            Vec::new()
-        };
         let on_device;
         let counted = if sampled.is_some() {
             on_device = DeviceTargets::new(images, &logits.device());
@@ -159,9 +166,21 @@ impl Criterion {
         } else {
             targets.on_device()
         };
+        let scale = self.boxes.importance_scale(&logits, &boxes, counted);
+        let levels = if options.by_level {
+            self.levels(
+                &logits,
+                &boxes,
+                (targets, images),
+                options.weights,
+                scale.as_ref(),
+            )
+        } else {
+            Vec::new()
+        };
         Loss {
-            class: self.class_loss(logits, &deltas, counted, options.weights),
-            bbox: self.box_loss(deltas, counted, options.weights),
+            class: self.class_loss(logits.clone(), &boxes, counted, options.weights),
+            bbox: (self.boxes).forward(&logits, boxes, counted, options.weights, scale.as_ref()),
             levels,
         }
     }
@@ -191,19 +210,20 @@ impl Criterion {
     fn levels(
         &self,
         logits: &Tensor<3>,
-        deltas: &Tensor<3>,
-        targets: &BatchTargets,
-        images: &[AnchorTargets],
+        boxes: &Tensor<3>,
+        (targets, images): (&BatchTargets, &[AnchorTargets]),
         weights: &[f64],
+        scale: Option<&Tensor<1>>,
     ) -> Vec<[Tensor<1>; 2]> {
-        let (logits, deltas) = (logits.clone().detach(), deltas.clone().detach());
+        let (logits, boxes) = (logits.clone().detach(), boxes.clone().detach());
         let loss = |level: Range<usize>| {
             let images: Vec<_> = images.iter().map(|image| of_range(image, &level)).collect();
             let targets = DeviceTargets::new(&images, &logits.device());
             let part = |of: &Tensor<3>| of.clone().narrow(1, level.start, level.len());
+            let (logits, boxes) = (part(&logits), part(&boxes));
             [
-                self.class_loss(part(&logits), &part(&deltas), &targets, weights),
-                self.box_loss(part(&deltas), &targets, weights),
+                self.class_loss(logits.clone(), &boxes, &targets, weights),
+                (self.boxes).forward(&logits, boxes, &targets, weights, scale),
             ]
         };
         targets.anchors().levels().map(loss).collect()
@@ -227,29 +247,14 @@ impl Criterion {
     fn class_loss(
         &self,
         logits: Tensor<3>,
-        deltas: &Tensor<3>,
+        boxes: &Tensor<3>,
         targets: &DeviceTargets,
         weights: &[f64],
     ) -> Tensor<1> {
         if let ClassLoss::Quality(loss) = &self.class {
-            return quality_loss(loss, logits, deltas, targets, weights);
+            return quality_loss(loss, logits, (boxes, self.boxes.form()), targets, weights);
         }
         dense_class_loss(&self.class, logits, &targets.labels, weights)
-    }
-    fn box_loss(&self, deltas: Tensor<3>, targets: &DeviceTargets, weights: &[f64]) -> Tensor<1> {
-        let [batch, anchors, _] = deltas.dims();
-        let device = deltas.device();
-        let Some(positives) = &targets.positives else {
-            // Keeps the box subnet in the graph, with a gradient of 0.
-            return deltas.sum() * 0.0;
-        };
-        let predicted = deltas
-            .reshape([batch * anchors, 4])
-            .select(0, positives.indices.clone());
-        let weights = positives.weights(weights, self.box_weight, &device);
-        let weights = weights.unsqueeze_dim::<2>(1); // [positives, 1]
-        let losses = self.bbox.forward(predicted, positives) * weights;
-        sum_of_each(losses.unsqueeze_dim::<3>(0))
     }
 }
 
@@ -265,6 +270,7 @@ mod tests {
 
     use super::*;
     use crate::class_loss::{QualityFocalConfig, VarifocalConfig};
+    use crate::iou_loss::IouLoss;
 
     fn positive(anchor: usize, class: u32, deltas: [f32; 4]) -> PositiveAnchor {
         let unit = BoundingBox::new(0.0, 0.0, 1.0, 1.0);
@@ -380,8 +386,8 @@ mod tests {
             };
             let positives = targets.on_device().positives.clone().unwrap();
             let predicted = Tensor::<2>::full([1, 4], 0.1, &device);
-            let quality = loss.qualities(predicted, positives.anchors, positives.objects);
-            let quality = scalar(quality);
+            let coder = PredictionForm::default().coder;
+            let quality = scalar(IouLoss::overlaps(coder, predicted, &positives));
             assert!(quality > 0.05 && quality < 0.95, "{quality}");
             let mut wanted = [0.0; 12];
             let mut counted = [1.0; 12];

@@ -1,7 +1,9 @@
 //! Box losses over the overlap of boxes instead of their deltas.
 
 use burn::tensor::Tensor;
-use retinanet_anchors::BoxCoder;
+use retinanet_anchors::{BoxCoder, DeltaCoder};
+
+use crate::targets::Positives;
 
 /// Keeps divisions finite (`torchvision/ops/giou_loss.py`).
 const EPSILON: f64 = 1e-7;
@@ -33,7 +35,7 @@ impl IouLoss {
     /// - `deltas`, `anchors` and `objects`: `[boxes, 4]`; the latter two `[x1, y1, x2, y2]`
     /// - output: `[boxes, 1]`
     pub fn forward(&self, deltas: Tensor<2>, anchors: Tensor<2>, objects: Tensor<2>) -> Tensor<2> {
-        let predicted = self.decode(deltas, Corners::of(anchors));
+        let predicted = decode(self.coder, deltas, Corners::of(anchors));
         let object = Corners::of(objects);
         let enclosing = predicted.clone().enclosing(object.clone());
         let intersection = predicted.clone().intersection(object.clone());
@@ -53,33 +55,52 @@ impl IouLoss {
         penalty - iou + 1.0
     }
 
-    /// The overlap of every box with its object, `[boxes, 1]`; the rest as [`forward`](Self::forward).
-    pub(crate) fn iou(
-        &self,
-        deltas: Tensor<2>,
-        anchors: Tensor<2>,
-        objects: Tensor<2>,
-    ) -> Tensor<2> {
-        let predicted = self.decode(deltas, Corners::of(anchors));
-        let object = Corners::of(objects);
+    /// How well predicted boxes overlap their objects, `[positives]`, a constant to the gradient.
+    ///
+    /// # Shapes
+    ///
+    /// - `deltas`: `[positives, 4]`
+    pub(crate) fn overlaps(coder: BoxCoder, deltas: Tensor<2>, positives: &Positives) -> Tensor<1> {
+        let predicted = decode(
+            coder,
+            deltas.detach(),
+            Corners::of(positives.anchors.clone()),
+        );
+        let object = Corners::of(positives.objects.clone());
         let intersection = predicted.clone().intersection(object.clone());
         let union = predicted.area() + object.area() - intersection.clone();
-        intersection / (union + EPSILON)
+        let overlaps = intersection / (union + EPSILON);
+        overlaps.clamp(0.0, 1.0).squeeze_dim(1)
     }
+}
 
-    /// The boxes that deltas describe; the tensor form of the box coder's decoding.
-    fn decode(&self, deltas: Tensor<2>, anchors: Corners) -> Corners {
-        let weights = Tensor::<1>::from_floats(self.coder.weights(), &deltas.device());
-        let deltas = deltas / weights.unsqueeze();
-        let [shift, log_scale] = halves(deltas);
-        let anchor_size = anchors.clone().size();
-        let center = anchors.center() + shift * anchor_size.clone();
-        let [smallest, largest] = self.coder.log_scale_limits();
-        let half = log_scale.clamp(smallest, largest).exp() * anchor_size * 0.5;
-        Corners {
-            low: center.clone() - half.clone(),
-            high: center + half,
+/// The boxes that deltas describe; the tensor form of the box coder's decoding.
+fn decode(coder: BoxCoder, deltas: Tensor<2>, anchors: Corners) -> Corners {
+    match coder {
+        BoxCoder::Deltas(coder) => decode_deltas(coder, deltas, anchors),
+        BoxCoder::Distances(coder) => {
+            let unit = anchors.clone().size() / coder.units_per_side();
+            let center = anchors.center();
+            let [before, behind] = halves(deltas);
+            Corners {
+                low: center.clone() - before * unit.clone(),
+                high: center + behind * unit,
+            }
         }
+    }
+}
+
+fn decode_deltas(coder: DeltaCoder, deltas: Tensor<2>, anchors: Corners) -> Corners {
+    let weights = Tensor::<1>::from_floats(coder.weights(), &deltas.device());
+    let deltas = deltas / weights.unsqueeze();
+    let [shift, log_scale] = halves(deltas);
+    let anchor_size = anchors.clone().size();
+    let center = anchors.center() + shift * anchor_size.clone();
+    let [smallest, largest] = coder.log_scale_limits();
+    let half = log_scale.clamp(smallest, largest).exp() * anchor_size * 0.5;
+    Corners {
+        low: center.clone() - half.clone(),
+        high: center + half,
     }
 }
 
@@ -153,8 +174,8 @@ fn halves(values: Tensor<2>) -> [Tensor<2>; 2] {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-    use retinanet_anchors::BoxCoderConfig;
+    use burn::tensor::{Device, Int, Tolerance};
+    use retinanet_anchors::{BoxCoderConfig, DeltaConfig, DistanceConfig};
     use retinanet_boxes::BoundingBox;
     use retinanet_settings::Positive;
 
@@ -177,11 +198,11 @@ mod tests {
     ];
 
     fn coder(weights: [f32; 4], limit_shrinking: bool) -> BoxCoder {
-        let config = BoxCoderConfig {
+        let config = DeltaConfig {
             weights: weights.map(|weight| Positive::new(f64::from(weight)).unwrap()),
             limit_shrinking,
         };
-        config.init()
+        BoxCoderConfig::Deltas(config).init()
     }
 
     fn loss_and_gradient(loss: IouLoss, deltas: [[f32; 4]; 3]) -> ([f32; 3], Vec<f32>) {
@@ -277,12 +298,9 @@ mod tests {
     fn boxes_are_those_that_the_coder_decodes() {
         for limit_shrinking in [false, true] {
             let coder = coder([1.0, 2.0, 1.0, 0.5], limit_shrinking);
-            let loss = IouLoss {
-                penalty: Penalty::Enclosing,
-                coder,
-            };
             let device = Device::flex();
-            let corners = loss.decode(
+            let corners = decode(
+                coder,
                 Tensor::from_floats(EXTREME, &device),
                 Corners::of(Tensor::from_floats(ANCHORS, &device)),
             );
@@ -310,5 +328,38 @@ mod tests {
         let (_, free) = loss_and_gradient(loss(false), deltas);
         assert!(limited[2].abs() < f32::EPSILON, "{limited:?}");
         assert!(free[2].abs() > 1e-4, "{free:?}");
+    }
+
+    /// Distances of 1, 2, 3 and 4 strides from the centre of an anchor of eight strides of 4 are the object itself: no loss,
+    /// and an overlap of 1. With the right one 0: an overlap of a quarter.
+    #[test]
+    fn distances_are_decoded_as_their_coder_does() {
+        let device = Device::flex();
+        let coder = BoxCoderConfig::Distances(DistanceConfig::default()).init();
+        let deltas =
+            Tensor::<2>::from_floats([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 0.0, 4.0]], &device);
+        let anchors = Tensor::<2>::from_floats([[4.0, 4.0, 36.0, 36.0]; 2], &device);
+        let objects = Tensor::<2>::from_floats([[16.0, 12.0, 32.0, 36.0]; 2], &device);
+        let loss = IouLoss {
+            penalty: Penalty::Enclosing,
+            coder,
+        };
+        let losses = loss.forward(deltas.clone(), anchors.clone(), objects.clone());
+        let expected = Tensor::<2>::from_floats([[0.0], [0.75]], &device);
+        losses
+            .into_data()
+            .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
+        let positives = Positives {
+            indices: Tensor::<1, Int>::from_ints([0, 1], &device),
+            classes: Tensor::<1, Int>::from_ints([0, 0], &device),
+            images: vec![0; 2],
+            deltas: deltas.clone(),
+            anchors,
+            objects,
+        };
+        let expected = Tensor::<1>::from_floats([1.0, 0.25], &device);
+        IouLoss::overlaps(coder, deltas, &positives)
+            .into_data()
+            .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
     }
 }

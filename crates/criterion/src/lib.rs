@@ -6,9 +6,12 @@
 
 mod alpha;
 mod batch_sums;
+mod box_criterion;
 mod box_loss;
+mod box_predictions;
 mod class_loss;
 mod criterion;
+mod distribution;
 mod extension;
 mod focal;
 mod focal_kernel;
@@ -23,7 +26,7 @@ mod softmax;
 mod targets;
 
 pub use alpha::{Alpha, NamedAlpha};
-pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, SmoothL1, SmoothL1Config};
+pub use box_loss::{BoxLoss, BoxLossConfig, BoxLossKind, BoxWeighting, SmoothL1, SmoothL1Config};
 pub use class_loss::{
     BalancedCrossEntropyConfig, ClassLoss, ClassLossConfig, CrossEntropyConfig, FocalConfig,
     FocalStarConfig, Gamma, QualityFocalConfig, Shift, StarGamma, VarifocalConfig,

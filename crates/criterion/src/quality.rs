@@ -2,11 +2,9 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, sigmoid};
-use retinanet_anchors::BoxCoder;
 
 use crate::alpha::{Alpha, NamedAlpha};
 use crate::focal::{FocalLoss, Term};
-use crate::iou_loss::{IouLoss, Penalty};
 
 /// Keeps the gradient of `|q - p|^beta` finite where the two are equal.
 const LEAST_SQUARE: f64 = 1e-12;
@@ -25,8 +23,6 @@ const LEAST_SQUARE: f64 = 1e-12;
 #[derive(Clone, Debug, PartialEq)]
 pub struct QualityLoss {
     pub(crate) form: QualityForm,
-    /// What encodes boxes as deltas.
-    pub(crate) coder: BoxCoder,
 }
 
 /// Which loss.
@@ -104,26 +100,6 @@ impl QualityLoss {
         };
         term
     }
-
-    /// How well the boxes that deltas describe overlap their objects.
-    ///
-    /// # Shapes
-    ///
-    /// - `deltas`, `anchors` and `objects`: `[positives, 4]`
-    /// - output: `[positives]`
-    pub(crate) fn qualities(
-        &self,
-        deltas: Tensor<2>,
-        anchors: Tensor<2>,
-        objects: Tensor<2>,
-    ) -> Tensor<1> {
-        let boxes = IouLoss {
-            penalty: Penalty::Enclosing,
-            coder: self.coder,
-        };
-        let ious = boxes.iou(deltas.detach(), anchors, objects);
-        ious.clamp(0.0, 1.0).squeeze_dim(1)
-    }
 }
 
 #[cfg(test)]
@@ -134,10 +110,7 @@ mod tests {
     use super::*;
 
     fn loss(form: QualityForm) -> QualityLoss {
-        QualityLoss {
-            form,
-            coder: BoxCoder::default(),
-        }
+        QualityLoss { form }
     }
 
     const FORMS: [QualityForm; 4] = [
@@ -228,21 +201,5 @@ mod tests {
             sum.into_data()
                 .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::default());
         }
-    }
-
-    /// An anchor of 10 × 10 at the origin, its box moved right by half: overlap 50 of 150.
-    #[test]
-    fn the_quality_is_the_overlap_of_the_predicted_box() {
-        let device = Device::flex();
-        let deltas = Tensor::<2>::from_floats(
-            [[0.5, 0.0, 0.0, 0.0], [0.0; 4], [5.0, 0.0, 0.0, 0.0]],
-            &device,
-        );
-        let anchors = Tensor::<2>::from_floats([[0.0, 0.0, 10.0, 10.0]; 3], &device);
-        let found = loss(FORMS[0]).qualities(deltas, anchors.clone(), anchors);
-        let expected = Tensor::<1>::from_floats([1.0 / 3.0, 1.0, 0.0], &device);
-        found
-            .into_data()
-            .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::default());
     }
 }

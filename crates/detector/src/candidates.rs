@@ -47,7 +47,7 @@ pub(crate) fn best_candidates(logits: &[f32], threshold: f32, count: usize) -> V
 }
 
 /// The probability that a logit stands for.
-fn sigmoid(logit: f32) -> f32 {
+pub(crate) fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 

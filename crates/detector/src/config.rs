@@ -4,7 +4,7 @@ use retinanet_anchors::{AnchorConfig, AnchorError, AnchorGenerator, BoxCoderConf
 use retinanet_backbone::{
     Architecture, Backbone, FeaturePyramidConfig, FinestLevel, NormKind, P6Source, ResNetConfig,
 };
-use retinanet_heads::HeadConfig;
+use retinanet_heads::{HeadConfig, PredictedBoxes};
 use retinanet_settings::{NonNegative, SettingError, Whole};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,11 @@ impl ModelConfig {
         })
     }
 
+    /// How many values the box subnet gives an anchor: four deltas or their distributions, and perhaps its centerness.
+    pub fn values_per_anchor(&self) -> usize {
+        self.box_coder.init().predicted_values() + usize::from(self.head.centerness)
+    }
+
     /// Makes a model for this many classes. Its parameters are a function of the settings and the
     /// seed alone: the same bits on every device.
     ///
@@ -123,9 +128,12 @@ impl ModelConfig {
         let class_subnet =
             self.head
                 .init_class_subnet(channels, anchors_per_cell, classes, seed, device);
-        let box_subnet = self
-            .head
-            .init_box_subnet(channels, anchors_per_cell, seed, device);
+        let boxes = PredictedBoxes {
+            anchors_per_cell,
+            values: self.box_coder.init().predicted_values(),
+            levels: self.finest_level.strides().len(),
+        };
+        let box_subnet = self.head.init_box_subnet(channels, boxes, seed, device);
         let model = RetinaNet {
             backbone: Backbone::ResNet(backbone),
             pyramid,

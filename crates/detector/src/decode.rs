@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::ModelConfig;
 #[cfg(feature = "gpu")]
 use crate::candidates::order;
-use crate::candidates::{Candidate, best_candidates};
+use crate::candidates::{Candidate, best_candidates, sigmoid};
 #[cfg(feature = "gpu")]
 use crate::gpu::Found;
 use crate::model::Predictions;
@@ -68,6 +68,7 @@ impl DecodeConfig {
             config: *self,
             coder: model.box_coder.init(),
             scores: model.head.scores,
+            centerness: model.head.centerness,
         }
     }
 
@@ -99,6 +100,8 @@ pub struct Decoder {
     config: DecodeConfig,
     coder: BoxCoder,
     scores: ClassScores,
+    /// Whether a detection's score is multiplied by a centerness.
+    centerness: bool,
 }
 
 impl Decoder {
@@ -127,14 +130,15 @@ impl Decoder {
         if self.scores == ClassScores::Softmax {
             to_log_odds(&mut logits, classes);
         }
-        let deltas = to_host(predictions.deltas);
-        let (logits, deltas) = (floats(&logits), floats(&deltas));
+        let boxes = to_host(predictions.boxes);
+        let (logits, boxes) = (floats(&logits), floats(&boxes));
+        let values = self.coder.predicted_values() + usize::from(self.centerness);
         (0..batch)
             .into_par_iter()
             .map(|image| {
                 let image = Image {
                     logits: &logits[image * count * classes..][..count * classes],
-                    deltas: &deltas[image * count * 4..][..count * 4],
+                    boxes: &boxes[image * count * values..][..count * values],
                     anchors,
                     classes,
                     size: sizes[image],
@@ -153,7 +157,8 @@ impl Decoder {
         anchors: &[BoundingBox],
         sizes: &[(u32, u32)],
     ) -> Option<Vec<Vec<Detection>>> {
-        if self.scores == ClassScores::Softmax {
+        let are_deltas = self.coder.bins().is_none() && !self.centerness;
+        if self.scores == ClassScores::Softmax || !are_deltas {
             return None;
         }
         let levels = predictions.level_anchors.len();
@@ -249,24 +254,24 @@ impl Decoder {
     ) -> Vec<Detection> {
         let Image {
             logits,
-            deltas,
+            boxes,
             anchors,
             classes,
             ..
         } = image;
         let logits = &logits[level.start * classes..level.end * classes];
-        let (deltas, _) = deltas.as_chunks::<4>();
+        let values = self.coder.predicted_values() + usize::from(self.centerness);
         best_candidates(logits, threshold, self.config.pre_nms_top_k.as_usize())
             .into_iter()
-            .map(|candidate| {
+            .map(|mut candidate| {
                 let anchor = level.start + candidate.index / classes;
-                self.detection(
-                    candidate,
-                    *classes,
-                    &anchors[anchor],
-                    deltas[anchor],
-                    image.size,
-                )
+                let predicted = &boxes[anchor * values..][..values];
+                if self.centerness {
+                    candidate.score *= sigmoid(predicted[values - 1]);
+                }
+                let deltas = self.coder.deltas_of(predicted);
+                let bbox = &anchors[anchor];
+                self.detection(candidate, *classes, bbox, deltas, image.size)
             })
             .collect()
     }
@@ -276,8 +281,8 @@ impl Decoder {
 struct Image<'a> {
     /// `[anchors, classes]`
     logits: &'a [f32],
-    /// `[anchors, 4]`
-    deltas: &'a [f32],
+    /// `[anchors, values]`
+    boxes: &'a [f32],
     anchors: &'a [BoundingBox],
     classes: usize,
     /// Width and height without padding.
@@ -318,7 +323,8 @@ mod tests {
 
     use super::*;
     use crate::suppression::HardConfig;
-    use retinanet_settings::Share;
+    use retinanet_anchors::{BoxCoderConfig, DistanceConfig};
+    use retinanet_settings::{Share, Whole};
 
     const ANCHORS: [BoundingBox; 3] = [
         BoundingBox::new(0.0, 0.0, 10.0, 10.0),
@@ -333,7 +339,7 @@ mod tests {
         let device = Device::flex();
         Predictions {
             logits: Tensor::from_floats(logits, &device),
-            deltas: Tensor::zeros([B, 3, 4], &device),
+            boxes: Tensor::zeros([B, 3, 4], &device),
             level_anchors: level_anchors.to_vec(),
         }
     }
@@ -472,9 +478,51 @@ mod tests {
         // Half a width to the right, and twice as high: the anchor is 10 wide and high.
         let ln_2 = std::f32::consts::LN_2;
         let deltas = [[[9.0; 4], [9.0; 4], [0.5, 0.0, 0.0, ln_2]]];
-        predictions.deltas = Tensor::from_floats(deltas, &device);
+        predictions.boxes = Tensor::from_floats(deltas, &device);
         let found = decode_batch(DecodeConfig::default(), predictions);
         assert_eq!(found[0][0].bbox, BoundingBox::new(55.0, 45.0, 65.0, 65.0));
+    }
+
+    /// Distances of 2, 1, 3 and 4 strides, each nearly certain, from the centre (55, 55) of an anchor of eight strides of 1.25;
+    /// and a logit of 0, of which the sigmoid is 1/2.
+    #[test]
+    fn distributions_are_read_by_their_means_and_scores_by_their_centerness() {
+        const BINS: usize = 6;
+        let mut model = ModelConfig::default();
+        model.head.centerness = true;
+        model.box_coder = BoxCoderConfig::Distances(DistanceConfig {
+            bins: Some(Whole::literal(BINS as u64)),
+            ..DistanceConfig::default()
+        });
+        let mut values = [0.0; 4 * BINS + 1];
+        for (side, distance) in [2, 1, 3, 4].into_iter().enumerate() {
+            values[side * BINS + distance] = 60.0;
+        }
+        let nothing = [0.0; 4 * BINS + 1];
+        let mut predictions = predictions([[[LOW; 2], [LOW; 2], [LOW, 2.0]]], &[2, 1]);
+        predictions.boxes = Tensor::from_floats([[nothing, nothing, values]], &Device::flex());
+        let decoder = DecodeConfig::default().init(&model);
+        let found = decoder.decode(predictions, &ANCHORS, &[(100, 100)]);
+        let expected = BoundingBox::new(52.5, 53.75, 58.75, 60.0);
+        assert_eq!(found[0][0].bbox, expected);
+        let sure = 1.0 / (1.0 + (-2.0_f32).exp());
+        assert!((found[0][0].score - sure / 2.0).abs() < 1e-6, "{found:?}");
+    }
+
+    /// The score decides what is a candidate, and what it becomes which of two overlapping boxes is the better.
+    #[test]
+    fn centerness_orders_what_overlaps() {
+        let mut model = ModelConfig::default();
+        model.head.centerness = true;
+        let mut predictions = predictions([[[2.0, LOW], [1.0, LOW], [-2.0, LOW]]], &[3]);
+        let values = [-3.0, 3.0, -3.0].map(|centerness| [0.0, 0.0, 0.0, 0.0, centerness]);
+        predictions.boxes = Tensor::from_floats([values], &Device::flex());
+        let decoder = DecodeConfig::default().init(&model);
+        let found = decoder.decode(predictions, &ANCHORS, &[(100, 100)]);
+        // The last one's score is below the threshold by now, as mmdetection leaves it.
+        let left: Vec<f32> = found[0].iter().map(|it| it.bbox.x1).collect();
+        assert_eq!(left, [1.0, 50.0]);
+        assert!(found[0][1].score < 0.05);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) fn candidates(
     let levels = predictions.level_anchors.len();
     let search = Search {
         logits: to_gpu(predictions.logits.clone())?,
-        deltas: to_gpu(predictions.deltas.clone())?,
+        deltas: to_gpu(predictions.boxes.clone())?,
         anchors,
         classes,
         groups: images * levels,

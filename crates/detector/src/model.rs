@@ -4,6 +4,7 @@ use retinanet_backbone::{Backbone, FeaturePyramid, NormKind};
 use retinanet_convolution::{Levels, Parameter, ParameterKind, channels_last};
 use retinanet_heads::Subnet;
 
+use crate::ModelConfig;
 use crate::precision::Precision;
 
 /// RetinaNet: a residual network, a feature pyramid, and two subnets shared over its levels.
@@ -41,11 +42,11 @@ impl RetinaNet {
             .map(|[height, width]| height * width)
             .collect();
         let logits = self.class_subnet.forward(levels.clone());
-        let deltas = self.box_subnet.forward(levels);
-        let anchors_per_cell = deltas.dims()[1] / cells.iter().sum::<usize>();
+        let boxes = self.box_subnet.forward(levels);
+        let anchors_per_cell = boxes.dims()[1] / cells.iter().sum::<usize>();
         Predictions {
             logits,
-            deltas,
+            boxes,
             level_anchors: cells.iter().map(|cells| cells * anchors_per_cell).collect(),
         }
     }
@@ -166,10 +167,22 @@ impl ModelPart {
 pub struct Predictions {
     /// `[batch, anchors, classes]`, before the sigmoid or softmax.
     pub logits: Tensor<3>,
-    /// `[batch, anchors, 4]`, for the box coder.
-    pub deltas: Tensor<3>,
+    /// `[batch, anchors, values]`, for the box coder: four deltas, or the logits of their distributions one after the other;
+    /// behind them the logit of centerness where there is one.
+    pub boxes: Tensor<3>,
     /// How many anchors each level has.
     pub level_anchors: Vec<usize>,
+}
+
+impl Predictions {
+    /// The four numbers of the box coder for every anchor, `[batch * anchors * 4]`.
+    pub fn deltas(&self, model: &ModelConfig) -> Vec<f32> {
+        let [_, _, values] = self.boxes.dims();
+        let boxes: Vec<f32> = self.boxes.clone().into_data().iter().collect();
+        let coder = model.box_coder.init();
+        let anchors = boxes.chunks_exact(values);
+        anchors.flat_map(|values| coder.deltas_of(values)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -183,7 +196,6 @@ mod tests {
     use burn::module::{ModuleVisitor, Param, ParamId};
 
     use super::*;
-    use crate::ModelConfig;
 
     /// torchvision's own counts (`RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["num_params"]` and
     /// V2's) and detectron2's for 80 classes.
@@ -228,12 +240,12 @@ mod tests {
             let images = Tensor::random([2, 3, height, width], Distribution::Default, &device);
             let Predictions {
                 logits,
-                deltas,
+                boxes,
                 level_anchors,
             } = model.forward(images);
             let anchors = generator.generate(height, width).len();
             assert_eq!(logits.dims(), [2, anchors, 2]);
-            assert_eq!(deltas.dims(), [2, anchors, 4]);
+            assert_eq!(boxes.dims(), [2, anchors, 4]);
             assert_eq!(level_anchors.iter().sum::<usize>(), anchors);
         }
     }

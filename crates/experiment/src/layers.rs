@@ -82,7 +82,9 @@ fn merge_layers(layers: Vec<Layer>) -> Result<ExperimentConfig, ConfigError> {
     if let Some(layer) = preset {
         let named = Table::from_iter([(PRESET.to_owned(), layer.table[PRESET].clone())]);
         if let Some(preset) = parse(&named, &layer.origin)?.preset {
-            merge(&mut merged, preset_table(preset)?);
+            for table in preset_tables(preset)? {
+                merge(&mut merged, table);
+            }
         }
     }
     let mut config = ExperimentConfig::default();
@@ -95,9 +97,10 @@ fn merge_layers(layers: Vec<Layer>) -> Result<ExperimentConfig, ConfigError> {
 
 const PRESET: &str = "preset";
 
-fn preset_table(preset: Preset) -> Result<Table, ConfigError> {
-    let parsed = preset.toml().parse();
-    parsed.map_err(|error: toml::de::Error| ConfigError::Invalid {
+fn preset_tables(preset: Preset) -> Result<Vec<Table>, ConfigError> {
+    let parsed = preset.toml().iter().map(|text| text.parse());
+    let parsed: Result<_, toml::de::Error> = parsed.collect();
+    parsed.map_err(|error| ConfigError::Invalid {
         origin: format!("the preset {preset:?}"),
         message: error.to_string(),
     })

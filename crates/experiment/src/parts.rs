@@ -65,6 +65,7 @@ impl ExperimentConfig {
         let predictions = PredictionForm {
             softmax: self.model.head.scores == ClassScores::Softmax,
             coder: self.model.box_coder.init(),
+            centerness: self.model.head.centerness,
         };
         config.init(predictions).map_err(of_criterion)
     }

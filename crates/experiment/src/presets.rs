@@ -14,24 +14,39 @@ pub enum Preset {
     Detectron2,
     /// mmdetection's `retinanet_r50_fpn`.
     Mmdetection,
+    /// ATSS (Zhang et al. 2020) as mmdetection has it: one anchor a cell, positives by each box's own overlap, centerness.
+    Atss,
+    /// GFL (Li et al. 2020) as mmdetection has it: ATSS with quality focal loss, and boxes as distributions.
+    Gfl,
+    /// VarifocalNet (Zhang et al. 2021) without its deformable convolution: ATSS with varifocal loss.
+    Varifocal,
 }
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::Torchvision,
         Self::TorchvisionV2,
         Self::Detectron2,
         Self::Mmdetection,
+        Self::Atss,
+        Self::Gfl,
+        Self::Varifocal,
     ];
 
-    /// Its settings as TOML.
-    pub const fn toml(self) -> &'static str {
+    /// Its settings as TOML, layer on layer.
+    pub const fn toml(self) -> &'static [&'static str] {
         match self {
-            Self::Torchvision => include_str!("../presets/torchvision.toml"),
-            Self::TorchvisionV2 => include_str!("../presets/torchvision_v2.toml"),
-            Self::Detectron2 => include_str!("../presets/detectron2.toml"),
-            Self::Mmdetection => include_str!("../presets/mmdetection.toml"),
+            Self::Torchvision => &[include_str!("../presets/torchvision.toml")],
+            Self::TorchvisionV2 => &[include_str!("../presets/torchvision_v2.toml")],
+            Self::Detectron2 => &[include_str!("../presets/detectron2.toml")],
+            Self::Mmdetection => &[MMDETECTION],
+            Self::Atss => &[MMDETECTION, ATSS],
+            Self::Gfl => &[MMDETECTION, ATSS, include_str!("../presets/gfl.toml")],
+            Self::Varifocal => &[MMDETECTION, ATSS, include_str!("../presets/varifocal.toml")],
         }
     }
 }
+
+const MMDETECTION: &str = include_str!("../presets/mmdetection.toml");
+const ATSS: &str = include_str!("../presets/atss.toml");

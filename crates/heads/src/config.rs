@@ -26,6 +26,11 @@ pub struct HeadConfig {
     /// How class logits become scores, and with that whether the class loss is a sigmoid's or a
     /// softmax's.
     pub scores: ClassScores,
+    /// Whether the box subnet also tells how near an anchor is to the middle of its object, which a detection's score is
+    /// multiplied by: FCOS's centerness (Tian et al. 2019), as ATSS has it.
+    pub centerness: bool,
+    /// Whether each level has a factor of its own on its boxes' predictions, which is learnt: FCOS's `Scale`.
+    pub level_scales: bool,
 }
 
 /// How an anchor's class logits become scores.
@@ -51,6 +56,8 @@ impl Default for HeadConfig {
             conv_bias: true,
             prior: Prior::literal(0.01),
             scores: ClassScores::Sigmoid,
+            centerness: false,
+            level_scales: false,
         }
     }
 }

@@ -19,4 +19,4 @@ mod config;
 mod subnet;
 
 pub use config::{ClassScores, HeadConfig, HeadNorm, Prior};
-pub use subnet::Subnet;
+pub use subnet::{PredictedBoxes, Subnet};

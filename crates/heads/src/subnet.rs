@@ -42,16 +42,22 @@ impl HeadConfig {
         WEIGHTS.sample(subnet, seed, "class_subnet")
     }
 
-    /// Makes a subnet that gives four box deltas for each anchor, about 0 at first. Its weights are
-    /// a function of the seed alone.
+    /// Makes a subnet that gives the values of a box for each anchor, about 0 at first, and behind them its centerness if
+    /// that is wanted. Its weights are a function of the seed alone.
     pub fn init_box_subnet(
         &self,
         channels_in: usize,
-        anchors_per_cell: usize,
+        boxes: PredictedBoxes,
         seed: u64,
         device: &Device,
     ) -> Subnet {
-        let subnet = self.uninitialised(channels_in, anchors_per_cell, 4, 0.0, device);
+        let values = boxes.values + usize::from(self.centerness);
+        let cell = boxes.anchors_per_cell;
+        let mut subnet = self.uninitialised(channels_in, cell, values, 0.0, device);
+        if self.level_scales {
+            subnet.scales = Some(Param::from_tensor(Tensor::ones([boxes.levels], device)));
+            subnet.scaled_values = boxes.values;
+        }
         WEIGHTS.sample(subnet, seed, "box_subnet")
     }
 
@@ -87,9 +93,22 @@ impl HeadConfig {
                 Some(output_bias),
                 device,
             ),
+            scales: None,
             values_per_anchor,
+            scaled_values: 0,
         }
     }
+}
+
+/// What a box subnet predicts.
+#[derive(Clone, Copy, Debug)]
+pub struct PredictedBoxes {
+    /// Anchors at each place of a level.
+    pub anchors_per_cell: usize,
+    /// Values of a box: four, or their distributions.
+    pub values: usize,
+    /// Levels of the pyramid.
+    pub levels: usize,
 }
 
 /// A small fully convolutional network, shared over the pyramid's levels.
@@ -103,8 +122,12 @@ pub struct Subnet {
     pub norms: Vec<GroupNorm>,
     /// The last convolution.
     pub output: Conv2d,
-    /// How many values an anchor has: one for each class, or four.
+    /// `[levels]`: each level's factor on the first values of its anchors, if it has one.
+    pub scales: Option<Param<Tensor<1>>>,
+    /// How many values an anchor has: one for each class, or those of a box and perhaps its centerness.
     pub values_per_anchor: usize,
+    /// How many of them have the level's factor.
+    pub scaled_values: usize,
 }
 
 impl Subnet {
@@ -121,7 +144,9 @@ impl Subnet {
             convs,
             norms,
             output,
+            scales,
             values_per_anchor: _,
+            scaled_values: _,
         } = self;
         for conv in convs.iter().chain([output]) {
             conv.parameters(into);
@@ -129,6 +154,7 @@ impl Subnet {
         for norm in norms {
             group_norm_parameters(norm, into);
         }
+        into.extend(scales.iter().map(Parameter::of_scales));
     }
 
     /// Predicts the values of every anchor of all levels, in f32 whatever the precision of the levels.
@@ -153,10 +179,33 @@ impl Subnet {
             in_f32: true,
             ..FusedEpilogue::NOTHING
         };
-        let output = convolve(&self.output, hidden, end).values;
-        let [batch, cells, channels] = output.dims();
+        let Levels { values, sizes } = convolve(&self.output, hidden, end);
+        let [batch, cells, channels] = values.dims();
         let anchors = cells * channels / self.values_per_anchor;
-        output.reshape([batch, anchors, self.values_per_anchor])
+        let values = values.reshape([batch, anchors, self.values_per_anchor]);
+        match &self.scales {
+            Some(scales) => self.scaled(values, scales.val(), &sizes),
+            None => values,
+        }
+    }
+
+    /// The values of every anchor `[batch, anchors, values_per_anchor]`, with their level's factor.
+    fn scaled(&self, values: Tensor<3>, scales: Tensor<1>, sizes: &[[usize; 2]]) -> Tensor<3> {
+        let [_, anchors, all] = values.dims();
+        let cells: usize = sizes.iter().map(|[height, width]| height * width).sum();
+        let per_cell = anchors / cells;
+        let of_level = |(level, [height, width]): (usize, &[usize; 2])| {
+            let scale = scales.clone().narrow(0, level, 1);
+            scale.expand([height * width * per_cell])
+        };
+        let factors = Tensor::cat(sizes.iter().enumerate().map(of_level).collect(), 0);
+        let factors = factors.reshape([1, anchors, 1]);
+        let scaled = values.clone().narrow(2, 0, self.scaled_values) * factors;
+        if all == self.scaled_values {
+            return scaled;
+        }
+        let rest = values.narrow(2, self.scaled_values, all - self.scaled_values);
+        Tensor::cat(vec![scaled, rest], 2)
     }
 }
 
@@ -175,8 +224,8 @@ fn convolution(channels: [usize; 2], bias: Option<f64>, device: &Device) -> Conv
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Distribution;
     use burn::tensor::activation::sigmoid;
+    use burn::tensor::{Distribution, Tolerance};
 
     use super::*;
     use crate::Prior;
@@ -185,6 +234,49 @@ mod tests {
         let map =
             |side| Tensor::random([2, side, side, 32], Distribution::Normal(0.0, 1.0), device);
         Levels::pack([map(8), map(4)])
+    }
+
+    /// Four values for each of so many anchors a cell, on two levels.
+    fn deltas_of(anchors_per_cell: usize) -> PredictedBoxes {
+        PredictedBoxes {
+            anchors_per_cell,
+            values: 4,
+            levels: 2,
+        }
+    }
+
+    #[test]
+    fn each_level_has_a_factor_on_its_boxes_and_none_on_centerness() {
+        let device = Device::flex().autodiff();
+        let config = HeadConfig {
+            centerness: true,
+            level_scales: true,
+            ..HeadConfig::default()
+        };
+        let mut subnet = config.init_box_subnet(32, deltas_of(2), 3, &device);
+        let levels = features(&device);
+        let plain = subnet.forward(levels.clone());
+        assert_eq!(plain.dims(), [2, (8 * 8 + 4 * 4) * 2, 5]);
+        subnet.scales = subnet
+            .scales
+            .map(|scales| scales.map(|_| Tensor::from_floats([2.0, -3.0], &device).require_grad()));
+        let scaled = subnet.forward(levels);
+        let fine = 8 * 8 * 2;
+        for (anchors, factor) in [(0..fine, 2.0), (fine..fine + 4 * 4 * 2, -3.0)] {
+            let part = |of: &Tensor<3>, values| of.clone().slice([0..2, anchors.clone(), values]);
+            for (values, factor) in [(0..4, factor), (4..5, 1.0)] {
+                let expected = part(&plain, values.clone()) * factor;
+                part(&scaled, values)
+                    .into_data()
+                    .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::default());
+            }
+        }
+        // The gradient of a factor is the sum of what it stands before.
+        let gradients = scaled.sum().backward();
+        let gradient = subnet.scales.unwrap().val().grad(&gradients).unwrap();
+        let coarse = plain.slice([0..2, fine..fine + 4 * 4 * 2, 0..4]).sum();
+        let [found, expected] = [gradient.slice(1..2).into_data(), coarse.into_data()];
+        found.assert_approx_eq::<f32>(&expected, Tolerance::relative(1e-3));
     }
 
     #[test]
@@ -234,7 +326,7 @@ mod tests {
         let expected = Tensor::<1>::full([36], -(99.0_f64.ln()), &device);
         bias.unwrap()
             .into_data()
-            .assert_approx_eq::<f32>(&expected.into_data(), burn::tensor::Tolerance::default());
+            .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::default());
     }
 
     #[test]
@@ -244,7 +336,7 @@ mod tests {
             depth: Whole::literal(0),
             ..HeadConfig::default()
         }
-        .init_box_subnet(1, 2, 0, &device);
+        .init_box_subnet(1, deltas_of(2), 0, &device);
         // The output's channel c is the input shifted by c, so each value tells where it is from.
         subnet.output.weight = subnet.output.weight.map(|_| {
             let mut kernel = [[[[0.0_f32; 3]; 3]; 1]; 8];
@@ -282,7 +374,7 @@ mod tests {
                 ..HeadConfig::default()
             };
             let deltas = config
-                .init_box_subnet(32, 3, 0, &device)
+                .init_box_subnet(32, deltas_of(3), 0, &device)
                 .forward(features(&device));
             assert_eq!(deltas.dims(), [2, (8 * 8 + 4 * 4) * 3, 4]);
         }

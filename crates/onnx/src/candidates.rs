@@ -1,14 +1,14 @@
 //! The best scores of each level, as boxes (Lin et al. 2017, section 4.1, "Inference").
 
-use retinanet_anchors::BoxCoder;
 use retinanet_detector::ClassScores;
 
 use crate::anchors::LevelAnchors;
+use crate::boxes::BoxReader;
 use crate::graph::{GraphBuilder, Setting, Value};
 
 /// What a graph needs to decode a level.
 pub(crate) struct LevelDecoder {
-    pub(crate) coder: BoxCoder,
+    pub(crate) boxes: BoxReader,
     pub(crate) scores: ClassScores,
     pub(crate) classes: usize,
     /// Candidates at or below have a score of [`NONE`].
@@ -37,11 +37,11 @@ impl LevelDecoder {
     /// # Shapes
     ///
     /// - `logits`: `[batch, anchors, classes]`
-    /// - `deltas`: `[batch, anchors, 4]`
+    /// - `boxes`: `[batch, anchors, values]`
     pub(crate) fn candidates(
         &self,
         graph: &mut GraphBuilder,
-        [logits, deltas]: [&Value; 2],
+        [logits, boxes]: [&Value; 2],
         anchors: &LevelAnchors,
     ) -> Candidates {
         let ranked = match self.scores {
@@ -60,54 +60,23 @@ impl LevelDecoder {
         let labels = graph.op("Mod", &[&places, &classes], &[]);
         let anchor_places = graph.op("Div", &[&places, &classes], &[]);
         let anchor_boxes = anchors.at(graph, &anchor_places);
-        let deltas = take(graph, deltas, &anchor_places);
-        Candidates {
-            scores: self.above_threshold(graph, &scores),
-            labels,
-            boxes: self.decode(graph, &anchor_boxes, &deltas),
-        }
-    }
-
-    fn above_threshold(&self, graph: &mut GraphBuilder, scores: &Value) -> Value {
+        let values = take(graph, boxes, &anchor_places);
+        let (deltas, centerness) = self.boxes.read(graph, &values);
         let [threshold, none] = [self.threshold, NONE].map(|it| graph.float(it));
-        let above = graph.op("Greater", &[scores, &threshold], &[]);
-        graph.op("Where", &[&above, scores, &none], &[])
-    }
-
-    /// The boxes that deltas describe; see [`BoxCoder::decode`].
-    fn decode(&self, graph: &mut GraphBuilder, anchors: &Value, deltas: &Value) -> Value {
-        let [wx, wy, ww, wh] = self.coder.weights();
-        let [upper_left, lower_right] = halves(graph, anchors);
-        let sides = graph.op("Sub", &[&lower_right, &upper_left], &[]);
-        let half = graph.float(0.5);
-        let half_sides = graph.op("Mul", &[&half, &sides], &[]);
-        let centers = graph.op("Add", &[&upper_left, &half_sides], &[]);
-
-        let [moves, log_scales] = halves(graph, deltas);
-        let [move_weights, scale_weights] =
-            [[wx, wy], [ww, wh]].map(|weights| graph.floats(&weights, &[2]));
-        let moves = graph.op("Div", &[&moves, &move_weights], &[]);
-        let moves = graph.op("Mul", &[&moves, &sides], &[]);
-        let centers = graph.op("Add", &[&centers, &moves], &[]);
-
-        let mut log_scales = graph.op("Div", &[&log_scales, &scale_weights], &[]);
-        let [smallest, largest] = self.coder.log_scale_limits();
-        for (kind, limit) in [("Min", largest), ("Max", smallest)] {
-            if limit.is_finite() {
-                let limit = graph.float(limit);
-                log_scales = graph.op(kind, &[&log_scales, &limit], &[]);
+        let above = graph.op("Greater", &[&scores, &threshold], &[]);
+        let scores = match centerness {
+            Some(logits) => {
+                let centerness = graph.op("Sigmoid", &[&logits], &[]);
+                let centerness = graph.op("Reshape", &[&centerness, &flat], &[]);
+                graph.op("Mul", &[&scores, &centerness], &[])
             }
+            None => scores,
+        };
+        Candidates {
+            scores: graph.op("Where", &[&above, &scores, &none], &[]),
+            labels,
+            boxes: self.boxes.decode(graph, &anchor_boxes, &deltas),
         }
-        let scales = graph.op("Exp", &[&log_scales], &[]);
-        let sides = graph.op("Mul", &[&scales, &sides], &[]);
-        let half_sides = graph.op("Mul", &[&half, &sides], &[]);
-        let upper_left = graph.op("Sub", &[&centers, &half_sides], &[]);
-        let lower_right = graph.op("Add", &[&centers, &half_sides], &[]);
-        graph.op(
-            "Concat",
-            &[&upper_left, &lower_right],
-            &[("axis", Setting::Int(-1))],
-        )
     }
 }
 
@@ -140,9 +109,9 @@ pub(crate) fn top_k(graph: &mut GraphBuilder, rows: &Value, count: usize) -> [Va
 ///
 /// # Shapes
 ///
-/// - `rows`: `[batch, any, 4]`
+/// - `rows`: `[batch, any, values]`
 /// - `places`: `[batch, count]`
-/// - output: `[batch, count, 4]`
+/// - output: `[batch, count, values]`
 pub(crate) fn take(graph: &mut GraphBuilder, rows: &Value, places: &Value) -> Value {
     let last = graph.ints(&[-1]);
     let places = graph.op("Unsqueeze", &[places, &last], &[]);

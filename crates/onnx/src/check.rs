@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use image::{Rgb, RgbImage};
 use retinanet_boxes::Detection;
-use retinanet_detector::{Detector, DetectorConfig, Predictions, images_to_device};
+use retinanet_detector::{Detector, DetectorConfig, images_to_device};
 use retinanet_images::{PixelForm, Preparation, TestTimeView, prepare_views};
 use retinanet_settings::Whole;
 use tract_onnx::prelude::{
@@ -109,8 +109,8 @@ impl Sample {
         let anchors = (config.model.anchor_generator())
             .map_err(ExportError::from)?
             .generate(prepared.height, prepared.width);
-        let Predictions { logits, deltas, .. } = predictions.clone();
-        let [logits, deltas] = [logits, deltas].map(|it| it.into_data().iter().collect());
+        let logits = predictions.logits.clone().into_data().iter().collect();
+        let deltas = predictions.deltas(&config.model);
         let decoder = config.decode.init(&config.model);
         let thresholds = config.decode.thresholds(predictions.level_anchors.len());
         Ok(Self {

@@ -1,5 +1,6 @@
 //! The two subnets, with the same weights on every level.
 
+use burn::tensor::Tensor;
 use retinanet_heads::Subnet;
 
 use crate::ExportError;
@@ -35,11 +36,32 @@ pub(crate) fn subnet(
                     hidden = relu(graph, &hidden);
                 }
                 let map = output.apply(graph, &hidden);
-                by_anchor(graph, &map, subnet.values_per_anchor)
+                let values = by_anchor(graph, &map, subnet.values_per_anchor);
+                match &subnet.scales {
+                    Some(scales) => {
+                        let scale = scales.val().narrow(0, place, 1);
+                        scaled(graph, &values, scale, subnet)
+                    }
+                    None => values,
+                }
             })
         };
         Ok(levels.iter().enumerate().map(on_level).collect())
     })
+}
+
+/// The values with the level's factor on those that have one.
+fn scaled(graph: &mut GraphBuilder, values: &Value, scale: Tensor<1>, subnet: &Subnet) -> Value {
+    let scale = graph.parameter("scale", scale, &[]);
+    let unscaled = subnet.values_per_anchor - subnet.scaled_values;
+    if unscaled == 0 {
+        return graph.op("Mul", &[values, &scale], &[]);
+    }
+    let lengths = graph.ints(&[subnet.scaled_values as i64, unscaled as i64]);
+    let axis = [("axis", Setting::Int(-1))];
+    let [boxes, rest] = graph.op_with_outputs("Split", &[values, &lengths], &axis);
+    let boxes = graph.op("Mul", &[&boxes, &scale], &[]);
+    graph.op("Concat", &[&boxes, &rest], &axis)
 }
 
 /// From `[batch, anchors_per_cell * values, height, width]` to the order of the anchors: row by row, column by column, in

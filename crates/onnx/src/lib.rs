@@ -12,6 +12,7 @@
 
 mod anchors;
 mod backbone;
+mod boxes;
 mod candidates;
 #[cfg(feature = "tract")]
 mod check;
@@ -32,6 +33,7 @@ use retinanet_detector::{Detector, DetectorConfig, ModelError, SuppressionConfig
 use retinanet_settings::SettingError;
 
 use crate::anchors::{LevelAnchors, join};
+use crate::boxes::BoxReader;
 use crate::candidates::{Candidates, LevelDecoder};
 use crate::detections::{Detections, Suppressor};
 use crate::graph::{GraphBuilder, Length, Value};
@@ -79,8 +81,8 @@ pub enum GraphOutput {
     /// last detection has a score of 0 and a label of -1.
     #[default]
     Detections,
-    /// `logits` `[batch, anchors, classes]`, `deltas` `[batch, anchors, 4]` and `anchors` `[anchors, 4]`: for what decodes
-    /// and suppresses by itself.
+    /// `logits` `[batch, anchors, classes]`, `deltas` `[batch, anchors, 4]` and `anchors` `[anchors, 4]`, and the logits
+    /// `centerness` `[batch, anchors, 1]` where there is one: for what decodes and suppresses by itself.
     Raw,
 }
 
@@ -127,13 +129,17 @@ fn build(
     let features = backbone::backbone(graph_ref, model.backbone(), &pixels.images)?;
     let levels = pyramid::pyramid(graph_ref, model.pyramid(), &features)?;
     let logits = heads::subnet(graph_ref, "class_subnet", model.class_subnet(), &levels)?;
-    let deltas = heads::subnet(graph_ref, "box_subnet", model.box_subnet(), &levels)?;
+    let boxes = heads::subnet(graph_ref, "box_subnet", model.box_subnet(), &levels)?;
     let anchors = graph_ref.within("anchors", |graph| {
         level_anchors(graph, config, &pixels.images, &levels)
     })?;
     let predictions = LevelPredictions {
         logits,
-        deltas,
+        boxes,
+        reader: BoxReader {
+            coder: config.model.box_coder.init(),
+            centerness: config.model.head.centerness,
+        },
         anchors,
     };
     match options.output {
@@ -149,7 +155,8 @@ fn build(
 /// What the network says of each level, and of which anchors.
 struct LevelPredictions {
     logits: Vec<Value>,
-    deltas: Vec<Value>,
+    boxes: Vec<Value>,
+    reader: BoxReader,
     anchors: Vec<LevelAnchors>,
 }
 
@@ -172,7 +179,8 @@ fn level_anchors(
 
 fn raw(graph: &mut GraphBuilder, predictions: &LevelPredictions, classes: usize) {
     let logits = join(graph, &predictions.logits, 1);
-    let deltas = join(graph, &predictions.deltas, 1);
+    let boxes = join(graph, &predictions.boxes, 1);
+    let (deltas, centerness) = predictions.reader.read(graph, &boxes);
     let anchors = predictions.anchors.iter();
     let anchors: Vec<Value> = anchors.map(|anchors| anchors.all(graph)).collect();
     let anchors = join(graph, &anchors, 0);
@@ -183,6 +191,10 @@ fn raw(graph: &mut GraphBuilder, predictions: &LevelPredictions, classes: usize)
     graph.output(&deltas, "deltas", DataType::Float, &of_deltas);
     let of_anchors = [count(), Length::Fixed(4)];
     graph.output(&anchors, "anchors", DataType::Float, &of_anchors);
+    if let Some(centerness) = centerness {
+        let of_centerness = [batch(), count(), Length::Fixed(1)];
+        graph.output(&centerness, "centerness", DataType::Float, &of_centerness);
+    }
 }
 
 fn decoded(
@@ -203,21 +215,21 @@ fn decoded(
         )));
     };
     let levels = (predictions.logits.iter())
-        .zip(&predictions.deltas)
+        .zip(&predictions.boxes)
         .zip(&predictions.anchors)
         .enumerate();
     let thresholds = config.decode.thresholds(predictions.logits.len());
     let candidates: Vec<Candidates> = levels
-        .map(|(level, ((logits, deltas), anchors))| {
+        .map(|(level, ((logits, boxes), anchors))| {
             let decoder = LevelDecoder {
-                coder: config.model.box_coder.init(),
+                boxes: predictions.reader,
                 scores: config.model.head.scores,
                 classes,
                 threshold: thresholds[level],
                 top_k: config.decode.pre_nms_top_k.as_usize(),
             };
             graph.within(&format!("candidates.{level}"), |graph| {
-                decoder.candidates(graph, [logits, deltas], anchors)
+                decoder.candidates(graph, [logits, boxes], anchors)
             })
         })
         .collect();

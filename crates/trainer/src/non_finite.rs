@@ -115,7 +115,7 @@ impl NonFiniteStep<'_> {
             if values.stage.is_none() {
                 (values.stage, values.largest) = stages(&self.learner.model, images.clone());
             }
-            let Predictions { logits, deltas, .. } = self.learner.model.forward(images);
+            let Predictions { logits, boxes, .. } = self.learner.model.forward(images);
             let anchors = Arc::clone(&part.anchors);
             let targets = BatchTargets::new(part.targets.clone(), anchors, self.device);
             let weights = weights(part);
@@ -123,7 +123,7 @@ impl NonFiniteStep<'_> {
                 by_level: true,
                 ..LossOptions::new(&weights)
             };
-            let loss = (self.learner.criterion).forward(logits, deltas, &targets, options);
+            let loss = (self.learner.criterion).forward(logits, boxes, &targets, options);
             let value = |loss: &Tensor<1>| f64::from(loss.clone().into_scalar::<f32>());
             let of_levels: Vec<_> = (loss.levels.iter())
                 .map(|level| level.each_ref().map(value))

@@ -84,11 +84,12 @@ impl Case {
         self.write_images(folder, &images);
 
         let device = Device::flex();
-        let Predictions { logits, deltas, .. } = predict(&detector, &images, &device);
-        for (name, values) in [("logits", logits), ("deltas", deltas)] {
-            let shape = values.dims();
-            let values: Vec<f32> = values.into_data().try_to_vec().unwrap();
-            write_floats(folder, name, &values, &shape);
+        let predictions = predict(&detector, &images, &device);
+        let [batch, anchors, classes] = predictions.logits.dims();
+        let deltas = predictions.deltas(&self.config.model);
+        let logits: Vec<f32> = predictions.logits.into_data().try_to_vec().unwrap();
+        for (name, values, of_each) in [("logits", logits, classes), ("deltas", deltas, 4)] {
+            write_floats(folder, name, &values, &[batch, anchors, of_each]);
         }
         let found = detector.detect(&images);
         let rows: Vec<f32> = (found.iter().enumerate())

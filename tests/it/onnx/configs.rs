@@ -80,55 +80,72 @@ fn any_model() -> impl Strategy<Value = Value> {
     ]);
     let epsilon = prop::sample::select(vec![0.0, 1e-5, 1e-3]);
     let channels = prop::sample::select(vec![(8, 64), (16, 96), (4, 128)]);
-    let coder = (prop::array::uniform4(0.5_f64..10.0), any::<bool>());
     (
         (backbones, norms, epsilon, channels),
         any::<[bool; 4]>(),
         any_head(),
         any_anchors(),
-        coder,
+        any_coder(),
     )
-        .prop_map(
-            |(network, switches, head, mut anchors, (weights, limit_shrinking))| {
-                let (backbone, norm, norm_epsilon, (width, fpn_channels)) = network;
-                let [stride_in_1x1, from_p5, relu_before_p7, p2] = switches;
-                // Thin random networks of group norms make much of rounding: groups of equal values are divided by ε
-                // alone, and behind 101 layers onnxruntime and OpenVINO differ from each other by more than 1e-4.
-                let (norm_epsilon, backbone) = match (norm, backbone) {
-                    ("group_norm", "resnet101") => (1e-5, "resnet18"),
-                    ("group_norm", other) => (f64::max(norm_epsilon, 1e-5), other),
-                    (_, other) => (norm_epsilon, other),
-                };
-                if p2 {
-                    anchors["sizes"] = json!([16, 32, 48, 64, 96, 128]);
-                }
-                json!({
-                    "backbone": backbone,
-                    "norm": norm,
-                    "norm_epsilon": norm_epsilon,
-                    "width": width,
-                    "fpn_channels": fpn_channels,
-                    "stride_in_1x1": stride_in_1x1,
-                    "p6_from": if from_p5 { "p5" } else { "c5" },
-                    "relu_before_p7": relu_before_p7,
-                    "finest_level": if p2 { "p2" } else { "p3" },
-                    "head": head,
-                    "anchors": anchors,
-                    "box_coder": { "weights": weights, "limit_shrinking": limit_shrinking },
-                })
-            },
-        )
+        .prop_map(|(network, switches, head, mut anchors, coder)| {
+            let (backbone, norm, norm_epsilon, (width, fpn_channels)) = network;
+            let [stride_in_1x1, from_p5, relu_before_p7, p2] = switches;
+            // Thin random networks of group norms make much of rounding: groups of equal values are divided by ε
+            // alone, and behind 101 layers onnxruntime and OpenVINO differ from each other by more than 1e-4.
+            let (norm_epsilon, backbone) = match (norm, backbone) {
+                ("group_norm", "resnet101") => (1e-5, "resnet18"),
+                ("group_norm", other) => (f64::max(norm_epsilon, 1e-5), other),
+                (_, other) => (norm_epsilon, other),
+            };
+            if p2 {
+                anchors["sizes"] = json!([16, 32, 48, 64, 96, 128]);
+            }
+            json!({
+                "backbone": backbone,
+                "norm": norm,
+                "norm_epsilon": norm_epsilon,
+                "width": width,
+                "fpn_channels": fpn_channels,
+                "stride_in_1x1": stride_in_1x1,
+                "p6_from": if from_p5 { "p5" } else { "c5" },
+                "relu_before_p7": relu_before_p7,
+                "finest_level": if p2 { "p2" } else { "p3" },
+                "head": head,
+                "anchors": anchors,
+                "box_coder": coder,
+            })
+        })
+}
+
+fn any_coder() -> impl Strategy<Value = Value> {
+    let deltas = (prop::array::uniform4(0.5_f64..10.0), any::<bool>()).prop_map(
+        |(weights, limit_shrinking)| {
+            json!({ "kind": "deltas", "weights": weights, "limit_shrinking": limit_shrinking })
+        },
+    );
+    let distances = (0.5_f64..10.0, prop::option::of(2_u64..20)).prop_map(|(units, bins)| {
+        let mut coder = json!({ "kind": "distances", "units_per_side": units });
+        if let Some(bins) = bins {
+            coder["bins"] = json!(bins);
+        }
+        coder
+    });
+    prop_oneof![deltas, distances]
 }
 
 fn any_head() -> impl Strategy<Value = Value> {
     let channels = prop::option::of(prop::sample::select(vec![64, 80]));
-    (0..4, channels, any::<[bool; 3]>()).prop_map(|(depth, channels, [norm, bias, softmax])| {
+    let switches = any::<[bool; 5]>();
+    (0..4, channels, switches).prop_map(|(depth, channels, switches)| {
+        let [norm, bias, softmax, centerness, level_scales] = switches;
         let mut head = json!({
             "depth": depth,
             "norm": if norm { "group_norm" } else { "none" },
             "conv_bias": bias,
             "prior": 0.2,
             "scores": if softmax { "softmax" } else { "sigmoid" },
+            "centerness": centerness,
+            "level_scales": level_scales,
         });
         if let Some(channels) = channels {
             head["channels"] = json!(channels);

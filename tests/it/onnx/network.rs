@@ -18,8 +18,10 @@ pub(super) fn lively(
         random: ChaCha8Rng::seed_from_u64(seed),
         scales: None,
     });
-    let Predictions { logits, deltas, .. } = look(&with_norms);
-    let scales = [(logits, 1.5), (deltas, 0.4)].map(|(values, spread)| {
+    let Predictions { logits, boxes, .. } = look(&with_norms);
+    // Distributions are of logits too.
+    let of_boxes = if boxes.dims()[2] > 5 { 1.5 } else { 0.4 };
+    let scales = [(logits, 1.5), (boxes, of_boxes)].map(|(values, spread)| {
         let spread_now = values.var_bias(2).mean().into_scalar::<f32>().sqrt();
         spread / spread_now.max(1e-6)
     });
@@ -57,7 +59,7 @@ impl ModuleMapper for Change {
             return param.map(|weight| weight * scale);
         }
         let range = match self.path.last().map(String::as_str) {
-            Some("gamma" | "running_var") => 0.5..1.5,
+            Some("gamma" | "running_var" | "scales") => 0.5..1.5,
             Some("beta" | "running_mean") => -0.5..0.5,
             _ => return param,
         };

@@ -105,9 +105,9 @@ impl Parity {
         for (name, map) in names.iter().zip(maps.into_iter().chain(levels)) {
             self.fixture.check(name, map.permute([0, 3, 1, 2]), 1e-4);
         }
-        let Predictions { logits, deltas, .. } = model.forward(images(2, &device));
+        let Predictions { logits, boxes, .. } = model.forward(images(2, &device));
         self.fixture.check("logits", logits, 1e-4);
-        self.fixture.check("deltas", deltas, 1e-4);
+        self.fixture.check("deltas", boxes, 1e-4);
     }
 
     fn detections_agree(&self) {
@@ -223,11 +223,11 @@ impl Parity {
     }
 
     fn loss(&self, model: &RetinaNet, count: usize, device: &Device) -> Loss {
-        let Predictions { logits, deltas, .. } = model.forward(images(count, device));
+        let Predictions { logits, boxes, .. } = model.forward(images(count, device));
         let targets = self.targets(count, device);
         let mut criterion = self.config.criterion().unwrap();
         let weights = criterion.weights(&targets.positives_per_image());
-        criterion.forward(logits, deltas, &targets, LossOptions::new(&weights))
+        criterion.forward(logits, boxes, &targets, LossOptions::new(&weights))
     }
 }
 

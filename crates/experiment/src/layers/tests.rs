@@ -275,7 +275,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "criterion.box = { kind = \"ciou\", betta = 0.1 }",
-        "unknown key `criterion.box.betta`; here are `kind`, `weight`",
+        "unknown key `criterion.box.betta`; here are `kind`, `centerness_weight`, `distribution_weight`, `weigh_by`, `weight`",
     ),
     (
         "optimizer = { name = \"adamw\", kind = \"sgd\" }",

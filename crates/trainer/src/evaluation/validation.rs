@@ -203,10 +203,10 @@ fn loss_of(
     let weights: Vec<f64> = (batch.targets.iter())
         .map(|targets| 1.0 / targets.positives.len().max(1) as f64)
         .collect();
-    let Predictions { logits, deltas, .. } = predictions.clone();
+    let Predictions { logits, boxes, .. } = predictions.clone();
     let (targets, anchors) = (mem::take(&mut batch.targets), Arc::clone(&batch.anchors));
     let targets = BatchTargets::new(targets, anchors, device);
-    let loss = criterion.forward(logits, deltas, &targets, LossOptions::new(&weights));
+    let loss = criterion.forward(logits, boxes, &targets, LossOptions::new(&weights));
     f64::from(loss.total().into_scalar::<f32>())
 }
 

@@ -303,8 +303,8 @@ mod tests {
 
     fn loss(model: &RetinaNet) -> Tensor<1> {
         let images = Tensor::ones([1, 3, 32, 32], &Device::flex().autodiff());
-        let Predictions { logits, deltas, .. } = model.forward(images);
-        (logits + 1.0).square().sum() + (deltas - 1.0).square().sum()
+        let Predictions { logits, boxes, .. } = model.forward(images);
+        (logits + 1.0).square().sum() + (boxes - 1.0).square().sum()
     }
 
     fn gradients(model: &RetinaNet) -> GradientsParams {

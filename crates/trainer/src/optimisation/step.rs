@@ -363,8 +363,8 @@ impl Learner {
                 seed: (options.seed).wrapping_add(((first_micro_batch + place) as u64) << 32),
                 by_level: options.by_level,
             };
-            let Predictions { logits, deltas, .. } = self.model.forward(images.clone());
-            let loss = self.criterion.forward(logits, deltas, targets, options);
+            let Predictions { logits, boxes, .. } = self.model.forward(images.clone());
+            let loss = self.criterion.forward(logits, boxes, targets, options);
             let total = match self.loss_factor() {
                 1.0 => loss.total(),
                 factor => loss.total() * factor,

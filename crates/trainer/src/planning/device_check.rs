@@ -196,11 +196,11 @@ impl DeviceCheck {
             Tensor::from_data(TensorData::new(wave.collect::<Vec<f32>>(), shape), &device)
         };
         let logits = (wave(self.classes, 0.37) * 3.0 - 2.0).detach();
-        let deltas = (wave(4, 0.73) * 0.3).detach();
-        let (logits, deltas) = (logits.require_grad(), deltas.require_grad());
+        let boxes = (wave(self.model.values_per_anchor(), 0.73) * 0.3).detach();
+        let (logits, boxes) = (logits.require_grad(), boxes.require_grad());
         let weights = (self.criterion.clone()).weights(&targets.positives_per_image());
         let options = LossOptions::new(&weights);
-        let loss = (self.criterion).forward(logits.clone(), deltas.clone(), &targets, options);
+        let loss = (self.criterion).forward(logits.clone(), boxes.clone(), &targets, options);
         let mut gradients = loss.total().backward();
         let values = |tensor: Tensor<3>| tensor.into_data().iter::<f32>().collect();
         let mut gradient = |of: Tensor<3>| of.grad_remove(&mut gradients).map(values);
@@ -208,7 +208,7 @@ impl DeviceCheck {
             ("class loss", vec![loss.class.into_scalar()]),
             ("box loss", vec![loss.bbox.into_scalar()]),
             ("logits gradient", gradient(logits).unwrap_or_default()),
-            ("deltas gradient", gradient(deltas).unwrap_or_default()),
+            ("boxes gradient", gradient(boxes).unwrap_or_default()),
         ]
     }
 

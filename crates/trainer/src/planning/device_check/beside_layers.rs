@@ -112,7 +112,7 @@ pub(super) fn detections(
     };
     let predictions = Predictions {
         logits: noise(classes, "logits", 1.5, -4.6),
-        deltas: noise(4, "deltas", 0.3, 0.0),
+        boxes: noise(model.values_per_anchor(), "boxes", 0.3, 0.0),
         level_anchors: anchors.levels().map(|level| level.len()).collect(),
     };
     let decoder = DecodeConfig::default().init(model);
