@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes what mmdetection's ATSSAssigner, QualityFocalLoss and VarifocalLoss compute, as fixtures for the tests.
+"""Writes what mmdetection's ATSSAssigner, QualityFocalLoss, VarifocalLoss and two heads compute, as fixtures for the tests.
 
     scripts/make_mmdetection_fixtures.py [--out FOLDER]
 
 The files hold numbers only. `atss.json`: for each scene its size, its boxes, and which anchor is an object of which box;
 scenes in which rounding could turn a decision are left out. `soft_targets.json`: logits and the qualities that their
-classes should have, and of each loss the values and the gradients. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`; the numbers
-that are stored are those of mmdet 3.3.0.
+classes should have, and of each loss the values and the gradients. `heads.json`: what ATSSHead and GFLHead were told for
+two images, the losses that they make of it, and the gradients. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`;
+the numbers that are stored are those of mmdet 3.3.0.
 """
 
 import argparse
@@ -22,9 +23,11 @@ import torch
 sys.modules["mmcv._ext"] = types.ModuleType("mmcv._ext")
 sys.modules["mmcv._ext"].__getattr__ = lambda name: None
 
+from mmdet.models.dense_heads import ATSSHead, GFLHead
 from mmdet.models.losses import QualityFocalLoss, VarifocalLoss
 from mmdet.models.task_modules.assigners import ATSSAssigner
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 STRIDES = [8, 16, 32, 64, 128]
@@ -90,6 +93,93 @@ def soft_targets():
     }
 
 
+SIZE = [64, 96]
+CLASSES = 3
+BINS = 5
+OBJECTS = [
+    [[5.0, 9.0, 44.0, 51.0, 0], [50.0, 4.0, 90.0, 30.0, 2], [60.0, 40.0, 72.0, 55.0, 1]],
+    [[20.0, 12.0, 61.0, 60.0, 1]],
+]
+
+
+def head_losses(make, values, spread):
+    """The losses of a head, and their gradients, of predictions `[images, anchors, ...]` in the order of the anchors."""
+    anchors = {
+        "type": "AnchorGenerator",
+        "ratios": [1.0],
+        "octave_base_scale": 8,
+        "scales_per_octave": 1,
+        "strides": STRIDES,
+    }
+    train = ConfigDict(assigner={"type": "ATSSAssigner", "topk": 9}, allowed_border=-1, pos_weight=-1)
+    head = make(
+        num_classes=CLASSES,
+        in_channels=8,
+        feat_channels=8,
+        norm_cfg={"type": "GN", "num_groups": 4},
+        anchor_generator=anchors,
+        loss_bbox={"type": "GIoULoss", "loss_weight": 2.0},
+        train_cfg=train,
+    )
+    sizes = [[-(-side // stride) for side in SIZE] for stride in STRIDES]
+    count = sum(height * width for height, width in sizes)
+    rolls = random.Random(values)
+    rows = [[round(rolls.uniform(-spread, spread), 3) for _ in range(CLASSES + values)] for _ in range(2 * count)]
+    # Objects are rare to a network that has learnt a little.
+    told = torch.tensor(rows).reshape(2, count, CLASSES + values)
+    told[..., :CLASSES] -= 2.0
+    told.requires_grad_()
+
+    maps, first = [], 0
+    for height, width in sizes:
+        level = told[:, first : first + height * width].reshape(2, height, width, -1)
+        maps.append(level.permute(0, 3, 1, 2))
+        first += height * width
+    logits, rest = [level[:, :CLASSES] for level in maps], [level[:, CLASSES:] for level in maps]
+    if isinstance(head, GFLHead):
+        predictions = [logits, rest]
+    else:
+        predictions = [logits, [level[:, :4] for level in rest], [level[:, 4:] for level in rest]]
+    truth = [
+        InstanceData(
+            bboxes=torch.tensor([it[:4] for it in objects]), labels=torch.tensor([it[4] for it in objects])
+        )
+        for objects in OBJECTS
+    ]
+    shape = (*SIZE, 3)
+    metas = [{"img_shape": shape, "pad_shape": shape} for _ in OBJECTS]
+    losses = head.loss_by_feat(*predictions, truth, metas)
+    losses = {name: sum(loss.sum() for loss in values) for name, values in losses.items()}
+    sum(losses.values()).backward()
+    return {
+        "values": values,
+        "predictions": [round(value, 3) for value in told.flatten().tolist()],
+        "class_loss": losses.pop("loss_cls").item(),
+        "box_loss": sum(losses.values()).item(),
+        "gradients": [float(f"{value:.7g}") for value in told.grad.flatten().tolist()],
+    }
+
+
+def heads():
+    """ATSS with centerness, and GFL with distributions."""
+
+    def atss(**settings):
+        coder = {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2]}
+        return ATSSHead(bbox_coder=coder, **settings)
+
+    def gfl(**settings):
+        quality = {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "loss_weight": 1.0}
+        return GFLHead(reg_max=BINS - 1, loss_cls=quality, **settings)
+
+    return {
+        "size": SIZE,
+        "objects": OBJECTS,
+        "classes": CLASSES,
+        "atss": head_losses(atss, 5, 1.0),
+        "gfl": head_losses(gfl, 4 * BINS, 2.0),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).resolve().parent.parent / "tests/fixtures/mmdetection"
@@ -106,6 +196,7 @@ def main():
     text = ",\n".join(json.dumps(scene) for scene in scenes)
     (arguments.out / "atss.json").write_text(f"[\n{text}\n]\n")
     (arguments.out / "soft_targets.json").write_text(json.dumps(soft_targets(), indent=1) + "\n")
+    (arguments.out / "heads.json").write_text(json.dumps(heads()) + "\n")
     print(f"{len(scenes)} scenes, {sum(len(scene['objects']) for scene in scenes)} objects")
 
 

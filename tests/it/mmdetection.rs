@@ -1,11 +1,15 @@
 //! Against numbers of mmdetection's, as `scripts/make_mmdetection_fixtures.py` stored them.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::{AnchorConfig, Assignment, AtssConfig, Lengths};
-use retinanet_boxes::BoundingBox;
+use retinanet_boxes::{BoundingBox, ClassId, GroundTruth};
 use retinanet_criterion::{
-    ClassLoss, ClassLossConfig, PredictionForm, QualityFocalConfig, VarifocalConfig,
+    BatchTargets, ClassLoss, ClassLossConfig, LossOptions, PredictionForm, QualityFocalConfig,
+    VarifocalConfig,
 };
+use retinanet_experiment::{ExperimentConfig, load_config};
 use retinanet_settings::Whole;
 use serde::Deserialize;
 
@@ -92,5 +96,112 @@ fn atss_makes_objects_of_the_same_anchors() {
             })
             .collect();
         assert_eq!(objects, scene.objects, "scene {place}");
+    }
+}
+
+#[derive(Deserialize)]
+struct Heads {
+    /// Height and width of the images.
+    size: [usize; 2],
+    /// Of each image: `[x1, y1, x2, y2, class]`.
+    objects: Vec<Vec<[f32; 5]>>,
+    classes: usize,
+    atss: Head,
+    gfl: Head,
+}
+
+/// What a head was told and what it made of it.
+#[derive(Deserialize)]
+struct Head {
+    /// Values of an anchor behind its logits.
+    values: usize,
+    /// `[images, anchors, classes + values]`
+    predictions: Vec<f32>,
+    class_loss: f32,
+    box_loss: f32,
+    gradients: Vec<f32>,
+}
+
+/// With the presets' own settings: anchors, assigner, losses, their weights and what they are divided by.
+#[test]
+fn heads_make_the_same_losses_of_the_same_predictions() {
+    let stored: Heads =
+        serde_json::from_str(include_str!("../fixtures/mmdetection/heads.json")).unwrap();
+    for (preset, head) in [("atss", &stored.atss), ("gfl", &stored.gfl)] {
+        // As many bins as the stored head has.
+        let bins = match preset {
+            "gfl" => "[model]\nbox_coder = { bins = 5 }",
+            _ => "",
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("head.toml");
+        fs_err::write(&path, format!("preset = \"{preset}\"\n{bins}")).unwrap();
+        let config = load_config(&path, &[]).unwrap();
+        assert_eq!(config.model.values_per_anchor(), head.values, "{preset}");
+        stored.compare(&config, head);
+    }
+}
+
+impl Heads {
+    fn compare(&self, config: &ExperimentConfig, head: &Head) {
+        let device = Device::flex().autodiff();
+        let generator = config.model.anchor_generator().unwrap();
+        let anchors = Arc::new(generator.generate(self.size[0], self.size[1]));
+        let images = self.objects.len();
+        let rows = [images, anchors.len(), self.classes + head.values];
+        let predictions = TensorData::new(head.predictions.clone(), rows);
+        let predictions = Tensor::<3>::from_data(predictions, &device).require_grad();
+        let logits = predictions.clone().narrow(2, 0, self.classes);
+        let boxes = (predictions.clone()).narrow(2, self.classes, head.values);
+
+        let assigner = config.target_assigner().unwrap();
+        let targets: Vec<_> = (self.objects.iter())
+            .map(|objects| {
+                let objects: Vec<_> = objects.iter().map(ground_truth).collect();
+                assigner.assign(&anchors, &objects)
+            })
+            .collect();
+        let targets = BatchTargets::new(targets, Arc::clone(&anchors), &device);
+        let mut criterion = config.criterion().unwrap();
+        let weights = criterion.weights(&targets.positives_per_image());
+        let options = LossOptions {
+            by_level: true,
+            ..LossOptions::new(&weights)
+        };
+        let loss = criterion.forward(logits, boxes, &targets, options);
+        let number = |loss: &Tensor<1>| loss.clone().into_scalar::<f32>();
+        let of_levels = |part: usize| -> f32 {
+            let levels = loss.levels.iter();
+            levels.map(|level| number(&level[part])).sum()
+        };
+        for (found, expected) in [
+            (number(&loss.class), head.class_loss),
+            (number(&loss.bbox), head.box_loss),
+            (of_levels(0), head.class_loss),
+            (of_levels(1), head.box_loss),
+        ] {
+            let off = (found - expected).abs();
+            assert!(off < 1e-5 * expected, "{found} and {expected}");
+        }
+        let gradients = loss.total().backward();
+        let gradients = predictions.grad(&gradients).unwrap().into_data();
+        let gradients: Vec<f32> = gradients.try_to_vec().unwrap();
+        let largest = head
+            .gradients
+            .iter()
+            .fold(0.0_f32, |most, it| most.max(it.abs()));
+        for (found, expected) in gradients.iter().zip(&head.gradients) {
+            let off = (found - expected).abs();
+            assert!(off < 1e-5 * largest, "{found} and {expected}");
+        }
+    }
+}
+
+fn ground_truth(object: &[f32; 5]) -> GroundTruth {
+    let [x1, y1, x2, y2, class] = *object;
+    GroundTruth {
+        bbox: BoundingBox::new(x1, y1, x2, y2),
+        class: ClassId(class as u32),
+        crowd: false,
     }
 }

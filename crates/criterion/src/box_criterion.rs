@@ -2,14 +2,14 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
-use retinanet_settings::SettingError;
+use retinanet_settings::{NonNegative, SettingError};
 
 use crate::batch_sums::sum_of_each;
 use crate::box_loss::{BoxLoss, BoxLossConfig, BoxWeighting};
 use crate::box_predictions::{BoxForm, centerness, centerness_loss};
 use crate::distribution::distribution_focal_loss;
 use crate::iou_loss::IouLoss;
-use crate::targets::{DeviceTargets, Positives};
+use crate::targets::DeviceTargets;
 
 /// GFL's weight of distribution focal loss (mmdetection's `gfl_r50_fpn_1x_coco`).
 const DISTRIBUTION_WEIGHT: f64 = 0.25;
@@ -32,22 +32,22 @@ impl BoxCriterion {
     ///
     /// Returns an error if something is weighted that is not predicted.
     pub(crate) fn new(config: &BoxLossConfig, form: BoxForm) -> Result<Self, SettingError> {
-        for (key, weight, predicted, by) in [
+        for (key, weight, predicted, missing) in [
             (
                 "distribution_weight",
                 config.distribution_weight,
                 form.coder.bins().is_some(),
-                "model.box_coder.bins",
+                "boxes are no distributions",
             ),
             (
                 "centerness_weight",
                 config.centerness_weight,
                 form.centerness,
-                "model.head.centerness",
+                "no centerness is predicted",
             ),
         ] {
             if let Some(weight) = weight.filter(|_| !predicted) {
-                let allowed = format!("left out where there is no `{by}`");
+                let allowed = format!("left out where {missing}");
                 return Err(SettingError::new(key, allowed, weight.get()));
             }
         }
@@ -57,8 +57,8 @@ impl BoxCriterion {
             weight: config.weight.get(),
             weigh_by: config.weigh_by,
             distribution_weight: (config.distribution_weight)
-                .map_or(DISTRIBUTION_WEIGHT, |weight| weight.get()),
-            centerness_weight: config.centerness_weight.map_or(1.0, |weight| weight.get()),
+                .map_or(DISTRIBUTION_WEIGHT, NonNegative::get),
+            centerness_weight: config.centerness_weight.map_or(1.0, NonNegative::get),
         })
     }
 
@@ -66,20 +66,18 @@ impl BoxCriterion {
         self.form
     }
 
-    /// The sum over the positive anchors of a batch, or of a level of it, each by its image's weight, `[1]`; `scale` as
-    /// [`importance_scale`](Self::importance_scale) gives it for the whole batch.
+    /// The sum over the positive anchors of a batch, or of a level of it, each by its image's weight and its importance, `[1]`.
     ///
     /// # Shapes
     ///
-    /// - `logits`: `[batch, anchors, classes]`
     /// - `boxes`: `[batch, anchors, values]`
+    /// - `importance`: `[positives]`
     pub(crate) fn forward(
         &self,
-        logits: &Tensor<3>,
         boxes: Tensor<3>,
         targets: &DeviceTargets,
         weights: &[f64],
-        scale: Option<&Tensor<1>>,
+        importance: Option<Tensor<1>>,
     ) -> Tensor<1> {
         let Some(positives) = &targets.positives else {
             // Keeps the box subnet in the graph, with a gradient of 0.
@@ -88,9 +86,8 @@ impl BoxCriterion {
         let device = boxes.device();
         let predicted = self.form.read(boxes, positives);
         let of_images = positives.weights(weights, 1.0, &device); // [positives]
-        let importance = self.importance(logits, &predicted.deltas, positives);
-        let of_boxes = match importance.zip(scale) {
-            Some((importance, scale)) => of_images.clone() * importance * scale.clone(),
+        let of_boxes = match importance {
+            Some(importance) => of_images.clone() * importance,
             None => of_images.clone(),
         };
         let column = |weights: Tensor<1>| weights.unsqueeze_dim::<2>(1); // [positives, 1]
@@ -109,32 +106,19 @@ impl BoxCriterion {
         total
     }
 
-    /// The factor `[1]` by which the positives of a batch weigh as much together as if they weighed the same, or less where
-    /// all weigh little.
-    pub(crate) fn importance_scale(
+    /// What each positive weighs beside the others, `[positives]`, a constant to the gradient; nothing if all weigh the same.
+    ///
+    /// # Shapes
+    ///
+    /// - `logits`: `[batch, anchors, classes]`
+    /// - `boxes`: `[batch, anchors, values]`
+    pub(crate) fn importance(
         &self,
         logits: &Tensor<3>,
         boxes: &Tensor<3>,
         targets: &DeviceTargets,
     ) -> Option<Tensor<1>> {
-        if self.weigh_by == BoxWeighting::Equal {
-            return None;
-        }
         let positives = targets.positives.as_ref()?;
-        let deltas = self.form.read(boxes.clone().detach(), positives).deltas;
-        let weights = self.importance(logits, &deltas, positives)?;
-        // Not above the count, as mmdetection has it.
-        let total = weights.sum().clamp_min(1.0);
-        Some(total.recip() * positives.images.len() as f64)
-    }
-
-    /// What each positive weighs beside the others, `[positives]`, a constant to the gradient.
-    fn importance(
-        &self,
-        logits: &Tensor<3>,
-        deltas: &Tensor<2>,
-        positives: &Positives,
-    ) -> Option<Tensor<1>> {
         Some(match self.weigh_by {
             BoxWeighting::Equal => return None,
             BoxWeighting::Score => {
@@ -143,9 +127,20 @@ impl BoxCriterion {
                 let rows = rows.select(0, positives.indices.clone());
                 sigmoid(rows.max_dim(1)).squeeze_dim(1)
             }
-            BoxWeighting::Overlap => IouLoss::overlaps(self.form.coder, deltas.clone(), positives),
+            BoxWeighting::Overlap => {
+                let deltas = self.form.read(boxes.clone().detach(), positives).deltas;
+                IouLoss::overlaps(self.form.coder, deltas, positives)
+            }
             BoxWeighting::Centerness => centerness(positives),
         })
+    }
+
+    /// The factor `[1]` by which positives of this importance weigh as much together as if they weighed the same, or less
+    /// where all weigh little.
+    pub(crate) fn scale_of(importance: Tensor<1>) -> Tensor<1> {
+        let [count] = importance.dims();
+        // Not above the count, as mmdetection has it.
+        importance.sum().clamp_min(1.0).recip() * count as f64
     }
 }
 
@@ -158,7 +153,7 @@ mod tests {
     use burn::tensor::Device;
     use retinanet_anchors::{BoxCoderConfig, DistanceConfig};
     use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
-    use retinanet_settings::{NonNegative, Whole};
+    use retinanet_settings::Whole;
 
     use super::*;
     use crate::box_loss::BoxLossKind;
@@ -218,8 +213,9 @@ mod tests {
         let criterion = BoxCriterion::new(&config, form()).unwrap();
         let logits =
             Tensor::<3>::from_floats([[[1.0, -1.0], [-2.0, -0.5], [3.0, 3.0]]], &Device::flex());
-        let scale = criterion.importance_scale(&logits, &values(), &targets());
-        let total = criterion.forward(&logits, values(), &targets(), &[0.5], scale.as_ref());
+        let importance = criterion.importance(&logits, &values(), &targets());
+        let importance = importance.map(|it| it.clone() * BoxCriterion::scale_of(it));
+        let total = criterion.forward(values(), &targets(), &[0.5], importance);
         total.into_scalar::<f32>()
     }
 
@@ -285,7 +281,8 @@ mod tests {
             ..BoxLossConfig::default()
         };
         let error = BoxCriterion::new(&config, BoxForm::default()).unwrap_err();
-        let expected = "`distribution_weight` must be left out where there is no `model.box_coder.bins`, got 0.5";
+        let expected =
+            "`distribution_weight` must be left out where boxes are no distributions, got 0.5";
         assert_eq!(error.to_string(), expected);
     }
 }

@@ -40,10 +40,7 @@ impl BoxForm {
         let centerness = self
             .centerness
             .then(|| rows.clone().narrow(1, of_box, 1).squeeze_dim(1));
-        let rows = match self.centerness {
-            true => rows.narrow(1, 0, of_box),
-            false => rows,
-        };
+        let rows = rows.narrow(1, 0, of_box);
         let Some(bins) = self.coder.bins() else {
             return BoxPredictions {
                 deltas: rows,

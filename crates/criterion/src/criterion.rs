@@ -166,7 +166,9 @@ impl Criterion {
         } else {
             targets.on_device()
         };
-        let scale = self.boxes.importance_scale(&logits, &boxes, counted);
+        let importance = self.boxes.importance(&logits, &boxes, counted);
+        let scale = importance.clone().map(BoxCriterion::scale_of);
+        let importance = importance.zip(scale.clone()).map(|(it, scale)| it * scale);
         let levels = if options.by_level {
             self.levels(
                 &logits,
@@ -179,8 +181,8 @@ impl Criterion {
             Vec::new()
         };
         Loss {
-            class: self.class_loss(logits.clone(), &boxes, counted, options.weights),
-            bbox: (self.boxes).forward(&logits, boxes, counted, options.weights, scale.as_ref()),
+            class: self.class_loss(logits, &boxes, counted, options.weights),
+            bbox: (self.boxes).forward(boxes, counted, options.weights, importance),
             levels,
         }
     }
@@ -221,9 +223,11 @@ impl Criterion {
             let targets = DeviceTargets::new(&images, &logits.device());
             let part = |of: &Tensor<3>| of.clone().narrow(1, level.start, level.len());
             let (logits, boxes) = (part(&logits), part(&boxes));
+            let importance = self.boxes.importance(&logits, &boxes, &targets);
+            let importance = importance.zip(scale).map(|(it, scale)| it * scale.clone());
             [
-                self.class_loss(logits.clone(), &boxes, &targets, weights),
-                (self.boxes).forward(&logits, boxes, &targets, weights, scale),
+                self.class_loss(logits, &boxes, &targets, weights),
+                (self.boxes).forward(boxes, &targets, weights, importance),
             ]
         };
         targets.anchors().levels().map(loss).collect()

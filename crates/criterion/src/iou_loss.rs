@@ -74,7 +74,8 @@ impl IouLoss {
     }
 }
 
-/// The boxes that deltas describe; the tensor form of the box coder's decoding.
+/// The boxes that deltas describe; the tensor form of the box coder's decoding, but that distances below 0 stay, since
+/// they have to be learnt from.
 fn decode(coder: BoxCoder, deltas: Tensor<2>, anchors: Corners) -> Corners {
     match coder {
         BoxCoder::Deltas(coder) => decode_deltas(coder, deltas, anchors),

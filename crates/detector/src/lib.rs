@@ -16,9 +16,9 @@
 //! };
 //! let model = config.init(3, 0, &device)?;
 //! let images = Tensor::zeros([1, 3, 64, 64], &device);
-//! let Predictions { logits, deltas, .. } = model.forward(images);
+//! let Predictions { logits, boxes, .. } = model.forward(images);
 //! assert_eq!(logits.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 3]);
-//! assert_eq!(deltas.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 4]);
+//! assert_eq!(boxes.dims(), [1, 9 * (64 + 16 + 4 + 1 + 1), 4]);
 //! # Ok::<(), retinanet_detector::ModelError>(())
 //! ```
 

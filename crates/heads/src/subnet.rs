@@ -184,13 +184,13 @@ impl Subnet {
         let anchors = cells * channels / self.values_per_anchor;
         let values = values.reshape([batch, anchors, self.values_per_anchor]);
         match &self.scales {
-            Some(scales) => self.scaled(values, scales.val(), &sizes),
+            Some(scales) => self.scaled(values, &scales.val(), &sizes),
             None => values,
         }
     }
 
     /// The values of every anchor `[batch, anchors, values_per_anchor]`, with their level's factor.
-    fn scaled(&self, values: Tensor<3>, scales: Tensor<1>, sizes: &[[usize; 2]]) -> Tensor<3> {
+    fn scaled(&self, values: Tensor<3>, scales: &Tensor<1>, sizes: &[[usize; 2]]) -> Tensor<3> {
         let [_, anchors, all] = values.dims();
         let cells: usize = sizes.iter().map(|[height, width]| height * width).sum();
         let per_cell = anchors / cells;

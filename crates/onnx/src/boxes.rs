@@ -99,7 +99,9 @@ fn of_distances(
 ) -> [Value; 2] {
     let units = graph.float(coder.units_per_side());
     let unit = graph.op("Div", &[sides, &units], &[]);
-    let [before, behind] = halves(graph, distances);
+    let zero = graph.float(0.0);
+    let distances = graph.op("Max", &[distances, &zero], &[]);
+    let [before, behind] = halves(graph, &distances);
     [("Sub", before), ("Add", behind)].map(|(kind, distance)| {
         let distance = graph.op("Mul", &[&distance, &unit], &[]);
         graph.op(kind, &[centers, &distance], &[])

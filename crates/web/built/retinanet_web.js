@@ -1,5 +1,5 @@
 /**
- * What was found on an image, and how long that took.
+ * The detections on an image, and how long they took.
  */
 export class Found {
     static __wrap(ptr) {

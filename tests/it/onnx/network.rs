@@ -22,7 +22,7 @@ pub(super) fn lively(
     // Distributions are of logits too.
     let of_boxes = if boxes.dims()[2] > 5 { 1.5 } else { 0.4 };
     let scales = [(logits, 1.5), (boxes, of_boxes)].map(|(values, spread)| {
-        let spread_now = values.var_bias(2).mean().into_scalar::<f32>().sqrt();
+        let spread_now = values.var_bias(1).mean().into_scalar::<f32>().sqrt();
         spread / spread_now.max(1e-6)
     });
     with_norms.map(&mut Change {

@@ -74,9 +74,10 @@ impl DistanceCoder {
         ]
     }
 
-    /// The box that these distances describe.
+    /// The box that these distances describe; below 0, which an untrained network may say, counts as 0, so that no box is
+    /// turned inside out.
     pub fn decode(&self, anchor: &BoundingBox, distances: [f32; 4]) -> BoundingBox {
-        let [left, up, right, down] = distances;
+        let [left, up, right, down] = distances.map(|distance| distance.max(0.0));
         let (x, y) = anchor.center();
         let across = anchor.width() / self.units_per_side;
         let along = anchor.height() / self.units_per_side;
@@ -116,18 +117,22 @@ mod tests {
         let coder = DistanceConfig::default().init();
         assert_eq!(coder.encode(&anchor, &target), [3.0, 1.0, 5.0, 4.0]);
         assert_eq!(coder.decode(&anchor, [3.0, 1.0, 5.0, 4.0]), target);
+        let beyond = coder.decode(&anchor, [3.0, 1.0, -5.0, 4.0]);
+        assert_eq!(beyond, BoundingBox::new(8.0, 26.0, 20.0, 46.0));
     }
 
     proptest! {
         #[test]
         fn decoding_undoes_encoding(
-            edges in prop::array::uniform4(-500_f32..500.0),
-            sides in prop::array::uniform4(5_f32..200.0),
+            center in prop::array::uniform2(-500_f32..500.0),
+            sides in prop::array::uniform2(5_f32..200.0),
+            reach in prop::array::uniform4(0_f32..200.0),
             units in 0.5_f32..20.0,
         ) {
             let coder = DistanceCoder { units_per_side: units, bins: None };
-            let anchor = BoundingBox::from_center(edges[0], edges[1], sides[0], sides[1]);
-            let target = BoundingBox::from_center(edges[2], edges[3], sides[2], sides[3]);
+            let [x, y] = center;
+            let anchor = BoundingBox::from_center(x, y, sides[0], sides[1]);
+            let target = BoundingBox::new(x - reach[0], y - reach[1], x + reach[2], y + reach[3]);
             let decoded = coder.decode(&anchor, coder.encode(&anchor, &target));
             for (edge, expected) in decoded.to_array().into_iter().zip(target.to_array()) {
                 prop_assert!((edge - expected).abs() < 1e-2, "{decoded:?} {target:?}");
