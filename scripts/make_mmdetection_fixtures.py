@@ -165,7 +165,8 @@ def heads():
 
     def atss(**settings):
         coder = {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2]}
-        return ATSSHead(bbox_coder=coder, **settings)
+        focal = {"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0}
+        return ATSSHead(bbox_coder=coder, loss_cls=focal, **settings)
 
     def gfl(**settings):
         quality = {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "loss_weight": 1.0}
