@@ -94,6 +94,29 @@ fn a_step_inference_and_the_loader_are_measured_in_images() {
 }
 
 #[test]
+fn a_config_is_measured_as_it_is() {
+    let experiment = Experiment::new();
+    let model = "[model]\nbackbone = \"resnet18\"\nwidth = 8\nfpn_channels = 32";
+    let config = experiment.write("thin.toml", &format!("preset = \"gfl\"\n{model}"));
+    let work = ["step", "inference", "matcher"].map(|name| ["--only", name]);
+    let size = ["--size", "64", "--objects", "7", "--config", &config];
+    let report = bench(&[&work.concat()[..], &size].concat());
+    assert_measured(&report);
+    let what = |place: usize| report["results"][place]["what"].as_str().unwrap();
+    let all = [what(0), what(1), what(2)];
+    assert_eq!(
+        all,
+        [
+            "thin 64x64 batch 1",
+            "thin 64x64 batch 1",
+            "800x1333, 7 boxes"
+        ]
+    );
+    run(&["bench", "--config", &config, "--backbone", "resnet18"])
+        .expect_refusal(2, &["--backbone"]);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_with_what_can() {
     let finished = run(&["bench", "--only", "nonsense"]);
     assert_eq!(finished.code, Some(2), "{finished:#?}");

@@ -18,15 +18,15 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use retinanet_anchors::{AnchorGenerator, AssignerConfig, BoxCoder, TargetAssigner};
+use retinanet_anchors::{AnchorGenerator, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, GroundTruth};
 use retinanet_convolution::conv2d;
-use retinanet_criterion::{BatchTargets, CriterionConfig, PredictionForm};
+use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batching, TrainLoader};
 use retinanet_detector::{
     DecodeConfig, ModelConfig, Precision, Predictions, images_to_device, pixel_form,
 };
-use retinanet_experiment::{DataConfig, OptimizerConfig};
+use retinanet_experiment::{DataConfig, ExperimentConfig, OptimizerConfig};
 use retinanet_images::{PixelData, PixelForm};
 use retinanet_settings::Count;
 use retinanet_trainer::{DeviceBatch, Learner, StepOptions};
@@ -41,8 +41,6 @@ pub use crate::size::{ImageSize, ImageSizeError};
 
 /// Objects on each image of a training step; COCO has 7.
 const OBJECTS: usize = 7;
-/// Objects that [`Benchmark::matcher`] matches: a crowded image.
-const MANY_OBJECTS: usize = 100;
 /// What COCO's images become at most.
 const COCO_SIZE: ImageSize = ImageSize {
     height: 800,
@@ -57,10 +55,10 @@ const LEARNING_RATE: f64 = 0.0;
 /// What is measured on, and how often.
 #[derive(Clone, Debug)]
 pub struct BenchmarkOptions {
-    /// The network.
-    pub model: ModelConfig,
-    /// What the network is called.
-    pub model_name: String,
+    /// The network, the loss, the assigner and the decoding.
+    pub config: ExperimentConfig,
+    /// What that is called.
+    pub name: String,
     /// The precision of the maps in a step and in inference, which the device must have.
     pub precision: Precision,
     /// The size of the images of a step and of inference.
@@ -69,6 +67,8 @@ pub struct BenchmarkOptions {
     pub batch: usize,
     /// Classes that the model tells apart.
     pub classes: usize,
+    /// Objects that [`Benchmark::matcher`] matches.
+    pub objects: usize,
     /// How often each thing is measured.
     pub repeats: usize,
     /// How often each thing is done before it is measured.
@@ -92,8 +92,8 @@ impl<'a> Benchmark<'a> {
     /// If the model's settings do not fit each other.
     pub fn new(options: BenchmarkOptions, device: &'a Device) -> Result<Self, BenchmarkError> {
         Ok(Self {
-            generator: options.model.anchor_generator()?,
-            assigner: TargetAssigner::new(&AssignerConfig::default(), BoxCoder::default())?,
+            generator: options.config.model.anchor_generator()?,
+            assigner: options.config.target_assigner()?,
             options,
             device,
         })
@@ -158,10 +158,11 @@ impl<'a> Benchmark<'a> {
             ..
         } = self.options;
         let device = self.device.clone().autodiff();
-        let model = self.options.model.init(classes, seed, &device)?;
+        let config = &self.options.config;
+        let model = config.model.init(classes, seed, &device)?;
         let model = model.with_precision(self.options.precision);
-        let criterion = CriterionConfig::default().init(PredictionForm::default());
-        let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion?);
+        let criterion = config.criterion_for(&vec![1; classes])?;
+        let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion);
         let images = self.images(&device);
         let anchors = Arc::new(self.generator.generate(size.height, size.width));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -200,9 +201,10 @@ impl<'a> Benchmark<'a> {
             seed,
             ..
         } = self.options;
-        let model = self.options.model.init(classes, seed, self.device)?;
+        let config = &self.options.config;
+        let model = config.model.init(classes, seed, self.device)?;
         let model = model.valid().with_precision(self.options.precision);
-        let decoder = DecodeConfig::default().init(&ModelConfig::default());
+        let decoder = config.decoder();
         let images = self.images(self.device);
         let anchors = self.generator.generate(size.height, size.width);
         let sizes = vec![size.width_and_height(); batch];
@@ -255,24 +257,29 @@ impl<'a> Benchmark<'a> {
         Ok(Measurement::new("loader", what, timing).with_images(images))
     }
 
-    /// Targets for 100 boxes on an image of 800×1333 pixels.
+    /// Targets for an image of 800×1333 pixels.
     ///
     /// # Errors
     /// If the device fails.
     pub fn matcher(&self) -> Result<Measurement, BenchmarkError> {
-        let BenchmarkOptions { classes, seed, .. } = self.options;
+        let BenchmarkOptions {
+            classes,
+            objects: count,
+            seed,
+            ..
+        } = self.options;
         let anchors = self.generator.generate(COCO_SIZE.height, COCO_SIZE.width);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let objects = sample_objects(&mut rng, MANY_OBJECTS, COCO_SIZE, classes);
+        let objects = sample_objects(&mut rng, count, COCO_SIZE, classes);
         let timing = self.time(
             || (),
             |()| Ok(self.assigner.assign(&anchors, black_box(&objects))),
         )?;
-        let what = format!("{COCO_SIZE}, {MANY_OBJECTS} boxes");
+        let what = format!("{COCO_SIZE}, {count} boxes");
         Ok(Measurement::new("matcher", what, timing))
     }
 
-    /// Decoding and non-maximum suppression for an image of 800×1333 pixels.
+    /// Decoding of the paper's deltas and non-maximum suppression for an image of 800×1333 pixels.
     ///
     /// # Errors
     /// If the device fails.
@@ -365,13 +372,13 @@ impl<'a> Benchmark<'a> {
 
     fn describe_model(&self) -> String {
         let BenchmarkOptions {
-            model_name,
+            name,
             size,
             batch,
             precision,
             ..
         } = &self.options;
-        let what = format!("{model_name} {size} batch {batch}");
+        let what = format!("{name} {size} batch {batch}");
         match precision {
             Precision::F32 => what,
             half => format!("{what} {half}"),

@@ -13,6 +13,9 @@ pub(crate) struct BenchArguments {
     /// Only this, as often as needed; everything that has its data if not given
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) only: Vec<Workload>,
+    /// A config, whose network, loss, assigner and decoding are measured in place of the paper's
+    #[arg(long, value_name = "CONFIG", conflicts_with_all = ["backbone", "norm", "freeze_at"])]
+    pub(crate) config: Option<PathBuf>,
     /// The residual network, as `model.backbone`
     #[arg(long, default_value = "resnet50")]
     pub(crate) backbone: String,
@@ -31,6 +34,9 @@ pub(crate) struct BenchArguments {
     /// Classes that the model tells apart
     #[arg(long, value_parser = from_1_to::<10_000>, default_value_t = 91)]
     pub(crate) classes: usize,
+    /// For the matcher: boxes on the image
+    #[arg(long, value_name = "COUNT", value_parser = from_1_to::<10_000>, default_value_t = 100)]
+    pub(crate) objects: usize,
     /// How often each thing is measured
     #[arg(long, value_parser = from_1_to::<65_536>, default_value_t = 10)]
     pub(crate) repeats: usize,
@@ -77,8 +83,8 @@ pub(crate) enum Workload {
     Inference,
     /// Batches from a data set's files; needs --data, or --annotations and --images
     Loader,
-    /// Targets for 100 boxes on an image of 800x1333
+    /// Targets for an image of 800x1333, with --objects boxes
     Matcher,
-    /// Decoding and non-maximum suppression for an image of 800x1333
+    /// Decoding of the paper's deltas and non-maximum suppression for an image of 800x1333
     Decode,
 }

@@ -2,7 +2,7 @@ use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use retinanet_benchmark::{Benchmark, BenchmarkError, BenchmarkOptions, Measurement};
 use retinanet_detector::{ModelConfig, Precision};
-use retinanet_experiment::{load_config, DataConfig, SplitConfig};
+use retinanet_experiment::{load_config, DataConfig, ExperimentConfig, SplitConfig};
 use retinanet_trainer::peak_memory;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -25,12 +25,7 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
-    let model = ModelConfig {
-        backbone: named("--backbone", &arguments.backbone)?,
-        norm: named("--norm", &arguments.norm)?,
-        freeze_at: arguments.freeze_at,
-        ..ModelConfig::default()
-    };
+    let config = config(arguments)?;
     let data = data(arguments)?;
     let workloads = chosen(&arguments.only, data.is_some())?;
     super::set_threads(arguments.threads);
@@ -42,7 +37,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
             arguments.device
         )));
     }
-    let bench = Benchmark::new(options(arguments, model, precision), &device)?;
+    let bench = Benchmark::new(options(arguments, config, precision), &device)?;
 
     let bar = console::work_bar("measuring", workloads.len());
     let mut results = Vec::new();
@@ -70,15 +65,35 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is measured: a config's network and loss, or the paper's with a few settings.
+fn config(arguments: &BenchArguments) -> Result<ExperimentConfig, Failure> {
+    if let Some(path) = &arguments.config {
+        return Ok(load_config(path, &[])?);
+    }
+    let model = ModelConfig {
+        backbone: named("--backbone", &arguments.backbone)?,
+        norm: named("--norm", &arguments.norm)?,
+        freeze_at: arguments.freeze_at,
+        ..ModelConfig::default()
+    };
+    Ok(ExperimentConfig {
+        model,
+        ..ExperimentConfig::default()
+    })
+}
+
 fn options(
     arguments: &BenchArguments,
-    model: ModelConfig,
+    config: ExperimentConfig,
     precision: Precision,
 ) -> BenchmarkOptions {
+    let of_config = arguments.config.as_ref().and_then(|path| path.file_stem());
+    let of_config = of_config.map(|name| name.to_string_lossy().into_owned());
     BenchmarkOptions {
-        model,
+        config,
         precision,
-        model_name: arguments.backbone.clone(),
+        name: of_config.unwrap_or_else(|| arguments.backbone.clone()),
+        objects: arguments.objects,
         size: arguments.size,
         batch: arguments.batch,
         classes: arguments.classes,
