@@ -1,7 +1,7 @@
 //! How training images vary.
 
 use retinanet_images::Side;
-use retinanet_settings::{PositiveFactor, PositiveShare, SettingError, Share, real};
+use retinanet_settings::{PositiveFactor, PositiveShare, SettingError, Share, Whole, real};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct AugmentConfig {
     pub mosaic: MosaicConfig,
     /// Lays two images over one another.
     pub mixup: MixupConfig,
+    /// Pastes objects of other images.
+    pub copy_paste: CopyPasteConfig,
 }
 
 impl Default for AugmentConfig {
@@ -46,6 +48,7 @@ impl Default for AugmentConfig {
             photometric: PhotometricConfig::default(),
             mosaic: MosaicConfig::default(),
             mixup: MixupConfig::default(),
+            copy_paste: CopyPasteConfig::default(),
         }
     }
 }
@@ -165,6 +168,33 @@ impl Default for MixupConfig {
     }
 }
 
+/// Pastes objects of another image (Ghiasi et al. 2021, "Simple Copy-Paste"), anywhere on the sample and over what is there:
+/// their boxes with a little of what is around them, which fades, since boxes have no outline. An object of which pasted
+/// ones leave less than `min_kept_area` is neither an object nor background.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CopyPasteConfig {
+    /// How often.
+    pub probability: Share,
+    /// The most objects that are pasted onto a sample.
+    pub most: Whole<1, 100>,
+    /// The least factor on an object's usual size.
+    pub min_scale: PositiveFactor,
+    /// The largest factor, at least `min_scale`.
+    pub max_scale: PositiveFactor,
+}
+
+impl Default for CopyPasteConfig {
+    fn default() -> Self {
+        Self {
+            probability: Share::literal(0.0),
+            most: Whole::literal(3),
+            min_scale: PositiveFactor::literal(0.5),
+            max_scale: PositiveFactor::literal(1.5),
+        }
+    }
+}
+
 impl AugmentConfig {
     /// Checks that the settings fit each other.
     pub(crate) fn check(&self) -> Result<(), SettingError> {
@@ -173,9 +203,15 @@ impl AugmentConfig {
             max_scale,
             ..
         } = self.jitter;
-        if max_scale < min_scale {
-            let allowed = format!("at least `min_scale`, {min_scale}");
-            return Err(SettingError::new("jitter.max_scale", allowed, max_scale));
+        let of_pasted = (self.copy_paste.min_scale, self.copy_paste.max_scale);
+        for (key, (min_scale, max_scale)) in [
+            ("jitter.max_scale", (min_scale, max_scale)),
+            ("copy_paste.max_scale", of_pasted),
+        ] {
+            if max_scale < min_scale {
+                let allowed = format!("at least `min_scale`, {min_scale}");
+                return Err(SettingError::new(key, allowed, max_scale));
+            }
         }
         Ok(())
     }
@@ -186,6 +222,7 @@ impl AugmentConfig {
             self.crop.probability,
             self.jitter.probability,
             self.mosaic.probability,
+            self.copy_paste.probability,
         ];
         cutters.iter().any(|probability| probability.get() > 0.0)
     }

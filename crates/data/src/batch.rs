@@ -93,12 +93,7 @@ impl Sample {
         decoded: impl Fn(usize) -> Result<Arc<RgbImage>, E>,
     ) -> Result<Self, E> {
         let min_kept = transform.augment().min_kept_area.as_f32();
-        let mut objects = Vec::new();
-        for piece in &view.pieces {
-            let record = &images[piece.image];
-            let placed = |object: &GroundTruth| piece.place(*object, record.size(), min_kept);
-            objects.extend(record.objects.iter().filter_map(placed));
-        }
+        let objects = objects_of(view, images, min_kept);
         let record = &images[index];
         Ok(Self {
             item: BatchItem {
@@ -113,6 +108,33 @@ impl Sample {
             rendered: view.render(transform.preparation(), decoded)?,
         })
     }
+}
+
+/// The objects that a view shows. Of what a pasted piece hides so much that less than `min_kept` is left, the rest is
+/// neither an object nor background; nothing remains of what is hidden whole.
+fn objects_of(view: &View, images: &[ImageRecord], min_kept: f32) -> Vec<GroundTruth> {
+    let mut objects: Vec<GroundTruth> = Vec::new();
+    // How much of each is hidden, in pixels; what two pasted pieces hide counts twice.
+    let mut hidden: Vec<f32> = Vec::new();
+    for piece in &view.pieces {
+        if let Some(cover) = piece.hides() {
+            for (object, hidden) in objects.iter().zip(&mut hidden) {
+                *hidden += object.bbox.intersection(&cover);
+            }
+        }
+        let record = &images[piece.image];
+        let placed = |object: &GroundTruth| piece.place(*object, record.size(), min_kept);
+        objects.extend(record.objects.iter().filter_map(placed));
+        hidden.resize(objects.len(), 0.0);
+    }
+    let mut hidden = hidden.into_iter();
+    objects.retain_mut(|object| {
+        let area = object.bbox.area();
+        let left = (area - hidden.next().unwrap_or_default()) / area;
+        object.crowd |= left < min_kept;
+        left > 0.0
+    });
+    objects
 }
 
 /// Puts samples together.
@@ -196,5 +218,54 @@ mod tests {
                 prop_assert!((edge - expected).abs() <= tolerance, "{edge}, not {expected}");
             }
         }
+    }
+
+    /// Over two boxes of 10 × 10 a piece is pasted that hides seven tenths of each, and over a third wholly; what its border of
+    /// two pixels is mixed with is not hidden.
+    #[test]
+    fn what_is_hidden_is_no_object() {
+        let object = |x1: f32, x2: f32| GroundTruth {
+            bbox: BoundingBox::new(x1, 0.0, x2, 10.0),
+            class: retinanet_boxes::ClassId(0),
+            crowd: false,
+        };
+        let record = |objects: Vec<GroundTruth>| ImageRecord {
+            id: ImageId(0),
+            file_name: String::new(),
+            path: PathBuf::new(),
+            width: 100,
+            height: 10,
+            objects,
+        };
+        let under = record(vec![
+            object(3.0, 13.0),
+            object(49.0, 59.0),
+            object(20.0, 30.0),
+        ]);
+        let over = record(vec![object(10.0, 60.0)]);
+        let mut view = View::of(0, Region::whole((100, 10)), (100, 10));
+        let source = Region {
+            x: 8.0,
+            y: 0.0,
+            width: 52.0,
+            height: 10.0,
+        };
+        let mut pasted = View::of(1, source, (52, 10)).pieces.remove(0);
+        pasted.corner = (4, 0);
+        pasted.pasted = Some([2, 0, 0, 0]);
+        view.pieces.push(pasted);
+        let found = objects_of(&view, &[under, over], 0.25);
+        let told: Vec<_> = (found.iter())
+            .map(|object| (object.bbox.x1, object.bbox.x2, object.crowd))
+            .collect();
+        // It hides from 6 to 56: seven tenths of the first and of the second.
+        let first = [(3.0, 13.0, false), (49.0, 59.0, false)];
+        assert_eq!(told, [first[0], first[1], (6.0, 56.0, false)]);
+        let strict = objects_of(
+            &view,
+            &[record(vec![object(3.0, 13.0)]), record(Vec::new())],
+            0.31,
+        );
+        assert!(strict[0].crowd);
     }
 }

@@ -1,14 +1,18 @@
 //! How a training sample looks: which part of which images it shows, by the augmentation's probabilities.
 
 use rand::RngExt;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
-use retinanet_boxes::GroundTruth;
+use retinanet_boxes::{BoundingBox, GroundTruth};
 use retinanet_images::{ColorShift, Piece, Region, Side, View};
 use retinanet_settings::Share;
 
-use crate::augment::{JitterConfig, MixupConfig, PhotometricConfig};
+use crate::augment::{CopyPasteConfig, JitterConfig, MixupConfig, PhotometricConfig};
 use crate::{ImageRecord, Transform};
+
+/// How much of an object's side is shown around it where it is pasted.
+const AROUND: f64 = 0.1;
 
 impl Transform {
     /// Samples how a training sample that shows this image looks.
@@ -37,16 +41,114 @@ pub(crate) struct ViewSampler<'a> {
 impl ViewSampler<'_> {
     /// A sample that shows this image of the data set, and perhaps others.
     pub(crate) fn sample(&mut self, image: usize) -> View {
-        let MixupConfig { probability, alpha } = self.transform.augment().mixup;
-        let view = self.unmixed(image);
-        if !self.happens(probability) {
-            return view;
+        let augment = self.transform.augment();
+        let MixupConfig { probability, alpha } = augment.mixup;
+        let mut view = self.unmixed(image);
+        if self.happens(probability) {
+            let other = self.any_image();
+            let other = self.unmixed(other);
+            let share =
+                Beta::new(alpha.as_f32(), alpha.as_f32()).map_or(0.5, |beta| beta.sample(self.rng));
+            view = view.mix(other, share);
         }
-        let other = self.any_image();
-        let other = self.unmixed(other);
-        let share =
-            Beta::new(alpha.as_f32(), alpha.as_f32()).map_or(0.5, |beta| beta.sample(self.rng));
-        view.mix(other, share)
+        if self.happens(augment.copy_paste.probability) {
+            self.paste(&mut view);
+        }
+        view
+    }
+
+    /// Pastes some objects of an image.
+    fn paste(&mut self, view: &mut View) {
+        let image = self.any_image();
+        let record = &self.images[image];
+        let (width, height) = record.size();
+        let objects = record.objects.iter().filter(|object| !object.crowd);
+        let boxes = objects.map(|object| object.bbox.clip(width as f32, height as f32));
+        let mut boxes: Vec<BoundingBox> = boxes.filter(BoundingBox::is_proper).collect();
+        let most = self.transform.augment().copy_paste.most.as_usize();
+        let most = most.min(boxes.len());
+        if most == 0 {
+            return;
+        }
+        boxes.shuffle(self.rng);
+        boxes.truncate(self.rng.random_range(1..=most as u64) as usize);
+        let short_side = self.short_side();
+        let usual = self.resized_to((width, height), short_side).0;
+        let usual = f64::from(usual) / f64::from(width);
+        for bbox in &boxes {
+            let piece = self.pasted(image, bbox, usual, view.size);
+            view.pieces.push(piece);
+        }
+    }
+
+    /// A box of an image with some of what is around it, somewhere on a sample of this size.
+    fn pasted(
+        &mut self,
+        image: usize,
+        bbox: &BoundingBox,
+        usual_scale: f64,
+        sample: (u32, u32),
+    ) -> Piece {
+        let CopyPasteConfig {
+            min_scale,
+            max_scale,
+            ..
+        } = self.transform.augment().copy_paste;
+        let (width, height) = self.images[image].size();
+        let along = |low: f32, high: f32, side: u32| {
+            let border = AROUND * f64::from(high - low);
+            let start = (f64::from(low) - border).max(0.0);
+            let end = (f64::from(high) + border).min(f64::from(side));
+            let borders = [f64::from(low) - start, end - f64::from(high)];
+            (start, end - start, borders)
+        };
+        let (x, shown_width, across) = along(bbox.x1, bbox.x2, width);
+        let (y, shown_height, down) = along(bbox.y1, bbox.y2, height);
+        let factor = self.log_uniform(min_scale.get(), max_scale.get());
+        // Nothing that is larger than the sample.
+        let scale = (usual_scale * factor)
+            .min(f64::from(sample.0) / shown_width)
+            .min(f64::from(sample.1) / shown_height);
+        let pixels = |length: f64, most: u32| ((length * scale).round() as u32).clamp(1, most);
+        let size = (
+            pixels(shown_width, sample.0),
+            pixels(shown_height, sample.1),
+        );
+        let border = |length: f64| (length * scale).round() as u32;
+        let mirrored = self.happens(self.transform.augment().horizontal_flip);
+        let upside_down = self.happens(self.transform.augment().vertical_flip);
+        let turned = |[before, behind]: [f64; 2], turned| {
+            let borders = [border(before), border(behind)];
+            if turned {
+                [borders[1], borders[0]]
+            } else {
+                borders
+            }
+        };
+        let [left, right] = turned(across, mirrored);
+        let [up, low] = turned(down, upside_down);
+        let source = Region {
+            x,
+            y,
+            width: shown_width,
+            height: shown_height,
+        };
+        Piece {
+            corner: (
+                self.rng.random_range(0..=sample.0 - size.0),
+                self.rng.random_range(0..=sample.1 - size.1),
+            ),
+            mirrored,
+            upside_down,
+            colors: self.colors(),
+            pasted: Some([left, up, right, low]),
+            ..View::of(image, source, size).pieces.remove(0)
+        }
+    }
+
+    /// Doubling is as likely at any scale.
+    fn log_uniform(&mut self, low: f64, high: f64) -> f64 {
+        self.rng.random_range(low.ln()..=high.ln()).exp()
     }
 
     fn unmixed(&mut self, image: usize) -> View {
@@ -198,8 +300,7 @@ impl ViewSampler<'_> {
         let filling = (tile_width / width).max(tile_height / height);
         let usual = self.resized_to(image_size, short_side);
         let usual = (f64::from(usual.0) / width).max(filling);
-        // Doubling is as likely at any scale.
-        let scale = (self.rng.random_range(filling.ln()..=usual.ln())).exp();
+        let scale = self.log_uniform(filling, usual);
         let shown_width = (tile_width / scale).min(width);
         let shown_height = (tile_height / scale).min(height);
         let source = Region {

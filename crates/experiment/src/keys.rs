@@ -158,6 +158,14 @@ const TABLE: &[(&str, &str, Resume)] = &[
         Resume::No,
     ),
     ("criterion.sampling.nms_iou", "IoU", Resume::No),
+    ("data.augment.copy_paste.max_scale", "", Resume::No),
+    ("data.augment.copy_paste.min_scale", "", Resume::No),
+    ("data.augment.copy_paste.most", "objects", Resume::No),
+    (
+        "data.augment.copy_paste.probability",
+        "probability",
+        Resume::No,
+    ),
     (
         "data.augment.crop.min_side",
         "share of the side",

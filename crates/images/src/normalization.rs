@@ -162,16 +162,27 @@ impl Normalizer {
     ) {
         let (left, top) = (piece.corner.0 as usize, piece.corner.1 as usize);
         let mut row = vec![0.0; piece.size.0 as usize];
+        let opacity = piece.pasted.map(|[before, above, behind, below]| {
+            let across = Piece::opacity(piece.size.0, [before, behind]);
+            let columns: Vec<f32> = (0..piece.size.0 as usize).map(across).collect();
+            (columns, Piece::opacity(piece.size.1, [above, below]))
+        });
         for (channel, plane) in self
             .channels
             .iter()
             .zip(planes.chunks_exact_mut(height * width))
         {
             let lines = plane.chunks_exact_mut(width).skip(top);
-            for (pixels, line) in rows(pixels, piece).zip(lines) {
+            for ((place, pixels), line) in rows(pixels, piece).enumerate().zip(lines) {
                 channel.normalize_row(pixels, piece.mirrored, &mut row);
-                for (sum, number) in line[left..].iter_mut().zip(&row) {
-                    *sum += piece.weight * number;
+                let line = &mut line[left..];
+                match &opacity {
+                    Some((columns, of_row)) => paste_row(line, &row, columns, of_row(place)),
+                    None => {
+                        for (sum, number) in line.iter_mut().zip(&row) {
+                            *sum += piece.weight * number;
+                        }
+                    }
                 }
             }
         }
@@ -197,6 +208,13 @@ impl Normalizer {
             }
             pixel
         })
+    }
+}
+
+/// Lays a row over what is there, where each place is as opaque as both its column and the row allow.
+fn paste_row(line: &mut [f32], row: &[f32], columns: &[f32], of_row: f32) {
+    for ((under, over), of_column) in line.iter_mut().zip(row).zip(columns) {
+        *under += of_column.min(of_row) * (over - *under);
     }
 }
 
@@ -284,6 +302,50 @@ mod tests {
         normalizer.append(&piece, &image, &mut planes, (2, 3));
         let red = [2.25, 2.0, 0.0, 0.0, 0.0, 0.0];
         assert_eq!(planes[18..], [blue, green, red].concat());
+    }
+
+    /// Six columns and four rows of 100 over 0: two columns at the left and one row below are mixed, by halves and quarters.
+    #[test]
+    fn what_is_pasted_covers_what_is_there_and_fades_at_its_border() {
+        let normalizer = Normalizer::new(&Normalization {
+            mean: [0.0; 3].map(ChannelMean::literal),
+            std: [1.0; 3].map(ChannelStd::literal),
+            ..Normalization::default()
+        });
+        let piece = Piece {
+            corner: (1, 1),
+            pasted: Some([2, 0, 0, 1]),
+            ..whole((6, 4))
+        };
+        let image = Pixels::Bytes(RgbImage::from_pixel(6, 4, Rgb([100; 3])));
+        let (height, width) = (6, 8);
+        let mut planes = vec![20.0; 3 * height * width];
+        normalizer.add(&piece, &image, &mut planes, (height, width));
+        let mixed = |share: f32| 20.0 + share * 80.0;
+        let inner = [
+            20.0,
+            mixed(0.25),
+            mixed(0.75),
+            100.0,
+            100.0,
+            100.0,
+            100.0,
+            20.0,
+        ];
+        let last = [
+            20.0,
+            mixed(0.25),
+            mixed(0.5),
+            mixed(0.5),
+            mixed(0.5),
+            mixed(0.5),
+            mixed(0.5),
+            20.0,
+        ];
+        let plane = [[20.0; 8], inner, inner, inner, last, [20.0; 8]].concat();
+        for (found, expected) in planes.iter().zip(plane.repeat(3)) {
+            assert!((found - expected).abs() < 1e-4, "{planes:?}");
+        }
     }
 
     /// Rows of every length up to a few vector registers, so that what is left over after the last

@@ -81,7 +81,8 @@ impl PixelData {
 }
 
 impl PixelBytes {
-    /// The pieces of images, image after image; nothing if some of them are not bytes.
+    /// The pieces of images, image after image; nothing if some of them are not bytes, or are pasted, which devices have no
+    /// kernel for.
     pub(crate) fn of<'a>(
         images: impl ExactSizeIterator<Item = &'a [(Piece, Pixels)]>,
         normalizer: &Normalizer,
@@ -94,6 +95,9 @@ impl PixelBytes {
                 let Pixels::Bytes(pixels) = pixels else {
                     return None;
                 };
+                if piece.pasted.is_some() {
+                    return None;
+                }
                 pieces.push(PieceBytes {
                     item,
                     start: bytes.len(),

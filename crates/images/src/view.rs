@@ -32,6 +32,9 @@ pub struct Piece {
     pub colors: Option<ColorShift>,
     /// The factor on its pixels: below 1 where samples are mixed.
     pub weight: f32,
+    /// Where it is pasted over the pieces before it: how far inwards from its left, upper, right and lower end it is still
+    /// mixed with them, in pixels. Without, it is added.
+    pub pasted: Option<[u32; 4]>,
 }
 
 /// A part of an image, in its pixels, with fractions.
@@ -59,6 +62,7 @@ impl View {
             upside_down: false,
             colors: None,
             weight: 1.0,
+            pasted: None,
         };
         Self {
             size,
@@ -118,6 +122,38 @@ impl Piece {
             crowd: object.crowd || self.source.kept(&object.bbox, image_size) < min_kept,
             ..object
         })
+    }
+
+    /// What a pasted piece hides of those before it, in the sample: all but its mixed border.
+    pub fn hides(&self) -> Option<BoundingBox> {
+        let [left, up, right, down] = self.pasted?.map(|border| border as f32);
+        let (x, y) = (self.corner.0 as f32, self.corner.1 as f32);
+        let (width, height) = (self.size.0 as f32, self.size.1 as f32);
+        Some(BoundingBox::new(
+            x + left,
+            y + up,
+            x + width - right,
+            y + height - down,
+        ))
+    }
+
+    /// How much of a pasted piece is seen at each place along a side, between two borders in which it grows.
+    pub(crate) fn opacity(length: u32, [before, behind]: [u32; 2]) -> impl Fn(usize) -> f32 {
+        let share = |from_end: u32, border: u32| (from_end as f32 + 0.5) / (border.max(1) as f32);
+        move |place| {
+            let place = place as u32;
+            let from_start = if before == 0 {
+                1.0
+            } else {
+                share(place, before)
+            };
+            let from_end = if behind == 0 {
+                1.0
+            } else {
+                share(length - 1 - place, behind)
+            };
+            from_start.min(from_end).min(1.0)
+        }
     }
 
     /// A box of the image in the sample, clipped to what is shown: there, not in the data set, as

@@ -73,6 +73,7 @@ fn everything() -> AugmentConfig {
     augment.photometric.probability = Share::literal(0.5);
     augment.mosaic.probability = Share::literal(0.5);
     augment.mixup.probability = Share::literal(0.5);
+    augment.copy_paste.probability = Share::literal(0.5);
     augment
 }
 
@@ -100,6 +101,7 @@ fn mask(piece: &Piece, record: &ImageRecord, bbox: BoundingBox) -> RgbImage {
     let piece = Piece {
         colors: None,
         weight: 1.0,
+        pasted: None,
         ..piece.clone()
     };
     let view = View {
@@ -221,6 +223,27 @@ proptest! {
         }
     }
 
+    /// Pasted pieces lie over all others, show the whole object at the scale that was asked for, and mix with what is there
+    /// outside its box alone.
+    #[test]
+    fn pasted_objects_are_whole(images in images(), seed: u64) {
+        let mut augment = AugmentConfig::default();
+        augment.copy_paste.probability = Share::literal(1.0);
+        let view = transform(augment).sample(0, &images, &mut sample_rng(seed, 0, 0, 0));
+        prop_assert_eq!(view.pieces.len(), 2);
+        let pasted = &view.pieces[1];
+        let record = &images[pasted.image];
+        let size = (record.width, record.height);
+        let placed = pasted.place(record.objects[0], size, 1.0).unwrap();
+        prop_assert!(!placed.crowd);
+        let hidden = pasted.hides().unwrap();
+        for (a, b) in placed.bbox.to_array().into_iter().zip(hidden.to_array()) {
+            prop_assert!((a - b).abs() <= 1.0, "{placed:?} and {hidden:?}");
+        }
+        let scale = f64::from(pasted.size.0) / pasted.source.width;
+        prop_assert!(scale < 1.5 * 260.0 / 40.0, "{scale}");
+    }
+
     #[test]
     fn a_mosaic_covers_its_sample_once(images in images(), seed: u64) {
         let mut augment = AugmentConfig::default();
@@ -304,6 +327,7 @@ fn colours_and_mixing_leave_what_is_shown_where_it_was() {
     let plain = transform(augment);
     augment.photometric.probability = Share::literal(0.5);
     augment.mixup.probability = Share::literal(0.5);
+    augment.copy_paste.probability = Share::literal(0.5);
     let varied = transform(augment);
     let (mut colored, mut mixed) = (0, 0);
     for epoch in 0..100 {
