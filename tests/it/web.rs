@@ -58,6 +58,16 @@ fn the_page_finds_what_predict_finds_and_asks_nobody() {
         .wait_for("answer !== null && file.name === 'val_00000.png'")
         .unwrap();
 
+    let press = "document.getElementById('camera').click()";
+    browser.evaluate(press).unwrap();
+    let is_filming = "document.querySelector('video').videoWidth > 0 && \
+                      document.getElementById('camera').textContent === 'Take the photo'";
+    browser.wait_for(is_filming).unwrap();
+    browser.evaluate(press).unwrap();
+    browser
+        .wait_for("answer !== null && file.name === 'camera.png' && answer.width > 0")
+        .unwrap();
+
     let addresses = "performance.getEntriesByType('resource').map(({ name }) => name)";
     let addresses = browser.evaluate(addresses).unwrap();
     for address in addresses.as_array().unwrap() {

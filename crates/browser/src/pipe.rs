@@ -43,6 +43,11 @@ impl Pipe {
                 "--hide-scrollbars",
             ])
             .args(["--disable-background-networking", "--remote-debugging-pipe"])
+            // A camera that shows a pattern, and that nobody has to allow.
+            .args([
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+            ])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
