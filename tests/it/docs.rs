@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use retinanet_tests::{Experiment, Finished, retinanet, run};
 
 /// Commands that are not run here, by how they begin, and why.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 11] = [
     (
         "retinanet train my_photos",
         "takes as long as it says; `init` has tests of its own",
@@ -15,6 +15,14 @@ const ELSEWHERE: [(&str, &str); 9] = [
     (
         "retinanet serve --run runs/quickstart",
         "serves until it is stopped; has its own tests",
+    ),
+    (
+        "retinanet serve --run runs/mine --address 127.0.0.1:9090 --label-studio",
+        "serves until it is stopped; has its own tests",
+    ),
+    (
+        "retinanet dataset convert --from label-studio",
+        "needs what people made; has its own tests",
     ),
     (
         "retinanet bench",

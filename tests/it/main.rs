@@ -18,6 +18,7 @@ mod gpu_kernels;
 mod gpu_steps;
 mod hostile;
 mod init;
+mod labelling;
 mod library;
 mod losses;
 mod mmdetection;

@@ -7,6 +7,9 @@ use std::process::{Child, Stdio};
 use retinanet_tests::{Experiment, retinanet, run};
 use serde_json::Value;
 
+/// What the service shows Label Studio.
+pub(crate) const TOKEN: &str = "0123456789abcdef";
+
 /// A service that runs, and ends with the test.
 pub(crate) struct Serving {
     child: Child,
@@ -19,6 +22,7 @@ impl Serving {
         let mut child = retinanet()
             .args(["serve", "--run", run, "--address", "127.0.0.1:0"])
             .args(more)
+            .env("LABEL_STUDIO_API_KEY", TOKEN)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

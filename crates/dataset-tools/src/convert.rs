@@ -18,6 +18,7 @@ mod yaml;
 mod yolo;
 
 pub use error::ConvertError;
+pub use label_studio::decoded as decoded_query;
 pub(crate) use pictures::is_picture;
 
 use self::shapes::ReadDataset;

@@ -31,7 +31,8 @@ mod split;
 mod stats;
 
 pub use convert::{
-    ConvertError, Converted, DatasetFormat, Destination, Source, convert, yolo_splits,
+    ConvertError, Converted, DatasetFormat, Destination, Source, convert, decoded_query,
+    yolo_splits,
 };
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use discover::{DiscoverError, Found, FoundSplit, MADE_BY_INIT, discover, find_images};

@@ -12,6 +12,7 @@
 //! | `POST /detect?score=0.3` | the body is an image file; answers [JSON](#answers) |
 //! | `GET /health` | what the model is, and the limits |
 //! | `GET /metrics` | Prometheus' text format |
+//! | `POST /setup`, `/predict`, … | Label Studio's protocol, if it is asked for: [`run_with`] |
 //!
 //! It knows nothing of networks: [`Detect`] is what finds the objects, called with a batch of
 //! pictures on a thread of its own. [`run`] serves until [`Stop`] says so, finishes what it has
@@ -75,6 +76,7 @@ mod config;
 mod detect;
 mod error;
 mod host;
+mod label_studio;
 mod metrics;
 mod refusal;
 mod routes;
@@ -88,4 +90,5 @@ pub const PAGE: &str = include_str!("page.html");
 pub use config::ServiceConfig;
 pub use detect::{Detect, ModelInfo};
 pub use error::ServiceError;
-pub use server::{Stop, run};
+pub use label_studio::FetchPicture;
+pub use server::{Stop, run, run_with};

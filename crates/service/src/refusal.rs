@@ -5,7 +5,7 @@ use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use retinanet_images::BytesError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Why a request gets no detections.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,20 @@ pub(crate) enum Refusal {
         name: Option<String>,
         error: BytesError,
     },
+    #[error("the body is not what Label Studio sends: {0}")]
+    Json(serde_json::Error),
+    #[error("the project's labelling interface: {0}")]
+    Interface(String),
+    #[error(
+        "no label of the project is a class of the detector: it has {labels}, and the detector knows {classes}"
+    )]
+    NoCommonLabel { labels: String, classes: String },
+    #[error("its data has no text `{field}`, which the labelling interface shows")]
+    NoPicture { field: String },
+    #[error("its picture cannot be had: {0}")]
+    Fetch(String),
+    #[error("task {id}: {refusal}")]
+    Task { id: String, refusal: Box<Refusal> },
     #[error("the image cannot be decoded")]
     DecoderPanicked,
     #[error("too many pictures are waiting; come again")]
@@ -58,6 +72,17 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// With the task that it is about.
+    pub(crate) fn of_task(self, id: Option<&Value>) -> Self {
+        match id {
+            Some(id) => Self::Task {
+                id: id.to_string(),
+                refusal: Box::new(self),
+            },
+            None => self,
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Empty
@@ -66,7 +91,13 @@ impl Refusal {
             | Self::Form(_)
             | Self::NoFile
             | Self::Files
+            | Self::Json(_)
             | Self::NoHost => StatusCode::BAD_REQUEST,
+            Self::Interface(_)
+            | Self::NoCommonLabel { .. }
+            | Self::NoPicture { .. }
+            | Self::Fetch(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Task { refusal, .. } => refusal.status(),
             Self::Host(_) => StatusCode::FORBIDDEN,
             Self::TooLarge { .. }
             | Self::Picture {

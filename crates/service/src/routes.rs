@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 use crate::PAGE;
 use crate::batcher::{Detected, Job};
 use crate::host;
+use crate::label_studio::{self, FetchPicture};
 use crate::metrics::{Counted, Metrics, Phases, count};
 use crate::refusal::Refusal;
 use crate::upload::{self, Limits, Upload};
@@ -30,11 +31,11 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
 
 /// What all requests share.
 pub(crate) struct Service {
-    info: ModelInfo,
-    config: ServiceConfig,
-    metrics: Arc<Metrics>,
+    pub(crate) info: ModelInfo,
+    pub(crate) config: ServiceConfig,
+    pub(crate) metrics: Arc<Metrics>,
     /// A place for every request that may be worked on.
-    places: Arc<Semaphore>,
+    pub(crate) places: Arc<Semaphore>,
     /// A place for every picture that may be decoded and not yet with the detector: the next
     /// batch, while one is computed.
     decoded: Arc<Semaphore>,
@@ -60,19 +61,25 @@ impl Service {
     }
 }
 
-pub(crate) fn router(service: Service) -> Router {
+pub(crate) fn router(service: Service, label_studio: Option<Arc<dyn FetchPicture>>) -> Router {
+    let service = Arc::new(service);
     let metrics = Arc::clone(&service.metrics);
     let hosts: Arc<[String]> = service.config.allow_hosts.clone().into();
-    Router::new()
+    let own = Router::new()
         .route("/", get(page))
         .route("/detect", post(detect))
         .route("/health", get(health))
         .route("/metrics", get(render_metrics))
+        .with_state(Arc::clone(&service));
+    let routes = match label_studio {
+        Some(pictures) => own.merge(label_studio::router(service, pictures)),
+        None => own,
+    };
+    routes
         .fallback(async || Refusal::UnknownPath)
         .method_not_allowed_fallback(async || Refusal::Method)
         .layer(middleware::from_fn_with_state(hosts, host::require))
         .layer(middleware::from_fn_with_state(metrics, count))
-        .with_state(Arc::new(service))
 }
 
 async fn page() -> impl IntoResponse {
@@ -116,11 +123,12 @@ struct Answer {
 }
 
 #[derive(Serialize)]
-struct Found {
+pub(crate) struct Found {
     category_id: CategoryId,
-    name: String,
-    bbox: [f32; 4],
-    score: f32,
+    pub(crate) name: String,
+    /// `[x, y, width, height]` in pixels of the upright image.
+    pub(crate) bbox: [f32; 4],
+    pub(crate) score: f32,
 }
 
 #[derive(Serialize)]
@@ -178,8 +186,8 @@ async fn detect(
     }))
 }
 
-struct Decoded {
-    picture: RgbImage,
+pub(crate) struct Decoded {
+    pub(crate) picture: RgbImage,
     time: Duration,
     place: OwnedSemaphorePermit,
 }
@@ -199,7 +207,11 @@ impl Service {
 
     /// Decodes as soon as there is a place, which a client that leaves gives back only after the
     /// decoder is done: memory is bounded by the places.
-    async fn decode(&self, bytes: Vec<u8>, name: Option<String>) -> Result<Decoded, Refusal> {
+    pub(crate) async fn decode(
+        &self,
+        bytes: Vec<u8>,
+        name: Option<String>,
+    ) -> Result<Decoded, Refusal> {
         let place = Arc::clone(&self.decoded).acquire_owned().await;
         let place = place.map_err(|_| Refusal::Stopping)?;
         let ServiceConfig {
@@ -227,7 +239,11 @@ impl Service {
         }
     }
 
-    async fn submit(&self, decoded: Decoded, queued: Counted) -> Result<Detected, Refusal> {
+    pub(crate) async fn submit(
+        &self,
+        decoded: Decoded,
+        queued: Counted,
+    ) -> Result<Detected, Refusal> {
         let (reply, answer) = oneshot::channel();
         let job = Job {
             picture: decoded.picture,
@@ -242,7 +258,11 @@ impl Service {
     }
 
     /// The objects in the words of the answer, the best first.
-    fn found(&self, mut objects: Vec<Detection>, min_score: f32) -> Result<Vec<Found>, Refusal> {
+    pub(crate) fn found(
+        &self,
+        mut objects: Vec<Detection>,
+        min_score: f32,
+    ) -> Result<Vec<Found>, Refusal> {
         let classes = &self.info.classes;
         objects.retain(|object| object.score >= min_score);
         objects.sort_by(|a, b| b.score.total_cmp(&a.score));

@@ -18,6 +18,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::batcher::{Batching, DetectorThread};
 use crate::detect::{Detect, ModelInfo};
+use crate::label_studio::FetchPicture;
 use crate::metrics::{Counted, Metrics};
 use crate::routes::{Service, router};
 use crate::{ServiceConfig, ServiceError};
@@ -62,6 +63,22 @@ pub fn run(
     stop: &Stop,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServiceError> {
+    run_with(config, detector, info, None, stop, ready)
+}
+
+/// The same, with Label Studio's protocol too where something gets the pictures of its tasks.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_with(
+    config: &ServiceConfig,
+    detector: impl Detect,
+    info: ModelInfo,
+    label_studio: Option<Arc<dyn FetchPicture>>,
+    stop: &Stop,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ServiceError> {
     config.check()?;
     let runtime = runtime()?;
     let listener = listen(&runtime, config.address)?;
@@ -80,7 +97,10 @@ pub fn run(
     };
     let (jobs, detector) = DetectorThread::start(detector, batching)?;
     let server = Server {
-        router: router(Service::new(config, info, Arc::clone(&metrics), jobs)),
+        router: router(
+            Service::new(config, info, Arc::clone(&metrics), jobs),
+            label_studio,
+        ),
         metrics,
         timeout: config.timeout(),
         places: Arc::new(Semaphore::new(

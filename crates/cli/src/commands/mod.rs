@@ -14,6 +14,7 @@ pub(crate) mod fits;
 pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod keys;
+mod label_studio;
 pub(crate) mod lr_find;
 pub(crate) mod predict;
 pub(crate) mod runs;

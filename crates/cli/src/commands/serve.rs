@@ -5,13 +5,14 @@ use anyhow::Context;
 use image::RgbImage;
 use retinanet_boxes::Detection;
 use retinanet_detector::Detector;
-use retinanet_service::{run as serve, Detect, ModelInfo, ServiceConfig, Stop};
+use retinanet_service::{run_with, Detect, FetchPicture, ModelInfo, ServiceConfig, Stop};
 
 use crate::args::{ServeArguments, TestTimeArguments};
 use crate::console;
 use crate::failure::Failure;
 use crate::signals;
 
+use super::label_studio::Pictures;
 use super::LoadedModel;
 
 /// The trained model, behind HTTP.
@@ -27,6 +28,8 @@ impl Detect for Model {
 
 pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let mut service = config(arguments)?;
+    let pictures = Pictures::new(&arguments.label_studio)?;
+    let pictures = pictures.map(|it| Arc::new(it) as Arc<dyn FetchPicture>);
     let model = super::load_model(&arguments.model)?;
     service.score = model.score(arguments.score);
     let LoadedModel {
@@ -46,10 +49,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     signals::on_first(move || asked.stop())
         .context("cannot watch for Ctrl-C")
         .map_err(Failure::Work)?;
-    serve(&service, Model(detector), info, &stop, |address| {
-        console::result(&format!("serving on http://{address}"));
-    })
-    .map_err(Failure::work)?;
+    let ready = |address| console::result(&format!("serving on http://{address}"));
+    run_with(&service, Model(detector), info, pictures, &stop, ready).map_err(Failure::work)?;
     console::result("stopped");
     Ok(())
 }

@@ -214,8 +214,8 @@ fn encoded(path: &str) -> String {
     bytes.collect::<Vec<_>>().concat()
 }
 
-/// The path of a query; a `%` before anything but two digits stands for itself.
-fn decoded(query: &str) -> String {
+/// The text of a query in an address; a `%` before anything but two digits stands for itself.
+pub fn decoded(query: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = query.as_bytes();
     while let Some((&first, after)) = rest.split_first() {

@@ -1,0 +1,222 @@
+//! The service, as Label Studio and a function of CVAT's ask it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::thread;
+
+use retinanet_tests::Experiment;
+use serde_json::{Value, json};
+
+use crate::serve::{Serving, TOKEN};
+
+/// A Label Studio that has one picture, for those who know the token; its address.
+fn label_studio(picture: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let head: Vec<String> = (lines.map_while(Result::ok))
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let is_asked = head[0].starts_with("GET /data/upload/1/a.png ");
+            let token = format!("authorization: Token {TOKEN}");
+            let knows = head.iter().any(|line| line.eq_ignore_ascii_case(&token));
+            let (status, body) = match (is_asked, knows) {
+                (true, true) => ("200 OK", &picture[..]),
+                (true, false) => ("401 Unauthorized", &b""[..]),
+                (false, _) => ("404 Not Found", &b""[..]),
+            };
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            // The service may have had enough.
+            let _ = stream.write_all(&[head.as_bytes(), body].concat());
+        }
+    });
+    format!("http://{address}")
+}
+
+fn interface(labels: &[&str]) -> String {
+    let labels = labels
+        .iter()
+        .map(|label| format!("<Label value=\"{label}\"/>"));
+    let labels: String = labels.collect();
+    format!(
+        "<View><Image name=\"photo\" value=\"$picture\"/>\
+         <RectangleLabels name=\"boxes\" toName=\"photo\">{labels}</RectangleLabels></View>"
+    )
+}
+
+fn ask(service: &Serving, head: &str, body: &Value) -> (u16, Value) {
+    let (status, answer) = service.ask(head, body.to_string().as_bytes());
+    (status, serde_json::from_str(&answer).unwrap())
+}
+
+/// Of an answer of `/detect` the boxes in percent of the picture's sides, with name and score.
+fn in_percent(detected: &Value) -> Vec<(String, [f64; 5])> {
+    let side = |key: &str| detected[key].as_f64().unwrap() / 100.0;
+    let (width, height) = (side("width"), side("height"));
+    let detections = detected["detections"].as_array().unwrap().iter();
+    detections
+        .map(|it| {
+            let number = |place: usize| it["bbox"][place].as_f64().unwrap();
+            let score = it["score"].as_f64().unwrap();
+            let name = it["name"].as_str().unwrap().to_owned();
+            let [x, y] = [number(0) / width, number(1) / height];
+            (name, [x, y, number(2) / width, number(3) / height, score])
+        })
+        .collect()
+}
+
+#[test]
+fn tasks_get_the_boxes_that_are_detected() {
+    let experiment = Experiment::new();
+    experiment.train_to_find("run").expect_success();
+    let folder = experiment.path("data/images");
+    let picture = experiment.bytes("data/images/val_00000.png");
+    let address = label_studio(picture.clone());
+    let more = [
+        "--label-studio",
+        &address,
+        "--local-files",
+        &folder,
+        "--score",
+        "0.05",
+    ];
+    let service = Serving::start(&experiment.path("run"), &more);
+
+    let classes = experiment.json("data/val.json");
+    let classes = classes["categories"].as_array().unwrap().iter();
+    let classes: Vec<_> = classes.map(|it| it["name"].as_str().unwrap()).collect();
+    let schema = interface(&classes);
+    let setup = json!({ "project": "1.2", "schema": schema, "hostname": address });
+    let (status, answer) = ask(&service, "POST /setup", &setup);
+    assert_eq!((status, &answer["model_version"]), (200, &json!("run")));
+
+    let tasks = [
+        "/data/upload/1/a.png",
+        "/data/local-files/?d=val%5F00000.png",
+    ];
+    let tasks = tasks.map(|picture| json!({ "id": 7, "data": { "picture": picture } }));
+    let asked = json!({ "tasks": tasks, "label_config": schema, "project": "1.2", "params": {} });
+    let (status, answer) = ask(&service, "POST /predict", &asked);
+    assert_eq!(status, 200, "{answer}");
+    let (_, detected) = service.ask("POST /detect", &picture);
+    let expected = in_percent(&serde_json::from_str(&detected).unwrap());
+    assert!(expected.len() > 1, "{detected}");
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for result in results {
+        let boxes = result["result"].as_array().unwrap();
+        assert_eq!(boxes.len(), expected.len());
+        for (found, (name, numbers)) in boxes.iter().zip(&expected) {
+            assert_eq!(found["from_name"], "boxes");
+            assert_eq!(found["to_name"], "photo");
+            let value = &found["value"];
+            assert_eq!(value["rectanglelabels"], json!([name]));
+            let told = ["x", "y", "width", "height"].map(|key| &value[key]);
+            for (told, expected) in told.into_iter().chain([&found["score"]]).zip(numbers) {
+                assert!((told.as_f64().unwrap() - expected).abs() < 1e-3, "{found}");
+            }
+        }
+        let least = expected
+            .iter()
+            .map(|(_, numbers)| numbers[4])
+            .fold(1.0, f64::min);
+        assert!((result["score"].as_f64().unwrap() - least).abs() < 1e-6);
+    }
+    let (status, _) = ask(
+        &service,
+        "POST /webhook",
+        &json!({ "action": "ANNOTATION_CREATED" }),
+    );
+    assert_eq!(status, 201);
+}
+
+#[test]
+fn what_label_studio_cannot_be_answered_is_told() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let run = experiment.path("run");
+    let address = label_studio(Vec::new());
+    let service = Serving::start(&run, &["--label-studio", &address]);
+    let classes = experiment.json("data/val.json");
+    let class = classes["categories"][0]["name"].as_str().unwrap();
+    let predict = |picture: &str| {
+        let task = json!({ "id": 7, "data": { "picture": picture } });
+        let asked = json!({ "tasks": [task], "label_config": interface(&[class]) });
+        ask(&service, "POST /predict", &asked)
+    };
+    for (picture, reason) in [
+        ("http://127.0.0.2/a.png", "--picture-host 127.0.0.2"),
+        ("s3://bucket/a.png", "no address of the web"),
+        ("/data/nowhere.png", "404"),
+        ("data:image/png;base64,AAAA", "image"),
+    ] {
+        let (status, answer) = predict(picture);
+        let told = answer["error"].as_str().unwrap();
+        assert!((415..=422).contains(&status), "{status} {told}");
+        assert!(
+            told.starts_with("task 7: ") && told.contains(reason),
+            "{told}"
+        );
+    }
+    let setup = json!({ "schema": interface(&["zebra"]) });
+    let (status, answer) = ask(&service, "POST /setup", &setup);
+    let told = answer["error"].as_str().unwrap();
+    assert_eq!(status, 422, "{told}");
+    assert!(told.contains("zebra") && told.contains(class), "{told}");
+    let (status, _) = service.ask("POST /predict", b"{\"tasks\": 1}");
+    assert_eq!(status, 400);
+
+    // Nobody who was not asked to speaks it.
+    let plain = Serving::start(&run, &[]);
+    assert_eq!(ask(&plain, "POST /setup", &json!({})).0, 404);
+    let refused = ["serve", "--run", &run, "--label-studio", "localhost:8080"];
+    retinanet_tests::run(&refused).expect_refusal(2, &["http://localhost:8080"]);
+}
+
+/// The function of `docs/labelling.md`, called as Nuclio calls it.
+#[test]
+fn the_documents_function_gives_cvat_its_boxes() {
+    const CALL: &str = "
+import base64, sys, types
+context = types.SimpleNamespace(Response=lambda **given: given)
+picture = base64.b64encode(open(sys.argv[1], 'rb').read()).decode()
+event = types.SimpleNamespace(body={'image': picture, 'threshold': 0.05})
+print(handler(context, event)['body'])
+";
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/labelling.md");
+    let document = fs_err::read_to_string(document).unwrap();
+    let (_, code) = document.split_once("```python\n").unwrap();
+    let (code, _) = code.split_once("```").unwrap();
+
+    let experiment = Experiment::new();
+    experiment.train_to_find("run").expect_success();
+    let service = Serving::start(&experiment.path("run"), &[]);
+    let script = experiment.write("main.py", &format!("{code}{CALL}"));
+    let python = std::env::var("RETINANET_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let called = std::process::Command::new(python)
+        .arg(script)
+        .arg(experiment.path("data/images/val_00000.png"))
+        .env("RETINANET", format!("http://{}", service.address))
+        .output()
+        .unwrap();
+    let called = retinanet_tests::Finished::from(called).expect_success();
+    let boxes: Value = serde_json::from_str(&called.stdout).unwrap();
+    let picture = experiment.bytes("data/images/val_00000.png");
+    let (_, detected) = service.ask("POST /detect?score=0.05", &picture);
+    let detected: Value = serde_json::from_str(&detected).unwrap();
+    let expected = detected["detections"].as_array().unwrap();
+    assert!(expected.len() > 1, "{detected}");
+    assert_eq!(boxes.as_array().unwrap().len(), expected.len());
+    for (found, expected) in boxes.as_array().unwrap().iter().zip(expected) {
+        assert_eq!(found["label"], expected["name"]);
+        let edge = |place: usize| expected["bbox"][place].as_f64().unwrap();
+        let right = edge(0) + edge(2);
+        assert!((found["points"][2].as_f64().unwrap() - right).abs() < 1e-3);
+    }
+}
