@@ -261,13 +261,13 @@ pub(crate) struct ServeArguments {
 #[derive(Args)]
 pub(crate) struct LabelStudioArguments {
     /// Labels Label Studio's tasks before people do, as its "ML backend"; where Label Studio is, like
-    /// http://localhost:8080. Pictures are fetched there with the token in LABEL_STUDIO_API_KEY
+    /// `http://localhost:8080`. Pictures are fetched there with the token in `LABEL_STUDIO_API_KEY`
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) label_studio: Option<String>,
     /// Another host that tasks' pictures are fetched from; may be given several times
     #[arg(long, value_name = "NAME", requires = "label_studio")]
     pub(crate) picture_host: Vec<String>,
-    /// The folder of Label Studio's local files, its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, to read them without asking it
+    /// The folder of Label Studio's local files, its `LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT`, to read them without asking it
     #[arg(long, value_name = "DIR", requires = "label_studio")]
     pub(crate) local_files: Option<PathBuf>,
 }

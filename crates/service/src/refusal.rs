@@ -54,7 +54,7 @@ pub(crate) enum Refusal {
     #[error("its picture cannot be had: {0}")]
     Fetch(String),
     #[error("task {id}: {refusal}")]
-    Task { id: String, refusal: Box<Refusal> },
+    Task { id: String, refusal: Box<Self> },
     #[error("the image cannot be decoded")]
     DecoderPanicked,
     #[error("too many pictures are waiting; come again")]
@@ -93,10 +93,6 @@ impl Refusal {
             | Self::Files
             | Self::Json(_)
             | Self::NoHost => StatusCode::BAD_REQUEST,
-            Self::Interface(_)
-            | Self::NoCommonLabel { .. }
-            | Self::NoPicture { .. }
-            | Self::Fetch(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Task { refusal, .. } => refusal.status(),
             Self::Host(_) => StatusCode::FORBIDDEN,
             Self::TooLarge { .. }
@@ -109,7 +105,12 @@ impl Refusal {
                 error: BytesError::UnknownFormat(_),
                 ..
             } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Picture { .. } | Self::DecoderPanicked => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Picture { .. }
+            | Self::DecoderPanicked
+            | Self::Interface(_)
+            | Self::NoCommonLabel { .. }
+            | Self::NoPicture { .. }
+            | Self::Fetch(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Busy | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Detector(_) | Self::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UnknownPath => StatusCode::NOT_FOUND,
