@@ -265,7 +265,7 @@ fn detections_become_labels_of_every_tool() {
         .collect();
     expected.sort();
     assert!(expected.len() > 5, "too few to compare: {expected:?}");
-    for format in ["coco", "voc", "yolo", "csv", "cvat"] {
+    for format in ["coco", "voc", "yolo", "csv", "cvat", "labelme", "via"] {
         let (labels, back) = (experiment.path(format), experiment.path("back.json"));
         predict(&["--to", format, "--labels", &labels]);
         let convert = [

@@ -1,6 +1,6 @@
 //! Data sets of other formats to and from COCO: what is written of VOC is hotcoco's, the others are here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hotcoco::Dataset;
 use hotcoco::convert::voc_to_coco;
@@ -11,8 +11,10 @@ mod csv;
 mod cvat;
 mod error;
 mod label_studio;
+mod labelme;
 mod pictures;
 mod shapes;
+mod via;
 mod voc;
 mod yaml;
 mod yolo;
@@ -41,6 +43,10 @@ pub enum DatasetFormat {
     Cvat,
     /// A JSON file of Label Studio's, a list of tasks.
     LabelStudio,
+    /// labelme's JSON files, each beside its picture.
+    Labelme,
+    /// A JSON file of VIA's, version 2: a project, or its annotations.
+    Via,
     /// A folder of Pascal VOC's XML files, perhaps in `Annotations`.
     Voc,
     /// A folder of YOLO's text files, with a `data.yaml` or a `classes.txt` that names the classes, in the
@@ -164,6 +170,12 @@ fn read(source: Source<'_>) -> Result<ReadDataset, ConvertError> {
             let read = label_studio::read(&file, images.unwrap_or(beside));
             return read.map_err(|reason| failed(&reason));
         }
+        DatasetFormat::Labelme => return labelme::read(path),
+        DatasetFormat::Via => {
+            let file: Value = read_json(path)?;
+            let read = via::read(&file, images.unwrap_or(beside));
+            return read.map_err(|reason| failed(&reason));
+        }
     };
     Ok(ReadDataset {
         dataset,
@@ -270,19 +282,33 @@ fn write(dataset: &Dataset, destination: Destination<'_>) -> Result<usize, Conve
             write_json(path, &file)?;
             Ok(annotations)
         }
+        DatasetFormat::Via => {
+            let (file, annotations) = via::write(dataset);
+            write_json(path, &file)?;
+            Ok(annotations)
+        }
         DatasetFormat::Voc => voc::write(dataset, path).map_err(failed),
+        DatasetFormat::Labelme => {
+            let (files, annotations) = labelme::write(dataset).map_err(failed)?;
+            write_files(path, files)?;
+            Ok(annotations)
+        }
         DatasetFormat::Yolo => {
             let (files, annotations) = yolo::write(dataset).map_err(failed)?;
-            for (name, text) in files {
-                let path = path.join(name);
-                retinanet_files::write_cached(&path, text).map_err(|error| {
-                    ConvertError::Failed {
-                        reason: error.to_string(),
-                        path,
-                    }
-                })?;
-            }
+            write_files(path, files)?;
             Ok(annotations)
         }
     }
+}
+
+/// Writes files below a folder.
+fn write_files(folder: &Path, files: Vec<(PathBuf, String)>) -> Result<(), ConvertError> {
+    for (name, text) in files {
+        let path = folder.join(name);
+        retinanet_files::write_cached(&path, text).map_err(|error| ConvertError::Failed {
+            reason: error.to_string(),
+            path,
+        })?;
+    }
+    Ok(())
 }

@@ -62,6 +62,10 @@ pub(crate) enum AnnotationFormat {
     Cvat,
     /// A JSON file of Label Studio's
     LabelStudio,
+    /// A folder of labelme's JSON files
+    Labelme,
+    /// A JSON file of VIA's, version 2
+    Via,
 }
 
 impl From<AnnotationFormat> for DatasetFormat {
@@ -73,6 +77,8 @@ impl From<AnnotationFormat> for DatasetFormat {
             AnnotationFormat::Csv => Self::Csv,
             AnnotationFormat::Cvat => Self::Cvat,
             AnnotationFormat::LabelStudio => Self::LabelStudio,
+            AnnotationFormat::Labelme => Self::Labelme,
+            AnnotationFormat::Via => Self::Via,
         }
     }
 }

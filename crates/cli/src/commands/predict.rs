@@ -165,7 +165,10 @@ fn refuse_labels_in_the_way(arguments: &PredictArguments) -> Result<(), Failure>
     let (Some(path), Some(format)) = (&arguments.labels, arguments.to) else {
         return Ok(());
     };
-    let is_folder = matches!(format, AnnotationFormat::Voc | AnnotationFormat::Yolo);
+    let is_folder = matches!(
+        format,
+        AnnotationFormat::Voc | AnnotationFormat::Yolo | AnnotationFormat::Labelme
+    );
     let is_empty = || fs_err::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     let fits = if is_folder {
         path.as_os_str() != "-" && (!path.exists() || is_empty())

@@ -8,7 +8,7 @@ use retinanet_data::in_full;
 use retinanet_images::read_header;
 use serde_json::{Value, json};
 
-use super::shapes::{Classes, ReadDataset, by_image, enclosing, turned};
+use super::shapes::{Classes, ReadDataset, by_image, enclosing, sorted_classes, turned};
 
 /// The names of the two controls in Label Studio's own template for boxes:
 /// `<RectangleLabels name="label" toName="image">` and `<Image name="image" …>`.
@@ -32,10 +32,9 @@ pub(super) fn read(file: &Value, images: &Path) -> Result<ReadDataset, String> {
     if has("predictions") && !has("annotations") {
         return Err("it holds a model's predictions, and nobody's annotations".into());
     }
-    let mut classes = Classes::default();
-    for name in names(tasks) {
-        classes.id_of(name);
-    }
+    let of_task = |task| results(task).filter_map(move |it| shape_of(it, task));
+    let shapes = tasks.iter().flat_map(of_task);
+    let mut classes = sorted_classes(shapes.map(|it| it.class));
     let mut read = ReadDataset::default();
     for (task, number) in tasks.iter().zip(1..) {
         read_task(task, number, images, &mut classes, &mut read)
@@ -81,14 +80,6 @@ fn class_beside<'a>(result: &Value, task: &'a Value) -> Option<&'a str> {
 fn is_class_of_shape(result: &Value, task: &Value) -> bool {
     let of_shape = |it: &Value| it["id"] == result["id"] && shape_of(it, task).is_some();
     result["type"] == "labels" && results(task).any(of_shape)
-}
-
-fn names(tasks: &[Value]) -> Vec<&str> {
-    let of_task = |task| results(task).filter_map(move |it| shape_of(it, task));
-    let mut names: Vec<&str> = tasks.iter().flat_map(of_task).map(|it| it.class).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
 }
 
 fn read_task(

@@ -39,6 +39,14 @@ impl Classes {
     }
 }
 
+/// Classes in the order of their names.
+pub(super) fn sorted_classes<'a>(names: impl Iterator<Item = &'a str>) -> Classes {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    Classes(names.into_iter().map(str::to_owned).collect())
+}
+
 /// The annotations of each image, by its id.
 pub(super) fn by_image(dataset: &Dataset) -> HashMap<u64, Vec<&Annotation>> {
     let mut of_images: HashMap<u64, Vec<&Annotation>> = HashMap::new();
