@@ -45,6 +45,33 @@ fn a_checkpoint_cut_in_half_is_refused_and_the_one_before_it_used() {
     assert_eq!(losses(&experiment, "cut"), losses(&experiment, "whole"));
 }
 
+/// With what is learnt beside RetinaNet's own: factors of levels, centerness, distributions, overlaps as targets.
+#[test]
+fn runs_of_retinanets_descendants_go_on_to_the_last_bit() {
+    let experiment = Experiment::new();
+    for preset in ["atss", "gfl", "varifocal"] {
+        let settings = [
+            format!("preset={preset}"),
+            "data.augment.copy_paste.probability=0.5".to_owned(),
+        ];
+        let settings = settings.iter().flat_map(|it| ["--set", it]);
+        let settings: Vec<&str> = settings.collect();
+        let [whole, cut] = ["whole", "cut"].map(|name| format!("{name}_{preset}"));
+        experiment.train(&whole, &settings).expect_success();
+        experiment.train(&cut, &settings).expect_success();
+        let last = experiment.path(&format!("{cut}/checkpoints/last"));
+        fs_err::remove_dir_all(last).unwrap();
+        let more = [&settings[..], &["--resume"]].concat();
+        let resumed = experiment.train(&cut, &more).expect_success();
+        assert!(resumed.stderr.contains("step-4, step 4"), "{resumed:#?}");
+        assert_eq!(losses(&experiment, &cut), losses(&experiment, &whole));
+        assert_eq!(
+            experiment.json(&format!("{cut}/eval/step-6.json")),
+            experiment.json(&format!("{whole}/eval/step-6.json"))
+        );
+    }
+}
+
 #[test]
 fn a_changed_byte_is_found_too_and_without_a_whole_checkpoint_nothing_starts() {
     let experiment = Experiment::new();

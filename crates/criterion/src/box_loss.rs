@@ -18,7 +18,8 @@ pub struct BoxLossConfig {
     pub kind: BoxLossKind,
     /// Factor on the box loss in the total.
     pub weight: NonNegative,
-    /// What of the positive anchors counts for more. All weigh as much together as if they weighed the same.
+    /// What of the positive anchors counts for more. Those of a micro-batch weigh as much together as if they weighed the
+    /// same.
     pub weigh_by: BoxWeighting,
     /// Factor on distribution focal loss in the total, where boxes are predicted as distributions; GFL's 0.25 if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
