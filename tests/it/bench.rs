@@ -117,6 +117,21 @@ fn a_config_is_measured_as_it_is() {
 }
 
 #[test]
+#[ignore = "takes a minute: a step of ResNeXt-50 at 800 pixels"]
+fn mlperfs_network_is_measured_in_its_words() {
+    let work = ["bench", "--mlperf", "--repeats", "1", "--warmup", "0"];
+    let told = run(&work).expect_success().stdout;
+    for part in [
+        "MLPerf 800x800 batch 1",
+        "MLPerf Training: ",
+        "a core",
+        "SingleStream ",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_with_what_can() {
     let finished = run(&["bench", "--only", "nonsense"]);
     assert_eq!(finished.code, Some(2), "{finished:#?}");

@@ -99,6 +99,11 @@ impl<'a> Benchmark<'a> {
         })
     }
 
+    /// Whether a GPU computes.
+    pub fn is_on_gpu(&self) -> bool {
+        pixel_form(self.device) == PixelForm::Bytes
+    }
+
     /// Single convolutions, forward and with their gradients.
     ///
     /// # Errors

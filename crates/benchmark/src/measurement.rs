@@ -39,12 +39,19 @@ pub struct Measurement {
     pub min_s: f64,
     /// The longest time.
     pub max_s: f64,
+    /// The time that nine of ten were within, by the nearest rank.
+    pub p90_s: f64,
+    /// The time that 99 of a hundred were within, by the nearest rank.
+    pub p99_s: f64,
     /// Floating-point operations in a second, in billions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gflops: Option<f64>,
     /// Images in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images_per_s: Option<f64>,
+    /// Images in a second, for each core that computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images_per_s_and_core: Option<f64>,
     /// What a GPU was asked to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceWork>,
@@ -57,15 +64,19 @@ impl Measurement {
         sorted.sort_by(f64::total_cmp);
         let middle = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
         let last = sorted.len().saturating_sub(1);
+        let within = |share: f64| middle((share * sorted.len() as f64).ceil() as usize - 1);
         Self {
             name,
             what,
             median_s: 0.5 * (middle(last / 2) + middle(last.div_ceil(2))),
             min_s: middle(0),
             max_s: middle(last),
+            p90_s: within(0.9),
+            p99_s: within(0.99),
             seconds,
             gflops: None,
             images_per_s: None,
+            images_per_s_and_core: None,
             device,
         }
     }
@@ -85,11 +96,34 @@ impl Measurement {
             ..self
         }
     }
+
+    /// Divides the rate of images among so many cores.
+    #[must_use]
+    pub fn with_cores(self, cores: usize) -> Self {
+        Self {
+            images_per_s_and_core: self.images_per_s.map(|rate| rate / cores as f64),
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percentiles_are_the_nearest_ranks_and_rates_are_shared_by_cores() {
+        let timing = Timing {
+            seconds: (1..=20).rev().map(f64::from).collect(),
+            device: None,
+        };
+        let measured = Measurement::new("inference", String::new(), timing)
+            .with_images(21)
+            .with_cores(4);
+        assert_eq!((measured.p90_s, measured.p99_s), (18.0, 20.0));
+        assert_eq!(measured.images_per_s, Some(2.0));
+        assert_eq!(measured.images_per_s_and_core, Some(0.5));
+    }
 
     #[test]
     fn the_median_is_the_middle_or_between_the_two() {

@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Serialize)]
 pub(crate) struct Machine {
     cpu: String,
-    cores: usize,
+    pub(crate) cores: usize,
     os: String,
 }
 

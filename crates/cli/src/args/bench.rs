@@ -13,6 +13,10 @@ pub(crate) struct BenchArguments {
     /// Only this, as often as needed; everything that has its data if not given
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) only: Vec<Workload>,
+    /// MLPerf's network and sizes: ResNeXt-50 32x4d, 800x800, 264 classes, frozen norms; a step and inference, and what
+    /// came of them in MLPerf's words
+    #[arg(long, conflicts_with_all = ["config", "backbone", "norm", "freeze_at", "size", "classes"])]
+    pub(crate) mlperf: bool,
     /// A config, whose network, loss, assigner and decoding are measured in place of the paper's
     #[arg(long, value_name = "CONFIG", conflicts_with_all = ["backbone", "norm", "freeze_at"])]
     pub(crate) config: Option<PathBuf>,

@@ -1,6 +1,6 @@
 use anyhow::{anyhow, Context};
 use clap::ValueEnum;
-use retinanet_benchmark::{Benchmark, BenchmarkError, BenchmarkOptions, Measurement};
+use retinanet_benchmark::{Benchmark, BenchmarkError, BenchmarkOptions, ImageSize, Measurement};
 use retinanet_detector::{ModelConfig, Precision};
 use retinanet_experiment::{load_config, DataConfig, ExperimentConfig, SplitConfig};
 use retinanet_trainer::peak_memory;
@@ -26,8 +26,12 @@ struct Report<'a> {
 
 pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     let config = config(arguments)?;
+    let only = match (arguments.mlperf, &arguments.only[..]) {
+        (true, []) => &[Workload::Step, Workload::Inference],
+        (_, only) => only,
+    };
     let data = data(arguments)?;
-    let workloads = chosen(&arguments.only, data.is_some())?;
+    let workloads = chosen(only, data.is_some())?;
     super::set_threads(arguments.threads);
     let device = device::open(&arguments.device).map_err(Failure::usage)?;
     let precision: Precision = named("--precision", &arguments.precision)?;
@@ -47,11 +51,21 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
 
+    let (machine, threads) = (Machine::here(), rayon::current_num_threads());
+    let cores = threads.min(machine.cores);
+    let on_cpu = !bench.is_on_gpu();
+    let results = results.into_iter().map(|measured| {
+        if on_cpu {
+            measured.with_cores(cores)
+        } else {
+            measured
+        }
+    });
     let report = Report {
-        machine: Machine::here(),
+        machine,
         device: &arguments.device,
-        threads: rayon::current_num_threads(),
-        results,
+        threads,
+        results: results.collect(),
         peak_rss_mib: peak_memory().map(|bytes| bytes as f64 / f64::from(1 << 20)),
     };
     if arguments.json {
@@ -61,6 +75,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         console::result(&text);
     } else {
         console::result(&table(&report));
+        if arguments.mlperf {
+            console::result(&mlperf_lines(&report));
+        }
     }
     Ok(())
 }
@@ -69,6 +86,16 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
 fn config(arguments: &BenchArguments) -> Result<ExperimentConfig, Failure> {
     if let Some(path) = &arguments.config {
         return Ok(load_config(path, &[])?);
+    }
+    if arguments.mlperf {
+        return Ok(ExperimentConfig {
+            model: ModelConfig {
+                backbone: named("--mlperf", "resnext50_32x4d")?,
+                p6_from: named("--mlperf", "p5")?,
+                ..ModelConfig::default()
+            },
+            ..ExperimentConfig::default()
+        });
     }
     let model = ModelConfig {
         backbone: named("--backbone", &arguments.backbone)?,
@@ -89,14 +116,20 @@ fn options(
 ) -> BenchmarkOptions {
     let of_config = arguments.config.as_ref().and_then(|path| path.file_stem());
     let of_config = of_config.map(|name| name.to_string_lossy().into_owned());
+    let (size, classes) = if arguments.mlperf {
+        (MLPERF_SIZE, MLPERF_CLASSES)
+    } else {
+        (arguments.size, arguments.classes)
+    };
+    let of_config = of_config.or_else(|| arguments.mlperf.then(|| "MLPerf".to_owned()));
     BenchmarkOptions {
         config,
         precision,
         name: of_config.unwrap_or_else(|| arguments.backbone.clone()),
         objects: arguments.objects,
-        size: arguments.size,
+        size,
+        classes,
         batch: arguments.batch,
-        classes: arguments.classes,
         repeats: arguments.repeats,
         warmup: arguments.warmup,
         seed: arguments.seed,
@@ -149,6 +182,33 @@ fn data(arguments: &BenchArguments) -> Result<Option<DataConfig>, Failure> {
         data.loader.workers = workers;
     }
     Ok(data)
+}
+
+/// What MLPerf trains on and measures: its subset of Open Images.
+const MLPERF_CLASSES: usize = 264;
+const MLPERF_SIZE: ImageSize = ImageSize {
+    height: 800,
+    width: 800,
+};
+
+/// The rates and latencies that MLPerf compares: samples in a second for training and its scenario Offline, the 90th
+/// percentile for SingleStream.
+fn mlperf_lines(report: &Report<'_>) -> String {
+    let lines = report.results.iter().filter_map(|measured| {
+        let rate = measured.images_per_s?;
+        let of_core = measured.images_per_s_and_core;
+        let of_core = of_core.map_or_else(String::new, |rate| format!(", {rate:.3} a core"));
+        Some(match measured.name {
+            "step" => format!("MLPerf Training: {rate:.3} samples/s{of_core}"),
+            _ => format!(
+                "MLPerf Inference: Offline {rate:.3} samples/s{of_core}; SingleStream {:.1} ms (90th percentile), \
+                 99th {:.1} ms",
+                1e3 * measured.p90_s,
+                1e3 * measured.p99_s
+            ),
+        })
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What to measure, each once and in one order.
