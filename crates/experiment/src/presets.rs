@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The settings of another program's RetinaNet, where they differ from the defaults: a layer below
+/// The settings of another program's RetinaNet, or for small data, where they differ from the defaults: a layer below
 /// all others of a config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -20,11 +20,13 @@ pub enum Preset {
     Gfl,
     /// VarifocalNet (Zhang et al. 2021) without its deformable convolution: ATSS with varifocal loss.
     Varifocal,
+    /// Some tens to some thousands of photos on a CPU: what `retinanet init` writes, but for what it fits to the data.
+    SmallData,
 }
 
 impl Preset {
     /// All presets.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Torchvision,
         Self::TorchvisionV2,
         Self::Detectron2,
@@ -32,6 +34,7 @@ impl Preset {
         Self::Atss,
         Self::Gfl,
         Self::Varifocal,
+        Self::SmallData,
     ];
 
     /// Its settings as TOML, layer on layer.
@@ -44,6 +47,7 @@ impl Preset {
             Self::Atss => &[MMDETECTION, ATSS],
             Self::Gfl => &[MMDETECTION, ATSS, include_str!("../presets/gfl.toml")],
             Self::Varifocal => &[MMDETECTION, ATSS, include_str!("../presets/varifocal.toml")],
+            Self::SmallData => &[include_str!("../presets/small_data.toml")],
         }
     }
 }

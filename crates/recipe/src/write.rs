@@ -227,6 +227,26 @@ mod tests {
         Recipe::draft(halves, facts, wishes).that_takes(&cost)
     }
 
+    /// So that whoever starts from the preset has what `init` would have given them.
+    #[test]
+    fn what_does_not_depend_on_the_data_is_the_preset_for_small_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs_err::write(&path, text).unwrap();
+            load_config(&path, &[]).unwrap()
+        };
+        let recipe = recipe("flex", Some("builtin:resnet18"));
+        let mut written = load("init.toml", &recipe.to_toml());
+        let preset = load("preset.toml", "preset = \"small_data\"");
+        written.model.anchors = preset.model.anchors.clone();
+        assert_eq!(written.model, preset.model);
+        assert_eq!(written.criterion, preset.criterion);
+        assert_eq!(written.optimizer, preset.optimizer);
+        assert_eq!(written.schedule, preset.schedule);
+        assert_eq!(written.train.batch_size, preset.train.batch_size);
+    }
+
     #[test]
     fn the_config_is_short_and_read_as_it_is_meant() {
         let folder = tempfile::tempdir().unwrap();
