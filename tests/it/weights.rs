@@ -49,6 +49,30 @@ fn other_programs_names_come_back_to_the_same_bytes() {
     }
 }
 
+/// They would load, and be taken for something else.
+#[test]
+fn what_other_programs_have_no_word_for_is_kept_in_ones_own_names_alone() {
+    let experiment = Experiment::new();
+    for (setting, key) in [
+        ("model.head.scores=softmax", "model.head.scores"),
+        ("model.head.centerness=true", "model.head.centerness"),
+        ("model.head.level_scales=true", "model.head.level_scales"),
+        ("model.box_coder.kind=distances", "model.box_coder.kind"),
+    ] {
+        let name = key.replace('.', "_");
+        let few = ["--set", "train.iterations=1", "--set", "schedule.warmup=0"];
+        let train = [&few[..], &["--set", setting]].concat();
+        experiment.train(&name, &train).expect_success();
+        let (run_dir, out) = (experiment.path(&name), experiment.path("there"));
+        for names in ["torchvision", "detectron2"] {
+            let export = ["export", "--run", &run_dir, "--names", names, "--out", &out];
+            run(&export).expect_refusal(2, &[key, "--names native"]);
+        }
+        run(&["export", "--run", &run_dir, "--out", &out]).expect_success();
+        fs_err::remove_file(&out).unwrap();
+    }
+}
+
 #[test]
 fn burnpack_and_safetensors_evaluate_alike_and_convert_without_loss() {
     let experiment = trained();

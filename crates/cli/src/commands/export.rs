@@ -1,6 +1,8 @@
 use anyhow::anyhow;
+use retinanet_anchors::BoxCoderConfig;
 use retinanet_detector::{
-    save_backbone, save_weights, BackboneExport, ClassScores, Detector, Names, WeightFormat,
+    save_backbone, save_weights, BackboneExport, ClassScores, Detector, ModelConfig, Names,
+    WeightFormat,
 };
 
 use super::{export_onnx, export_web};
@@ -29,12 +31,8 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     if arguments.backbone {
         return export_backbone(&detector, format, arguments);
     }
-    if names != Names::Native && config.model.head.scores == ClassScores::Softmax {
-        return Err(Failure::usage(anyhow!(
-            "the model's scores are a softmax (`model.head.scores`), and {} make sigmoids of its \
-             logits: only `--names native` keeps what it says",
-            names.describe()
-        )));
+    if names != Names::Native {
+        require_said(&config.model, names)?;
     }
     save_weights(
         detector.model(),
@@ -138,6 +136,36 @@ fn refuse_to_overlook(arguments: &ExportArguments) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::usage(anyhow!("`{option}` needs {needed}")))
+}
+
+/// Refuses what another program's RetinaNet would load and take for something else.
+fn require_said(model: &ModelConfig, names: Names) -> Result<(), Failure> {
+    let head = &model.head;
+    let reasons = [
+        (
+            head.scores == ClassScores::Softmax,
+            "the model's scores are a softmax (`model.head.scores`)",
+        ),
+        (
+            head.centerness,
+            "the model predicts centerness (`model.head.centerness`)",
+        ),
+        (
+            head.level_scales,
+            "the model's levels have factors (`model.head.level_scales`)",
+        ),
+        (
+            !matches!(model.box_coder, BoxCoderConfig::Deltas(_)),
+            "the model's boxes are distances (`model.box_coder.kind`)",
+        ),
+    ];
+    match reasons.into_iter().find(|(is_so, _)| *is_so) {
+        Some((_, reason)) => Err(Failure::usage(anyhow!(
+            "{reason}, which {} have no word for: only `--names native` keeps what it says",
+            names.describe()
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn export_backbone(

@@ -110,7 +110,15 @@ fn download(label_studio: &str, address: &str, max_bytes: usize) -> Result<Vec<u
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    let in_words = |error: ureq::Error| format!("{address}: {error}");
+    let in_words = |error: ureq::Error| {
+        let hint = match error {
+            ureq::Error::StatusCode(401 | 403) => {
+                format!("; is the right token in {TOKEN}?")
+            }
+            _ => String::new(),
+        };
+        format!("{address}: {error}{hint}")
+    };
     let agent = ureq::Agent::config_builder()
         .timeout_global(Some(PATIENCE))
         .build()

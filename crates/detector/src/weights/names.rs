@@ -128,21 +128,21 @@ fn torchvision(native: &str, layout: Layout) -> Option<String> {
             };
             Some(format!("backbone.fpn.{block}.{kind}"))
         }
-        "class_subnet" => Some(torchvision_head("classification", "cls_logits", rest)),
-        "box_subnet" => Some(torchvision_head("regression", "bbox_reg", rest)),
+        "class_subnet" => torchvision_head("classification", "cls_logits", rest),
+        "box_subnet" => torchvision_head("regression", "bbox_reg", rest),
         _ => None,
     }
 }
 
-fn torchvision_head(head: &str, output: &str, rest: &str) -> String {
+fn torchvision_head(head: &str, output: &str, rest: &str) -> Option<String> {
     let parts: Vec<&str> = rest.split('.').collect();
     let name = match parts[..] {
         ["convs", index, kind] => format!("conv.{index}.0.{kind}"),
         ["norms", index, kind] => format!("conv.{index}.1.{}", norm(kind)),
         ["output", kind] => format!("{output}.{kind}"),
-        _ => rest.to_owned(),
+        _ => return None,
     };
-    format!("head.{head}_head.{name}")
+    Some(format!("head.{head}_head.{name}"))
 }
 
 fn detectron2(native: &str, layout: Layout) -> Option<String> {
