@@ -14,6 +14,9 @@ use super::shapes::{Classes, ReadDataset, by_image, enclosing, sorted_classes, t
 /// `<RectangleLabels name="label" toName="image">` and `<Image name="image" …>`.
 const CONTROLS: [&str; 2] = ["label", "image"];
 
+/// No picture is longer, in pixels.
+const LONGEST: f64 = 65_535.0;
+
 /// Reads the tasks of an export. Of several annotations of a task the first that was not cancelled counts. Polygons,
 /// ellipses and rotated rectangles become the boxes around them; brushes, key points and the like are left out, and
 /// counted. Classes are numbered by their sorted names. `images` is the folder of the pictures.
@@ -103,14 +106,20 @@ fn read_task(
     };
     let (mut width, mut height) = (told("width").unwrap_or(0), told("height").unwrap_or(0));
     for result in results(task) {
-        let side = |key: &str| result[key].as_f64().filter(|it| *it >= 1.0).unwrap_or(0.0);
+        let side = |key: &str| {
+            let side = result[key].as_f64();
+            side.filter(|it| (1.0..=LONGEST).contains(it))
+                .unwrap_or(0.0)
+        };
         let (of_width, of_height) = (side("original_width"), side("original_height"));
         let Some(Shape { kind, class }) = shape_of(result, task) else {
             read.left_out += usize::from(!is_class_of_shape(result, task));
             continue;
         };
         if of_width == 0.0 || of_height == 0.0 {
-            return Err("a shape tells no `original_width` and `original_height`".into());
+            return Err(
+                "a shape tells no `original_width` and `original_height` of a picture".into(),
+            );
         }
         (width, height) = (of_width as u32, of_height as u32);
         let corners = corners(kind, &result["value"], [of_width, of_height])?;
@@ -410,6 +419,10 @@ mod tests {
         assert!(
             told(|file| file[0]["annotations"][1]["result"][0]["value"]["x"] = json!("left"))
                 .contains("`x` is no number")
+        );
+        assert!(
+            told(|file| file[0]["annotations"][1]["result"][0]["original_width"] = json!(1e12))
+                .contains("of a picture")
         );
         assert!(told(|file| file[0]["annotations"] = json!([])).contains("picture's size"));
         let predicted = told(|file| {
