@@ -1,10 +1,10 @@
-//! The service, as Label Studio and a function of CVAT's ask it.
+//! What helps people to label: `dataset rank`, and the service as Label Studio and a function of CVAT's ask it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use retinanet_tests::Experiment;
+use retinanet_tests::{Experiment, run};
 use serde_json::{Value, json};
 
 use crate::serve::{Serving, TOKEN};
@@ -219,4 +219,53 @@ print(handler(context, event)['body'])
         let right = edge(0) + edge(2);
         assert!((found["points"][2].as_f64().unwrap() - right).abs() < 1e-3);
     }
+}
+
+/// A photo, copies of it in other formats, and others: the copies are chosen last, and a broken one is told.
+#[test]
+fn photos_are_ranked_with_near_copies_last() {
+    let experiment = Experiment::new();
+    experiment.train_to_find("run").expect_success();
+    let photos = experiment.path("photos");
+    fs_err::create_dir(&photos).unwrap();
+    for name in [
+        "val_00000",
+        "val_00001",
+        "val_00002",
+        "train_00000",
+        "train_00001",
+    ] {
+        let name = format!("{name}.png");
+        let photo = experiment.path(&format!("data/images/{name}"));
+        fs_err::copy(photo, format!("{photos}/{name}")).unwrap();
+    }
+    let photo = image::open(format!("{photos}/val_00000.png")).unwrap();
+    for copy in ["copy_1.bmp", "copy_2.qoi"] {
+        photo.to_rgb8().save(format!("{photos}/{copy}")).unwrap();
+    }
+    let [run_dir, json, labels] =
+        ["run", "ranked.json", "next.json"].map(|name| experiment.path(name));
+    let rank = ["dataset", "rank", "--run", &run_dir, &photos];
+    let all = run(&[&rank[..], &["--json", &json]].concat()).expect_success();
+    let ranked = experiment.json("ranked.json");
+    let names: Vec<&str> = (ranked.as_array().unwrap().iter())
+        .map(|it| it["file_name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names.len(), 7);
+    let is_same = |name: &&str| ["val_00000.png", "copy_1.bmp", "copy_2.qoi"].contains(name);
+    assert!(names[5..].iter().all(is_same), "{names:?}");
+    for it in &ranked.as_array().unwrap()[5..] {
+        assert!(it["novelty"].as_f64().unwrap() < 1e-3, "{ranked}");
+    }
+    assert!(all.stdout.lines().count() == 8, "{all:#?}");
+
+    fs_err::write(format!("{photos}/broken.png"), "no picture").unwrap();
+    let two = ["--take", "2", "--to", "coco", "--labels", &labels];
+    run(&[&rank[..], &two].concat()).expect_refusal(1, &["1 of 8 images", "broken.png"]);
+    let chosen = experiment.json("next.json");
+    let chosen: Vec<&str> = (chosen["images"].as_array().unwrap().iter())
+        .map(|it| it["file_name"].as_str().unwrap())
+        .collect();
+    assert_eq!(chosen, names[..2]);
+    run(&[&rank[..], &["--take", "0"]].concat()).expect_refusal(2, &["--take"]);
 }

@@ -13,8 +13,8 @@ use retinanet_experiment::DataSplit;
 pub(crate) use self::bench::{BenchArguments, Workload};
 pub(crate) use self::dataset::{
     AnchorsCommand, AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments,
-    AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, SplitArguments,
-    StatsArguments, SynthArguments, ViewArguments,
+    AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, RankArguments,
+    SplitArguments, StatsArguments, SynthArguments, ViewArguments,
 };
 pub(crate) use self::training::{
     InitArguments, LrFindArguments, RunsArguments, StudyArguments, TrainArguments,

@@ -24,6 +24,7 @@ mod discover;
 pub mod doctor;
 mod labels;
 mod near_copies;
+mod rank;
 #[cfg(test)]
 #[path = "../../data/src/shared.rs"]
 mod shared;
@@ -38,5 +39,6 @@ pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image}
 pub use discover::{DiscoverError, Found, FoundSplit, MADE_BY_INIT, discover, find_images};
 pub use labels::{DetectedImage, write_labels};
 pub use near_copies::near_copies;
+pub use rank::{Ranked, Unlabelled, doubt, rank};
 pub use split::{split, split_groups};
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

@@ -105,6 +105,16 @@ impl Detector {
         found
     }
 
+    /// What the backbone sees on an upright image as a whole, for comparing images with each other; see
+    /// [`RetinaNet::image_features`](crate::RetinaNet::image_features).
+    pub fn features(&self, image: &Arc<RgbImage>) -> Vec<f32> {
+        let view = TestTimeView::plain(&self.preparation, image.dimensions());
+        let views = [(Arc::clone(image), view)];
+        let prepared = prepare_views(&views, &self.preparation, self.pixel_form());
+        let features = self.model().image_features(self.on_device(prepared));
+        features.into_data().iter().collect()
+    }
+
     /// Does something, and prepares the next batch: meanwhile if a GPU computes, which leaves the CPU idle.
     fn while_preparing<T>(
         &self,

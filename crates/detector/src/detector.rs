@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 use retinanet_images::{
@@ -159,6 +159,11 @@ impl Detector {
 
     /// The pixels go to the device.
     pub(crate) fn predict(&self, prepared: Prepared) -> Predictions {
+        self.model.forward(self.on_device(prepared))
+    }
+
+    /// The pixels `[batch, 3, height, width]`, normalised.
+    pub(crate) fn on_device(&self, prepared: Prepared) -> Tensor<4> {
         let Prepared {
             mut pixels,
             height,
@@ -166,7 +171,7 @@ impl Detector {
             sizes,
         } = prepared;
         let shape = [sizes.len(), height, width];
-        (self.model).forward(images_to_device(&mut pixels, shape, &self.device))
+        images_to_device(&mut pixels, shape, &self.device)
     }
 
     /// Waits until the device has done what it was given, so that times mean something.

@@ -1,5 +1,5 @@
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use retinanet_backbone::{Backbone, FeaturePyramid, NormKind};
 use retinanet_convolution::{Levels, Parameter, ParameterKind, channels_last};
 use retinanet_heads::Subnet;
@@ -49,6 +49,20 @@ impl RetinaNet {
             boxes,
             level_anchors: cells.iter().map(|cells| cells * anchors_per_cell).collect(),
         }
+    }
+
+    /// What the backbone sees on images as a whole: C5's mean over all places, in f32.
+    ///
+    /// # Shapes
+    ///
+    /// - `images`: `[batch, 3, height, width]`, normalised
+    /// - output: `[batch, channels]`
+    pub fn image_features(&self, images: Tensor<4>) -> Tensor<2> {
+        let images = images.cast(self.precision.dtype());
+        let map = self.backbone.forward(channels_last(images)).c5;
+        let [batch, height, width, channels] = map.dims();
+        let places = map.reshape([batch, height * width, channels]);
+        places.cast(DType::F32).mean_dim(1).squeeze_dim(1)
     }
 
     /// Allows or forbids Winograd's algorithm in all convolutions; see

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use retinanet_dataset_tools::DatasetFormat;
 use retinanet_settings::{Whole, MOST};
 
-use super::{from_1_to, part, Settings, Split};
+use super::{from_1_to, part, share, ModelArguments, Settings, Split};
 
 #[derive(Subcommand)]
 pub(crate) enum DatasetCommand {
@@ -18,10 +18,36 @@ pub(crate) enum DatasetCommand {
     View(ViewArguments),
     /// Splits annotations into parts that have the same share of every class
     Split(SplitArguments),
-    /// Converts annotations between COCO, Pascal VOC, YOLO, CSV, CVAT and Label Studio
+    /// Converts annotations between COCO, Pascal VOC, YOLO, CSV, CVAT, Label Studio, labelme and VIA
     Convert(ConvertArguments),
+    /// Chooses the unlabelled images that are most worth labelling next
+    Rank(RankArguments),
     /// Renders the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct RankArguments {
+    /// Image files, folders of them, or patterns such as `'photos/**/*.jpg'`
+    #[arg(required = true)]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// How many images to choose
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = from_1_to::<1_000_000>)]
+    pub(crate) take: usize,
+    /// Writes the list as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Writes the chosen images with what is detected on them, for a labelling tool to import
+    #[arg(long, value_name = "PATH", requires = "to")]
+    pub(crate) labels: Option<PathBuf>,
+    /// What the labels are
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "labels")]
+    pub(crate) to: Option<AnnotationFormat>,
+    /// The least score of the labels; as for `predict` if not given
+    #[arg(long, value_parser = share)]
+    pub(crate) score: Option<f32>,
 }
 
 #[derive(Args)]

@@ -17,6 +17,7 @@ pub(crate) mod keys;
 mod label_studio;
 pub(crate) mod lr_find;
 pub(crate) mod predict;
+pub(crate) mod rank;
 pub(crate) mod runs;
 pub(crate) mod serve;
 pub(crate) mod split;

@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         drawings::files(folder, names)
     });
     refuse_overlaps(arguments, &inputs, drawings.as_deref().unwrap_or_default())?;
-    refuse_labels_in_the_way(arguments)?;
+    refuse_labels_in_the_way(arguments.labels.as_deref(), arguments.to)?;
     let model = super::load_model(&arguments.model)?;
     if let Some(drawings) = drawings.as_ref().filter(|_| !arguments.yes) {
         drawings::ask_before_mixing(&arguments.out, drawings)?;
@@ -161,8 +161,11 @@ fn refuse_overlaps(
 }
 
 /// Labels of several files go into a folder of their own: among others, a list of classes would change what they mean.
-fn refuse_labels_in_the_way(arguments: &PredictArguments) -> Result<(), Failure> {
-    let (Some(path), Some(format)) = (&arguments.labels, arguments.to) else {
+pub(crate) fn refuse_labels_in_the_way(
+    labels: Option<&Path>,
+    to: Option<AnnotationFormat>,
+) -> Result<(), Failure> {
+    let (Some(path), Some(format)) = (labels, to) else {
         return Ok(());
     };
     let is_folder = matches!(

@@ -1,0 +1,167 @@
+//! Which photos to label next.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::{anyhow, Context};
+use image::imageops::flip_horizontal;
+use image::RgbImage;
+use retinanet_boxes::Detection;
+use retinanet_dataset_tools::{
+    doubt, rank, write_labels, Destination, DetectedImage, Ranked, Unlabelled,
+};
+use retinanet_detector::Detector;
+use retinanet_images::{decode_image, MAX_PIXELS};
+use serde::Serialize;
+
+use super::LoadedModel;
+use crate::args::RankArguments;
+use crate::console;
+use crate::failure::Failure;
+use crate::inputs::{self, find_images, Input};
+use crate::outputs::{self, given};
+
+/// An image with what the detector says of it.
+struct Seen {
+    name: String,
+    size: (u32, u32),
+    detections: Vec<Detection>,
+}
+
+/// A line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    file_name: &'a str,
+    doubt: f32,
+    novelty: f32,
+}
+
+pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
+    let inputs::Found { inputs, left_out } = find_images(&arguments.images, None)?;
+    let written = [
+        given("--json", arguments.json.as_ref()),
+        given("--labels", arguments.labels.as_ref()),
+    ];
+    let images = inputs
+        .iter()
+        .map(|input| ("an image", input.path.as_path()));
+    outputs::refuse_overlaps(images, written.into_iter().flatten())?;
+    super::predict::refuse_labels_in_the_way(arguments.labels.as_deref(), arguments.to)?;
+    let model = super::load_model(&arguments.model)?;
+    let score = model.score(arguments.score);
+    let LoadedModel { detector, .. } = model;
+    if !left_out.is_empty() {
+        console::note(&format!("left out: {}", left_out.join(", ")));
+    }
+    let (seen, unlabelled, failed) = look(&detector, &inputs);
+    let ranked = rank(&unlabelled, arguments.take);
+    write(arguments, &detector, score, &seen, &ranked)?;
+    match failed.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(Failure::work(anyhow!(
+            "{} of {} images could not be read, the others are ranked; the first: {first}",
+            failed.len(),
+            inputs.len()
+        ))),
+    }
+}
+
+/// What the detector says of each image that can be read, and what is wrong with the others.
+fn look(detector: &Detector, inputs: &[Input]) -> (Vec<Seen>, Vec<Unlabelled>, Vec<String>) {
+    let decoding = detector.preparation().decoding(MAX_PIXELS);
+    let bar = console::work_bar("looking", inputs.len());
+    let (mut seen, mut unlabelled, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for input in inputs {
+        match decode_image(&input.path, decoding) {
+            Ok(picture) => {
+                let size = picture.dimensions();
+                let (detections, image) = look_at(detector, picture);
+                seen.push(Seen {
+                    name: input.name.to_string_lossy().into_owned(),
+                    size,
+                    detections,
+                });
+                unlabelled.push(image);
+            }
+            Err(error) => failed.push(format!("{:#}", anyhow::Error::new(error))),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    (seen, unlabelled, failed)
+}
+
+fn look_at(detector: &Detector, picture: RgbImage) -> (Vec<Detection>, Unlabelled) {
+    let mirrored = Arc::new(flip_horizontal(&picture));
+    let width = picture.width() as f32;
+    let picture = Arc::new(picture);
+    let detect = |picture: &Arc<RgbImage>| {
+        let found = detector.detect(std::slice::from_ref(picture));
+        let found = found.into_iter().flat_map(|found| found.detections);
+        found.collect::<Vec<_>>()
+    };
+    let detections = detect(&picture);
+    let in_mirror: Vec<_> = (detect(&mirrored).into_iter())
+        .map(|detection| Detection {
+            bbox: detection.bbox.flip_horizontally(width),
+            ..detection
+        })
+        .collect();
+    let image = Unlabelled {
+        doubt: doubt(&detections, &in_mirror),
+        features: detector.features(&picture),
+    };
+    (detections, image)
+}
+
+fn write(
+    arguments: &RankArguments,
+    detector: &Detector,
+    score: f32,
+    seen: &[Seen],
+    ranked: &[Ranked],
+) -> Result<(), Failure> {
+    let lines: Vec<Line<'_>> = (ranked.iter())
+        .map(|it| Line {
+            file_name: &seen[it.image].name,
+            doubt: it.doubt,
+            novelty: it.novelty,
+        })
+        .collect();
+    let mut text = Vec::new();
+    for line in &lines {
+        // A text in memory takes all that is written.
+        let _ = writeln!(
+            text,
+            "{:.3}  {:.3}  {}",
+            line.doubt, line.novelty, line.file_name
+        );
+    }
+    console::result("doubt  new    image");
+    console::result(String::from_utf8_lossy(&text).trim_end());
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&lines)
+            .context("cannot write the list")
+            .map_err(Failure::work)?;
+        super::write_over(path, text.as_bytes())?;
+    }
+    if let (Some(path), Some(format)) = (&arguments.labels, arguments.to) {
+        let sure = |seen: &Seen| -> Vec<Detection> {
+            let found = seen.detections.iter();
+            found.filter(|it| it.score >= score).copied().collect()
+        };
+        let chosen: Vec<_> = ranked.iter().map(|it| &seen[it.image]).collect();
+        let detections: Vec<_> = chosen.iter().map(|seen| sure(seen)).collect();
+        let images: Vec<_> = (chosen.iter().zip(&detections))
+            .map(|(seen, detections)| DetectedImage {
+                name: &seen.name,
+                size: seen.size,
+                detections,
+            })
+            .collect();
+        let format = format.into();
+        let destination = Destination { format, path };
+        write_labels(&images, detector.classes(), destination).map_err(Failure::work)?;
+    }
+    Ok(())
+}
