@@ -55,7 +55,8 @@ const MOST_EPOCHS: f64 = 100.0;
 const LEAST_EPOCHS: f64 = 12.0;
 const SAMPLES: f64 = 6_000.0;
 
-/// How much longer it may be where there is time: it goes on to gain a little.
+/// How much longer it may be for few images where there is time: 13 photos of fruits went from 0.594 to 0.638, 205 of blood
+/// cells, with 6,000 samples before, from 0.586 to 0.582.
 const LONGER: f64 = 2.0;
 
 /// The share of that length for which a smaller input is taken rather than fewer samples.
@@ -115,7 +116,13 @@ fn pixels(facts: &Facts, short_side: u64) -> f64 {
     filled(largest as f64) * filled(largest as f64 * facts.aspect)
 }
 
-/// As long as there is time for at a size, and at most [`LONGER`] than it is worth.
+/// The most samples, where there is time.
+fn longest(facts: &Facts) -> f64 {
+    let worth = worth(facts);
+    (LONGER * worth).min(SAMPLES).max(worth)
+}
+
+/// As long as there is time for at a size, and no longer than the longest.
 fn at(facts: &Facts, cost: &StepCost, seconds: f64, short_side: u64) -> Length {
     let step = cost.seconds(pixels(facts, short_side));
     let epochs = worth(facts) / facts.images.max(1) as f64;
@@ -127,7 +134,7 @@ fn at(facts: &Facts, cost: &StepCost, seconds: f64, short_side: u64) -> Length {
     let left = seconds - evaluations as f64 * evaluation;
     let samples = (left / step.max(1e-9)).max(1.0);
     let is_short = samples < worth(facts);
-    let samples = samples.min(LONGER * worth(facts)) as u64;
+    let samples = samples.min(longest(facts)) as u64;
     Length {
         short_side,
         samples,
@@ -196,14 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn training_is_twice_as_long_as_the_data_is_worth_where_there_is_time() {
+    fn training_is_as_long_as_the_data_is_worth_where_there_is_time_and_of_few_images_longer() {
         let fast = StepCost {
             fixed: 0.0,
             per_pixel: 1e-7,
         };
         let length = plan(&facts(), &fast, 3_600.0);
-        assert_eq!((length.samples, length.is_short), (12_000, false));
-        assert!(length.seconds < 600.0, "{length:?}");
+        assert_eq!((length.samples, length.is_short), (6_000, false));
+        assert!(length.seconds < 300.0, "{length:?}");
         let thirteen = Facts {
             images: 13,
             ..facts()
@@ -213,7 +220,7 @@ mod tests {
             images: 20_000,
             ..facts()
         };
-        assert_eq!(plan(&thousands, &fast, 36_000.0).samples, 480_000);
+        assert_eq!(plan(&thousands, &fast, 36_000.0).samples, 240_000);
     }
 
     #[test]
@@ -245,7 +252,7 @@ mod tests {
             let cost = StepCost { fixed, per_pixel };
             let length = plan(&facts, &cost, 60.0 * minutes);
             prop_assert!(length.samples >= 1 && length.evaluations >= 1);
-            prop_assert!(length.samples as f64 <= LONGER * worth(&facts));
+            prop_assert!(length.samples as f64 <= longest(&facts));
             // One evaluation has to be.
             let step = cost.seconds(pixels(&facts, length.short_side));
             let least = step * (1.0 + EVALUATION_SHARE * val_images as f64);
