@@ -76,7 +76,11 @@ fn tasks_get_the_boxes_that_are_detected() {
     let experiment = Experiment::new();
     experiment.train_to_find("run").expect_success();
     let folder = experiment.path("data/images");
-    let picture = experiment.bytes("data/images/val_00000.png");
+    // Wider than high, so that its sides cannot be taken for each other.
+    let photo = image::open(experiment.path("data/images/val_00000.png")).unwrap();
+    let photo = photo.crop_imm(0, 0, photo.width(), 3 * photo.height() / 4);
+    photo.save(experiment.path("data/images/wide.png")).unwrap();
+    let picture = experiment.bytes("data/images/wide.png");
     let address = label_studio(picture.clone());
     let more = [
         "--label-studio",
@@ -96,10 +100,7 @@ fn tasks_get_the_boxes_that_are_detected() {
     let (status, answer) = ask(&service, "POST /setup", &setup);
     assert_eq!((status, &answer["model_version"]), (200, &json!("run")));
 
-    let tasks = [
-        "/data/upload/1/a.png",
-        "/data/local-files/?d=val%5F00000.png",
-    ];
+    let tasks = ["/data/upload/1/a.png", "/data/local-files/?d=w%69de.png"];
     let tasks = tasks.map(|picture| json!({ "id": 7, "data": { "picture": picture } }));
     let asked = json!({ "tasks": tasks, "label_config": schema, "project": "1.2", "params": {} });
     let (status, answer) = ask(&service, "POST /predict", &asked);
