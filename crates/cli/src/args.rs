@@ -13,8 +13,8 @@ use retinanet_experiment::DataSplit;
 pub(crate) use self::bench::{BenchArguments, Workload};
 pub(crate) use self::dataset::{
     AnchorsCommand, AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments,
-    AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, RankArguments,
-    SplitArguments, StatsArguments, SynthArguments, ViewArguments,
+    AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, LabelsArguments,
+    RankArguments, SplitArguments, StatsArguments, SynthArguments, ViewArguments,
 };
 pub(crate) use self::training::{
     InitArguments, LrFindArguments, RunsArguments, StudyArguments, TrainArguments,
@@ -214,12 +214,8 @@ pub(crate) struct PredictArguments {
     /// Writes the detections as CSV too
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
-    /// Writes the detections as labels too, for a labelling tool to import: a file, or for voc and yolo a folder
-    #[arg(long, value_name = "PATH", requires = "to")]
-    pub(crate) labels: Option<PathBuf>,
-    /// What the labels are
-    #[arg(long, value_enum, value_name = "FORMAT", requires = "labels")]
-    pub(crate) to: Option<AnnotationFormat>,
+    #[command(flatten)]
+    pub(crate) labels: LabelsArguments,
     /// Only detections with at least this score; that of the largest F1 on the validation images if not
     /// given, or 0.3 where that is not known
     #[arg(long, value_parser = share)]

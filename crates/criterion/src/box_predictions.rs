@@ -70,8 +70,8 @@ pub(crate) fn centerness(positives: &Positives) -> Tensor<1> {
     let before = centers.clone() - part(objects, 0); // [positives, 2]
     let behind = part(objects, 2) - centers;
     let nearer = before.clone().min_pair(behind.clone()).clamp_min(0.0);
-    let shares = nearer / before.max_pair(behind); // across and down
-    let product = shares.clone().narrow(1, 0, 1) * shares.narrow(1, 1, 1);
+    let ratios = nearer / before.max_pair(behind); // across and down
+    let product = ratios.clone().narrow(1, 0, 1) * ratios.narrow(1, 1, 1);
     product.sqrt().squeeze_dim(1)
 }
 

@@ -36,10 +36,10 @@ pub(crate) fn distribution_focal_loss(logits: Tensor<3>, targets: Tensor<2>) -> 
     let targets = targets.clamp(0.0, (bins - 1) as f64 - BELOW_LAST);
     let below = targets.clone().floor();
     let to_upper = targets - below.clone();
-    let log_shares = log_softmax(logits, 2);
+    let log_probabilities = log_softmax(logits, 2);
     let at = |place: Tensor<2, Int>| {
-        let log_share = log_shares.clone().gather(2, place.unsqueeze_dim(2));
-        log_share.squeeze_dim::<2>(2)
+        let log_probability = log_probabilities.clone().gather(2, place.unsqueeze_dim(2));
+        log_probability.squeeze_dim::<2>(2)
     };
     let place = below.int();
     let (lower, upper) = (at(place.clone()), at(place + 1));
@@ -56,10 +56,10 @@ mod tests {
     /// The formula as it is written, in f64; the target between 0 and the last value.
     fn reference(logits: &[f64], target: f64) -> f64 {
         let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
-        let log_share = |place: usize| logits[place] - total.ln();
+        let log_probability = |place: usize| logits[place] - total.ln();
         let below = target.floor() as usize;
         let to_upper = target - below as f64;
-        -(1.0 - to_upper) * log_share(below) - to_upper * log_share(below + 1)
+        -(1.0 - to_upper) * log_probability(below) - to_upper * log_probability(below + 1)
     }
 
     const BINS: usize = 5;
@@ -100,7 +100,7 @@ mod tests {
         }
     }
 
-    /// Equal shares; nearly all on the value 2; 1/4 and 3/4 on 0 and 1; equal shares of 3 and 4.
+    /// Equal probabilities; nearly all on the value 2; 1/4 and 3/4 on 0 and 1; 3 and 4 alike.
     #[test]
     fn the_integral_is_the_mean() {
         let low = -80.0;

@@ -28,8 +28,8 @@ const LEAST_SCORE: f32 = 0.05;
 /// Boxes of an image that count: those that the detector is least sure of.
 const MOST_BOXES: usize = 5;
 
-/// The doubt of an image on which nothing is found: it may be empty, or full of what the detector does not know.
-const NOTHING_FOUND: f32 = 0.3;
+/// The doubt of an image without detections: it may be empty, or full of what the detector does not know.
+const WITHOUT_DETECTIONS: f32 = 0.3;
 
 /// The overlap from which a box of the mirrored image is the same.
 const SAME: f32 = 0.5;
@@ -55,7 +55,7 @@ pub fn doubt(detections: &[Detection], mirrored: &[Detection]) -> f32 {
         })
         .collect();
     if doubts.is_empty() {
-        return NOTHING_FOUND;
+        return WITHOUT_DETECTIONS;
     }
     doubts.sort_by(|a, b| b.total_cmp(a));
     doubts.truncate(MOST_BOXES);
@@ -151,7 +151,7 @@ mod tests {
             .map(|it| detection(30.0 * it as f32, if it < 5 { 0.5 } else { 1.0 }))
             .collect();
         assert!((doubt(&many, &many) - 1.0).abs() < 1e-6);
-        assert_eq!(doubt(&[], &[]).to_bits(), NOTHING_FOUND.to_bits());
+        assert_eq!(doubt(&[], &[]).to_bits(), WITHOUT_DETECTIONS.to_bits());
     }
 
     fn image(doubt: f32, features: [f32; 2]) -> Unlabelled {

@@ -139,18 +139,18 @@ impl Piece {
 
     /// How much of a pasted piece is seen at each place along a side, between two borders in which it grows.
     pub(crate) fn opacity(length: u32, [before, behind]: [u32; 2]) -> impl Fn(usize) -> f32 {
-        let share = |from_end: u32, border: u32| (from_end as f32 + 0.5) / (border.max(1) as f32);
+        let opacity = |from_end: u32, border: u32| (from_end as f32 + 0.5) / (border.max(1) as f32);
         move |place| {
             let place = place as u32;
             let from_start = if before == 0 {
                 1.0
             } else {
-                share(place, before)
+                opacity(place, before)
             };
             let from_end = if behind == 0 {
                 1.0
             } else {
-                share(length - 1 - place, behind)
+                opacity(length - 1 - place, behind)
             };
             from_start.min(from_end).min(1.0)
         }

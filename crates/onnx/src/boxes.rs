@@ -112,10 +112,10 @@ fn of_distances(
 fn integral(graph: &mut GraphBuilder, values: &Value, bins: usize) -> Value {
     let by_side = graph.ints(&[0, -1, 4, bins as i64]);
     let logits = graph.op("Reshape", &[values, &by_side], &[]);
-    let shares = graph.op("Softmax", &[&logits], &[("axis", Setting::Int(-1))]);
+    let probabilities = graph.op("Softmax", &[&logits], &[("axis", Setting::Int(-1))]);
     let numbers: Vec<f32> = (0..bins).map(|bin| bin as f32).collect();
     let numbers = graph.floats(&numbers, &[bins, 1]);
-    let means = graph.op("MatMul", &[&shares, &numbers], &[]);
+    let means = graph.op("MatMul", &[&probabilities, &numbers], &[]);
     let four = graph.ints(&[0, -1, 4]);
     graph.op("Reshape", &[&means, &four], &[])
 }

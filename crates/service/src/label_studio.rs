@@ -162,7 +162,7 @@ impl Backend {
         let results: Vec<Value> = (found.iter().enumerate())
             .filter_map(|(place, found)| result(place, found, interface, sides))
             .collect();
-        // What people sort tasks by: the least sure first are those worth looking at.
+        // What people sort tasks by: the least sure first are those worth correcting.
         let score = found.iter().map(|found| found.score).reduce(f32::min);
         Ok(json!({
             "model_version": self.version(),

@@ -95,9 +95,9 @@ pub(super) fn integral(logits: &[f32]) -> f32 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let (mut total, mut weighted) = (0.0, 0.0);
     for (value, logit) in logits.iter().enumerate() {
-        let share = (logit - largest).exp();
-        total += share;
-        weighted += value as f32 * share;
+        let weight = (logit - largest).exp();
+        total += weight;
+        weighted += value as f32 * weight;
     }
     weighted / total
 }
@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    /// Two equally likely values, one that is certain, and shares of 1/4 and 3/4.
+    /// Two equally likely values, one that is certain, and probabilities of 1/4 and 3/4.
     #[test]
     fn the_integral_is_the_mean() {
         assert_eq!(integral(&[-1e30, 3.0, 3.0]), 1.5);

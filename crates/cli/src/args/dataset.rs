@@ -26,6 +26,18 @@ pub(crate) enum DatasetCommand {
     Synth(SynthArguments),
 }
 
+/// Detections as labels.
+#[derive(Args)]
+pub(crate) struct LabelsArguments {
+    /// Writes images and detections as labels too, for a labelling tool to import: a file, or for voc, yolo and labelme a
+    /// folder
+    #[arg(long, value_name = "PATH", requires = "to")]
+    pub(crate) labels: Option<PathBuf>,
+    /// What the labels are
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "labels")]
+    pub(crate) to: Option<AnnotationFormat>,
+}
+
 #[derive(Args)]
 pub(crate) struct RankArguments {
     /// Image files, folders of them, or patterns such as `'photos/**/*.jpg'`
@@ -39,12 +51,8 @@ pub(crate) struct RankArguments {
     /// Writes the list as JSON too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Writes the chosen images with what is detected on them, for a labelling tool to import
-    #[arg(long, value_name = "PATH", requires = "to")]
-    pub(crate) labels: Option<PathBuf>,
-    /// What the labels are
-    #[arg(long, value_enum, value_name = "FORMAT", requires = "labels")]
-    pub(crate) to: Option<AnnotationFormat>,
+    #[command(flatten)]
+    pub(crate) labels: LabelsArguments,
     /// The least score of the labels; as for `predict` if not given
     #[arg(long, value_parser = share)]
     pub(crate) score: Option<f32>,

@@ -14,7 +14,7 @@ use retinanet_experiment::{ImageTimes, Observer, Progress};
 use retinanet_images::{decode_image, draw_detections, Decoding, ImagesError};
 use serde::Serialize;
 
-use crate::args::{AnnotationFormat, PredictArguments};
+use crate::args::{AnnotationFormat, LabelsArguments, PredictArguments};
 use crate::console::{self, Console};
 use crate::drawings;
 use crate::failure::Failure;
@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &PredictArguments) -> Result<(), Failure> {
         drawings::files(folder, names)
     });
     refuse_overlaps(arguments, &inputs, drawings.as_deref().unwrap_or_default())?;
-    refuse_labels_in_the_way(arguments.labels.as_deref(), arguments.to)?;
+    refuse_labels_in_the_way(&arguments.labels)?;
     let model = super::load_model(&arguments.model)?;
     if let Some(drawings) = drawings.as_ref().filter(|_| !arguments.yes) {
         drawings::ask_before_mixing(&arguments.out, drawings)?;
@@ -148,7 +148,7 @@ fn refuse_overlaps(
     let written = [
         given("--json", json.as_ref()),
         given("--csv", csv.as_ref()),
-        given("--labels", labels.as_ref()),
+        given("--labels", labels.labels.as_ref()),
     ];
     for (option, path) in written.iter().flatten() {
         super::refuse_file_of_run(model.run.as_deref(), option, path)?;
@@ -161,11 +161,8 @@ fn refuse_overlaps(
 }
 
 /// Labels of several files go into a folder of their own: among others, a list of classes would change what they mean.
-pub(crate) fn refuse_labels_in_the_way(
-    labels: Option<&Path>,
-    to: Option<AnnotationFormat>,
-) -> Result<(), Failure> {
-    let (Some(path), Some(format)) = (labels, to) else {
+pub(crate) fn refuse_labels_in_the_way(arguments: &LabelsArguments) -> Result<(), Failure> {
+    let (Some(path), Some(format)) = (&arguments.labels, arguments.to) else {
         return Ok(());
     };
     let is_folder = matches!(
@@ -310,7 +307,7 @@ fn write_results(
             .map_err(Failure::Work)?;
         super::write_over(path, &text)?;
     }
-    if let (Some(path), Some(format)) = (&arguments.labels, arguments.to) {
+    if let (Some(path), Some(format)) = (&arguments.labels.labels, arguments.labels.to) {
         let images: Vec<_> = predictions
             .iter()
             .map(|prediction| DetectedImage {

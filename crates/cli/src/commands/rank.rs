@@ -22,7 +22,7 @@ use crate::inputs::{self, find_images, Input};
 use crate::outputs::{self, given};
 
 /// An image with what the detector says of it.
-struct Seen {
+struct Detected {
     name: String,
     size: (u32, u32),
     detections: Vec<Detection>,
@@ -40,22 +40,22 @@ pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
     let inputs::Found { inputs, left_out } = find_images(&arguments.images, None)?;
     let written = [
         given("--json", arguments.json.as_ref()),
-        given("--labels", arguments.labels.as_ref()),
+        given("--labels", arguments.labels.labels.as_ref()),
     ];
     let images = inputs
         .iter()
         .map(|input| ("an image", input.path.as_path()));
     outputs::refuse_overlaps(images, written.into_iter().flatten())?;
-    super::predict::refuse_labels_in_the_way(arguments.labels.as_deref(), arguments.to)?;
+    super::predict::refuse_labels_in_the_way(&arguments.labels)?;
     let model = super::load_model(&arguments.model)?;
     let score = model.score(arguments.score);
     let LoadedModel { detector, .. } = model;
     if !left_out.is_empty() {
         console::note(&format!("left out: {}", left_out.join(", ")));
     }
-    let (seen, unlabelled, failed) = look(&detector, &inputs);
+    let (detected, unlabelled, failed) = detect_all(&detector, &inputs);
     let ranked = rank(&unlabelled, arguments.take);
-    write(arguments, &detector, score, &seen, &ranked)?;
+    write(arguments, &detector, score, &detected, &ranked)?;
     match failed.as_slice() {
         [] => Ok(()),
         [first, ..] => Err(Failure::work(anyhow!(
@@ -67,16 +67,19 @@ pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
 }
 
 /// What the detector says of each image that can be read, and what is wrong with the others.
-fn look(detector: &Detector, inputs: &[Input]) -> (Vec<Seen>, Vec<Unlabelled>, Vec<String>) {
+fn detect_all(
+    detector: &Detector,
+    inputs: &[Input],
+) -> (Vec<Detected>, Vec<Unlabelled>, Vec<String>) {
     let decoding = detector.preparation().decoding(MAX_PIXELS);
-    let bar = console::work_bar("looking", inputs.len());
-    let (mut seen, mut unlabelled, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let bar = console::work_bar("detecting", inputs.len());
+    let (mut detected, mut unlabelled, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     for input in inputs {
         match decode_image(&input.path, decoding) {
             Ok(picture) => {
                 let size = picture.dimensions();
-                let (detections, image) = look_at(detector, picture);
-                seen.push(Seen {
+                let (detections, image) = detect_with_doubt(detector, picture);
+                detected.push(Detected {
                     name: input.name.to_string_lossy().into_owned(),
                     size,
                     detections,
@@ -88,10 +91,10 @@ fn look(detector: &Detector, inputs: &[Input]) -> (Vec<Seen>, Vec<Unlabelled>, V
         bar.inc(1);
     }
     bar.finish_and_clear();
-    (seen, unlabelled, failed)
+    (detected, unlabelled, failed)
 }
 
-fn look_at(detector: &Detector, picture: RgbImage) -> (Vec<Detection>, Unlabelled) {
+fn detect_with_doubt(detector: &Detector, picture: RgbImage) -> (Vec<Detection>, Unlabelled) {
     let mirrored = Arc::new(flip_horizontal(&picture));
     let width = picture.width() as f32;
     let picture = Arc::new(picture);
@@ -118,12 +121,12 @@ fn write(
     arguments: &RankArguments,
     detector: &Detector,
     score: f32,
-    seen: &[Seen],
+    detected: &[Detected],
     ranked: &[Ranked],
 ) -> Result<(), Failure> {
     let lines: Vec<Line<'_>> = (ranked.iter())
         .map(|it| Line {
-            file_name: &seen[it.image].name,
+            file_name: &detected[it.image].name,
             doubt: it.doubt,
             novelty: it.novelty,
         })
@@ -145,17 +148,17 @@ fn write(
             .map_err(Failure::work)?;
         super::write_over(path, text.as_bytes())?;
     }
-    if let (Some(path), Some(format)) = (&arguments.labels, arguments.to) {
-        let sure = |seen: &Seen| -> Vec<Detection> {
-            let found = seen.detections.iter();
+    if let (Some(path), Some(format)) = (&arguments.labels.labels, arguments.labels.to) {
+        let sure = |detected: &Detected| -> Vec<Detection> {
+            let found = detected.detections.iter();
             found.filter(|it| it.score >= score).copied().collect()
         };
-        let chosen: Vec<_> = ranked.iter().map(|it| &seen[it.image]).collect();
-        let detections: Vec<_> = chosen.iter().map(|seen| sure(seen)).collect();
+        let chosen: Vec<_> = ranked.iter().map(|it| &detected[it.image]).collect();
+        let detections: Vec<_> = chosen.iter().map(|detected| sure(detected)).collect();
         let images: Vec<_> = (chosen.iter().zip(&detections))
-            .map(|(seen, detections)| DetectedImage {
-                name: &seen.name,
-                size: seen.size,
+            .map(|(detected, detections)| DetectedImage {
+                name: &detected.name,
+                size: detected.size,
                 detections,
             })
             .collect();

@@ -8,7 +8,7 @@ use retinanet_data::in_full;
 use retinanet_images::read_header;
 use serde_json::{Value, json};
 
-use super::shapes::{Classes, ReadDataset, by_image, enclosing, sorted_classes, turned};
+use super::shapes::{Classes, ReadDataset, by_image, enclosing, named_box, sorted_classes, turned};
 
 /// The names of the two controls in Label Studio's own template for boxes:
 /// `<RectangleLabels name="label" toName="image">` and `<Image name="image" …>`.
@@ -265,8 +265,7 @@ pub(super) fn write(dataset: &Dataset) -> (Value, usize) {
 }
 
 fn result(dataset: &Dataset, image: &Image, annotation: &Annotation) -> Option<Value> {
-    let category = (dataset.categories.iter()).find(|it| it.id == annotation.category_id)?;
-    let [x, y, width, height] = annotation.bbox.filter(|_| !annotation.iscrowd)?;
+    let (class, [x, y, width, height]) = named_box(dataset, annotation)?;
     let percent = |length: f64, side: u32| 100.0 * length / f64::from(side);
     let [control, picture] = CONTROLS;
     let mut result = json!({
@@ -283,7 +282,7 @@ fn result(dataset: &Dataset, image: &Image, annotation: &Annotation) -> Option<V
             "width": percent(width, image.width),
             "height": percent(height, image.height),
             "rotation": 0,
-            "rectanglelabels": [category.name],
+            "rectanglelabels": [class],
         },
     });
     if let Some(score) = annotation.score {

@@ -2,7 +2,7 @@
 //! ([`labelme/_label_file.py`](https://github.com/wkentaro/labelme) writes them).
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use hotcoco::{Annotation, Dataset, Image};
 use retinanet_annotations::read_json;
@@ -11,7 +11,7 @@ use retinanet_images::read_header;
 use serde_json::{Value, json};
 
 use super::ConvertError;
-use super::shapes::{Classes, ReadDataset, by_image, enclosing, sorted_classes};
+use super::shapes::{Classes, ReadDataset, by_image, enclosing, named_box, sorted_classes};
 
 /// The version of labelme whose files these are.
 const VERSION: &str = "5.5.0";
@@ -157,7 +157,7 @@ fn add(
         ("rectangle" | "oriented_rectangle" | "polygon" | "mask", _) if points.len() > 1 => points,
         (other, _) => return Err(format!("`{other}` of {} points is no shape", points.len())),
     };
-    let bbox = enclosing(&corners).ok_or("it has no finite box")?;
+    let bbox = enclosing(&corners).ok_or("its box is non-finite")?;
     let annotations = &mut read.dataset.annotations;
     annotations.push(Annotation {
         id: annotations.len() as u64 + 1,
@@ -184,7 +184,7 @@ pub(super) fn write(dataset: &Dataset) -> Result<(Vec<(PathBuf, String)>, usize)
         let is_below = path.is_relative()
             && path
                 .components()
-                .all(|part| matches!(part, std::path::Component::Normal(_)));
+                .all(|part| matches!(part, Component::Normal(_)));
         if !is_below || !names.insert(path.clone()) {
             return Err(format!(
                 "image {} (`{}`) would have no file of its own",
@@ -193,17 +193,12 @@ pub(super) fn write(dataset: &Dataset) -> Result<(Vec<(PathBuf, String)>, usize)
         }
         let mut shapes = Vec::new();
         for annotation in of_images.get(&image.id).into_iter().flatten() {
-            let category = dataset
-                .categories
-                .iter()
-                .find(|it| it.id == annotation.category_id);
-            let bbox = annotation.bbox.filter(|_| !annotation.iscrowd);
-            let Some((category, [x, y, width, height])) = category.zip(bbox) else {
+            let Some((class, [x, y, width, height])) = named_box(dataset, annotation) else {
                 continue;
             };
             written += 1;
             shapes.push(json!({
-                "label": category.name,
+                "label": class,
                 "points": [[x, y], [x + width, y + height]],
                 "group_id": null,
                 "description": "",
@@ -242,7 +237,7 @@ mod tests {
         json!({ "label": label, "points": points, "shape_type": kind, "group_id": null, "flags": {} })
     }
 
-    /// A street of 200 × 100, with a rectangle drawn from its lower right corner, a polygon, a circle and a line.
+    /// A street of 200 × 100, with a rectangle from its lower right corner, a polygon, a circle and a line.
     fn file() -> Value {
         json!({
             "version": "5.2.1",

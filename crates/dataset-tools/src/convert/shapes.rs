@@ -59,6 +59,17 @@ pub(super) fn by_image(dataset: &Dataset) -> HashMap<u64, Vec<&Annotation>> {
     of_images
 }
 
+/// The class of an annotation, and its box `[x, y, width, height]`; nothing if it is a crowd, or one of them is missing.
+pub(super) fn named_box<'a>(
+    dataset: &'a Dataset,
+    annotation: &Annotation,
+) -> Option<(&'a str, [f64; 4])> {
+    let mut categories = dataset.categories.iter();
+    let category = categories.find(|it| it.id == annotation.category_id)?;
+    let bbox = annotation.bbox.filter(|_| !annotation.iscrowd)?;
+    Some((&category.name, bbox))
+}
+
 /// The corners of a box of these edges, turned clockwise about its middle.
 pub(super) fn rotated([left, top, right, bottom]: [f64; 4], degrees: f64) -> Vec<[f64; 2]> {
     let (x, y) = (f64::midpoint(left, right), f64::midpoint(top, bottom));

@@ -8,7 +8,7 @@ use retinanet_data::in_full;
 use retinanet_images::read_header;
 use serde_json::{Map, Value, json};
 
-use super::shapes::{Classes, ReadDataset, by_image, enclosing, sorted_classes, turned};
+use super::shapes::{Classes, ReadDataset, by_image, enclosing, named_box, sorted_classes, turned};
 
 /// The attributes of a region that name its class, where it has several.
 const CLASS: [&str; 6] = ["label", "class", "name", "type", "category", "object"];
@@ -158,7 +158,7 @@ fn bbox(shape: &Value) -> Result<[f64; 4], String> {
         }
         other => return Err(format!("`{other}` is no shape that is known")),
     };
-    enclosing(&corners).ok_or_else(|| "it has no finite box".into())
+    enclosing(&corners).ok_or_else(|| "its box is non-finite".into())
 }
 
 /// Writes a data set as exported annotations; tells how many annotations were taken over.
@@ -169,18 +169,13 @@ pub(super) fn write(dataset: &Dataset) -> (Value, usize) {
     for image in &dataset.images {
         let mut regions = Vec::new();
         for annotation in of_images.get(&image.id).into_iter().flatten() {
-            let category = dataset
-                .categories
-                .iter()
-                .find(|it| it.id == annotation.category_id);
-            let bbox = annotation.bbox.filter(|_| !annotation.iscrowd);
-            let Some((category, [x, y, width, height])) = category.zip(bbox) else {
+            let Some((class, [x, y, width, height])) = named_box(dataset, annotation) else {
                 continue;
             };
             written += 1;
             regions.push(json!({
                 "shape_attributes": { "name": "rect", "x": x, "y": y, "width": width, "height": height },
-                "region_attributes": { "label": category.name },
+                "region_attributes": { "label": class },
             }));
         }
         // VIA's key is the name with the file's size behind it, which it takes -1 for unknown.

@@ -49,7 +49,7 @@ impl Interface {
             }
         }
         let (from_name, to_name, labels) = (controls.boxes)
-            .ok_or("it has no <RectangleLabels>, and boxes are all that is found")?;
+            .ok_or("it has no <RectangleLabels>, and boxes are all that is detected")?;
         let field = controls.pictures.remove(&to_name);
         let field = field.ok_or_else(|| {
             format!("it has no <Image name=\"{to_name}\"> with a value like \"$image\"")
