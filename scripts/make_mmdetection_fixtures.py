@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Writes what mmdetection's ATSSAssigner, QualityFocalLoss, VarifocalLoss and two heads compute, as fixtures for the tests.
+"""Writes what mmdetection's ATSSAssigner, QualityFocalLoss, VarifocalLoss, PAFPN and two heads compute, as fixtures for the tests.
 
     scripts/make_mmdetection_fixtures.py [--out FOLDER]
 
 The files hold numbers only. `atss.json`: for each scene its size, its boxes, and which anchor is an object of which box;
 scenes in which rounding could turn a decision are left out. `soft_targets.json`: logits and the qualities that their
 classes should have, and of each loss the values and the gradients. `heads.json`: what ATSSHead and GFLHead were told for
-two images, the losses that they make of it, and the gradients. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`;
+two images, the losses that they make of it, and the gradients. `pafpn.json`: the weights of a thin PAFPN, C2 to C5 and
+the levels that it makes of them. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`;
 the numbers that are stored are those of mmdet 3.3.0.
 """
 
@@ -24,6 +25,7 @@ sys.modules["mmcv._ext"] = types.ModuleType("mmcv._ext")
 sys.modules["mmcv._ext"].__getattr__ = lambda name: None
 
 from mmdet.models.dense_heads import ATSSHead, GFLHead
+from mmdet.models.necks import PAFPN
 from mmdet.models.losses import QualityFocalLoss, VarifocalLoss
 from mmdet.models.task_modules.assigners import ATSSAssigner
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
@@ -181,6 +183,36 @@ def heads():
     }
 
 
+def pafpn():
+    """A thin PAFPN on P3 to P7, for an image whose sides no stride divides."""
+    torch.manual_seed(5)
+    channels = [2, 3, 4, 5]
+    neck = PAFPN(
+        in_channels=channels,
+        out_channels=3,
+        num_outs=5,
+        start_level=1,
+        add_extra_convs="on_input",
+        relu_before_extra_convs=True,
+    )
+    with torch.no_grad():
+        for values in neck.parameters():
+            values.copy_(torch.empty_like(values).uniform_(-0.5, 0.5).mul(1000).round().div(1000))
+    sizes = [[-(-side // stride) for side in [72, 104]] for stride in [4, 8, 16, 32]]
+    maps = [torch.randn(1, width, *size).mul(1000).round().div(1000) for width, size in zip(channels, sizes)]
+
+    def told(tensor):
+        values = [float(f"{value:.7g}") for value in tensor.detach().flatten().tolist()]
+        return {"shape": list(tensor.shape), "values": values}
+
+    return {
+        "channels": channels,
+        "weights": {name: told(values) for name, values in neck.named_parameters()},
+        "maps": [told(it) for it in maps],
+        "levels": [told(it) for it in neck(maps)],
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).resolve().parent.parent / "tests/fixtures/mmdetection"
@@ -198,6 +230,7 @@ def main():
     (arguments.out / "atss.json").write_text(f"[\n{text}\n]\n")
     (arguments.out / "soft_targets.json").write_text(json.dumps(soft_targets(), indent=1) + "\n")
     (arguments.out / "heads.json").write_text(json.dumps(heads()) + "\n")
+    (arguments.out / "pafpn.json").write_text(json.dumps(pafpn()) + "\n")
     print(f"{len(scenes)} scenes, {sum(len(scene['objects']) for scene in scenes)} objects")
 
 

@@ -1,10 +1,14 @@
 //! Against numbers of mmdetection's, as `scripts/make_mmdetection_fixtures.py` stored them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::{AnchorConfig, Assignment, AtssConfig, Lengths};
+use retinanet_backbone::{BackboneFeatures, FeaturePyramid, FeaturePyramidConfig};
 use retinanet_boxes::{BoundingBox, ClassId, GroundTruth};
+use retinanet_convolution::{Conv2d, channels_first, channels_last};
 use retinanet_criterion::{
     BatchTargets, ClassLoss, ClassLossConfig, LossOptions, PredictionForm, QualityFocalConfig,
     VarifocalConfig,
@@ -204,4 +208,83 @@ fn ground_truth(object: &[f32; 5]) -> GroundTruth {
         class: ClassId(class as u32),
         crowd: false,
     }
+}
+
+#[derive(Deserialize)]
+struct Pafpn {
+    /// Of C2 to C5.
+    channels: [usize; 4],
+    weights: BTreeMap<String, Stored>,
+    maps: [Stored; 4],
+    levels: Vec<Stored>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Stored {
+    fn tensor<const D: usize>(&self) -> Tensor<D> {
+        let data = TensorData::new(self.values.clone(), self.shape.clone());
+        Tensor::from_data(data, &Device::flex())
+    }
+}
+
+#[test]
+fn a_path_leads_up_again_as_in_pafpn() {
+    let stored: Pafpn =
+        serde_json::from_str(include_str!("../fixtures/mmdetection/pafpn.json")).unwrap();
+    let mut pyramid = FeaturePyramidConfig::new(stored.channels)
+        .with_channels(3)
+        .with_bottom_up_path(true)
+        .init(0, &Device::flex());
+    for (name, conv) in stored_convolutions(&mut pyramid) {
+        conv.weight = Param::from_tensor(stored.weights[&format!("{name}.conv.weight")].tensor());
+        let bias = stored.weights[&format!("{name}.conv.bias")].tensor();
+        conv.bias = Some(Param::from_tensor(bias));
+    }
+    let [c2, c3, c4, c5] = (stored.maps.each_ref()).map(|map| channels_last(map.tensor()));
+    let levels = pyramid.forward(BackboneFeatures { c2, c3, c4, c5 });
+    assert_eq!(levels.len(), stored.levels.len());
+    for (level, expected) in levels.into_iter().zip(&stored.levels) {
+        let level = channels_first(level);
+        assert_eq!(level.dims()[..], expected.shape[..]);
+        let level: Vec<f32> = level.into_data().try_to_vec().unwrap();
+        for (found, expected) in level.iter().zip(&expected.values) {
+            let off = (found - expected).abs();
+            assert!(off < 1e-4, "{found} and {expected}");
+        }
+    }
+}
+
+/// The pyramid's convolutions under mmdetection's names.
+fn stored_convolutions(pyramid: &mut FeaturePyramid) -> Vec<(String, &mut Conv2d)> {
+    let FeaturePyramid {
+        lateral3,
+        lateral4,
+        lateral5,
+        output3,
+        output4,
+        output5,
+        bottom_up,
+        p6,
+        p7,
+        ..
+    } = pyramid;
+    let (downs, outputs) = (bottom_up.iter_mut())
+        .map(|step| (&mut step.down, &mut step.output))
+        .unzip();
+    let parts: [(&str, Vec<&mut Conv2d>); 4] = [
+        ("lateral_convs", vec![lateral3, lateral4, lateral5]),
+        ("fpn_convs", vec![output3, output4, output5, p6, p7]),
+        ("downsample_convs", downs),
+        ("pafpn_convs", outputs),
+    ];
+    let numbered = parts.into_iter().flat_map(|(part, convs)| {
+        let convs = convs.into_iter().enumerate();
+        convs.map(move |(index, conv)| (format!("{part}.{index}"), conv))
+    });
+    numbered.collect()
 }

@@ -56,6 +56,7 @@ fn what_other_programs_have_no_word_for_is_kept_in_ones_own_names_alone() {
     for (setting, key) in [
         ("model.head.scores=softmax", "model.head.scores"),
         ("model.head.centerness=true", "model.head.centerness"),
+        ("model.bottom_up_path=true", "model.bottom_up_path"),
         ("model.head.level_scales=true", "model.head.level_scales"),
         ("model.box_coder.kind=distances", "model.box_coder.kind"),
     ] {

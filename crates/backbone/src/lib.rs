@@ -26,7 +26,7 @@ mod resnet;
 
 pub use network::Backbone;
 pub use norm::{Norm, NormKind};
-pub use pyramid::{FeaturePyramid, FeaturePyramidConfig, FinestLevel, P6Source};
+pub use pyramid::{BottomUpStep, FeaturePyramid, FeaturePyramidConfig, FinestLevel, P6Source};
 pub use residual::{Projection, ResidualBlock};
 pub use resnet::{
     Architecture, BackboneFeatures, ResNet, ResNetConfig, detectron2_name, norm_name,

@@ -1,7 +1,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{Conv2d, Parameter, WeightDistribution, add_upsampled, conv2d};
+use retinanet_convolution::{
+    Conv2d, FusedEpilogue, Parameter, WeightDistribution, add_upsampled, conv2d,
+    conv2d_with_epilogue,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +51,7 @@ pub struct FeaturePyramidConfig {
     finest: FinestLevel,
     p6_from: P6Source,
     relu_before_p7: bool,
+    bottom_up_path: bool,
 }
 
 impl FeaturePyramidConfig {
@@ -60,6 +64,7 @@ impl FeaturePyramidConfig {
             finest: FinestLevel::P3,
             p6_from: P6Source::C5,
             relu_before_p7: true,
+            bottom_up_path: false,
         }
     }
 
@@ -74,6 +79,13 @@ impl FeaturePyramidConfig {
     #[must_use]
     pub const fn with_relu_before_p7(mut self, relu: bool) -> Self {
         self.relu_before_p7 = relu;
+        self
+    }
+
+    /// Sets whether a path leads from the finest level up again, as in PANet.
+    #[must_use]
+    pub const fn with_bottom_up_path(mut self, path: bool) -> Self {
+        self.bottom_up_path = path;
         self
     }
 
@@ -100,6 +112,16 @@ impl FeaturePyramidConfig {
             P6Source::C5 => c5,
             P6Source::P5 => channels,
         };
+        let steps = if self.bottom_up_path {
+            // To every level but the finest, P6 and P7.
+            self.finest.strides().len() - 3
+        } else {
+            0
+        };
+        let bottom_up = (0..steps).map(|_| BottomUpStep {
+            down: biased([channels, channels], 3, 2, device),
+            output: biased([channels, channels], 3, 1, device),
+        });
         let pyramid = FeaturePyramid {
             lateral2: has_p2.then(|| biased([c2, channels], 1, 1, device)),
             lateral3: biased([c3, channels], 1, 1, device),
@@ -109,6 +131,7 @@ impl FeaturePyramidConfig {
             output3: biased([channels, channels], 3, 1, device),
             output4: biased([channels, channels], 3, 1, device),
             output5: biased([channels, channels], 3, 1, device),
+            bottom_up: bottom_up.collect(),
             p6: biased([p6_in, channels], 3, 2, device),
             p7: biased([channels, channels], 3, 2, device),
             p6_from: self.p6_from,
@@ -116,6 +139,16 @@ impl FeaturePyramidConfig {
         };
         WeightDistribution::XavierUniform.sample(pyramid, seed, "pyramid")
     }
+}
+
+/// A step of PANet's bottom-up path ([arXiv 1803.01534](https://arxiv.org/abs/1803.01534), section 3.1) to a level from the
+/// finer one below it, without ReLU: mmdetection's `PAFPN`.
+#[derive(Module, Debug)]
+pub struct BottomUpStep {
+    /// Halves the finer level, which is added to this one.
+    pub down: Conv2d,
+    /// To the level.
+    pub output: Conv2d,
 }
 
 /// The feature pyramid network (Lin et al. 2017, [arXiv 1612.03144](https://arxiv.org/abs/1612.03144))
@@ -140,6 +173,8 @@ pub struct FeaturePyramid {
     pub output4: Conv2d,
     /// To P5.
     pub output5: Conv2d,
+    /// To the levels above the finest up to P5, or nothing.
+    pub bottom_up: Vec<BottomUpStep>,
     /// To P6.
     pub p6: Conv2d,
     /// To P7.
@@ -164,6 +199,7 @@ impl FeaturePyramid {
             output3,
             output4,
             output5,
+            bottom_up,
             p6,
             p7,
             p6_from: _,
@@ -173,9 +209,11 @@ impl FeaturePyramid {
             lateral3, lateral4, lateral5, output3, output4, output5, p6, p7,
         ];
         let of_p2 = lateral2.iter_mut().chain(output2);
+        let of_path = (bottom_up.iter_mut()).flat_map(|step| [&mut step.down, &mut step.output]);
         convolutions
             .into_iter()
             .chain(of_p2)
+            .chain(of_path)
             .for_each(|conv| conv.allow_winograd(allowed));
     }
 
@@ -190,6 +228,7 @@ impl FeaturePyramid {
             output3,
             output4,
             output5,
+            bottom_up,
             p6,
             p7,
             p6_from: _,
@@ -199,7 +238,8 @@ impl FeaturePyramid {
             lateral3, lateral4, lateral5, output3, output4, output5, p6, p7,
         ];
         let of_p2 = lateral2.iter().chain(output2);
-        for conv in convolutions.into_iter().chain(of_p2) {
+        let of_path = (bottom_up.iter()).flat_map(|step| [&step.down, &step.output]);
+        for conv in convolutions.into_iter().chain(of_p2).chain(of_path) {
             conv.parameters(into);
         }
     }
@@ -221,9 +261,12 @@ impl FeaturePyramid {
             let top_down2 = add_upsampled(convolve(lateral, c2), top_down3.clone());
             convolve(output, top_down2)
         });
-        let p3 = convolve(&self.output3, top_down3);
-        let p4 = convolve(&self.output4, top_down4);
-        let p5 = convolve(&self.output5, top_down5);
+        let mut levels: Vec<_> = p2.into_iter().collect();
+        levels.push(convolve(&self.output3, top_down3));
+        levels.push(convolve(&self.output4, top_down4));
+        levels.push(convolve(&self.output5, top_down5));
+        let mut levels = self.bottom_up(levels);
+        let p5 = &levels[levels.len() - 1];
         let from = match self.p6_from {
             P6Source::C5 => c5,
             P6Source::P5 => p5.clone(),
@@ -234,7 +277,23 @@ impl FeaturePyramid {
         } else {
             convolve(&self.p7, p6.clone())
         };
-        p2.into_iter().chain([p3, p4, p5, p6, p7]).collect()
+        levels.extend([p6, p7]);
+        levels
+    }
+
+    /// The levels up to P5, finest first, after the path that leads up again, if there is one.
+    fn bottom_up(&self, mut levels: Vec<Tensor<4>>) -> Vec<Tensor<4>> {
+        let mut finer = levels[0].clone();
+        for (step, level) in self.bottom_up.iter().zip(&mut levels[1..]) {
+            let end = FusedEpilogue {
+                bias: step.down.bias.as_ref().map(Param::val),
+                residual: Some(level.clone()),
+                ..FusedEpilogue::NOTHING
+            };
+            finer = conv2d_with_epilogue(finer, step.down.weight.val(), step.down.options, end);
+            *level = convolve(&step.output, finer.clone());
+        }
+        levels
     }
 }
 

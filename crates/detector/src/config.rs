@@ -44,6 +44,9 @@ pub struct ModelConfig {
     pub p6_from: P6Source,
     /// Whether P7 sees only the positive part of P6.
     pub relu_before_p7: bool,
+    /// Whether a path leads from the pyramid's finest level up to P5 again, as in PANet (Liu et al. 2018): mmdetection's
+    /// `PAFPN`.
+    pub bottom_up_path: bool,
     /// The pyramid's finest level; with `p2`, the anchors need sizes for six levels.
     pub finest_level: FinestLevel,
     /// The class and box subnets.
@@ -67,6 +70,7 @@ impl Default for ModelConfig {
             fpn_channels: Whole::literal(256),
             p6_from: P6Source::C5,
             relu_before_p7: true,
+            bottom_up_path: false,
             finest_level: FinestLevel::P3,
             head: HeadConfig::default(),
             anchors: AnchorConfig::default(),
@@ -123,6 +127,7 @@ impl ModelConfig {
             .with_finest_level(self.finest_level)
             .with_p6_from(self.p6_from)
             .with_relu_before_p7(self.relu_before_p7)
+            .with_bottom_up_path(self.bottom_up_path)
             .init(seed, device);
         let anchors_per_cell = generator.anchors_per_cell();
         let class_subnet =

@@ -247,6 +247,7 @@ const TABLE: &[(&str, &str, Resume)] = &[
     ("model.anchors.sizes", "pixels", Resume::No),
     ("model.anchors.spacing", "", Resume::No),
     ("model.backbone", "", Resume::No),
+    ("model.bottom_up_path", "", Resume::No),
     ("model.box_coder.bins", "values", Resume::No),
     ("model.box_coder.kind", "", Resume::No),
     ("model.box_coder.limit_shrinking", "", Resume::No),

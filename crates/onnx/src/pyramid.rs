@@ -1,6 +1,6 @@
 //! The feature pyramid (Lin et al. 2017): P3 to P7, and P2 where there is one.
 
-use retinanet_backbone::{FeaturePyramid, P6Source};
+use retinanet_backbone::{BottomUpStep, FeaturePyramid, P6Source};
 
 use crate::ExportError;
 use crate::graph::{GraphBuilder, Setting, Value};
@@ -34,10 +34,12 @@ fn levels(
     }
     levels.push(convolve(graph, "output3", &pyramid.output3, &top_down3)?);
     levels.push(convolve(graph, "output4", &pyramid.output4, &top_down4)?);
-    let p5 = convolve(graph, "output5", &pyramid.output5, &top_down5)?;
+    levels.push(convolve(graph, "output5", &pyramid.output5, &top_down5)?);
+    bottom_up(graph, &pyramid.bottom_up, &mut levels)?;
+    let p5 = &levels[levels.len() - 1];
     let p6_input = match pyramid.p6_from {
         P6Source::C5 => c5,
-        P6Source::P5 => &p5,
+        P6Source::P5 => p5,
     };
     let p6 = convolve(graph, "p6", &pyramid.p6, p6_input)?;
     let p7 = if pyramid.relu_before_p7 {
@@ -46,8 +48,26 @@ fn levels(
     } else {
         convolve(graph, "p7", &pyramid.p7, &p6)?
     };
-    levels.extend([p5, p6, p7]);
+    levels.extend([p6, p7]);
     Ok(levels)
+}
+
+/// Leads the levels up to P5, finest first, up again.
+fn bottom_up(
+    graph: &mut GraphBuilder,
+    steps: &[BottomUpStep],
+    levels: &mut [Value],
+) -> Result<(), ExportError> {
+    let mut finer = levels[0].clone();
+    for (index, (step, level)) in steps.iter().zip(&mut levels[1..]).enumerate() {
+        let part = format!("bottom_up.{index}");
+        let halved = graph.within(&part, |graph| convolve(graph, "down", &step.down, &finer))?;
+        finer = graph.op("Add", &[level, &halved], &[]);
+        *level = graph.within(&part, |graph| {
+            convolve(graph, "output", &step.output, &finer)
+        })?;
+    }
+    Ok(())
 }
 
 /// The nearest pixels of the coarser map, as PyTorch's `interpolate(mode="nearest")` has them, added to the finer one.

@@ -82,14 +82,14 @@ fn any_model() -> impl Strategy<Value = Value> {
     let channels = prop::sample::select(vec![(8, 64), (16, 96), (4, 128)]);
     (
         (backbones, norms, epsilon, channels),
-        any::<[bool; 4]>(),
+        any::<[bool; 5]>(),
         any_head(),
         any_anchors(),
         any_coder(),
     )
         .prop_map(|(network, switches, head, mut anchors, coder)| {
             let (backbone, norm, norm_epsilon, (width, fpn_channels)) = network;
-            let [stride_in_1x1, from_p5, relu_before_p7, p2] = switches;
+            let [stride_in_1x1, from_p5, relu_before_p7, bottom_up_path, p2] = switches;
             // Thin random networks of group norms make much of rounding: groups of equal values are divided by ε
             // alone, and behind 101 layers, or 50 of narrow groups, onnxruntime and OpenVINO differ from each other by
             // more than 1e-4.
@@ -110,6 +110,7 @@ fn any_model() -> impl Strategy<Value = Value> {
                 "stride_in_1x1": stride_in_1x1,
                 "p6_from": if from_p5 { "p5" } else { "c5" },
                 "relu_before_p7": relu_before_p7,
+                "bottom_up_path": bottom_up_path,
                 "finest_level": if p2 { "p2" } else { "p3" },
                 "head": head,
                 "anchors": anchors,

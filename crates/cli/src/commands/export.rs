@@ -155,6 +155,10 @@ fn require_said(model: &ModelConfig, names: Names) -> Result<(), Failure> {
             "the model's levels have factors (`model.head.level_scales`)",
         ),
         (
+            model.bottom_up_path,
+            "a path leads up the model's pyramid again (`model.bottom_up_path`)",
+        ),
+        (
             !matches!(model.box_coder, BoxCoderConfig::Deltas(_)),
             "the model's boxes are distances (`model.box_coder.kind`)",
         ),

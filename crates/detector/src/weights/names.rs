@@ -117,6 +117,7 @@ fn torchvision(native: &str, layout: Layout) -> Option<String> {
     let (module, rest) = native.split_once('.')?;
     match module {
         "backbone" => Some(format!("backbone.body.{}", torchvision_name(rest))),
+        "pyramid" if rest.starts_with("bottom_up") => None,
         "pyramid" => {
             let (layer, kind) = rest.split_once('.')?;
             let block = match layer.strip_prefix("lateral") {
@@ -149,6 +150,7 @@ fn detectron2(native: &str, layout: Layout) -> Option<String> {
     let (module, rest) = native.split_once('.')?;
     match module {
         "backbone" => Some(format!("backbone.bottom_up.{}", detectron2_name(rest))),
+        "pyramid" if rest.starts_with("bottom_up") => None,
         "pyramid" if rest.starts_with('p') => Some(format!("backbone.top_block.{rest}")),
         "pyramid" => Some(format!("backbone.fpn_{rest}")),
         "class_subnet" => detectron2_head("cls_subnet", "cls_score", rest, layout),
@@ -273,6 +275,13 @@ mod tests {
         let name = |native| Names::Resnet.of(native, PLAIN);
         assert_eq!(name("backbone.norm1.gamma").as_deref(), Some("bn1.weight"));
         assert_eq!(name("pyramid.p6.bias"), None);
+    }
+
+    #[test]
+    fn others_have_no_word_for_the_path_up() {
+        for names in [Names::Torchvision, Names::Detectron2] {
+            assert_eq!(names.of("pyramid.bottom_up.0.down.weight", PLAIN), None);
+        }
     }
 
     #[test]
