@@ -114,6 +114,22 @@ fn any_number_of_processes_learns_the_same() {
 }
 
 #[test]
+fn synchronised_norms_see_the_whole_batch() {
+    let experiment = Experiment::new();
+    let settings = |norm| ["--set", norm, "--set", "train.iterations=4"];
+    let synchronised = settings("model.norm=sync_batch_norm");
+    train(1, &experiment, "one", &settings("model.norm=batch_norm")).expect_success();
+    train(1, &experiment, "alone", &synchronised).expect_success();
+    let one = steps(&experiment, "one");
+    assert_same_steps(&one, &steps(&experiment, "alone"));
+    for (processes, name) in [(2, "two"), (3, "three")] {
+        train(processes, &experiment, name, &synchronised).expect_success();
+        assert_same_steps(&one, &steps(&experiment, name));
+        assert_same_weights(&experiment, "one", name);
+    }
+}
+
+#[test]
 fn a_shared_evaluation_finds_what_one_process_finds() {
     let experiment = Experiment::new();
     // An odd number of images, shared by two and by three.

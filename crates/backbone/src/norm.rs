@@ -22,6 +22,9 @@ pub enum NormKind {
     FixedStatistics,
     /// Batch norm that learns; for training from scratch.
     BatchNorm,
+    /// Batch norm that learns, with the whole batch's statistics where several processes share it; on
+    /// CPUs.
+    SyncBatchNorm,
     /// Group norm with 32 groups (fewer where the channels do not divide); needs no batch.
     GroupNorm,
 }
@@ -48,7 +51,7 @@ impl NormConfig {
         match self.kind {
             NormKind::FrozenBatchNorm => Norm::Batch(batch_norm().freeze()),
             NormKind::FixedStatistics => Norm::FixedStatistics(batch_norm()),
-            NormKind::BatchNorm => Norm::Batch(batch_norm()),
+            NormKind::BatchNorm | NormKind::SyncBatchNorm => Norm::Batch(batch_norm()),
             NormKind::GroupNorm => Norm::Group(new_group_norm(channels, self.epsilon, device)),
         }
     }

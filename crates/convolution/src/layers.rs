@@ -17,6 +17,7 @@ use crate::levels::Levels;
 use crate::problem::Problem;
 use crate::record::{EpilogueParts, LayerCall, record};
 use crate::shape::{ConvOptions, Maps};
+use crate::synchronised::over_processes;
 
 /// What is fused to the end of a layer: `relu(x * scale + bias + residual)`, each part where it is
 /// asked for.
@@ -293,28 +294,31 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: FusedEpilogue<Tensor<
     });
     let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     let device = input.device();
-    let (output, mean, variance) = if is_flex(&device) {
-        let all = 0..batch * height * width;
+    let values = batch * height * width;
+    let (output, mean, variance, values) = if is_flex(&device) {
+        let all = 0..values;
         let groups = Groups {
             segments: iter::once(all).collect(),
             count: channels,
             channels,
+            of_all_processes: over_processes(values),
         };
+        let values = groups.values(0);
         let moments = groups.moments(floats(&input.to_data()));
         let statistic = |values: &[f32]| {
             Tensor::<1>::from_data(TensorData::new(values.to_vec(), [channels]), &device)
         };
         let (mean, variance) = (statistic(&moments.mean), statistic(&moments.variance));
         let output = normalize(input, [gamma, beta], groups, moments, norm.epsilon, end);
-        (output, mean, variance)
+        (output, mean, variance, values)
     } else {
         let precision = input.dtype();
         let input = channels_first(input.cast(DType::F32));
         let result = batch_norm_train(input, gamma, beta, norm.epsilon);
         let output = end.apply(channels_last(result.output).cast(precision));
-        (output, result.mean.detach(), result.variance.detach())
+        let (mean, variance) = (result.mean.detach(), result.variance.detach());
+        (output, mean, variance, values as f64)
     };
-    let values = (batch * height * width) as f64;
     let unbiased = variance * (values / (values - 1.0).max(1.0));
     for (running, statistic) in [(&norm.running_mean, mean), (&norm.running_var, unbiased)] {
         let moved = running.value_sync().to_device(&device) * (1.0 - norm.momentum);
@@ -348,6 +352,7 @@ pub fn group_norm(norm: &GroupNorm, input: Levels, end: FusedEpilogue<Tensor<3>>
         segments: Maps::levels(batch, &input.sizes).ranges().collect(),
         count: norm.num_groups,
         channels,
+        of_all_processes: None,
     };
     let moments = groups.moments(floats(&input.values.to_data()));
     let affine = [gamma.val(), beta.val()];

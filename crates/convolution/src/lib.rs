@@ -24,6 +24,7 @@ mod parameters;
 mod problem;
 mod record;
 mod shape;
+mod synchronised;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -41,4 +42,5 @@ pub use levels::Levels;
 pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm_parameters};
 pub use record::{EpilogueParts, LayerCall, record_calls};
 pub use shape::ConvOptions;
+pub use synchronised::synchronise_batch_norms;
 pub use weights::{WeightDistribution, normal_values};

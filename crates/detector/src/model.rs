@@ -78,7 +78,12 @@ impl RetinaNet {
 
     /// Whether training moves running statistics.
     pub fn has_running_statistics(&self) -> bool {
-        self.norm == NormKind::BatchNorm
+        matches!(self.norm, NormKind::BatchNorm | NormKind::SyncBatchNorm)
+    }
+
+    /// Whether norms take their statistics over all processes that share a batch.
+    pub fn has_synchronised_norms(&self) -> bool {
+        self.norm == NormKind::SyncBatchNorm
     }
 
     /// Computes with maps of this precision from now on: weights, norms' statistics, sums and predictions stay in f32.

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::epilogue::Epilogue;
 use super::sums::{channel_sums, squared_distances, weighted_distances};
 use super::vectorized;
+use crate::synchronised::sum_over_processes;
 
 /// Over what statistics are taken.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Groups {
     /// Groups of channels in each.
     pub(crate) count: usize,
     pub(crate) channels: usize,
+    /// Values that share statistics over all processes, where those of several do; then every channel is a group.
+    pub(crate) of_all_processes: Option<f64>,
 }
 
 /// Mean and variance (over n, not n - 1) of every group of every segment.
@@ -42,8 +45,16 @@ impl Groups {
     }
 
     /// Values that share statistics in a segment.
-    fn values(&self, segment: usize) -> f64 {
-        (self.segments[segment].len() * self.channels / self.count) as f64
+    pub(crate) fn values(&self, segment: usize) -> f64 {
+        self.of_all_processes
+            .unwrap_or_else(|| (self.segments[segment].len() * self.channels / self.count) as f64)
+    }
+
+    /// Adds those of the other processes to sums of channels, where they share statistics.
+    fn over_processes(&self, sums: &mut [f64]) {
+        if self.of_all_processes.is_some() {
+            sum_over_processes(sums);
+        }
     }
 
     /// Takes the statistics, in two passes: squares of values far from 0 would cancel.
@@ -60,7 +71,9 @@ impl Groups {
     fn means(&self, sums_of: impl Fn(usize) -> Vec<f64>) -> Vec<f32> {
         let mut totals = vec![0.0; self.segments.len() * self.count];
         for segment in 0..self.segments.len() {
-            for (channel, sum) in sums_of(segment).into_iter().enumerate() {
+            let mut sums = sums_of(segment);
+            self.over_processes(&mut sums);
+            for (channel, sum) in sums.into_iter().enumerate() {
                 totals[self.group_of(segment, channel)] += sum / self.values(segment);
             }
         }
@@ -132,17 +145,21 @@ impl Groups {
             let deviations = self.per_channel(&deviations, segment);
             let input = self.of_segment(input, segment);
             let gradient = self.of_segment(gradient, segment);
-            let sums = channel_sums(gradient, self.channels);
-            let products = weighted_distances(input, gradient, &means);
+            let mut sums = channel_sums(gradient, self.channels);
+            let mut products = weighted_distances(input, gradient, &means);
+            for channel in 0..self.channels {
+                products[channel] *= f64::from(deviations[channel]);
+                result.beta[channel] += sums[channel] as f32;
+                result.gamma[channel] += products[channel] as f32;
+            }
+            self.over_processes(&mut sums);
+            self.over_processes(&mut products);
             let mut of_groups = vec![[0.0; 2]; self.count];
             for channel in 0..self.channels {
-                let product = products[channel] * f64::from(deviations[channel]);
-                result.beta[channel] += sums[channel] as f32;
-                result.gamma[channel] += product as f32;
                 let group = &mut of_groups[self.group_of(0, channel)];
                 let weight = f64::from(gamma[channel]) / self.values(segment);
                 group[0] += sums[channel] * weight;
-                group[1] += product * weight;
+                group[1] += products[channel] * weight;
             }
             // dx = (gamma g - mean(gamma g) - x̂ mean(gamma g x̂)) / deviation, with
             // x̂ = (x - mean) / deviation, as factors of g and x and a rest.

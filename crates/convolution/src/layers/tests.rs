@@ -1,5 +1,5 @@
 use burn::nn::{BatchNormConfig, GroupNormConfig};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use burn::tensor::Tolerance;
 use burn::tensor::module::interpolate;
@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::synchronised::synchronise_batch_norms;
 
 fn device() -> Device {
     Device::flex().autodiff()
@@ -152,6 +153,50 @@ fn batch_norm_is_burns_but_for_the_unbiased_running_variance() {
     let again = batch_norm(&ours, input.clone(), end.clone());
     let burns = end.apply(channels_last(burns.forward(channels_first(input.clone()))));
     assert_same(again, burns, &[input, residual], &[]);
+}
+
+/// The other process has as many images, which are black and whose gradient is 0.
+#[test]
+fn a_synchronised_batch_norm_sees_what_other_processes_have() {
+    let own = random([2, 5, 7, 3]) + 1.5;
+    let own = own.detach().require_grad();
+    let black = own.clone().detach().zeros_like();
+    let end = || FusedEpilogue {
+        relu: true,
+        ..FusedEpilogue::NOTHING
+    };
+    let whole = BatchNormConfig::new(3).init(&device());
+    let batch = Tensor::cat(vec![own.clone(), black], 0);
+    let of_whole = batch_norm(&whole, batch, end()).slice(0..2);
+
+    let values = 2.0 * 5.0 * 7.0;
+    let other = RefCell::new((0, Vec::new()));
+    let sum = move |sums: &mut [f64]| {
+        let (call, means) = &mut *other.borrow_mut();
+        match *call {
+            0 => sums[0] += values,
+            1 => *means = sums.iter().map(|sum| sum / (2.0 * values)).collect(),
+            2 => {
+                (sums.iter_mut().zip(means)).for_each(|(sum, mean)| *sum += values * *mean * *mean)
+            }
+            _ => {}
+        }
+        *call += 1;
+    };
+    let mut part = BatchNormConfig::new(3).init(&device());
+    (part.gamma, part.beta) = (whole.gamma.clone(), whole.beta.clone());
+    let affine = [whole.gamma.val(), whole.beta.val()];
+    synchronise_batch_norms(sum, || {
+        let of_part = batch_norm(&part, own.clone(), end());
+        assert_same(of_part, of_whole, &[own], &affine);
+    });
+    for (whole, part) in [
+        (&whole.running_mean, &part.running_mean),
+        (&whole.running_var, &part.running_var),
+    ] {
+        let [whole, part] = [whole, part].map(|running| running.value_sync().into_data());
+        part.assert_approx_eq::<f32>(&whole, Tolerance::relative(1e-5));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Tensor;
+use retinanet_convolution::synchronise_batch_norms;
 use retinanet_criterion::{BatchTargets, Criterion, Loss, LossOptions, Normalizer};
 use retinanet_detector::{Predictions, RetinaNet};
 use retinanet_experiment::OptimizerConfig;
@@ -179,7 +180,8 @@ impl Learner {
             .collect();
         let (counts, own) = self.group.gather_counts(&counts);
         let weights = self.criterion.weights(&counts);
-        let (losses, gradients) = self.accumulate(micro_batches, &weights[own], options);
+        let (losses, gradients) =
+            self.synchronised(|| self.accumulate(micro_batches, &weights[own], options));
         let counts = [counts.len(), counts.iter().sum()];
         #[cfg(feature = "gpu")]
         if self.group.is_single()
@@ -345,6 +347,15 @@ impl Learner {
     }
 
     /// The losses and gradients of this process's micro-batches. No loss is read: the host would wait for a GPU.
+    /// What `compute` gives with statistics of norms over all processes, where the model wants them.
+    fn synchronised<T>(&self, compute: impl FnOnce() -> T) -> T {
+        if self.group.is_single() || !self.model.has_synchronised_norms() {
+            return compute();
+        }
+        let group = self.group.clone();
+        synchronise_batch_norms(move |values| group.all_reduce(values), compute)
+    }
+
     fn accumulate(
         &self,
         micro_batches: &[DeviceBatch],

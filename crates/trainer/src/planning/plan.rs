@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use retinanet_anchors::{AnchorGenerator, TargetAssigner};
+use retinanet_backbone::NormKind;
 use retinanet_criterion::Criterion;
 use retinanet_data::{Batch, BatchIter, CocoDataset, DataError, TrainLoader, Transform};
 use retinanet_detector::{Decoder, LoadedWeights, RetinaNet, load_pretrained};
@@ -111,8 +112,17 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// Returns an error if there are more of them, and of the micro-batches of each, than images.
+    /// Returns an error if there are more of them, and of the micro-batches of each, than images, or if norms would have
+    /// to share their statistics on a GPU.
     pub fn check_processes(&self, processes: usize) -> Result<(), ExperimentError> {
+        let ExperimentConfig { model, compute, .. } = &self.config;
+        if processes > 1 && model.norm == NormKind::SyncBatchNorm && compute.device != "flex" {
+            return Err(ExperimentError::Setting(SettingError::new(
+                "model.norm",
+                "another where several processes share a batch on GPUs: statistics are shared on `flex` alone",
+                "\"sync_batch_norm\"",
+            )));
+        }
         self.loader.clone().shard(0, processes)?;
         Ok(())
     }
