@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes what mmdetection's ATSSAssigner, QualityFocalLoss, VarifocalLoss, PAFPN and two heads compute, as fixtures for the tests.
+"""Writes what mmdetection's ATSSAssigner, QualityFocalLoss, VarifocalLoss, PAFPN and three heads compute, as fixtures for the tests.
 
     scripts/make_mmdetection_fixtures.py [--out FOLDER]
 
 The files hold numbers only. `atss.json`: for each scene its size, its boxes, and which anchor is an object of which box;
 scenes in which rounding could turn a decision are left out. `soft_targets.json`: logits and the qualities that their
-classes should have, and of each loss the values and the gradients. `heads.json`: what ATSSHead and GFLHead were told for
-two images, the losses that they make of it, and the gradients. `pafpn.json`: the weights of a thin PAFPN, C2 to C5 and
+classes should have, and of each loss the values and the gradients. `heads.json`: what ATSSHead, GFLHead and TOODHead (after its
+first epochs, without the layers that are its own) were told for two images, the losses that they make of it, and the gradients. `pafpn.json`: the weights of a thin PAFPN, C2 to C5 and
 the levels that it makes of them. Needs `pip install torch mmengine "mmcv-lite<2.2" mmdet`;
 the numbers that are stored are those of mmdet 3.3.0.
 """
@@ -24,12 +24,13 @@ import torch
 sys.modules["mmcv._ext"] = types.ModuleType("mmcv._ext")
 sys.modules["mmcv._ext"].__getattr__ = lambda name: None
 
-from mmdet.models.dense_heads import ATSSHead, GFLHead
+from mmdet.models.dense_heads import ATSSHead, GFLHead, TOODHead
 from mmdet.models.necks import PAFPN
 from mmdet.models.losses import QualityFocalLoss, VarifocalLoss
 from mmdet.models.task_modules.assigners import ATSSAssigner
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 
 STRIDES = [8, 16, 32, 64, 128]
@@ -104,8 +105,11 @@ OBJECTS = [
 ]
 
 
-def head_losses(make, values, spread):
-    """The losses of a head, and their gradients, of predictions `[images, anchors, ...]` in the order of the anchors."""
+def head_losses(make, values, boxes):
+    """The losses of a head, and their gradients, of predictions `[images, anchors, ...]` in the order of the anchors.
+
+    `boxes`: the range of the values of a box.
+    """
     anchors = {
         "type": "AnchorGenerator",
         "ratios": [1.0],
@@ -113,7 +117,11 @@ def head_losses(make, values, spread):
         "scales_per_octave": 1,
         "strides": STRIDES,
     }
-    train = ConfigDict(assigner={"type": "ATSSAssigner", "topk": 9}, allowed_border=-1, pos_weight=-1)
+    atss, aligned = {"type": "ATSSAssigner", "topk": 9}, {"type": "TaskAlignedAssigner", "topk": 13}
+    train = ConfigDict(assigner=atss, allowed_border=-1, pos_weight=-1)
+    if make.__name__ == "tood":
+        train.update(initial_assigner=atss, assigner=aligned, initial_epoch=0, alpha=1, beta=6)
+        MessageHub.get_current_instance().update_info("epoch", 0)
     head = make(
         num_classes=CLASSES,
         in_channels=8,
@@ -126,7 +134,8 @@ def head_losses(make, values, spread):
     sizes = [[-(-side // stride) for side in SIZE] for stride in STRIDES]
     count = sum(height * width for height, width in sizes)
     rolls = random.Random(values)
-    rows = [[round(rolls.uniform(-spread, spread), 3) for _ in range(CLASSES + values)] for _ in range(2 * count)]
+    ranges = [(-2.0, 2.0)] * CLASSES + [boxes] * values
+    rows = [[round(rolls.uniform(*it), 3) for it in ranges] for _ in range(2 * count)]
     # Objects are rare to a network that has learnt a little.
     told = torch.tensor(rows).reshape(2, count, CLASSES + values)
     told[..., :CLASSES] -= 2.0
@@ -140,6 +149,8 @@ def head_losses(make, values, spread):
     logits, rest = [level[:, :CLASSES] for level in maps], [level[:, CLASSES:] for level in maps]
     if isinstance(head, GFLHead):
         predictions = [logits, rest]
+    elif isinstance(head, TOODHead):
+        predictions = [[level.sigmoid() for level in logits], [corners(level) for level in rest]]
     else:
         predictions = [logits, [level[:, :4] for level in rest], [level[:, 4:] for level in rest]]
     truth = [
@@ -162,8 +173,16 @@ def head_losses(make, values, spread):
     }
 
 
+def corners(distances):
+    """Boxes in strides, by the distances of their sides from the cells' centres, in strides."""
+    height, width = distances.shape[2:]
+    x, y = torch.arange(width).reshape(1, 1, -1), torch.arange(height).reshape(1, -1, 1)
+    left, up, right, down = distances.unbind(1)
+    return torch.stack([x - left, y - up, x + right, y + down], 1)
+
+
 def heads():
-    """ATSS with centerness, and GFL with distributions."""
+    """ATSS with centerness, GFL with distributions, and TOOD."""
 
     def atss(**settings):
         coder = {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2]}
@@ -174,12 +193,18 @@ def heads():
         quality = {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "loss_weight": 1.0}
         return GFLHead(reg_max=BINS - 1, loss_cls=quality, **settings)
 
+    def tood(**settings):
+        coder = {"type": "DeltaXYWHBBoxCoder", "target_stds": [0.1, 0.1, 0.2, 0.2]}
+        quality = {"type": "QualityFocalLoss", "use_sigmoid": True, "activated": True, "beta": 2.0, "loss_weight": 1.0}
+        return TOODHead(bbox_coder=coder, loss_cls=quality, **settings)
+
     return {
         "size": SIZE,
         "objects": OBJECTS,
         "classes": CLASSES,
-        "atss": head_losses(atss, 5, 1.0),
-        "gfl": head_losses(gfl, 4 * BINS, 2.0),
+        "atss": head_losses(atss, 5, (-1.0, 1.0)),
+        "gfl": head_losses(gfl, 4 * BINS, (-2.0, 2.0)),
+        "tood": head_losses(tood, 4, (0.2, 4.0)),
     }
 
 

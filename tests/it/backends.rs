@@ -375,8 +375,10 @@ pub(crate) fn targets(anchors: usize) -> Vec<AnchorTargets> {
                 anchor_box: BoundingBox::new(10.0, 10.0, 42.0, 50.0),
                 object_box: BoundingBox::new(12.0, 7.0, 45.0, 48.0),
                 deltas: [0.3, -0.2, 0.1, -0.4].map(|delta| delta * (anchor as f32 * 0.1).cos()),
+                quality: None,
             })
             .collect(),
+        objects: Vec::new(),
     };
     vec![image.clone(), image]
 }

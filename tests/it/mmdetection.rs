@@ -112,6 +112,7 @@ struct Heads {
     classes: usize,
     atss: Head,
     gfl: Head,
+    tood: Head,
 }
 
 /// What a head was told and what it made of it.
@@ -131,15 +132,23 @@ struct Head {
 fn heads_make_the_same_losses_of_the_same_predictions() {
     let stored: Heads =
         serde_json::from_str(include_str!("../fixtures/mmdetection/heads.json")).unwrap();
-    for (preset, head) in [("atss", &stored.atss), ("gfl", &stored.gfl)] {
-        // As many bins as the stored head has.
-        let bins = match preset {
-            "gfl" => "[model]\nbox_coder = { bins = 5 }",
-            _ => "",
-        };
+    // Fewer bins than GFL has, and of TOOD what is not its own layers.
+    let task_aligned = "\
+        [model]\n\
+        box_coder = { kind = 'distances' }\n\
+        head = { centerness = false }\n\
+        [criterion]\n\
+        assigner = { kind = 'task_aligned' }\n\
+        class = { kind = 'quality_focal' }\n\
+        box = { weigh_by = 'equal' }";
+    for (preset, more, head) in [
+        ("atss", "", &stored.atss),
+        ("gfl", "[model]\nbox_coder = { bins = 5 }", &stored.gfl),
+        ("atss", task_aligned, &stored.tood),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("head.toml");
-        fs_err::write(&path, format!("preset = \"{preset}\"\n{bins}")).unwrap();
+        fs_err::write(&path, format!("preset = \"{preset}\"\n{more}")).unwrap();
         let config = load_config(&path, &[]).unwrap();
         assert_eq!(config.model.values_per_anchor(), head.values, "{preset}");
         stored.compare(&config, head);

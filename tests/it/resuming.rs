@@ -49,14 +49,21 @@ fn a_checkpoint_cut_in_half_is_refused_and_the_one_before_it_used() {
 #[test]
 fn runs_of_retinanets_descendants_go_on_to_the_last_bit() {
     let experiment = Experiment::new();
-    for preset in ["atss", "gfl", "varifocal"] {
-        let settings = [
-            format!("preset={preset}"),
-            "data.augment.copy_paste.probability=0.5".to_owned(),
-        ];
+    let copy_paste = "data.augment.copy_paste.probability=0.5";
+    let [path_up, task_aligned, equal] = [
+        "model.bottom_up_path=true",
+        "criterion.assigner.kind=task_aligned",
+        "criterion.box.weigh_by=equal",
+    ];
+    for (name, settings) in [
+        ("atss", &["preset=atss", copy_paste][..]),
+        ("gfl", &["preset=gfl", copy_paste]),
+        ("varifocal", &["preset=varifocal", copy_paste, path_up]),
+        ("tood", &["preset=gfl", task_aligned, equal]),
+    ] {
         let settings = settings.iter().flat_map(|it| ["--set", it]);
         let settings: Vec<&str> = settings.collect();
-        let [whole, cut] = ["whole", "cut"].map(|name| format!("{name}_{preset}"));
+        let [whole, cut] = ["whole", "cut"].map(|run| format!("{run}_{name}"));
         experiment.train(&whole, &settings).expect_success();
         experiment.train(&cut, &settings).expect_success();
         let last = experiment.path(&format!("{cut}/checkpoints/last"));

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::atss::{AtssAssigner, AtssConfig};
 use crate::matcher::{Assignment, MaxIouConfig, MaxIouMatcher};
 use crate::pyramid::PyramidAnchors;
+use crate::task_aligned::{TaskAlignedAssigner, TaskAlignedConfig};
 
 /// Settings of the [`TargetAssigner`](crate::TargetAssigner).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +31,9 @@ pub enum AssignerKind {
     MaxIou(MaxIouConfig),
     /// By the overlap that suits each box, of the anchors around its centre: ATSS (Zhang et al. 2020).
     Atss(AtssConfig),
+    /// By how well the predictions of an anchor align with a box: TOOD (Feng et al. 2021). What does not know them, as the
+    /// normaliser and reports, goes by ATSS.
+    TaskAligned(TaskAlignedConfig),
 }
 
 impl Default for AssignerKind {
@@ -58,6 +62,7 @@ impl AssignerKind {
         Ok(match self {
             Self::MaxIou(config) => Assigner::MaxIou(config.init()?),
             Self::Atss(config) => Assigner::Atss(config.init()),
+            Self::TaskAligned(config) => Assigner::TaskAligned(config.init()),
         })
     }
 }
@@ -69,14 +74,17 @@ pub enum Assigner {
     MaxIou(MaxIouMatcher),
     /// By the overlap that suits each box.
     Atss(AtssAssigner),
+    /// By what is predicted, where that is known.
+    TaskAligned(TaskAlignedAssigner),
 }
 
 impl Assigner {
-    /// What each anchor answers for.
+    /// What each anchor answers for, as far as that does not depend on predictions.
     pub fn assign(&self, anchors: &PyramidAnchors, boxes: &[BoundingBox]) -> Vec<Assignment> {
         match self {
             Self::MaxIou(matcher) => matcher.assign(anchors, boxes),
             Self::Atss(assigner) => assigner.assign(anchors, boxes),
+            Self::TaskAligned(_) => AtssConfig::default().init().assign(anchors, boxes),
         }
     }
 
@@ -84,7 +92,7 @@ impl Assigner {
     pub const fn foreground(&self) -> f32 {
         match self {
             Self::MaxIou(matcher) => matcher.foreground(),
-            Self::Atss(_) => 0.5,
+            Self::Atss(_) | Self::TaskAligned(_) => 0.5,
         }
     }
 
@@ -92,7 +100,7 @@ impl Assigner {
     pub const fn background(&self) -> f32 {
         match self {
             Self::MaxIou(matcher) => matcher.background(),
-            Self::Atss(_) => 0.4,
+            Self::Atss(_) | Self::TaskAligned(_) => 0.4,
         }
     }
 }

@@ -81,7 +81,8 @@ fn threshold(overlaps: &[(usize, f32)]) -> f32 {
     mean + (squares.sum::<f32>() / (count - 1.0).max(1.0)).sqrt()
 }
 
-fn is_inside(anchor: &BoundingBox, bbox: &BoundingBox) -> bool {
+/// Whether an anchor's centre is inside a box.
+pub(crate) fn is_inside(anchor: &BoundingBox, bbox: &BoundingBox) -> bool {
     let (x, y) = anchor.center();
     let distances = [x - bbox.x1, y - bbox.y1, bbox.x2 - x, bbox.y2 - y];
     distances.iter().all(|distance| *distance > INSIDE)

@@ -47,6 +47,7 @@ mod matcher;
 mod optimize;
 mod pyramid;
 mod targets;
+mod task_aligned;
 
 pub use assigner::{Assigner, AssignerConfig, AssignerKind};
 pub use atss::{AtssAssigner, AtssConfig};
@@ -61,4 +62,5 @@ pub use lengths::Lengths;
 pub use matcher::{Assignment, LowQuality, MaxIouConfig, MaxIouMatcher};
 pub use optimize::{Fit, Proposal, Target, fit, optimize};
 pub use pyramid::PyramidAnchors;
-pub use targets::TargetAssigner;
+pub use targets::{ImagePredictions, TargetAssigner};
+pub use task_aligned::{TaskAlignedAssigner, TaskAlignedConfig};

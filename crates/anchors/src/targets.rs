@@ -1,4 +1,6 @@
-use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, GroundTruth, PositiveAnchor};
+use retinanet_boxes::{
+    AnchorLabel, AnchorTargets, BoundingBox, ClassId, GroundTruth, PositiveAnchor,
+};
 use retinanet_settings::SettingError;
 
 use crate::assigner::{Assigner, AssignerConfig};
@@ -16,6 +18,32 @@ pub struct TargetAssigner {
     /// The share of an anchor inside a crowd region from which it is left out, if crowds are ignored.
     crowd_overlap: Option<f32>,
     coder: BoxCoder,
+}
+
+/// What a network predicts of an image, anchor after anchor.
+#[derive(Clone, Copy, Debug)]
+pub struct ImagePredictions<'a> {
+    /// `[anchors, classes]`: logits of sigmoids.
+    pub logits: &'a [f32],
+    /// `[anchors, values]`: those of a box first.
+    pub boxes: &'a [f32],
+    /// How many classes there are.
+    pub classes: usize,
+    /// How many values an anchor has for its box.
+    pub values: usize,
+}
+
+impl ImagePredictions<'_> {
+    fn decode(&self, anchors: &[BoundingBox], coder: &BoxCoder) -> Vec<BoundingBox> {
+        let rows = anchors.iter().zip(self.boxes.chunks(self.values));
+        rows.map(|(anchor, values)| coder.decode(anchor, coder.deltas_of(values)))
+            .collect()
+    }
+
+    fn score(&self, anchor: usize, class: ClassId) -> f32 {
+        let logit = self.logits[anchor * self.classes + class.index()];
+        1.0 / (1.0 + (-logit).exp())
+    }
 }
 
 impl TargetAssigner {
@@ -46,35 +74,86 @@ impl TargetAssigner {
         let boxes: Vec<BoundingBox> = single.iter().map(|&index| objects[index].bbox).collect();
 
         let mut positives = Vec::new();
-        let mut labels: Vec<AnchorLabel> = self
-            .assigner
-            .assign(anchors, &boxes)
-            .into_iter()
+        let labels = (self.assigner.assign(anchors, &boxes).into_iter())
             .enumerate()
             .map(|(anchor, assignment)| match assignment {
                 Assignment::Background => AnchorLabel::Background,
                 Assignment::Ignored => AnchorLabel::Ignored,
                 Assignment::Object(index) => {
                     let object = single[index];
-                    let GroundTruth { bbox, class, .. } = objects[object];
-                    positives.push(PositiveAnchor {
-                        anchor,
-                        class,
-                        object,
-                        deltas: self.coder.encode(&anchors[anchor], &bbox),
-                        anchor_box: anchors[anchor],
-                        object_box: bbox,
-                    });
-                    AnchorLabel::Object(class)
+                    positives.push(self.positive(anchors, anchor, (object, &objects[object])));
+                    AnchorLabel::Object(objects[object].class)
                 }
-            })
-            .collect();
+            });
+        let labels = labels.collect();
+        self.without_crowds(anchors, objects, (labels, positives))
+    }
+
+    /// The targets of these anchors for an image with these objects, where the assigner goes by what a network predicts of
+    /// it; nothing if it does not.
+    pub fn assign_predicted(
+        &self,
+        anchors: &PyramidAnchors,
+        objects: &[GroundTruth],
+        predictions: ImagePredictions<'_>,
+    ) -> Option<AnchorTargets> {
+        let Assigner::TaskAligned(assigner) = &self.assigner else {
+            return None;
+        };
+        let (single, boxes): (Vec<usize>, Vec<_>) = (objects.iter().enumerate())
+            .filter(|(_, object)| !object.crowd)
+            .map(|(index, object)| (index, (object.bbox, object.class)))
+            .unzip();
+        let predicted = predictions.decode(anchors, &self.coder);
+        let score = |anchor, class| predictions.score(anchor, class);
+        let mut labels = vec![AnchorLabel::Background; anchors.len()];
+        let aligned = assigner.assign(anchors, &predicted, &boxes, score);
+        let positives = aligned.into_iter().map(|aligned| {
+            let object = single[aligned.object];
+            labels[aligned.anchor] = AnchorLabel::Object(objects[object].class);
+            PositiveAnchor {
+                quality: Some(aligned.quality),
+                ..self.positive(anchors, aligned.anchor, (object, &objects[object]))
+            }
+        });
+        let positives = positives.collect();
+        Some(self.without_crowds(anchors, objects, (labels, positives)))
+    }
+
+    fn positive(
+        &self,
+        anchors: &[BoundingBox],
+        anchor: usize,
+        (object, truth): (usize, &GroundTruth),
+    ) -> PositiveAnchor {
+        PositiveAnchor {
+            anchor,
+            class: truth.class,
+            object,
+            deltas: self.coder.encode(&anchors[anchor], &truth.bbox),
+            anchor_box: anchors[anchor],
+            object_box: truth.bbox,
+            quality: None,
+        }
+    }
+
+    /// The targets, of which anchors inside crowds count nowhere if crowds are ignored.
+    fn without_crowds(
+        &self,
+        anchors: &[BoundingBox],
+        objects: &[GroundTruth],
+        (mut labels, positives): (Vec<AnchorLabel>, Vec<PositiveAnchor>),
+    ) -> AnchorTargets {
         if let Some(overlap) = self.crowd_overlap {
             for crowd in objects.iter().filter(|object| object.crowd) {
                 ignore(anchors, &crowd.bbox, overlap, &mut labels);
             }
         }
-        AnchorTargets { labels, positives }
+        AnchorTargets {
+            labels,
+            positives,
+            objects: objects.to_vec(),
+        }
     }
 }
 
@@ -91,8 +170,6 @@ fn ignore(anchors: &[BoundingBox], crowd: &BoundingBox, share: f32, labels: &mut
 
 #[cfg(test)]
 mod tests {
-    use retinanet_boxes::ClassId;
-
     use super::*;
     use crate::AnchorConfig;
 
@@ -136,6 +213,7 @@ mod tests {
                 deltas: [0.0; 4],
                 anchor_box: anchors[1],
                 object_box: anchors[1],
+                quality: None,
             }]
         );
     }

@@ -1,4 +1,4 @@
-use crate::{BoundingBox, ClassId};
+use crate::{BoundingBox, ClassId, GroundTruth};
 
 /// What an anchor shall learn, as matching decided it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct PositiveAnchor {
     pub anchor_box: BoundingBox,
     /// The object's box, in pixels of the network's input.
     pub object_box: BoundingBox,
+    /// What the anchor shall have for a score, if the assigner says so: how well its predictions align with the object.
+    pub quality: Option<f32>,
 }
 
 /// What the anchors of one image shall learn.
@@ -36,4 +38,16 @@ pub struct AnchorTargets {
     pub labels: Vec<AnchorLabel>,
     /// The anchors with [`AnchorLabel::Object`], ascending.
     pub positives: Vec<PositiveAnchor>,
+    /// The image's objects, crowds too.
+    pub objects: Vec<GroundTruth>,
+}
+
+impl AnchorTargets {
+    /// Those of an image without objects, for so many anchors.
+    pub fn background(anchors: usize) -> Self {
+        Self {
+            labels: vec![AnchorLabel::Background; anchors],
+            ..Self::default()
+        }
+    }
 }

@@ -60,8 +60,10 @@ pub(crate) fn quality_loss(
     let Some(positives) = &targets.positives else {
         return dense;
     };
-    let deltas = form.read(boxes.clone().detach(), positives).deltas;
-    let qualities = IouLoss::overlaps(form.coder, deltas, positives);
+    let qualities = positives.qualities.clone().unwrap_or_else(|| {
+        let deltas = form.read(boxes.clone().detach(), positives).deltas;
+        IouLoss::overlaps(form.coder, deltas, positives)
+    });
     let places = positives.indices.clone() * classes as i64 + positives.classes.clone();
     let own = logits
         .reshape([batch * anchors * classes])

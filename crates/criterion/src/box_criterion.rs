@@ -119,6 +119,9 @@ impl BoxCriterion {
         targets: &DeviceTargets,
     ) -> Option<Tensor<1>> {
         let positives = targets.positives.as_ref()?;
+        if positives.qualities.is_some() {
+            return positives.qualities.clone();
+        }
         Some(match self.weigh_by {
             BoxWeighting::Equal => return None,
             BoxWeighting::Score => {
@@ -135,10 +138,9 @@ impl BoxCriterion {
         })
     }
 
-    /// The factor `[1]` by which positives of this importance weigh as much together as if they weighed the same, or less
-    /// where all weigh little.
-    pub(crate) fn scale_of(importance: Tensor<1>) -> Tensor<1> {
-        let [count] = importance.dims();
+    /// The factor `[1]` by which positives of this importance weigh as much together as so many that weigh the same, or
+    /// less where all weigh little.
+    pub(crate) fn scale_of(importance: Tensor<1>, count: usize) -> Tensor<1> {
         // Not above the count, as mmdetection has it.
         importance.sum().clamp_min(1.0).recip() * count as f64
     }
@@ -183,12 +185,14 @@ mod tests {
                 class: ClassId(1),
                 object: 0,
                 deltas: form().coder.encode(&anchor_box, &object),
+                quality: None,
             }
         };
         let label = AnchorLabel::Object(ClassId(1));
         let image = AnchorTargets {
             labels: vec![label, label, AnchorLabel::Background],
             positives: vec![positive(0, 16.0), positive(1, 20.0)],
+            objects: Vec::new(),
         };
         DeviceTargets::new(&[image], &Device::flex())
     }
@@ -214,7 +218,7 @@ mod tests {
         let logits =
             Tensor::<3>::from_floats([[[1.0, -1.0], [-2.0, -0.5], [3.0, 3.0]]], &Device::flex());
         let importance = criterion.importance(&logits, &values(), &targets());
-        let importance = importance.map(|it| it.clone() * BoxCriterion::scale_of(it));
+        let importance = importance.map(|it| it.clone() * BoxCriterion::scale_of(it, 2));
         let total = criterion.forward(values(), &targets(), &[0.5], importance);
         total.into_scalar::<f32>()
     }

@@ -96,6 +96,7 @@ mod tests {
             deltas: Tensor::zeros([3, 4], &device),
             anchors: Tensor::from_floats(anchors, &device),
             objects: Tensor::from_floats(objects, &device),
+            qualities: None,
         }
     }
 

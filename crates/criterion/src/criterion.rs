@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use retinanet_anchors::{AssignerConfig, BoxCoder};
+use retinanet_anchors::{AssignerConfig, AssignerKind, BoxCoder, ImagePredictions, TargetAssigner};
 use retinanet_boxes::AnchorTargets;
 use retinanet_settings::SettingError;
 use schemars::JsonSchema;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch_sums::{dense_class_loss, quality_loss};
 use crate::box_criterion::BoxCriterion;
-use crate::box_loss::BoxLossConfig;
+use crate::box_loss::{BoxLossConfig, BoxWeighting};
 use crate::box_predictions::BoxForm;
 use crate::class_loss::{ClassLoss, ClassLossConfig};
 use crate::normalizer::{Normalizer, NormalizerKind};
@@ -81,7 +81,35 @@ impl CriterionConfig {
                 .map_err(|error| error.within("box"))?,
             normalizer: self.normalizer.init(),
             sampler: self.sampling.init(),
+            assigner: self.predicted_assigner(predictions)?,
         })
+    }
+
+    /// The assigner, if it goes by predictions.
+    fn predicted_assigner(
+        &self,
+        predictions: PredictionForm,
+    ) -> Result<Option<TargetAssigner>, SettingError> {
+        if !matches!(self.assigner.kind, AssignerKind::TaskAligned(_)) {
+            return Ok(None);
+        }
+        let soft = matches!(
+            self.class,
+            ClassLossConfig::QualityFocal(_) | ClassLossConfig::Varifocal(_)
+        );
+        let refusal = if !soft {
+            "another where the class loss has no soft targets: neither \"quality_focal\" nor \"varifocal\""
+        } else if self.bbox.weigh_by != BoxWeighting::Equal {
+            "another where boxes are weighted already"
+        } else {
+            let assigner = TargetAssigner::new(&self.assigner, predictions.coder);
+            return assigner.map(Some).map_err(|error| error.within("assigner"));
+        };
+        Err(SettingError::new(
+            "assigner.kind",
+            refusal,
+            "\"task_aligned\"",
+        ))
     }
 }
 
@@ -94,6 +122,8 @@ pub struct Criterion {
     boxes: BoxCriterion,
     normalizer: Normalizer,
     sampler: Sampler,
+    /// What assigns anchors by what is predicted, if that counts.
+    assigner: Option<TargetAssigner>,
 }
 
 /// How the loss of a batch, or of a micro-batch, is computed.
@@ -157,40 +187,89 @@ impl Criterion {
         targets: &BatchTargets,
         options: LossOptions<'_>,
     ) -> Loss {
-        let sampled = self.sample(&logits, targets, options.seed);
-        let images = sampled.as_deref().unwrap_or(targets.images());
+        let predicted = self.assign(&logits, &boxes, targets);
+        let images = predicted.as_deref().unwrap_or(targets.images());
+        let sampled = self.sample(&logits, images, targets, options.seed);
+        let images = sampled.as_deref().unwrap_or(images);
         let on_device;
-        let counted = if sampled.is_some() {
+        let counted = if predicted.is_some() || sampled.is_some() {
             on_device = DeviceTargets::new(images, &logits.device());
             &on_device
         } else {
             targets.on_device()
         };
         let importance = self.boxes.importance(&logits, &boxes, counted);
-        let scale = importance.clone().map(BoxCriterion::scale_of);
-        let importance = importance.zip(scale.clone()).map(|(it, scale)| it * scale);
+        let scale = match &predicted {
+            // Both losses are divided by the sum of the qualities in place of the positives' number, which the weights know.
+            Some(_) => {
+                let known = targets.positives_per_image().iter().sum::<usize>().max(1);
+                let device = logits.device();
+                let qualities = importance.clone();
+                let qualities = qualities.unwrap_or_else(|| Tensor::zeros([1], &device));
+                Some(BoxCriterion::scale_of(qualities, known))
+            }
+            None => importance.clone().map(|importance| {
+                let [count] = importance.dims();
+                BoxCriterion::scale_of(importance, count)
+            }),
+        };
+        let scales = Scales {
+            boxes: scale.clone(),
+            classes: scale.filter(|_| predicted.is_some()),
+        };
         let levels = if options.by_level {
-            self.levels(
-                &logits,
-                &boxes,
-                (targets, images),
-                options.weights,
-                scale.as_ref(),
-            )
+            self.levels(&logits, &boxes, (targets, images), options.weights, &scales)
         } else {
             Vec::new()
         };
+        let class = self.class_loss(logits, &boxes, counted, options.weights);
         Loss {
-            class: self.class_loss(logits, &boxes, counted, options.weights),
-            bbox: (self.boxes).forward(boxes, counted, options.weights, importance),
+            class: scaled(class, scales.classes.as_ref()),
+            bbox: (self.boxes).forward(
+                boxes,
+                counted,
+                options.weights,
+                importance.map(|it| scaled(it, scales.boxes.as_ref())),
+            ),
             levels,
         }
+    }
+
+    /// The targets of each image by what is predicted of it, if the assigner goes by that.
+    fn assign(
+        &self,
+        logits: &Tensor<3>,
+        boxes: &Tensor<3>,
+        targets: &BatchTargets,
+    ) -> Option<Vec<AnchorTargets>> {
+        let assigner = self.assigner.as_ref()?;
+        let ([_, anchors, classes], [_, _, values]) = (logits.dims(), boxes.dims());
+        let on_host = |tensor: &Tensor<3>| -> Vec<f32> {
+            tensor.clone().detach().into_data().iter().collect()
+        };
+        let (logits, boxes) = (on_host(logits), on_host(boxes));
+        let predictions = logits
+            .chunks(anchors * classes)
+            .zip(boxes.chunks(anchors * values));
+        let images = targets.images().iter().zip(predictions);
+        images
+            .map(|(image, (logits, boxes))| {
+                let predictions = ImagePredictions {
+                    logits,
+                    boxes,
+                    classes,
+                    values,
+                };
+                assigner.assign_predicted(targets.anchors(), &image.objects, predictions)
+            })
+            .collect()
     }
 
     /// The targets of each image with those anchors alone that count; nothing if all do.
     fn sample(
         &self,
         logits: &Tensor<3>,
+        images: &[AnchorTargets],
         targets: &BatchTargets,
         seed: u64,
     ) -> Option<Vec<AnchorTargets>> {
@@ -199,8 +278,10 @@ impl Criterion {
         }
         let [_, anchors, classes] = logits.dims();
         let logits: Vec<f32> = logits.clone().into_data().iter().collect();
-        let images = targets.images().iter();
-        let sampled = images.zip(logits.chunks(anchors * classes)).zip(0_u64..);
+        let sampled = images
+            .iter()
+            .zip(logits.chunks(anchors * classes))
+            .zip(0_u64..);
         let sampled = sampled.map(|((image, logits), place)| {
             let seed = seed.wrapping_add(place);
             (self.sampler).choose(image, logits, &self.class, targets.anchors(), seed)
@@ -215,7 +296,7 @@ impl Criterion {
         boxes: &Tensor<3>,
         (targets, images): (&BatchTargets, &[AnchorTargets]),
         weights: &[f64],
-        scale: Option<&Tensor<1>>,
+        scales: &Scales,
     ) -> Vec<[Tensor<1>; 2]> {
         let (logits, boxes) = (logits.clone().detach(), boxes.clone().detach());
         let loss = |level: Range<usize>| {
@@ -224,9 +305,10 @@ impl Criterion {
             let part = |of: &Tensor<3>| of.clone().narrow(1, level.start, level.len());
             let (logits, boxes) = (part(&logits), part(&boxes));
             let importance = self.boxes.importance(&logits, &boxes, &targets);
-            let importance = importance.zip(scale).map(|(it, scale)| it * scale.clone());
+            let importance = importance.map(|it| scaled(it, scales.boxes.as_ref()));
+            let class = self.class_loss(logits, &boxes, &targets, weights);
             [
-                self.class_loss(logits, &boxes, &targets, weights),
+                scaled(class, scales.classes.as_ref()),
                 (self.boxes).forward(boxes, &targets, weights, importance),
             ]
         };
@@ -262,10 +344,23 @@ impl Criterion {
     }
 }
 
+/// Factors `[1]` on what an image's weights were not told of, where there are any.
+struct Scales {
+    boxes: Option<Tensor<1>>,
+    classes: Option<Tensor<1>>,
+}
+
+fn scaled(values: Tensor<1>, scale: Option<&Tensor<1>>) -> Tensor<1> {
+    match scale {
+        Some(scale) => values * scale.clone(),
+        None => values,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
-    use retinanet_anchors::PyramidAnchors;
+    use retinanet_anchors::{PyramidAnchors, TaskAlignedConfig};
     use retinanet_boxes::{AnchorLabel, BoundingBox, ClassId, PositiveAnchor};
 
     use std::sync::Arc;
@@ -285,6 +380,7 @@ mod tests {
             class: ClassId(class),
             object: 0,
             deltas,
+            quality: None,
         }
     }
 
@@ -299,11 +395,9 @@ mod tests {
                     AnchorLabel::Background,
                 ],
                 positives: vec![positive(0, 1, [0.5, -0.5, 0.0, 1.0])],
+                objects: Vec::new(),
             },
-            AnchorTargets {
-                labels: vec![AnchorLabel::Background; 3],
-                positives: Vec::new(),
-            },
+            AnchorTargets::background(3),
         ]
     }
 
@@ -425,6 +519,34 @@ mod tests {
             for found in [scalar(told.class), levels] {
                 assert!((found - expected).abs() < 1e-5, "{found} and {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn what_goes_by_predictions_wants_soft_targets_and_weighs_boxes_itself() {
+        let refused = |class: ClassLossConfig, weigh_by| {
+            let mut config = CriterionConfig {
+                class,
+                ..CriterionConfig::default()
+            };
+            config.assigner.kind = AssignerKind::TaskAligned(TaskAlignedConfig::default());
+            config.bbox.weigh_by = weigh_by;
+            let criterion = config.init(PredictionForm::default());
+            criterion.err().map(|error| error.to_string())
+        };
+        let soft = || ClassLossConfig::Varifocal(VarifocalConfig::default());
+        assert_eq!(refused(soft(), BoxWeighting::Equal), None);
+        for (class, weigh_by, reason) in [
+            (
+                ClassLossConfig::default(),
+                BoxWeighting::Equal,
+                "soft targets",
+            ),
+            (soft(), BoxWeighting::Overlap, "weighted already"),
+        ] {
+            let error = refused(class, weigh_by).unwrap();
+            assert!(error.starts_with("`assigner.kind`"), "{error}");
+            assert!(error.contains(reason), "{error}");
         }
     }
 

@@ -357,6 +357,7 @@ mod tests {
             deltas: deltas.clone(),
             anchors,
             objects,
+            qualities: None,
         };
         let expected = Tensor::<1>::from_floats([1.0, 0.25], &device);
         IouLoss::overlaps(coder, deltas, &positives)

@@ -202,7 +202,11 @@ fn keep(targets: &AnchorTargets, chosen: impl Iterator<Item = usize>) -> AnchorT
         .filter(|positive| labels[positive.anchor] != AnchorLabel::Ignored)
         .copied()
         .collect();
-    AnchorTargets { labels, positives }
+    AnchorTargets {
+        labels,
+        positives,
+        objects: targets.objects.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -243,6 +247,7 @@ mod tests {
             class: ClassId(0),
             object: 0,
             deltas: [0.0; 4],
+            quality: None,
         };
         let anchors = (0..all).map(|place| {
             let left = 10.0 * place as f32;
@@ -251,6 +256,7 @@ mod tests {
         let targets = AnchorTargets {
             labels: (0..all).map(label).collect(),
             positives: (0..positives).map(positive).collect(),
+            objects: Vec::new(),
         };
         (targets, anchors.collect())
     }

@@ -45,6 +45,8 @@ pub(crate) struct Positives {
     pub(crate) anchors: Tensor<2>,
     /// `[positives, 4]`: `[x1, y1, x2, y2]`.
     pub(crate) objects: Tensor<2>,
+    /// `[positives]`: what their classes shall have for scores, if the assigner says so.
+    pub(crate) qualities: Option<Tensor<1>>,
 }
 
 impl BatchTargets {
@@ -78,7 +80,7 @@ impl BatchTargets {
         &self.anchors
     }
 
-    /// How many anchors of each image are positive.
+    /// How many anchors of each image are positive, whatever is predicted.
     pub fn positives_per_image(&self) -> Vec<usize> {
         self.images
             .iter()
@@ -103,6 +105,7 @@ impl DeviceTargets {
         let mut labels = Vec::with_capacity(images.len() * anchors);
         let (mut indices, mut classes, mut image_of) = (Vec::new(), Vec::new(), Vec::new());
         let (mut deltas, mut anchor_boxes, mut objects) = (Vec::new(), Vec::new(), Vec::new());
+        let mut qualities = Vec::new();
         for (index, image) in images.iter().enumerate() {
             labels.extend(image.labels.iter().copied().map(encode));
             for positive in &image.positives {
@@ -111,6 +114,7 @@ impl DeviceTargets {
                 deltas.extend(positive.deltas);
                 anchor_boxes.extend(positive.anchor_box.to_array());
                 objects.extend(positive.object_box.to_array());
+                qualities.extend(positive.quality);
                 image_of.push(index);
             }
         }
@@ -128,6 +132,8 @@ impl DeviceTargets {
                 deltas: rows(deltas),
                 anchors: rows(anchor_boxes),
                 objects: rows(objects),
+                qualities: (qualities.len() == count)
+                    .then(|| Tensor::from_floats(&*qualities, device)),
             }),
         }
     }
@@ -145,6 +151,7 @@ pub(crate) fn of_range(targets: &AnchorTargets, range: &Range<usize>) -> AnchorT
                 ..*positive
             })
             .collect(),
+        objects: targets.objects.clone(),
     }
 }
 

@@ -126,6 +126,11 @@ const TABLE: &[(&str, &str, Resume)] = &[
     ("compute.precision", "", Resume::Yes),
     ("compute.threads", "threads", Resume::Yes),
     ("compute.winograd", "", Resume::No),
+    (
+        "criterion.assigner.anchors_per_object",
+        "anchors",
+        Resume::No,
+    ),
     ("criterion.assigner.background", "IoU", Resume::No),
     ("criterion.assigner.candidates", "cells", Resume::No),
     (
@@ -138,6 +143,8 @@ const TABLE: &[(&str, &str, Resume)] = &[
     ("criterion.assigner.kind", "", Resume::No),
     ("criterion.assigner.low_quality", "", Resume::No),
     ("criterion.assigner.min_low_quality", "IoU", Resume::No),
+    ("criterion.assigner.overlap_power", "", Resume::No),
+    ("criterion.assigner.score_power", "", Resume::No),
     ("criterion.box.beta", "units of the deltas", Resume::No),
     ("criterion.box.centerness_weight", "", Resume::No),
     ("criterion.box.distribution_weight", "", Resume::No),

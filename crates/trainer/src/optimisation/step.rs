@@ -393,7 +393,7 @@ mod tests {
     use std::sync::Arc;
 
     use burn::tensor::Device;
-    use retinanet_boxes::{AnchorLabel, AnchorTargets};
+    use retinanet_boxes::AnchorTargets;
     use retinanet_criterion::{CriterionConfig, PredictionForm};
     use retinanet_detector::{Architecture, ModelConfig, NormKind};
     use retinanet_settings::Whole;
@@ -414,10 +414,7 @@ mod tests {
             ..ModelConfig::default()
         };
         let anchors = config.anchor_generator().unwrap().generate(32, 32);
-        let targets = AnchorTargets {
-            labels: vec![AnchorLabel::Background; anchors.len()],
-            positives: Vec::new(),
-        };
+        let targets = AnchorTargets::background(anchors.len());
         let targets = BatchTargets::new(vec![targets], Arc::new(anchors), &device);
         let batch = |images: &Tensor<4>| {
             [DeviceBatch {

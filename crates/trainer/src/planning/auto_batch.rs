@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use retinanet_boxes::{AnchorLabel, AnchorTargets};
+use retinanet_boxes::AnchorTargets;
 use retinanet_criterion::BatchTargets;
 use retinanet_experiment::{ExperimentError, TrainConfig};
 use retinanet_settings::{SettingError, ShareBelowOne};
@@ -145,13 +145,7 @@ pub(crate) fn grey_step(
     device: &Device,
 ) {
     let anchors = plan.generator.generate(height, width);
-    let targets = vec![
-        AnchorTargets {
-            labels: vec![AnchorLabel::Background; anchors.len()],
-            positives: Vec::new(),
-        };
-        images
-    ];
+    let targets = vec![AnchorTargets::background(anchors.len()); images];
     let batch = DeviceBatch {
         images: Tensor::zeros([images, 3, height, width], device),
         targets: BatchTargets::new(targets, Arc::new(anchors), device),

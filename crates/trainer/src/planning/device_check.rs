@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use retinanet_anchors::PyramidAnchors;
-use retinanet_boxes::{AnchorLabel, AnchorTargets, BoundingBox, ClassId, PositiveAnchor};
+use retinanet_boxes::{
+    AnchorLabel, AnchorTargets, BoundingBox, ClassId, GroundTruth, PositiveAnchor,
+};
 use retinanet_convolution::{Deviation, LayerCall, record_calls};
 use retinanet_criterion::{BatchTargets, Criterion, LossOptions};
 use retinanet_detector::{ModelConfig, ModelError, Precision};
@@ -235,12 +237,22 @@ impl DeviceCheck {
                     y2,
                 ),
                 deltas: [0.35, -0.25, 0.15, -0.45].map(|delta| delta * (anchor as f32).cos()),
+                quality: None,
             }
         };
         AnchorTargets {
             labels: (0..anchors.len()).map(label).collect(),
             positives: (anchors.iter().enumerate().step_by(7))
                 .map(positive)
+                .collect(),
+            // What goes by predictions takes its time for each.
+            objects: (anchors.iter().enumerate().step_by(7).map(positive))
+                .map(|positive| GroundTruth {
+                    bbox: positive.object_box,
+                    class: positive.class,
+                    crowd: false,
+                })
+                .take(20)
                 .collect(),
         }
     }
