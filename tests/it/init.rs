@@ -56,7 +56,7 @@ fn a_folder_of_coco_becomes_a_short_config_that_trains() {
     for part in [
         "data: 12 images",
         "check: every image was opened",
-        "start: builtin:resnet18",
+        "start: builtin:retinanet_resnet18",
         "anchors: ",
         "plan: input ",
         "config: mine.toml",
@@ -74,7 +74,7 @@ fn a_folder_of_coco_becomes_a_short_config_that_trains() {
     let train = [&["train", "mine.toml"][..], &few].concat();
     let trained = at(&experiment, &train).expect_success();
     assert!(
-        trained.stderr.contains("C5, which starts afresh"),
+        trained.stderr.contains("class output, which starts afresh"),
         "{trained:#?}"
     );
     assert!(trained.stdout.contains("runs/mine"), "{trained:#?}");
@@ -219,11 +219,64 @@ fn a_run_is_a_start_for_another() {
 
 #[test]
 fn weights_without_c5_are_not_frozen_up_to_it() {
+    let experiment = Experiment::new();
+    experiment.train("first", &[]).expect_success();
+    let [first, backbone] = ["first", "backbone.safetensors"].map(|it| experiment.path(it));
+    let export = ["export", "--run", &first, "--out", &backbone];
+    retinanet_tests::run(&[&export[..], &["--backbone", "--without-c5"]].concat()).expect_success();
+    let pretrained = format!("model.pretrained={backbone}");
+    let frozen = ["--set", &pretrained, "--set", "model.freeze_at=5"];
+    experiment
+        .train("second", &frozen)
+        .expect_refusal(2, &["`model.freeze_at`", "no C5"]);
+}
+
+#[test]
+fn what_ships_with_the_program_fits_the_configs_for_cpus_and_its_backbone_all() {
     let experiment = shapes([4, 2]);
-    let init = ["init", "mine", "--pretrained", "builtin:resnet18"];
-    at(&experiment, &init).expect_success();
-    let frozen = ["train", "mine.toml", "--set", "model.freeze_at=5"];
-    at(&experiment, &frozen).expect_refusal(2, &["`model.freeze_at`", "no C5"]);
+    let steps = ["--set", "train.iterations=1", "--set", "schedule.warmup=0"];
+    let other = ["--set", "model.fpn_channels=8"];
+    for (place, more, afresh) in [
+        (
+            "builtin:retinanet_resnet18",
+            &[][..],
+            &["no class output"][..],
+        ),
+        (
+            "builtin:resnet18",
+            &other,
+            &["no pyramid", "no class_subnet", "no box_subnet"],
+        ),
+    ] {
+        let name = place.trim_start_matches("builtin:");
+        let config = format!("{name}.toml");
+        let init = ["init", "mine", "--pretrained", place, "--out", &config];
+        at(&experiment, &init).expect_success();
+        let train = [&["train", &config, "--run-dir", name][..], &steps, more].concat();
+        let told = at(&experiment, &train).expect_success();
+        let weights = told
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("weights "));
+        let weights = weights.unwrap_or_else(|| panic!("{told:#?}"));
+        assert_eq!(
+            weights.matches("starts afresh").count(),
+            afresh.len(),
+            "{weights}"
+        );
+        for part in afresh {
+            assert!(weights.contains(part), "{weights}");
+        }
+    }
+    let unfit = [
+        &["train", "resnet18.toml", "--run-dir", "unfit"][..],
+        &steps,
+        &other,
+    ]
+    .concat();
+    let pretrained = ["--set", "model.pretrained=builtin:retinanet_resnet18"];
+    at(&experiment, &[&unfit[..], &pretrained].concat())
+        .expect_refusal(2, &["pyramid", "do not fit"]);
 }
 
 #[test]

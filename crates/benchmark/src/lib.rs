@@ -18,8 +18,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use retinanet_anchors::{AnchorGenerator, TargetAssigner};
-use retinanet_boxes::{AnchorTargets, GroundTruth};
+use retinanet_anchors::{AnchorGenerator, ImagePredictions, TargetAssigner};
+use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth};
 use retinanet_convolution::conv2d;
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batching, TrainLoader};
@@ -262,7 +262,7 @@ impl<'a> Benchmark<'a> {
         Ok(Measurement::new("loader", what, timing).with_images(images))
     }
 
-    /// Targets for an image of 800×1333 pixels.
+    /// Targets for an image of 800×1333 pixels; where they go by predictions, of some.
     ///
     /// # Errors
     /// If the device fails.
@@ -276,9 +276,31 @@ impl<'a> Benchmark<'a> {
         let anchors = self.generator.generate(COCO_SIZE.height, COCO_SIZE.width);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let objects = sample_objects(&mut rng, count, COCO_SIZE, classes);
+        let (values, coder) = (
+            self.options.config.model.values_per_anchor(),
+            self.options.config.model.box_coder.init(),
+        );
+        let own = |anchor: &BoundingBox| {
+            let mut own = coder.encode(anchor, anchor).to_vec();
+            own.resize(values, 0.0);
+            own
+        };
+        let boxes: Vec<f32> = anchors.iter().flat_map(own).collect();
+        let logits = vec![0.0; anchors.len() * classes];
+        let predictions = ImagePredictions {
+            logits: &logits,
+            boxes: &boxes,
+            classes,
+            values,
+        };
         let timing = self.time(
             || (),
-            |()| Ok(self.assigner.assign(&anchors, black_box(&objects))),
+            |()| {
+                let targets = self.assigner.assign(&anchors, black_box(&objects));
+                let predicted =
+                    (self.assigner).assign_predicted(&anchors, &targets.objects, predictions);
+                Ok(predicted.unwrap_or(targets))
+            },
         )?;
         let what = format!("{COCO_SIZE}, {count} boxes");
         Ok(Measurement::new("matcher", what, timing))

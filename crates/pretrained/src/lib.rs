@@ -2,7 +2,8 @@
 //!
 //! | place | what |
 //! |---|---|
-//! | `builtin:resnet18` | the backbone that ships with the program |
+//! | `builtin:retinanet_resnet18` | the detector that ships with the program |
+//! | `builtin:resnet18` | its backbone |
 //! | `torchvision:resnet50` | a file that torchvision publishes, by the name of its function |
 //! | `hf:timm/resnet50.tv_in1k`, `hf:OWNER/NAME/FILE` | a file on the Hugging Face Hub |
 //! | `https://HOST/FILE#sha256=DIGITS` | any file, with the checksum that it must have |
@@ -25,6 +26,7 @@ mod builtin;
 mod cache;
 mod checksum;
 mod fetch;
+mod packed;
 mod place;
 mod torchvision;
 
@@ -32,7 +34,7 @@ use std::path::{Path, PathBuf};
 
 use retinanet_checkpoint::{AVERAGE_FILE, Checkpoints, MODEL_FILE, is_checkpoint};
 
-pub use builtin::BUILTIN;
+pub use builtin::{BUILTIN, BUILTIN_BACKBONE};
 pub use cache::Cache;
 pub use checksum::Checksum;
 pub use fetch::FetchError;

@@ -236,7 +236,7 @@ mod tests {
             fs_err::write(&path, text).unwrap();
             load_config(&path, &[]).unwrap()
         };
-        let recipe = recipe("flex", Some("builtin:resnet18"));
+        let recipe = recipe("flex", Some("builtin:retinanet_resnet18"));
         let mut written = load("init.toml", &recipe.to_toml());
         let preset = load("preset.toml", "preset = \"small_data\"");
         written.model.anchors = preset.model.anchors.clone();
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn the_config_is_short_and_read_as_it_is_meant() {
         let folder = tempfile::tempdir().unwrap();
-        for (device, pretrained) in [("flex", Some("builtin:resnet18")), ("wgpu", None)] {
+        for (device, pretrained) in [("flex", Some("builtin:retinanet_resnet18")), ("wgpu", None)] {
             let recipe = recipe(device, pretrained);
             let text = recipe.to_toml();
             assert!(text.lines().count() <= 40, "{text}");

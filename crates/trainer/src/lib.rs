@@ -36,6 +36,7 @@ pub use processes::communicator::Communicator;
 pub use processes::single_process::SingleProcess;
 pub use run::checkpoint::{Checkpoint, CheckpointState};
 pub use run::data_changes::DataMark;
+pub use run::detector::counted_score;
 pub use run::run_directory::{
     Change, Changes, DamagedCheckpoint, NewestCheckpoint, RunDirectory, RunDirectoryError,
 };

@@ -11,7 +11,7 @@ use retinanet_dataset_tools::{
     FoundSplit, Source, MADE_BY_INIT,
 };
 use retinanet_experiment::{load_config, ExperimentConfig, Observer};
-use retinanet_pretrained::BUILTIN;
+use retinanet_pretrained::{BUILTIN, BUILTIN_BACKBONE};
 use retinanet_recipe::{Facts, FittedAnchors, Halves, Recipe, StepCost, Wishes};
 use retinanet_settings::Whole;
 use retinanet_trainer::{measure_step, roughly, Plan};
@@ -425,7 +425,8 @@ fn wishes(arguments: &InitArguments) -> Result<Wishes, Failure> {
             let named = place
                 .split_once(':')
                 .map_or(usual, |(from, name)| match from {
-                    "builtin" | "torchvision" => name,
+                    "builtin" => "resnet18",
+                    "torchvision" => name,
                     _ => usual,
                 });
             (named, Some(place.to_owned()), asked)
@@ -436,7 +437,13 @@ fn wishes(arguments: &InitArguments) -> Result<Wishes, Failure> {
                 (usual, Some(published), "learned from ImageNet".to_owned())
             } else {
                 let because = "ships with the program; ImageNet's could not be fetched";
-                ("resnet18", Some(BUILTIN.to_owned()), because.to_owned())
+                // Its pyramid and heads are those of a config for CPUs.
+                let place = if device == "flex" {
+                    BUILTIN
+                } else {
+                    BUILTIN_BACKBONE
+                };
+                ("resnet18", Some(place.to_owned()), because.to_owned())
             }
         }
     };

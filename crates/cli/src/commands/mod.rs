@@ -37,7 +37,7 @@ use retinanet_detector::{Detector, Precision};
 use retinanet_experiment::{load_config, ComputeConfig, ExperimentConfig};
 use retinanet_images::TestTimeAugmentation;
 use retinanet_settings::Whole;
-use retinanet_trainer::{check_precision, Checkpoint, RunDirectory};
+use retinanet_trainer::{check_precision, counted_score, Checkpoint, RunDirectory};
 
 use crate::args::{ModelArguments, TestTimeArguments};
 use crate::console;
@@ -64,13 +64,6 @@ impl LoadedModel {
         }
         score
     }
-}
-
-/// The score that a user asks for, else that of the largest F1, else one for whatever it may be.
-fn counted_score(asked: Option<f32>, best: Option<f64>) -> f32 {
-    const UNKNOWN: f32 = 0.3;
-    // Scores are of single precision; so the detection with the best one still counts.
-    asked.or(best.map(|best| best as f32)).unwrap_or(UNKNOWN)
 }
 
 /// What the model is called: as its run, or its file.
@@ -236,20 +229,6 @@ fn write_png(path: &Path, image: &RgbImage) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_asked_for_goes_before_what_is_best() {
-        let best = 0.416_f32;
-        let known = Some(f64::from(best));
-        for (asked, known, counted) in [
-            (None, known, best),
-            (Some(0.7), known, 0.7),
-            (Some(0.7), None, 0.7),
-            (None, None, 0.3),
-        ] {
-            assert!((counted_score(asked, known) - counted).abs() < f32::EPSILON);
-        }
-    }
 
     #[test]
     fn as_many_are_spread_as_are_asked_for() {

@@ -19,12 +19,25 @@ use crate::weights::names::{Layout, Names, layout, modern_torchvision};
 pub(crate) const C5: &str = "backbone.layer4";
 
 /// Parts of the model that a file may leave out as a whole, and what they are called.
-const PARTS: [(&str, &str); 4] = [
+const PARTS: [(&str, &str); 5] = [
     (C5, "C5"),
     ("pyramid", "pyramid"),
     ("class_subnet", "class_subnet"),
+    ("class_subnet.output", "class output"),
     ("box_subnet", "box_subnet"),
 ];
+
+/// Layers that give each anchor of a cell its values, and what they are called.
+const OUTPUTS: [(&str, &str); 2] = [
+    ("class_subnet.output", "class output"),
+    ("box_subnet.output", "box output"),
+];
+
+/// Whether a parameter is of a part.
+fn is_of(part: &str, parameter: &str) -> bool {
+    let rest = parameter.strip_prefix(part);
+    rest.is_some_and(|rest| rest.starts_with('.'))
+}
 
 /// What a classifier and a program's own bookkeeping leave in a file that a detector does not need.
 const HARMLESS: [&str; 6] = [
@@ -85,7 +98,8 @@ pub fn load_weights(model: &mut RetinaNet, path: &Path) -> Result<LoadedWeights,
 }
 
 /// Loads what training starts from: a whole detector or the backbone alone. Where the file's
-/// number of classes is another, the class output starts afresh.
+/// number of classes is another, the class output starts afresh, and where the anchors of a cell or
+/// what is predicted of a box are others, the outputs that have them.
 ///
 /// # Errors
 ///
@@ -169,8 +183,10 @@ struct Fit {
     missing: Vec<(String, String)>,
     /// Sentences about shapes.
     faults: Vec<String>,
-    /// Classes of the file, where they are not the model's.
-    other_classes: Option<usize>,
+    /// Classes of the file, where they are not the model's, and sentences about shapes.
+    other_classes: Option<(usize, Vec<String>)>,
+    /// Outputs that have other values, and sentences about their shapes.
+    other_outputs: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl Fit {
@@ -185,6 +201,7 @@ impl Fit {
             missing: Vec::new(),
             faults: Vec::new(),
             other_classes: None,
+            other_outputs: BTreeMap::new(),
         }
     }
 
@@ -201,16 +218,26 @@ impl Fit {
             if found == wanted {
                 let taken = bridge::from_data(data, parameter.name, None);
                 self.taken.push(taken);
-            } else if parameter.name.starts_with("class_subnet.output.")
-                && let (Some((found, rest)), Some((wanted, wanted_rest))) =
-                    (found.split_first(), wanted.split_first())
-                && rest == wanted_rest
-                && found.saturating_mul(classes).is_multiple_of(*wanted)
-            {
-                self.other_classes = Some(found.saturating_mul(classes) / wanted);
-            } else {
-                self.faults
-                    .push(format!("`{name}` is {found:?} and the model's {wanted:?}"));
+                continue;
+            }
+            let fault = format!("`{name}` is {found:?} and the model's {wanted:?}");
+            let outputs = OUTPUTS.into_iter();
+            let output = outputs.filter(|_| found.get(1..) == wanted.get(1..));
+            let output = output.filter(|(output, _)| is_of(output, &parameter.name));
+            match (output.last(), &found[..], &wanted[..]) {
+                (Some(("class_subnet.output", _)), [found, ..], [wanted, ..])
+                    if found.saturating_mul(classes).is_multiple_of(*wanted) =>
+                {
+                    let classes = found.saturating_mul(classes) / wanted;
+                    self.other_classes
+                        .get_or_insert((classes, Vec::new()))
+                        .1
+                        .push(fault);
+                }
+                (Some((_, called)), ..) => {
+                    self.other_outputs.entry(called).or_default().push(fault);
+                }
+                (None, ..) => self.faults.push(fault),
             }
         }
     }
@@ -225,17 +252,20 @@ impl Fit {
         let mut fresh = Vec::new();
         if partly {
             for (part, called) in PARTS {
-                let belongs = |name: &str| {
-                    let rest = name.strip_prefix(part);
-                    rest.is_some_and(|rest| rest.starts_with('.'))
-                };
-                if !self.taken.iter().any(|tensor| belongs(&tensor.name)) {
-                    self.missing.retain(|(native, _)| !belongs(native));
+                let is_missing = self.missing.iter().any(|(native, _)| is_of(part, native));
+                if is_missing && !self.taken.iter().any(|tensor| is_of(part, &tensor.name)) {
+                    self.missing.retain(|(native, _)| !is_of(part, native));
                     fresh.push(format!("the file has no {called}, which starts afresh"));
                 }
             }
         }
-        if let Some(file) = self.other_classes {
+        if !self.other_outputs.is_empty()
+            && let Some((_, faults)) = self.other_classes.take()
+        {
+            // With other anchors nothing tells how many classes there are.
+            self.other_outputs.insert("class output", faults);
+        }
+        if let Some((file, _)) = self.other_classes {
             if !partly {
                 return Err(WeightsError::Classes {
                     path: path.to_owned(),
@@ -247,6 +277,15 @@ impl Fit {
                 "the file tells {file} classes apart and the model {classes}, so the class output \
                  starts afresh"
             ));
+        }
+        for (called, faults) in std::mem::take(&mut self.other_outputs) {
+            if partly {
+                fresh.push(format!(
+                    "the file's {called} has other values for a cell's anchors, so it starts afresh"
+                ));
+            } else {
+                self.faults.extend(faults);
+            }
         }
         let (left_over, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut self.file)
             .into_keys()

@@ -241,6 +241,40 @@ mod tests {
         );
     }
 
+    /// Fewer anchors a cell, in one of them of a detector whose class output would divide.
+    #[test]
+    fn outputs_of_other_anchors_start_afresh_in_training_alone() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let model = config().init(2, 0, &device).unwrap();
+        save(&model, &classes(&["cat", "dog"]), &path);
+
+        let mut config = config();
+        config.anchors.scales_per_octave = Whole::literal(2);
+        let mut fewer = config.init(2, 1, &device).unwrap();
+        let whole = load_weights(&mut fewer, &path).unwrap_err().to_string();
+        assert!(whole.contains("`box_subnet.output.weight` is"), "{whole}");
+        let loaded = load_pretrained(&mut fewer, &path).unwrap();
+        let told = loaded.to_string();
+        assert!(told.contains("box output has other values"), "{told}");
+        assert!(told.contains("class output has other values"), "{told}");
+        let of = |model: &RetinaNet, output: bool| {
+            let subnet = model.box_subnet();
+            let conv = if output {
+                &subnet.output
+            } else {
+                &subnet.convs[0]
+            };
+            conv.weight.val().into_data()
+        };
+        assert_eq!(of(&fewer, false), of(&model, false));
+        assert_eq!(
+            of(&fewer, true),
+            of(&config.init(2, 1, &device).unwrap(), true)
+        );
+    }
+
     #[test]
     fn another_architecture_and_a_broken_file_are_told() {
         let device = Device::flex();
