@@ -13,8 +13,8 @@ use retinanet_experiment::DataSplit;
 pub(crate) use self::bench::{BenchArguments, Workload};
 pub(crate) use self::dataset::{
     AnchorsCommand, AnchorsDataArguments, AnchorsReportArguments, AnchorsViewArguments,
-    AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, LabelsArguments,
-    RankArguments, SplitArguments, StatsArguments, SynthArguments, ViewArguments,
+    AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, ErrorsArguments,
+    LabelsArguments, RankArguments, SplitArguments, StatsArguments, SynthArguments, ViewArguments,
 };
 pub(crate) use self::training::{
     InitArguments, LrFindArguments, RunsArguments, StudyArguments, TrainArguments,
@@ -460,8 +460,16 @@ fn max_detections(text: &str) -> Result<usize, String> {
 
 /// A count of at least 1 and no more than anyone means.
 fn from_1_to<const MOST: usize>(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|it| (1..=MOST).contains(it));
-    number.ok_or_else(|| format!("`{text}` is not a whole number from 1 to {MOST}"))
+    whole_number(text, 1, MOST)
+}
+
+fn from_2_to<const MOST: usize>(text: &str) -> Result<usize, String> {
+    whole_number(text, 2, MOST)
+}
+
+fn whole_number(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|it| (least..=most).contains(it));
+    number.ok_or_else(|| format!("`{text}` is not a whole number from {least} to {most}"))
 }
 
 #[cfg(test)]

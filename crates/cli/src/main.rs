@@ -73,6 +73,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Dataset(DatasetCommand::Split(arguments)) => commands::split::run(&arguments),
         Command::Dataset(DatasetCommand::Convert(arguments)) => commands::convert::run(&arguments),
         Command::Dataset(DatasetCommand::Rank(arguments)) => commands::rank::run(&arguments),
+        Command::Dataset(DatasetCommand::Errors(arguments)) => commands::errors::run(&arguments),
         Command::Dataset(DatasetCommand::Synth(arguments)) => commands::synth::run(&arguments),
         Command::Config(ConfigCommand::Show(arguments)) => commands::config::show(&arguments),
         Command::Config(ConfigCommand::Keys(arguments)) => commands::keys::run(&arguments),

@@ -22,6 +22,7 @@ mod convert;
 mod coverage;
 mod discover;
 pub mod doctor;
+mod label_errors;
 mod labels;
 mod near_copies;
 mod rank;
@@ -37,6 +38,7 @@ pub use convert::{
 };
 pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image};
 pub use discover::{DiscoverError, Found, FoundSplit, MADE_BY_INIT, discover, find_images};
+pub use label_errors::{LabelError, LabelErrorKind, LabelledImage, label_errors};
 pub use labels::{DetectedImage, write_labels};
 pub use near_copies::near_copies;
 pub use rank::{Ranked, Unlabelled, doubt, rank};

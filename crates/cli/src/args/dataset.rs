@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use retinanet_dataset_tools::DatasetFormat;
 use retinanet_settings::{Whole, MOST};
 
-use super::{from_1_to, part, share, ModelArguments, Settings, Split};
+use super::{from_1_to, from_2_to, part, share, ModelArguments, Settings, Split};
 
 #[derive(Subcommand)]
 pub(crate) enum DatasetCommand {
@@ -22,6 +22,8 @@ pub(crate) enum DatasetCommand {
     Convert(ConvertArguments),
     /// Chooses the unlabelled images that are most worth labelling next
     Rank(RankArguments),
+    /// Finds the labels that are most probably wrong, doubled or missing
+    Errors(ErrorsArguments),
     /// Renders the built-in shapes data set: PNG files and COCO JSON
     Synth(SynthArguments),
 }
@@ -56,6 +58,36 @@ pub(crate) struct RankArguments {
     /// The least score of the labels; as for `predict` if not given
     #[arg(long, value_parser = share)]
     pub(crate) score: Option<f32>,
+}
+
+#[derive(Args)]
+pub(crate) struct ErrorsArguments {
+    /// The run whose images and labels are examined, by what it predicts
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run: PathBuf,
+    /// Trains so many detectors as the run was, each on all images to train on but a part, and lets it predict that part:
+    /// the run has learned the errors of its own labels. A command that was stopped goes on
+    #[arg(long, value_name = "COUNT", value_parser = from_2_to::<100>)]
+    pub(crate) folds: Option<usize>,
+    /// The folder of the page with pictures, and of the folds; beside the run if not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// How many labels to list
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = from_1_to::<1_000_000>)]
+    pub(crate) take: usize,
+    /// Writes the list as JSON too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) labels: LabelsArguments,
+    /// The device, in place of the config's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Writes among other files without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Args)]

@@ -211,7 +211,7 @@ fn tell(run: &StudyRun, ended: &Ended, console: &mut Console) {
 
 /// Whether there is nothing left to do: it has ended, or its loss is non-finite and will stay so.
 fn is_done(run: &StudyRun) -> Result<bool, Failure> {
-    Ok(has_diverged(run) || has_ended(run)?)
+    Ok(has_diverged(run) || has_ended(&run.directory)?)
 }
 
 /// Whether a run that is done is to go on, because the study has become longer. A folder of another study's runs,
@@ -240,11 +240,12 @@ fn is_to_be_longer(
     }
 }
 
-fn has_ended(run: &StudyRun) -> Result<bool, Failure> {
-    if !RunDirectory::is_run(&run.directory) {
+/// Whether a run is trained to its end, and evaluated.
+pub(super) fn has_ended(run: &Path) -> Result<bool, Failure> {
+    if !RunDirectory::is_run(run) {
         return Ok(false);
     }
-    let (newest, _) = RunDirectory::open(&run.directory)?.newest()?;
+    let (newest, _) = RunDirectory::open(run)?.newest()?;
     Ok(newest.is_some_and(|checkpoint| {
         let state = &checkpoint.state;
         state.iteration >= state.total && !state.awaits_evaluation
@@ -261,7 +262,7 @@ fn outcome(run: &StudyRun, metrics: &[String]) -> Result<Outcome, Failure> {
     if has_diverged(run) {
         return Ok(Outcome::Diverged);
     }
-    if !has_ended(run)? {
+    if !has_ended(&run.directory)? {
         return Ok(Outcome::Missing);
     }
     let log = fs_err::read_to_string(run.directory.join("metrics.jsonl")).map_err(Failure::work)?;

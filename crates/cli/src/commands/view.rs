@@ -1,6 +1,6 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -25,7 +25,7 @@ use crate::drawings;
 use crate::failure::Failure;
 
 /// The longer side of an image that is shown as it is, in pixels.
-const LONGEST: u32 = 1_280;
+pub(super) const LONGEST: u32 = 1_280;
 
 /// What pages of this program say of who made them.
 const GENERATOR: &str = "name=\"generator\" content=\"retinanet\"";
@@ -174,11 +174,9 @@ impl Scene {
                 .into_iter()
                 .chain(after)
         });
-        // A page of somebody else's is a file like any other.
-        let page = arguments.out.join("index.html");
-        let is_ours = fs_err::read_to_string(&page).is_ok_and(|text| text.contains(GENERATOR));
         let files = pictures.map(|file| arguments.out.join(file));
-        files.chain(is_ours.then_some(page)).collect()
+        let page = page_of_ours(&arguments.out.join("index.html"));
+        files.chain(page).collect()
     }
 
     /// Writes an image's pictures, and tells what the page shows of it.
@@ -268,8 +266,14 @@ impl Scene {
     }
 }
 
+/// A page, if this program has made it: one of somebody else's is a file like any other.
+pub(super) fn page_of_ours(page: &Path) -> Option<PathBuf> {
+    let is_ours = fs_err::read_to_string(page).is_ok_and(|text| text.contains(GENERATOR));
+    is_ours.then(|| page.to_owned())
+}
+
 /// An image's name, parted by `/`, within the page's folder.
-fn address(record: &ImageRecord) -> String {
+pub(super) fn address(record: &ImageRecord) -> String {
     let name = super::below(&record.file_name);
     name.to_string_lossy().replace('\\', "/")
 }
@@ -282,7 +286,12 @@ fn after(name: &str, epoch: usize) -> String {
     format!("after/{name}.{epoch}.png")
 }
 
-fn picture(caption: String, file: String, image: &RgbImage, objects: &[GroundTruth]) -> Picture {
+pub(super) fn picture(
+    caption: String,
+    file: String,
+    image: &RgbImage,
+    objects: &[GroundTruth],
+) -> Picture {
     let (width, height) = image.dimensions();
     let objects = objects.iter().map(|object| BoxOverlay {
         class: object.class.index(),
@@ -298,12 +307,12 @@ fn picture(caption: String, file: String, image: &RgbImage, objects: &[GroundTru
     }
 }
 
-fn css_color(class: ClassId) -> String {
+pub(super) fn css_color(class: ClassId) -> String {
     let [red, green, blue] = class_color(class);
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
-fn about(record: &ImageRecord) -> String {
+pub(super) fn about(record: &ImageRecord) -> String {
     let ImageRecord {
         id,
         width,
