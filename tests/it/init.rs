@@ -276,7 +276,7 @@ fn what_ships_with_the_program_fits_the_configs_for_cpus_and_its_backbone_all() 
     .concat();
     let pretrained = ["--set", "model.pretrained=builtin:retinanet_resnet18"];
     at(&experiment, &[&unfit[..], &pretrained].concat())
-        .expect_refusal(2, &["pyramid", "do not fit"]);
+        .expect_refusal(1, &["pyramid", "do not fit"]);
 }
 
 #[test]

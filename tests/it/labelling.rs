@@ -247,7 +247,16 @@ fn photos_are_ranked_with_near_copies_last() {
     let [run_dir, json, labels] =
         ["run", "ranked.json", "next.json"].map(|name| experiment.path(name));
     let rank = ["dataset", "rank", "--run", &run_dir, &photos];
-    let all = run(&[&rank[..], &["--json", &json]].concat()).expect_success();
+    let page = experiment.path("page");
+    let all = run(&[&rank[..], &["--json", &json, "--page", &page]].concat()).expect_success();
+    let page = String::from_utf8(experiment.bytes("page/index.html")).unwrap();
+    assert!(page.contains("images/copy_1.bmp.jpg"));
+    assert_eq!(
+        fs_err::read_dir(experiment.path("page/images"))
+            .unwrap()
+            .count(),
+        7
+    );
     let ranked = experiment.json("ranked.json");
     let names: Vec<&str> = (ranked.as_array().unwrap().iter())
         .map(|it| it["file_name"].as_str().unwrap())
@@ -269,4 +278,69 @@ fn photos_are_ranked_with_near_copies_last() {
         .collect();
     assert_eq!(chosen, names[..2]);
     run(&[&rank[..], &["--take", "0"]].concat()).expect_refusal(2, &["--take"]);
+}
+
+/// A label that stands twice is told whatever a detector has learned.
+#[test]
+fn wrong_labels_are_listed_by_detectors_that_did_not_learn_them() {
+    let experiment = Experiment::new();
+    experiment.train("run", &[]).expect_success();
+    let mut labels = experiment.json("data/train.json");
+    let mut doubled = labels["annotations"][0].clone();
+    doubled["id"] = json!(1000);
+    labels["annotations"]
+        .as_array_mut()
+        .unwrap()
+        .push(doubled.clone());
+    experiment.write("data/train.json", &labels.to_string());
+
+    let [run_dir, out, json, to_correct] =
+        ["run", "out", "errors.json", "correct.json"].map(|name| experiment.path(name));
+    let errors = [
+        "dataset", "errors", "--run", &run_dir, "--out", &out, "--json", &json,
+    ];
+    let own = run(&[&errors[..], &["--take", "3"]].concat()).expect_success();
+    let listed = experiment.json("errors.json");
+    assert_eq!(listed.as_array().unwrap().len(), 3);
+    let first = &listed[0];
+    assert_eq!(first["kind"], "doubled", "{listed}");
+    assert_eq!(first["image_id"], doubled["image_id"]);
+    assert_eq!(first["bbox"], doubled["bbox"]);
+    assert_eq!(own.stdout.lines().count(), 4, "{own:#?}");
+    assert!(own.stdout.contains("labelled twice"), "{own:#?}");
+
+    let labels = ["--to", "coco", "--labels", &to_correct];
+    let folds = [&errors[..], &["--folds", "2", "--yes"], &labels].concat();
+    let told = run(&folds).expect_success();
+    assert!(told.stderr.contains("fold 2 of 2"), "{told:#?}");
+    assert_eq!(experiment.json("errors.json")[0]["kind"], "doubled");
+    // Each image was held out once, and learned by the other fold.
+    let parts = [1, 2].map(|fold| {
+        let ids = |half: &str| -> Vec<u64> {
+            let file = experiment.json(&format!("out/folds/{fold}/{half}.json"));
+            let images = file["images"].as_array().unwrap().iter();
+            images.map(|image| image["id"].as_u64().unwrap()).collect()
+        };
+        [ids("train"), ids("val")]
+    });
+    assert_eq!(parts[0][0], parts[1][1]);
+    assert_eq!(parts[0][1], parts[1][0]);
+    assert_eq!(parts[0].iter().flatten().count(), 6);
+    let page = String::from_utf8(experiment.bytes("out/page/index.html")).unwrap();
+    assert!(page.contains("labelled twice"));
+    let corrected = experiment.json("correct.json");
+    assert!(!corrected["images"].as_array().unwrap().is_empty());
+
+    // What is trained is not trained again, and of other labels it is not taken.
+    let again = run(&folds).expect_success();
+    assert!(!again.stderr.contains("fold "), "{again:#?}");
+    assert_eq!(again.stdout, told.stdout);
+    let mut fewer = experiment.json("data/train.json");
+    fewer["annotations"].as_array_mut().unwrap().pop();
+    experiment.write("data/train.json", &fewer.to_string());
+    run(&folds).expect_refusal(2, &["other labels", "--out"]);
+    let refused = [&errors[..], &["--folds", "1"]].concat();
+    run(&refused).expect_refusal(2, &["--folds", "from 2"]);
+    let nowhere = ["dataset", "errors", "--run", "nowhere"];
+    run(&nowhere).expect_refusal(2, &["nowhere"]);
 }

@@ -1,6 +1,9 @@
 //! `study`: a table of runs.
 
 use retinanet_tests::{Experiment, Finished, run};
+use serde_json::Value;
+
+use crate::training::steps;
 
 const STUDY: &str = r#"
 title = "Two losses"
@@ -134,4 +137,79 @@ fn a_run_that_diverges_is_a_result_and_one_that_fails_is_not() {
 fn what_is_no_study_is_refused() {
     let experiment = Experiment::new();
     study(&experiment, "title = 3", &[]).expect_refusal(2, &["study.toml", "is not a study"]);
+}
+
+/// A third of three changes goes on, to the same bits as if it had never stopped.
+#[test]
+fn tuning_trains_the_better_ones_on() {
+    let experiment = Experiment::new();
+    let study = r#"
+title = "Rates"
+base = "tiny.toml"
+seeds = [5, 6]
+metrics = ["AR100", "AP"]
+set = { "train.checkpoint_every" = 6, "train.eval_every" = 6 }
+[[runs]]
+name = "still"
+set = { "optimizer.lr" = 1e-9 }
+[[runs]]
+name = "usual"
+set = { "optimizer.lr" = 0.01 }
+[[runs]]
+name = "too fast"
+set = { "optimizer.lr" = 1e6 }
+"#;
+    let (study, out) = (
+        experiment.write("rates.toml", study),
+        experiment.path("out"),
+    );
+    let tune = ["tune", &study, "--out", &out];
+    let none = [&tune[..], &["--minutes", "0"]].concat();
+    let began = run(&none).expect_success();
+    assert!(began.stderr.contains("the time is over"), "{began:#?}");
+    let told = run(&tune).expect_success();
+    let table = String::from_utf8(experiment.bytes("out/tuning.md")).unwrap();
+    assert_eq!(told.stdout.trim(), table.trim());
+    assert!(
+        table.contains("| change | 33 % | 100 % | other seeds |"),
+        "{table}"
+    );
+    let rows: Vec<Vec<&str>> = (table
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1))
+    .map(|line| line.split('|').map(str::trim).collect())
+    .collect();
+    assert_eq!(rows.len(), 3, "{table}");
+    let best = rows[0][1];
+    assert!(["still", "usual"].contains(&best), "{table}");
+    // A third and the end by the first seed, the end by the second.
+    assert!(
+        rows[0][2..5].iter().all(|cell| cell.parse::<f64>().is_ok()),
+        "{table}"
+    );
+    assert_eq!(rows[1][3..5], ["", ""], "{table}");
+    let failed = rows.iter().find(|row| row[1] == "too fast").unwrap();
+    assert_eq!(failed[2], "diverged", "{table}");
+
+    let folder = best.replace(' ', "-");
+    let finished = format!("out/{folder}-seed-5");
+    assert_eq!(steps(&experiment, &finished).len(), 6);
+    let rate = if best == "still" { "1e-9" } else { "0.01" };
+    let set = [
+        format!("optimizer.lr={rate}"),
+        "seed=5".to_owned(),
+        "train.checkpoint_every=6".to_owned(),
+        "train.eval_every=6".to_owned(),
+    ];
+    let set: Vec<&str> = set.iter().flat_map(|it| ["--set", it]).collect();
+    experiment.train("whole", &set).expect_success();
+    let losses = |run: &str| -> Vec<Value> {
+        let steps = steps(&experiment, run).into_iter();
+        steps.map(|step| step["class_loss"].clone()).collect()
+    };
+    assert_eq!(losses(&finished), losses("whole"));
+    let again = run(&tune).expect_success();
+    assert!(!again.stderr.contains("% of its steps"), "{again:#?}");
+    assert_eq!(again.stdout, told.stdout);
 }

@@ -17,7 +17,8 @@ pub(crate) use self::dataset::{
     LabelsArguments, RankArguments, SplitArguments, StatsArguments, SynthArguments, ViewArguments,
 };
 pub(crate) use self::training::{
-    InitArguments, LrFindArguments, RunsArguments, StudyArguments, TrainArguments,
+    InitArguments, LrFindArguments, RunsArguments, StudyArguments, TrainArguments, TuneArguments,
+    Until,
 };
 
 /// Trains, evaluates and uses RetinaNet detectors.
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     LrFind(LrFindArguments),
     /// Trains a list of changes to a config, with several seeds each, and writes their table
     Study(StudyArguments),
+    /// Trains a study's changes for a little, and the better ones on, until the best are trained to their end
+    Tune(TuneArguments),
     /// Lists runs: how far they are, and the best of their evaluations
     Runs(RunsArguments),
     /// Finds objects in images and draws them

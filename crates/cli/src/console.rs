@@ -13,6 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use retinanet_experiment::{Evaluated, Observer, Progress, StepReport};
 use retinanet_trainer::roughly;
 
+use crate::args::Until;
 use crate::failure::Failure;
 use crate::signals;
 
@@ -131,6 +132,9 @@ pub(crate) struct Console {
     images_per_second: f64,
     /// The last evaluation's, if it is defined.
     ap: Option<f64>,
+    /// After which step to stop, if it is not the last.
+    until: Option<Until>,
+    has_come_so_far: bool,
 }
 
 /// How long the last step took.
@@ -160,7 +164,14 @@ impl Console {
             work: ProgressBar::hidden(),
             images_per_second: 0.0,
             ap: None,
+            until: None,
+            has_come_so_far: false,
         }
+    }
+
+    /// The same for a run that stops after a step.
+    pub(crate) fn until(self, until: Option<Until>) -> Self {
+        Self { until, ..self }
     }
 
     fn line(&self, text: &str) {
@@ -190,6 +201,8 @@ impl Observer for Console {
     }
 
     fn step(&mut self, report: &StepReport) {
+        let reached = |until: Until| until.is_reached(report.iteration, report.total);
+        self.has_come_so_far = self.until.is_some_and(reached);
         let rate = report.images as f64 / report.duration.as_secs_f64().max(1e-9);
         self.images_per_second = if self.images_per_second == 0.0 {
             rate
@@ -276,7 +289,7 @@ impl Observer for Console {
     }
 
     fn stop_requested(&self) -> bool {
-        signals::received().is_some()
+        signals::received().is_some() || self.has_come_so_far
     }
 }
 

@@ -50,6 +50,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Init(arguments) => commands::init::run(&arguments),
         Command::Train(arguments) => commands::train::run(&arguments),
         Command::LrFind(arguments) => commands::lr_find::run(&arguments),
+        Command::Tune(arguments) => commands::tune::run(&arguments),
         Command::Study(arguments) => commands::study::run(&arguments),
         Command::Runs(arguments) => commands::runs::run(&arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),

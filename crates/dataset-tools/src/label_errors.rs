@@ -222,13 +222,13 @@ impl Judged {
             if label.crowd {
                 continue;
             }
-            let candidates = [
-                doubled[place],
-                self.other_class(place),
-                self.moved(place),
-                self.no_object(place, missed.share(label.class)),
-            ];
-            let candidates = candidates.into_iter().flatten();
+            let explained = [doubled[place], self.other_class(place), self.moved(place)];
+            let explained = explained.into_iter().flatten();
+            let explained = explained.max_by(|a, b| a.suspicion.total_cmp(&b.suspicion));
+            // What explains a label leaves less to be explained by there being no object.
+            let mut no_object = self.no_object(place, missed.share(label.class));
+            no_object.suspicion *= 1.0 - explained.map_or(0.0, |it| it.suspicion);
+            let candidates = explained.into_iter().chain([no_object]);
             errors.extend(candidates.max_by(|a, b| a.suspicion.total_cmp(&b.suspicion)));
         }
         let moved: Vec<Detection> = (errors.iter())
@@ -287,10 +287,10 @@ impl Judged {
     }
 
     /// `missed`: the share of labels of the class that nothing supports.
-    fn no_object(&self, label: usize, missed: f32) -> Option<LabelError> {
+    fn no_object(&self, label: usize, missed: f32) -> LabelError {
         let unsupported = 1.0 - ramp(self.labels[label].support, 0.0, 0.5);
         let suspicion = unsupported * (WITHOUT_OBJECT / missed).min(1.0);
-        Some(of_label(LabelErrorKind::NoObject, label, suspicion))
+        of_label(LabelErrorKind::NoObject, label, suspicion)
     }
 
     /// Detections of what has no label, of each place the best.

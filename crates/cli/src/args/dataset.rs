@@ -50,6 +50,9 @@ pub(crate) struct RankArguments {
     /// How many images to choose
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = from_1_to::<1_000_000>)]
     pub(crate) take: usize,
+    /// A folder for a page with the chosen images and what is detected on them
+    #[arg(long, value_name = "DIR")]
+    pub(crate) page: Option<PathBuf>,
     /// Writes the list as JSON too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -58,6 +61,9 @@ pub(crate) struct RankArguments {
     /// The least score of the labels; as for `predict` if not given
     #[arg(long, value_parser = share)]
     pub(crate) score: Option<f32>,
+    /// Writes the page among other files without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Args)]

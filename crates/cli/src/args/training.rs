@@ -1,6 +1,7 @@
 //! The arguments of what trains: `init`, `train`, `lr-find`, `study`, `runs`.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::Args;
 
@@ -74,12 +75,21 @@ impl InitArguments {
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
+    minutes_from(0.5, text)
+}
+
+/// Minutes in which nothing needs to be done.
+fn budget(text: &str) -> Result<f64, String> {
+    minutes_from(0.0, text)
+}
+
+fn minutes_from(least: f64, text: &str) -> Result<f64, String> {
     const MOST: f64 = 100_000.0;
     let minutes: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.5..=MOST).contains(&minutes) {
+    if (least..=MOST).contains(&minutes) {
         Ok(minutes)
     } else {
-        Err(format!("has to be in [0.5, {MOST}]"))
+        Err(format!("has to be in [{least}, {MOST}]"))
     }
 }
 
@@ -106,6 +116,9 @@ pub(crate) struct TrainArguments {
     /// Goes on with a run that was stopped
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Stops after this step, or this share of all steps such as `33%`, as if asked to: --resume goes on
+    #[arg(long, value_name = "STEP")]
+    pub(crate) until: Option<Until>,
     /// Trains though it takes more days or more memory than seems meant
     #[arg(long)]
     pub(crate) yes: bool,
@@ -155,6 +168,15 @@ pub(crate) struct StudyArguments {
 }
 
 #[derive(Args)]
+pub(crate) struct TuneArguments {
+    #[command(flatten)]
+    pub(crate) study: StudyArguments,
+    /// Starts no training after so many minutes; the same command goes on
+    #[arg(long, value_parser = budget)]
+    pub(crate) minutes: Option<f64>,
+}
+
+#[derive(Args)]
 pub(crate) struct RunsArguments {
     /// A folder of runs, or a run
     #[arg(default_value = "runs")]
@@ -163,4 +185,58 @@ pub(crate) struct RunsArguments {
     /// are bit-identical
     #[arg(long)]
     pub(crate) hash: bool,
+}
+
+/// A step of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Until {
+    Step(u64),
+    /// Of all steps, in `(0, 1]`.
+    Share(f64),
+}
+
+impl Until {
+    /// Whether a run of so many steps has come so far.
+    pub(crate) fn is_reached(self, step: u64, total: u64) -> bool {
+        match self {
+            Self::Step(until) => step >= until,
+            Self::Share(share) => step as f64 >= (share * total as f64).round(),
+        }
+    }
+}
+
+impl FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let until = match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent = percent.parse().ok();
+                let percent = percent.filter(|it| *it > 0.0 && *it <= 100.0);
+                percent.map(|percent: f64| Self::Share(percent / 100.0))
+            }
+            None => text.parse().ok().filter(|it| *it > 0).map(Self::Step),
+        };
+        until.ok_or_else(|| format!("`{text}` is neither a step from 1 nor a share such as `33%`"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_or_a_share() {
+        let until = |text: &str| text.parse::<Until>();
+        assert_eq!(until("7"), Ok(Until::Step(7)));
+        assert_eq!(until("25%"), Ok(Until::Share(0.25)));
+        for wrong in ["0", "-1", "0%", "101%", "NaN%", "x", "1.5", ""] {
+            assert!(until(wrong).is_err(), "{wrong}");
+        }
+        let reached = |until: Until| (1..=9).find(|step| until.is_reached(*step, 9));
+        assert_eq!(reached(Until::Step(4)), Some(4));
+        assert_eq!(reached(Until::Share(1.0 / 3.0)), Some(3));
+        assert_eq!(reached(Until::Share(0.01)), Some(1));
+        assert_eq!(reached(Until::Share(1.0)), Some(9));
+    }
 }

@@ -14,7 +14,7 @@ use retinanet_dataset_tools::{
 use retinanet_detector::Detector;
 use retinanet_experiment::{load_config, require_data, DataSplit, ExperimentConfig};
 use retinanet_images::decode_image;
-use retinanet_report::{thumbnail, BoxOverlay, ClassColor, DatasetPage, ImageFinding, ImageView};
+use retinanet_report::{DatasetPage, ImageFinding, ImageView, Picture};
 use retinanet_settings::Whole;
 use serde::Serialize;
 
@@ -290,7 +290,7 @@ impl Found<'_> {
     ) -> Result<(), Failure> {
         let file = |image: usize| {
             let Examined { record, split, .. } = &self.examined[image];
-            format!("{split}/{}.jpg", view::address(record))
+            format!("{split}/{}.jpg", view::address(&record.file_name))
         };
         let out = &out.join("page");
         let page = out.join("index.html");
@@ -303,10 +303,6 @@ impl Found<'_> {
         for (image, errors) in by_image {
             views.push(self.view(*image, errors, config, (out, file(*image)))?);
         }
-        let classes = self.classes.iter().map(|(id, class)| ClassColor {
-            name: class.name.clone(),
-            color: view::css_color(id),
-        });
         let by_whom = match arguments.folds {
             Some(folds) => format!("{folds} detectors, each of which has not learned the images that it was asked about,"),
             None => "the run itself".to_owned(),
@@ -319,7 +315,7 @@ impl Found<'_> {
                 self.errors.len()
             ),
             settings: String::new(),
-            classes: classes.collect(),
+            classes: view::class_colors(self.classes),
             images: views,
         };
         content
@@ -343,10 +339,7 @@ impl Found<'_> {
             split,
         } = &self.examined[image];
         let pixels = decode_image(&record.path, config.data.decoding())?;
-        let jpeg = thumbnail(&pixels, view::LONGEST)
-            .with_context(|| format!("cannot show `{}`", record.file_name))
-            .map_err(Failure::Work)?;
-        super::write_over(&out.join(&file), &jpeg)?;
+        view::write_picture(&out.join(&file), &pixels)?;
         let labels = view::picture("labels".to_owned(), file, &pixels, &record.objects);
         let named = |detection: &&Detection| {
             let is_named = errors
@@ -354,14 +347,11 @@ impl Found<'_> {
                 .any(|error| error.detection == Some(**detection));
             detection.score >= DRAWN || is_named
         };
-        let predicted = detections.iter().filter(named).map(|detection| BoxOverlay {
-            class: detection.class.index(),
-            bbox: detection.bbox.to_xywh(),
-            crowd: false,
-        });
-        let mut predictions = labels.clone();
-        predictions.caption = "predicted".to_owned();
-        predictions.objects = predicted.collect();
+        let predictions = Picture {
+            caption: "predicted".to_owned(),
+            objects: view::overlays(detections.iter().filter(named)),
+            ..labels.clone()
+        };
         let findings = errors.iter().map(|error| ImageFinding {
             severity: severity(error.suspicion).to_owned(),
             title: error.kind.to_string(),

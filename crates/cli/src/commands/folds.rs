@@ -2,15 +2,15 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::Stdio;
 
 use anyhow::{anyhow, Context};
 use retinanet_dataset_tools::split;
 use retinanet_experiment::ExperimentConfig;
-use retinanet_trainer::RunDirectory;
 use serde_json::Value;
 
 use crate::args::ErrorsArguments;
+use crate::commands::children::Training;
 use crate::commands::study::has_ended;
 use crate::console;
 use crate::failure::Failure;
@@ -73,29 +73,22 @@ fn train_one(
         ("data.val.annotations", held_out),
         ("data.val.images", &images),
     ];
-    let mut command = Command::new(std::env::current_exe().map_err(Failure::work)?);
-    command
-        .arg("train")
-        .arg(arguments.run.join("config.toml"))
-        .arg("--run-dir")
-        .arg(run);
-    for (key, path) in set {
-        let path = std::path::absolute(path).map_err(Failure::work)?;
-        let path = serde_json::to_string(&path).map_err(Failure::work)?;
-        command.arg("--set").arg(format!("{key}={path}"));
-    }
-    for (key, value) in &arguments.settings.set {
-        command.arg("--set").arg(format!("{key}={value}"));
-    }
-    if let Some(device) = &arguments.device {
-        command.args(["--device", device]);
-    }
-    if RunDirectory::is_run(run) {
-        command.arg("--resume");
-    }
+    let set = set.into_iter().map(|(key, path)| {
+        let path = serde_json::to_string(&std::path::absolute(path)?)?;
+        Ok((key.to_owned(), path))
+    });
+    let mut set: Vec<_> = set.collect::<anyhow::Result<_>>().map_err(Failure::Work)?;
+    set.extend(arguments.settings.set.iter().cloned());
+    let training = Training {
+        config: &arguments.run.join("config.toml"),
+        run,
+        set,
+        device: arguments.device.as_deref(),
+    };
+    let mut command = training.command().map_err(Failure::work)?;
     // What it says of itself is not this command's result.
-    command.stdout(std::process::Stdio::null());
     let status = command
+        .stdout(Stdio::null())
         .status()
         .with_context(|| format!("cannot start `{}`", run.display()))
         .map_err(Failure::Work)?;

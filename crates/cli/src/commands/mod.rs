@@ -3,6 +3,7 @@
 pub(crate) mod anchors;
 pub(crate) mod bench;
 pub(crate) mod check;
+mod children;
 pub(crate) mod config;
 pub(crate) mod convert;
 pub(crate) mod device_check;
@@ -27,6 +28,7 @@ pub(crate) mod stats;
 pub(crate) mod study;
 pub(crate) mod synth;
 pub(crate) mod train;
+pub(crate) mod tune;
 pub(crate) mod view;
 
 use std::io::Cursor;

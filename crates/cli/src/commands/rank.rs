@@ -1,6 +1,7 @@
 //! Which photos to label next.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{anyhow, Context};
@@ -12,17 +13,21 @@ use retinanet_dataset_tools::{
 };
 use retinanet_detector::Detector;
 use retinanet_images::{decode_image, MAX_PIXELS};
+use retinanet_report::{DatasetPage, ImageView, Picture};
 use serde::Serialize;
 
 use super::LoadedModel;
 use crate::args::RankArguments;
+use crate::commands::view;
 use crate::console;
+use crate::drawings;
 use crate::failure::Failure;
 use crate::inputs::{self, find_images, Input};
 use crate::outputs::{self, given};
 
 /// An image with what the detector says of it.
 struct Detected {
+    path: PathBuf,
     name: String,
     size: (u32, u32),
     detections: Vec<Detection>,
@@ -56,6 +61,9 @@ pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
     let (detected, unlabelled, failed) = detect_all(&detector, &inputs);
     let ranked = rank(&unlabelled, arguments.take);
     write(arguments, &detector, score, &detected, &ranked)?;
+    if let Some(folder) = &arguments.page {
+        write_page(arguments, &detector, score, (folder, &ranked, &detected))?;
+    }
     match failed.as_slice() {
         [] => Ok(()),
         [first, ..] => Err(Failure::work(anyhow!(
@@ -80,6 +88,7 @@ fn detect_all(
                 let size = picture.dimensions();
                 let (detections, image) = detect_with_doubt(detector, picture);
                 detected.push(Detected {
+                    path: input.path.clone(),
                     name: input.name.to_string_lossy().into_owned(),
                     size,
                     detections,
@@ -166,5 +175,61 @@ fn write(
         let destination = Destination { format, path };
         write_labels(&images, detector.classes(), destination).map_err(Failure::work)?;
     }
+    Ok(())
+}
+
+/// A page with the chosen images and what is detected on them.
+fn write_page(
+    arguments: &RankArguments,
+    detector: &Detector,
+    score: f32,
+    (folder, ranked, detected): (&Path, &[Ranked], &[Detected]),
+) -> Result<(), Failure> {
+    let page = folder.join("index.html");
+    let chosen = || ranked.iter().map(|it| (it, &detected[it.image]));
+    let file = |image: &Detected| format!("images/{}.jpg", view::address(&image.name));
+    if !arguments.yes {
+        let files = chosen().map(|(_, image)| folder.join(file(image)));
+        let files: Vec<_> = files.chain(view::page_of_ours(&page)).collect();
+        drawings::ask_before_mixing(folder, &files)?;
+    }
+    let decoding = detector.preparation().decoding(MAX_PIXELS);
+    let mut images = Vec::with_capacity(ranked.len());
+    for (ranked, image) in chosen() {
+        let pixels = decode_image(&image.path, decoding)?;
+        view::write_picture(&folder.join(file(image)), &pixels)?;
+        let (width, height) = image.size;
+        let counted = image.detections.iter().filter(|it| it.score >= score);
+        images.push(ImageView {
+            file_name: image.name.clone(),
+            about: format!(
+                "doubt {:.2}, new {:.2}, {width}×{height}",
+                ranked.doubt, ranked.novelty
+            ),
+            findings: Vec::new(),
+            views: vec![Picture {
+                caption: "detected".to_owned(),
+                file: file(image),
+                width,
+                height,
+                objects: view::overlays(counted),
+            }],
+        });
+    }
+    let content = DatasetPage {
+        title: "What to label next".to_owned(),
+        about: format!(
+            "The {} images that are most worth labelling, with what is detected on them from a score of {score:.2}.",
+            images.len()
+        ),
+        settings: String::new(),
+        classes: view::class_colors(detector.classes()),
+        images,
+    };
+    content
+        .write(&page)
+        .with_context(|| format!("cannot write `{}`", page.display()))
+        .map_err(Failure::Work)?;
+    console::note(&format!("with pictures: {}", page.display()));
     Ok(())
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use retinanet_trainer::RunDirectory;
 use serde_json::Value;
 
 use crate::args::StudyArguments;
+use crate::commands::children::Training;
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::signals;
@@ -55,7 +56,7 @@ pub(crate) fn run(arguments: &StudyArguments) -> Result<(), Failure> {
 }
 
 /// Where the runs go: a folder after the study's name if none is given, and after its base's.
-fn out(arguments: &StudyArguments) -> PathBuf {
+pub(super) fn out(arguments: &StudyArguments) -> PathBuf {
     let default = || {
         let mut name = (arguments.study.file_stem().unwrap_or_default()).to_owned();
         if let Some(base) = arguments.base.as_ref().and_then(|base| base.file_stem()) {
@@ -156,18 +157,15 @@ fn start(arguments: &StudyArguments, study: &Study, run: &StudyRun) -> Result<Ch
             ));
             said.lock()?;
         }
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("train").arg(&study.base);
-        command.arg("--run-dir").arg(&run.directory);
-        for (key, value) in run.set.iter().chain(&arguments.settings.set) {
-            command.arg("--set").arg(format!("{key}={value}"));
-        }
-        if let Some(device) = &arguments.device {
-            command.args(["--device", device]);
-        }
-        if RunDirectory::is_run(&run.directory) {
-            command.arg("--resume");
-        }
+        let training = Training {
+            config: &study.base,
+            run: &run.directory,
+            set: (run.set.iter().chain(&arguments.settings.set))
+                .cloned()
+                .collect(),
+            device: arguments.device.as_deref(),
+        };
+        let mut command = training.command()?;
         command
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
@@ -253,7 +251,7 @@ pub(super) fn has_ended(run: &Path) -> Result<bool, Failure> {
 }
 
 /// A step that is non-finite leaves a non-finite report.
-fn has_diverged(run: &StudyRun) -> bool {
+pub(super) fn has_diverged(run: &StudyRun) -> bool {
     run.directory.join("non_finite").is_dir()
 }
 

@@ -40,7 +40,7 @@ fn launch(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         config.compute.device.clone_from(device);
     }
     let best_metric = config.train.best_metric;
-    let mut console = Console::new(config.train.log_every.get());
+    let mut console = Console::new(config.train.log_every.get()).until(arguments.until);
     let options = LaunchOptions {
         resume: arguments.resume,
         check_annotations: !arguments.no_check,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use image::RgbImage;
 use rayon::prelude::*;
-use retinanet_boxes::{ClassId, GroundTruth};
+use retinanet_boxes::{ClassId, ClassList, Detection, GroundTruth};
 use retinanet_data::{
     Batch, Batching, CocoDataset, DataError, EvalLoader, ImageRecord, TrainLoader, Transform,
 };
@@ -25,7 +25,7 @@ use crate::drawings;
 use crate::failure::Failure;
 
 /// The longer side of an image that is shown as it is, in pixels.
-pub(super) const LONGEST: u32 = 1_280;
+const LONGEST: u32 = 1_280;
 
 /// What pages of this program say of who made them.
 const GENERATOR: &str = "name=\"generator\" content=\"retinanet\"";
@@ -168,9 +168,9 @@ impl Scene {
             Seen::InEvaluation(_) => 1,
         };
         let pictures = chosen.iter().flat_map(|&index| {
-            let name = address(&self.dataset.images[index]);
+            let name = address(&self.dataset.images[index].file_name);
             let after = (0..epochs).map(move |epoch| after(&name, epoch));
-            [before(&address(&self.dataset.images[index]))]
+            [before(&address(&self.dataset.images[index].file_name))]
                 .into_iter()
                 .chain(after)
         });
@@ -188,12 +188,9 @@ impl Scene {
     ) -> Result<ImageView, Failure> {
         let record = &self.dataset.images[index];
         let image = decode_image(&record.path, self.dataset.decoding)?;
-        let name = address(record);
+        let name = address(&record.file_name);
         let file = before(&name);
-        let jpeg = thumbnail(&image, LONGEST)
-            .with_context(|| format!("cannot show `{}`", record.file_name))
-            .map_err(Failure::Work)?;
-        super::write_over(&arguments.out.join(&file), &jpeg)?;
+        write_picture(&arguments.out.join(&file), &image)?;
         let mut views = vec![picture("as it is".into(), file, &image, &record.objects)];
         for (epoch, batch) in self.samples(index, arguments.epochs).enumerate() {
             let batch = batch?;
@@ -238,10 +235,6 @@ impl Scene {
         report: &Report,
         images: Vec<ImageView>,
     ) -> DatasetPage {
-        let classes = self.dataset.classes.iter().map(|(id, class)| ClassColor {
-            name: class.name.clone(),
-            color: css_color(id),
-        });
         let settings = match (&self.seen, config_to_toml(&self.config)) {
             (Seen::InTraining(_), Ok(config)) => augmentation(&config),
             _ => String::new(),
@@ -260,7 +253,7 @@ impl Scene {
                 self.dataset.annotations.display(),
             ),
             settings,
-            classes: classes.collect(),
+            classes: class_colors(&self.dataset.classes),
             images,
         }
     }
@@ -273,9 +266,36 @@ pub(super) fn page_of_ours(page: &Path) -> Option<PathBuf> {
 }
 
 /// An image's name, parted by `/`, within the page's folder.
-pub(super) fn address(record: &ImageRecord) -> String {
-    let name = super::below(&record.file_name);
+pub(super) fn address(file_name: &str) -> String {
+    let name = super::below(file_name);
     name.to_string_lossy().replace('\\', "/")
+}
+
+/// Writes an image small enough for a page.
+pub(super) fn write_picture(path: &Path, image: &RgbImage) -> Result<(), Failure> {
+    let jpeg = thumbnail(image, LONGEST)
+        .with_context(|| format!("cannot make `{}`", path.display()))
+        .map_err(Failure::Work)?;
+    super::write_over(path, &jpeg)
+}
+
+/// The classes as a page names and colours them.
+pub(super) fn class_colors(classes: &ClassList) -> Vec<ClassColor> {
+    let classes = classes.iter().map(|(id, class)| ClassColor {
+        name: class.name.clone(),
+        color: css_color(id),
+    });
+    classes.collect()
+}
+
+/// Detections as a page shows them.
+pub(super) fn overlays<'a>(detections: impl IntoIterator<Item = &'a Detection>) -> Vec<BoxOverlay> {
+    let overlays = detections.into_iter().map(|detection| BoxOverlay {
+        class: detection.class.index(),
+        bbox: detection.bbox.to_xywh(),
+        crowd: false,
+    });
+    overlays.collect()
 }
 
 fn before(name: &str) -> String {
@@ -307,7 +327,7 @@ pub(super) fn picture(
     }
 }
 
-pub(super) fn css_color(class: ClassId) -> String {
+fn css_color(class: ClassId) -> String {
     let [red, green, blue] = class_color(class);
     format!("#{red:02x}{green:02x}{blue:02x}")
 }
