@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use retinanet_tests::{Experiment, Finished, retinanet, run};
 
 /// Commands that are not run here, by how they begin, and why.
-const ELSEWHERE: [(&str, &str); 11] = [
+const ELSEWHERE: [(&str, &str); 12] = [
+    (
+        "retinanet tune configs/studies/alpha.toml",
+        "trains for an hour; has a test of its own",
+    ),
     (
         "retinanet train my_photos",
         "takes as long as it says; `init` has tests of its own",

@@ -30,7 +30,7 @@ pub(crate) fn unpack(
     let tensors = SafeTensors::deserialize(&bytes)?;
     let mut unpacked: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for (name, tensor) in tensors.iter() {
-        if !is_wanted(name) || name.ends_with(".scale") {
+        if !is_wanted(name) || name.strip_suffix(".scale").is_some() {
             continue;
         }
         let data = match tensor.dtype() {

@@ -19,7 +19,7 @@ type Arrays = [Py<PyBytes>; 3];
 /// A trained model on the CPU.
 #[pyclass(frozen)]
 pub(crate) struct Detector {
-    detector: Mutex<retinanet_detector::Detector>,
+    model: Mutex<retinanet_detector::Detector>,
     /// The id and the name of each class, in the order of their numbers.
     #[pyo3(get)]
     classes: Vec<(u64, String)>,
@@ -29,6 +29,10 @@ pub(crate) struct Detector {
 }
 
 #[pymethods]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "PyO3 hands over what it has made of Python's objects"
+)]
 impl Detector {
     /// Opens a run's best checkpoint, or the one of this name.
     #[staticmethod]
@@ -72,7 +76,7 @@ impl Detector {
                 image.map(Arc::new).ok_or_else(wrong)
             });
             let images: Vec<_> = images.collect::<PyResult<_>>()?;
-            let detector = self.detector.lock().unwrap_or_else(PoisonError::into_inner);
+            let detector = self.model.lock().unwrap_or_else(PoisonError::into_inner);
             let found = detector.detect(&images).into_iter();
             Ok::<_, PyErr>(found.map(|found| found.detections).collect::<Vec<_>>())
         })?;
@@ -82,7 +86,7 @@ impl Detector {
     /// The detections on an image file.
     fn detect_file(&self, py: Python<'_>, path: PathBuf) -> PyResult<Arrays> {
         let found = py.detach(|| {
-            let detector = self.detector.lock().unwrap_or_else(PoisonError::into_inner);
+            let detector = self.model.lock().unwrap_or_else(PoisonError::into_inner);
             detector.detect_file(&path).map_err(|error| raise(&error))
         })?;
         Ok(self.arrays(py, &found))
@@ -110,7 +114,7 @@ impl Detector {
         let classes = classes.map(|(_, class)| (class.category.0, class.name.clone()));
         Self {
             classes: classes.collect(),
-            detector: Mutex::new(detector),
+            model: Mutex::new(detector),
             score,
         }
     }

@@ -10,16 +10,20 @@ use crate::errors::raise;
 
 /// Trains a config on the CPU, and tells the `callbacks` what happens. Returns what came of it.
 #[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "PyO3 hands over what it has made of Python's objects"
+)]
 #[pyo3(signature = (config, run, settings, resume, accept_cost, callbacks))]
-pub(crate) fn train<'py>(
-    py: Python<'py>,
+pub(crate) fn train(
+    py: Python<'_>,
     config: PathBuf,
     run: PathBuf,
     settings: Vec<(String, String)>,
     resume: bool,
     accept_cost: bool,
     callbacks: Py<PyAny>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let mut listener = Listener {
         callbacks,
         raised: None,

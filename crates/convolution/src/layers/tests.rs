@@ -177,7 +177,9 @@ fn a_synchronised_batch_norm_sees_what_other_processes_have() {
             0 => sums[0] += values,
             1 => *means = sums.iter().map(|sum| sum / (2.0 * values)).collect(),
             2 => {
-                (sums.iter_mut().zip(means)).for_each(|(sum, mean)| *sum += values * *mean * *mean)
+                for (sum, mean) in sums.iter_mut().zip(means) {
+                    *sum += values * *mean * *mean;
+                }
             }
             _ => {}
         }

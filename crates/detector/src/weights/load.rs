@@ -221,10 +221,10 @@ impl Fit {
                 continue;
             }
             let fault = format!("`{name}` is {found:?} and the model's {wanted:?}");
-            let outputs = OUTPUTS.into_iter();
-            let output = outputs.filter(|_| found.get(1..) == wanted.get(1..));
-            let output = output.filter(|(output, _)| is_of(output, &parameter.name));
-            match (output.last(), &found[..], &wanted[..]) {
+            let output = OUTPUTS.into_iter();
+            let output = (output.filter(|_| found.get(1..) == wanted.get(1..)))
+                .find(|(output, _)| is_of(output, &parameter.name));
+            match (output, &found[..], &wanted[..]) {
                 (Some(("class_subnet.output", _)), [found, ..], [wanted, ..])
                     if found.saturating_mul(classes).is_multiple_of(*wanted) =>
                 {
