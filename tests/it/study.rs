@@ -148,7 +148,7 @@ title = "Rates"
 base = "tiny.toml"
 seeds = [5, 6]
 metrics = ["AR100", "AP"]
-set = { "train.checkpoint_every" = 6, "train.eval_every" = 6 }
+set = { "train.iterations" = 18, "train.checkpoint_every" = 18, "train.eval_every" = 18 }
 [[runs]]
 name = "still"
 set = { "optimizer.lr" = 1e-9 }
@@ -194,13 +194,14 @@ set = { "optimizer.lr" = 1e6 }
 
     let folder = best.replace(' ', "-");
     let finished = format!("out/{folder}-seed-5");
-    assert_eq!(steps(&experiment, &finished).len(), 6);
+    assert_eq!(steps(&experiment, &finished).len(), 18);
     let rate = if best == "still" { "1e-9" } else { "0.01" };
     let set = [
         format!("optimizer.lr={rate}"),
         "seed=5".to_owned(),
-        "train.checkpoint_every=6".to_owned(),
-        "train.eval_every=6".to_owned(),
+        "train.iterations=18".to_owned(),
+        "train.checkpoint_every=18".to_owned(),
+        "train.eval_every=18".to_owned(),
     ];
     let set: Vec<&str> = set.iter().flat_map(|it| ["--set", it]).collect();
     experiment.train("whole", &set).expect_success();

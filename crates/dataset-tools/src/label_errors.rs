@@ -69,7 +69,7 @@ const UNLABELLED: f32 = 0.2;
 /// The least overlap of a label with the detection that it was moved away from.
 const TOUCHES: f32 = 0.1;
 /// How many labels are taken for ones without an object, before anything is known.
-const WITHOUT_OBJECT: f32 = 0.02;
+const WITHOUT_OBJECT: f32 = 0.01;
 /// So many labels of a class tell how often the detector misses it.
 const ENOUGH: usize = 50;
 
@@ -97,8 +97,22 @@ pub fn label_errors(images: &[LabelledImage<'_>]) -> Vec<LabelError> {
 
 /// How often detections of a score are right.
 struct Confidence {
-    /// The highest score of each bin, ascending, and the share of right ones in it, ascending.
+    /// The mean score of each bin, ascending, and the share of right ones in it, ascending.
     bins: Vec<(f32, f32)>,
+}
+
+/// A bin of detections with like scores.
+#[derive(Clone, Copy)]
+struct ScoreBin {
+    scores: f32,
+    right: f32,
+    count: f32,
+}
+
+impl ScoreBin {
+    fn share(&self) -> f32 {
+        self.right / self.count
+    }
 }
 
 impl Confidence {
@@ -110,31 +124,35 @@ impl Confidence {
         judged.sort_by(|a, b| a.0.total_cmp(&b.0));
         let size = (judged.len() / 20).max(10);
         // Pools adjacent bins that are in the wrong order: the least-squares fit that rises with the score.
-        let mut pooled: Vec<(f32, f32, f32)> = Vec::new();
+        let mut pooled: Vec<ScoreBin> = Vec::new();
         for bin in judged.chunks(size) {
-            let right = bin.iter().filter(|(_, right)| *right).count() as f32;
-            let highest = bin.last().map_or(0.0, |(score, _)| *score);
-            let mut joined = (highest, right, bin.len() as f32);
-            while let Some((_, right, count)) = pooled.last().copied()
-                && right / count >= joined.1 / joined.2
-            {
-                pooled.pop();
-                joined = (joined.0, joined.1 + right, joined.2 + count);
+            let mut joined = ScoreBin {
+                scores: bin.iter().map(|(score, _)| score).sum(),
+                right: bin.iter().filter(|(_, right)| *right).count() as f32,
+                count: bin.len() as f32,
+            };
+            while let Some(last) = pooled.pop_if(|last| last.share() >= joined.share()) {
+                joined.scores += last.scores;
+                joined.right += last.right;
+                joined.count += last.count;
             }
             pooled.push(joined);
         }
-        let bins = pooled.into_iter();
+        let bins = pooled
+            .iter()
+            .map(|bin| (bin.scores / bin.count, bin.share()));
         Self {
-            bins: bins
-                .map(|(score, right, all)| (score, right / all))
-                .collect(),
+            bins: bins.collect(),
         }
     }
 
+    /// Between the bins, so that of two scores the higher counts for more.
     fn at(&self, score: f32) -> f32 {
-        let bin = self.bins.partition_point(|(highest, _)| *highest < score);
-        let bin = self.bins.get(bin).or(self.bins.last());
-        bin.map_or(0.0, |(_, share)| *share)
+        let above = self.bins.partition_point(|(mean, _)| *mean < score);
+        let below = above.checked_sub(1).and_then(|below| self.bins.get(below));
+        let (low, low_share) = below.copied().unwrap_or((0.0, 0.0));
+        let (high, high_share) = self.bins.get(above).copied().unwrap_or((1.0, 1.0));
+        low_share + (high_share - low_share) * ramp(score, low, high.max(low + f32::EPSILON))
     }
 }
 

@@ -2,9 +2,13 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 
 use retinanet_trainer::RunDirectory;
+
+use crate::console;
+use crate::failure::Failure;
+use crate::signals;
 
 /// A run that a process of its own trains.
 pub(super) struct Training<'a> {
@@ -34,4 +38,14 @@ impl Training<'_> {
         }
         Ok(command)
     }
+}
+
+/// Waits for a process, whose results are not this command's. A signal, which it gets too, is why this one ends.
+pub(super) fn run_to_end(mut command: Command) -> Result<ExitStatus, Failure> {
+    let status = command.stdout(Stdio::null()).status();
+    if let Some(signal) = signals::received() {
+        console::note("stopped; the same command goes on where it was");
+        return Err(Failure::Signal(signal));
+    }
+    status.map_err(Failure::work)
 }

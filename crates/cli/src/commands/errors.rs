@@ -318,10 +318,7 @@ impl Found<'_> {
             classes: view::class_colors(self.classes),
             images: views,
         };
-        content
-            .write(&page)
-            .with_context(|| format!("cannot write `{}`", page.display()))
-            .map_err(Failure::Work)?;
+        view::write_page(&content, &page)?;
         console::note(&format!("with pictures: {}", page.display()));
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{anyhow, Context};
 use retinanet_dataset_tools::split;
@@ -10,7 +9,7 @@ use retinanet_experiment::ExperimentConfig;
 use serde_json::Value;
 
 use crate::args::ErrorsArguments;
-use crate::commands::children::Training;
+use crate::commands::children::{run_to_end, Training};
 use crate::commands::study::has_ended;
 use crate::console;
 use crate::failure::Failure;
@@ -85,17 +84,7 @@ fn train_one(
         set,
         device: arguments.device.as_deref(),
     };
-    let mut command = training.command().map_err(Failure::work)?;
-    // What it says of itself is not this command's result.
-    let status = command
-        .stdout(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot start `{}`", run.display()))
-        .map_err(Failure::Work)?;
-    if let Some(signal) = signals::received() {
-        console::note("stopped; the same command goes on where it was");
-        return Err(Failure::Signal(signal));
-    }
+    let status = run_to_end(training.command().map_err(Failure::work)?)?;
     if status.success() {
         return Ok(());
     }

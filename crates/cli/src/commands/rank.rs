@@ -226,10 +226,7 @@ fn write_page(
         classes: view::class_colors(detector.classes()),
         images,
     };
-    content
-        .write(&page)
-        .with_context(|| format!("cannot write `{}`", page.display()))
-        .map_err(Failure::Work)?;
+    view::write_page(&content, &page)?;
     console::note(&format!("with pictures: {}", page.display()));
     Ok(())
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context};
@@ -14,7 +14,7 @@ use retinanet_trainer::RunDirectory;
 use serde_json::Value;
 
 use crate::args::TuneArguments;
-use crate::commands::children::Training;
+use crate::commands::children::{run_to_end, Training};
 use crate::commands::study;
 use crate::console;
 use crate::failure::Failure;
@@ -49,10 +49,6 @@ pub(crate) fn run(arguments: &TuneArguments) -> Result<(), Failure> {
     };
     let tuned = tuning.tune();
     tuning.write_tables()?;
-    if let Some(signal) = signals::received() {
-        console::note("stopped; the same command goes on where it was");
-        return Err(Failure::Signal(signal));
-    }
     if let Pace::OutOfTime = tuned? {
         console::note("the time is over; the same command goes on where it was");
     }
@@ -181,13 +177,7 @@ impl Tuning<'_> {
         if share < 1.0 {
             command.arg("--until").arg(format!("{percent}%"));
         }
-        let status = command
-            .stdout(Stdio::null())
-            .status()
-            .map_err(Failure::work)?;
-        if let Some(signal) = signals::received() {
-            return Err(Failure::Signal(signal));
-        }
+        let status = run_to_end(command)?;
         if status.success() || study::has_diverged(run) {
             return Ok(());
         }
@@ -213,13 +203,7 @@ impl Tuning<'_> {
         if let Some(device) = &self.arguments.study.device {
             command.args(["--device", device]);
         }
-        let status = command
-            .stdout(Stdio::null())
-            .status()
-            .map_err(Failure::work)?;
-        if let Some(signal) = signals::received() {
-            return Err(Failure::Signal(signal));
-        }
+        let status = run_to_end(command)?;
         if status.success() {
             return Ok(());
         }

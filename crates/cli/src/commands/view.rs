@@ -51,10 +51,7 @@ pub(crate) fn run(arguments: &ViewArguments) -> Result<(), Failure> {
         .collect::<Result<Vec<_>, _>>()?;
     let page = arguments.out.join("index.html");
     let drawn = views.len();
-    let written = scene.page(arguments, &report, views).write(&page);
-    written
-        .with_context(|| format!("cannot write `{}`", page.display()))
-        .map_err(Failure::Work)?;
+    write_page(&scene.page(arguments, &report, views), &page)?;
     console::result(&format!(
         "drew {drawn} of {images} images; open {}",
         page.display()
@@ -269,6 +266,12 @@ pub(super) fn page_of_ours(page: &Path) -> Option<PathBuf> {
 pub(super) fn address(file_name: &str) -> String {
     let name = super::below(file_name);
     name.to_string_lossy().replace('\\', "/")
+}
+
+pub(super) fn write_page(page: &DatasetPage, path: &Path) -> Result<(), Failure> {
+    page.write(path)
+        .with_context(|| format!("cannot write `{}`", path.display()))
+        .map_err(Failure::Work)
 }
 
 /// Writes an image small enough for a page.
