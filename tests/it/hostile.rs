@@ -146,7 +146,7 @@ fn annotations_and_results() {
     let inputs = [sound.to_string().into_bytes()];
     try_all("annotations", &inputs, |bytes| {
         write(&path, bytes);
-        for masks in [Masks::Ignored, Masks::Bounds, Masks::Areas] {
+        for masks in [Masks::Ignored, Masks::Bounds, Masks::Areas, Masks::Outlines] {
             let _ = CocoFile::read(&path, masks);
         }
         let _ = CocoDataset::read(&path, folder.path());

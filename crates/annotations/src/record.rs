@@ -18,6 +18,8 @@ pub enum Masks {
     Bounds,
     /// The area, where the file does not give it.
     Areas,
+    /// The polygons.
+    Outlines,
 }
 
 /// What a list holds.
@@ -130,6 +132,8 @@ pub struct Annotation {
     /// With [`Masks::Bounds`] the bounds of the polygons, if there are any: left, top, right and bottom
     /// in pixels.
     pub polygons: Option<Box<[f64; 4]>>,
+    /// With [`Masks::Outlines`] the polygons, each its corners `[x, y]` in pixels; empty if there are none.
+    pub outline: Vec<Vec<[f32; 2]>>,
     /// What cannot be understood, but for the box.
     pub faults: Vec<String>,
 }
@@ -155,7 +159,7 @@ impl Record for Annotation {
         ];
         match masks {
             Masks::Ignored => &KEYS[..KEYS.len() - 1],
-            Masks::Bounds | Masks::Areas => KEYS,
+            Masks::Bounds | Masks::Areas | Masks::Outlines => KEYS,
         }
     }
 
@@ -177,7 +181,11 @@ impl Record for Annotation {
             },
             polygons: match masks {
                 Masks::Bounds => segmentation.and_then(bounds).map(Box::new),
-                Masks::Ignored | Masks::Areas => None,
+                Masks::Ignored | Masks::Areas | Masks::Outlines => None,
+            },
+            outline: match masks {
+                Masks::Outlines => segmentation.and_then(outline).unwrap_or_default(),
+                Masks::Ignored | Masks::Bounds | Masks::Areas => Vec::new(),
             },
             faults,
         }
@@ -322,6 +330,21 @@ fn bounds(segmentation: &Value) -> Option<[f64; 4]> {
         }
     }
     bounds
+}
+
+/// Polygons, each a list `[x, y, x, y, …]` of three corners or more; nothing for other forms, as of crowds, and where a
+/// number is none.
+fn outline(segmentation: &Value) -> Option<Vec<Vec<[f32; 2]>>> {
+    let corner = |pair: &[Value]| {
+        let corner = [pair[0].as_f64()? as f32, pair[1].as_f64()? as f32];
+        Some(corner).filter(|corner| corner.iter().all(|number| number.is_finite()))
+    };
+    let polygons = segmentation.as_array()?.iter().map(|polygon| {
+        let corners = polygon.as_array()?.chunks_exact(2).map(corner);
+        let corners: Vec<_> = corners.collect::<Option<_>>()?;
+        (corners.len() >= 3).then_some(corners)
+    });
+    polygons.collect()
 }
 
 /// A value for a message, cut if it is long.

@@ -293,6 +293,19 @@ impl Observer for Console {
     }
 }
 
+/// A path as a shell takes it for one word.
+pub(crate) fn one_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |it: char| it.is_ascii_alphanumeric() || "_-+=:,./\\@%".contains(it);
+    if text.chars().all(plain) && !text.is_empty() {
+        text
+    } else if cfg!(windows) {
+        format!("\"{text}\"")
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
 /// A bar for work with this many parts; nothing if stderr is not a terminal.
 pub(crate) fn work_bar(what: &str, total: usize) -> ProgressBar {
     let bar = bar(total as u64, "{msg} {bar:12} {pos}/{len} {rate} {left}");
@@ -343,6 +356,20 @@ fn time_left(left: Duration, is_under_way: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_one_word_to_a_shell() {
+        for (path, word) in [
+            ("runs/mine-2.toml", "runs/mine-2.toml"),
+            ("my photos", "'my photos'"),
+            ("it's", "'it'\\''s'"),
+            ("a;rm", "'a;rm'"),
+        ] {
+            if cfg!(unix) {
+                assert_eq!(one_word(Path::new(path)), word);
+            }
+        }
+    }
 
     #[test]
     fn an_unknown_time_is_called_that() {

@@ -169,7 +169,7 @@ impl Default for MixupConfig {
 }
 
 /// Pastes objects of another image (Ghiasi et al. 2021, "Simple Copy-Paste"), anywhere on the sample and over what is there:
-/// their boxes with a little of what is around them, which fades, since boxes have no outline. An object of which pasted
+/// what is inside of their polygons, or where there are none their boxes with a little of what is around them, which fades. An object of which pasted
 /// ones leave less than `min_kept_area` is neither an object nor background.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

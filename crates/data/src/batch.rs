@@ -236,6 +236,7 @@ mod tests {
             width: 100,
             height: 10,
             objects,
+            outlines: Vec::new(),
         };
         let under = record(vec![
             object(3.0, 13.0),

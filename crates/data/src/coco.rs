@@ -1,6 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::RgbImage;
 use rayon::prelude::*;
@@ -8,7 +9,7 @@ use retinanet_annotations::{Annotation, Category, CocoFile, Image, Masks, RawBox
 use retinanet_boxes::{
     BoundingBox, CategoryId, Class, ClassList, ClassListError, GroundTruth, ImageId,
 };
-use retinanet_images::{Decoding, Header, check_image, decode_image, read_header};
+use retinanet_images::{Decoding, Header, Outline, check_image, decode_image, read_header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,8 @@ pub struct ImageRecord {
     /// The objects in pixels of the upright image, in the order of the file. A box may reach
     /// outside the image.
     pub objects: Vec<GroundTruth>,
+    /// With [`ReadOptions::outlines`] the outline of each object, where it is drawn as polygons; else empty.
+    pub outlines: Vec<Option<Arc<Outline>>>,
 }
 
 impl ImageRecord {
@@ -140,6 +143,8 @@ pub struct ReadOptions {
     pub decoding: Decoding,
     /// Whether a file without the list `annotations` is refused. Default: `true`.
     pub annotated: bool,
+    /// Whether the objects' outlines are read, too. Default: `false`.
+    pub outlines: bool,
 }
 
 impl Default for ReadOptions {
@@ -149,6 +154,7 @@ impl Default for ReadOptions {
             labels: LabelIds::Contiguous,
             decoding: Decoding::default(),
             annotated: true,
+            outlines: false,
         }
     }
 }
@@ -251,7 +257,12 @@ impl CocoDataset {
         images_root: &Path,
         options: ReadOptions,
     ) -> Result<Self, DataError> {
-        let mut file = CocoFile::read(annotations, Masks::Ignored)?;
+        let masks = if options.outlines {
+            Masks::Outlines
+        } else {
+            Masks::Ignored
+        };
+        let mut file = CocoFile::read(annotations, masks)?;
         let is_annotated = file.annotations.is_list();
         if !options.annotated {
             file.allow_no_annotations();
@@ -393,11 +404,16 @@ fn take_objects(
             })?;
         let image = &mut images[position];
         match usable_box(annotation, image) {
-            Ok(Ok(bbox)) => image.objects.push(GroundTruth {
-                bbox,
-                class,
-                crowd: annotation.crowd,
-            }),
+            Ok(Ok(bbox)) => {
+                image.objects.push(GroundTruth {
+                    bbox,
+                    class,
+                    crowd: annotation.crowd,
+                });
+                let polygons = annotation.outline.clone();
+                let outline = (!polygons.is_empty()).then(|| Arc::new(Outline { polygons }));
+                image.outlines.push(outline);
+            }
             Ok(Err(reason)) => dropped.push(Dropped {
                 annotation: id,
                 image: image.id,
@@ -474,6 +490,7 @@ fn image_records(
             width,
             height,
             objects: Vec::new(),
+            outlines: Vec::new(),
         });
     }
     images.sort_by_key(|image| image.id);

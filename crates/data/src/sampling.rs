@@ -117,6 +117,7 @@ mod tests {
                 width: 8,
                 height: 8,
                 objects: objects.iter().map(object).collect(),
+                outlines: Vec::new(),
             })
             .collect();
         CocoDataset {

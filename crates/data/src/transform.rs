@@ -166,6 +166,7 @@ mod tests {
             width,
             height,
             objects: Vec::new(),
+            outlines: Vec::new(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! How a training sample looks: which part of which images it shows, by the augmentation's probabilities.
 
+use std::sync::Arc;
+
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
 use retinanet_boxes::{BoundingBox, GroundTruth};
-use retinanet_images::{ColorShift, Piece, Region, Side, View};
+use retinanet_images::{ColorShift, Outline, Piece, Region, Side, View};
 use retinanet_settings::Share;
 
 use crate::augment::{CopyPasteConfig, JitterConfig, MixupConfig, PhotometricConfig};
@@ -62,9 +64,14 @@ impl ViewSampler<'_> {
         let image = self.any_image();
         let record = &self.images[image];
         let (width, height) = record.size();
-        let objects = record.objects.iter().filter(|object| !object.crowd);
-        let boxes = objects.map(|object| object.bbox.clip(width as f32, height as f32));
-        let mut boxes: Vec<BoundingBox> = boxes.filter(BoundingBox::is_proper).collect();
+        let objects = record.objects.iter().enumerate();
+        let objects = objects.filter(|(_, object)| !object.crowd);
+        let boxes = objects.map(|(place, object)| {
+            let outline = record.outlines.get(place).cloned().flatten();
+            (object.bbox.clip(width as f32, height as f32), outline)
+        });
+        let mut boxes: Vec<(BoundingBox, Option<Arc<Outline>>)> =
+            boxes.filter(|(bbox, _)| bbox.is_proper()).collect();
         let most = self.transform.augment().copy_paste.most.as_usize();
         let most = most.min(boxes.len());
         if most == 0 {
@@ -75,9 +82,9 @@ impl ViewSampler<'_> {
         let short_side = self.short_side();
         let usual = self.resized_to((width, height), short_side).0;
         let usual = f64::from(usual) / f64::from(width);
-        for bbox in &boxes {
-            let piece = self.pasted(image, bbox, usual, view.size);
-            view.pieces.push(piece);
+        for (bbox, outline) in boxes {
+            let piece = self.pasted(image, &bbox, usual, view.size);
+            view.pieces.push(Piece { outline, ..piece });
         }
     }
 

@@ -348,6 +348,7 @@ mod tests {
             width,
             height,
             objects,
+            outlines: Vec::new(),
         }
     }
 

@@ -71,6 +71,7 @@ impl DataConfig {
             keep_empty,
             labels: self.labels,
             decoding: self.decoding(),
+            outlines: self.transform.augment.copy_paste.probability.get() > 0.0,
             ..ReadOptions::default()
         }
     }

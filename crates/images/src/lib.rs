@@ -53,6 +53,7 @@ mod draw;
 mod error;
 mod header;
 mod normalization;
+mod outline;
 mod panics;
 mod pixel_data;
 mod pixels;
@@ -71,6 +72,7 @@ pub use header::{Header, check_image, read_header};
 pub use normalization::{
     Channel, ChannelMean, ChannelOrder, ChannelStd, Normalization, Normalizer,
 };
+pub use outline::Outline;
 pub use panics::catch_panic;
 pub use pixel_data::{PieceBytes, PixelBytes, PixelData, PixelForm};
 pub use preparation::{PaddingConfig, Preparation, PreparationConfig, Side};

@@ -162,11 +162,7 @@ impl Normalizer {
     ) {
         let (left, top) = (piece.corner.0 as usize, piece.corner.1 as usize);
         let mut row = vec![0.0; piece.size.0 as usize];
-        let opacity = piece.pasted.map(|[before, above, behind, below]| {
-            let across = Piece::opacity(piece.size.0, [before, behind]);
-            let columns: Vec<f32> = (0..piece.size.0 as usize).map(across).collect();
-            (columns, Piece::opacity(piece.size.1, [above, below]))
-        });
+        let opacity = piece.opacities();
         for (channel, plane) in self
             .channels
             .iter()
@@ -177,7 +173,7 @@ impl Normalizer {
                 channel.normalize_row(pixels, piece.mirrored, &mut row);
                 let line = &mut line[left..];
                 match &opacity {
-                    Some((columns, of_row)) => paste_row(line, &row, columns, of_row(place)),
+                    Some(opacity) => paste_row(line, &row, &opacity[place * row.len()..]),
                     None => {
                         for (sum, number) in line.iter_mut().zip(&row) {
                             *sum += piece.weight * number;
@@ -211,10 +207,10 @@ impl Normalizer {
     }
 }
 
-/// Lays a row over what is there, where each place is as opaque as both its column and the row allow.
-fn paste_row(line: &mut [f32], row: &[f32], columns: &[f32], of_row: f32) {
-    for ((under, over), of_column) in line.iter_mut().zip(row).zip(columns) {
-        *under += of_column.min(of_row) * (over - *under);
+/// Lays a row over what is there, as opaque as each place is.
+fn paste_row(line: &mut [f32], row: &[f32], opacity: &[f32]) {
+    for ((under, over), opacity) in line.iter_mut().zip(row).zip(opacity) {
+        *under += opacity * (over - *under);
     }
 }
 

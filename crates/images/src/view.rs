@@ -1,8 +1,11 @@
 //! Which pixels a sample shows, and where its boxes are there.
 
+use std::sync::Arc;
+
 use retinanet_boxes::{BoundingBox, GroundTruth};
 
 use crate::ColorShift;
+use crate::outline::Outline;
 
 /// What a sample shows: planned from the sizes of the images alone, before a file is opened.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +38,8 @@ pub struct Piece {
     /// Where it is pasted over the pieces before it: how far inwards from its left, upper, right and lower end it is still
     /// mixed with them, in pixels. Without, it is added.
     pub pasted: Option<[u32; 4]>,
+    /// Of what is pasted only what is inside of this is seen, if it is known.
+    pub outline: Option<Arc<Outline>>,
 }
 
 /// A part of an image, in its pixels, with fractions.
@@ -63,6 +68,7 @@ impl View {
             colors: None,
             weight: 1.0,
             pasted: None,
+            outline: None,
         };
         Self {
             size,
@@ -137,23 +143,20 @@ impl Piece {
         ))
     }
 
-    /// How much of a pasted piece is seen at each place along a side, between two borders in which it grows.
-    pub(crate) fn opacity(length: u32, [before, behind]: [u32; 2]) -> impl Fn(usize) -> f32 {
-        let opacity = |from_end: u32, border: u32| (from_end as f32 + 0.5) / (border.max(1) as f32);
-        move |place| {
-            let place = place as u32;
-            let from_start = if before == 0 {
-                1.0
-            } else {
-                opacity(place, before)
-            };
-            let from_end = if behind == 0 {
-                1.0
-            } else {
-                opacity(length - 1 - place, behind)
-            };
-            from_start.min(from_end).min(1.0)
+    /// How much of each pixel of a pasted piece is seen, row by row: what its outline covers, or all of it but the borders,
+    /// in which it grows.
+    pub(crate) fn opacities(&self) -> Option<Vec<f32>> {
+        let [before, above, behind, below] = self.pasted?;
+        if let Some(outline) = &self.outline {
+            return Some(outline.coverage(self));
         }
+        let (width, height) = self.size;
+        let of_column = opacity(width, [before, behind]);
+        let of_row = opacity(height, [above, below]);
+        let columns: Vec<f32> = (0..width).map(of_column).collect();
+        let rows = (0..height).map(of_row);
+        let opacities = rows.flat_map(|row| columns.iter().map(move |column| column.min(row)));
+        Some(opacities.collect())
     }
 
     /// A box of the image in the sample, clipped to what is shown: there, not in the data set, as
@@ -177,6 +180,22 @@ impl Piece {
             bbox = bbox.flip_vertically(piece_height);
         }
         bbox.translate(self.corner.0 as f32, self.corner.1 as f32)
+    }
+}
+
+/// How much is seen at each place along a side, between two borders.
+fn opacity(length: u32, [before, behind]: [u32; 2]) -> impl Fn(u32) -> f32 {
+    let opacity = |from_end: u32, border: u32| {
+        if border == 0 {
+            1.0
+        } else {
+            (from_end as f32 + 0.5) / border as f32
+        }
+    };
+    move |place| {
+        let [from_start, from_end] = [(place, before), (length - 1 - place, behind)]
+            .map(|(from_end, border)| opacity(from_end, border));
+        from_start.min(from_end).min(1.0)
     }
 }
 

@@ -109,14 +109,8 @@ fn examine(
     let train = data.read_to_evaluate(&data.train)?;
     let val = data.read_to_evaluate(&data.val)?;
     let classes = train.classes.clone();
-    let folds = match arguments.folds {
-        Some(count) => folds::train(arguments, config, &train.annotations, (out, count))?,
-        None => Vec::new(),
-    };
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
     let open = |run: &Path| Detector::open(run, &device).map_err(Failure::work);
-    let mut examined = Vec::new();
-    let bar = console::work_bar("detecting", train.images.len() + val.images.len());
     let own = open(&arguments.run)?;
     if *own.classes() != classes {
         return Err(Failure::usage(anyhow!(
@@ -124,6 +118,12 @@ fn examine(
             train.annotations.display()
         )));
     }
+    let folds = match arguments.folds {
+        Some(count) => folds::train(arguments, config, &train.annotations, (out, count))?,
+        None => Vec::new(),
+    };
+    let mut examined = Vec::new();
+    let bar = console::work_bar("detecting", train.images.len() + val.images.len());
     let mut detect = |detector: &Detector,
                       dataset: &CocoDataset,
                       split: &'static str,

@@ -50,8 +50,9 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         let config = run.map(|run| run.join("config.toml"));
         if let Some(config) = config.as_ref().or(arguments.model.config.as_ref()) {
             console::result(&format!(
-                "next:\n  retinanet eval --weights {out} --config {}",
-                config.display()
+                "next:\n  retinanet eval --weights {} --config {}",
+                console::one_word(&arguments.out),
+                console::one_word(config)
             ));
         }
     }
@@ -184,7 +185,8 @@ fn export_backbone(
     save_backbone(detector.model(), &arguments.out, format, export).map_err(Failure::work)?;
     let out = arguments.out.display();
     console::result(&format!(
-        "wrote the backbone to {out}\nnext:\n  retinanet train CONFIG --set model.pretrained={out}"
+        "wrote the backbone to {out}\nnext:\n  retinanet train CONFIG --set model.pretrained={}",
+        console::one_word(&arguments.out)
     ));
     Ok(())
 }

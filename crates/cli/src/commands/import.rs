@@ -56,8 +56,8 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<(), Failure> {
          --weights {} --config {} IMAGE_OR_FOLDER",
         weights.display(),
         out.display(),
-        out.display(),
-        arguments.config.display()
+        console::one_word(out),
+        console::one_word(&arguments.config)
     ));
     if count == COCO_WITH_GAPS && config.data.labels == LabelIds::Contiguous {
         console::result(
@@ -80,8 +80,8 @@ fn import_backbone(arguments: &ImportArguments, config: &ExperimentConfig) -> Re
          model.pretrained={}",
         weights.display(),
         out.display(),
-        arguments.config.display(),
-        out.display()
+        console::one_word(&arguments.config),
+        console::one_word(out)
     ));
     Ok(())
 }

@@ -37,7 +37,8 @@ pub(crate) fn run(arguments: &InitArguments) -> Result<(), Failure> {
     let out = arguments.out();
     refuse_existing(&out, "; `--out` names another")?;
     write_config(arguments, &out)?;
-    console::result(&format!("next:\n  retinanet train {}", out.display()));
+    let next = console::one_word(&out);
+    console::result(&format!("next:\n  retinanet train {next}"));
     Ok(())
 }
 
@@ -78,9 +79,10 @@ pub(crate) fn refuse_existing(out: &Path, or: &str) -> Result<(), Failure> {
         return Err(Failure::usage(anyhow!("`{}` is a folder", out.display())));
     }
     if out.exists() {
-        let out = out.display();
         return Err(Failure::usage(anyhow!(
-            "`{out}` is there already: `retinanet train {out}` trains it{or}"
+            "`{}` is there already: `retinanet train {}` trains it{or}",
+            out.display(),
+            console::one_word(out)
         )));
     }
     Ok(())

@@ -161,7 +161,7 @@ fn of_folder(arguments: &TrainArguments) -> Result<Named, Failure> {
         return Err(Failure::usage(anyhow!(
             "`{}` is not a run; to go on with one that was made of it: `retinanet train --resume {}`",
             folder.display(),
-            config.display()
+            console::one_word(&config)
         )));
     }
     super::init::refuse_existing(&config, "")?;
@@ -200,6 +200,7 @@ fn run_directory(config: &Path, arguments: &TrainArguments) -> PathBuf {
 
 fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
     let run = outcome.run.display();
+    let word = console::one_word(&outcome.run);
     if outcome.skipped > 0 {
         console::result(&format!(
             "images left out because they could not be read: {}; {run}/log.txt names them",
@@ -208,7 +209,7 @@ fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
     }
     if outcome.stopped == Some(Stopped::Asked) {
         console::result(&format!(
-            "stopped at step {}; go on with\n  retinanet train --resume {run}",
+            "stopped at step {}; go on with\n  retinanet train --resume {word}",
             outcome.iteration
         ));
         return;
@@ -245,8 +246,8 @@ fn tell_outcome(outcome: &TrainOutcome, metric: Metric) {
         console::result(&format!("advice: {sentence}"));
     }
     console::result(&format!(
-        "the run is in {run}\nnext:\n  retinanet eval --run {run}\n  \
-         retinanet predict --run {run} IMAGE_OR_FOLDER\n  \
-         retinanet serve --run {run}\nwhat came of it, with pictures: {run}/report.html"
+        "the run is in {run}\nnext:\n  retinanet eval --run {word}\n  \
+         retinanet predict --run {word} IMAGE_OR_FOLDER\n  \
+         retinanet serve --run {word}\nwhat came of it, with pictures: {run}/report.html"
     ));
 }

@@ -374,6 +374,7 @@ mod tests {
             width: 1,
             height: 1,
             objects: Vec::new(),
+            outlines: Vec::new(),
         };
         let images: Vec<_> = (0..10).map(image).collect();
         let finding = |severity: Severity| {

@@ -45,6 +45,36 @@ fn file(annotations: &Value) -> Value {
 }
 
 #[test]
+fn outlines_are_read_where_they_are_asked_for() -> Result<(), DataError> {
+    let file = file(&json!([
+        {"id": 1, "image_id": 9, "category_id": 7, "bbox": [10, 20, 30, 40], "iscrowd": 1,
+         "segmentation": {"counts": [1, 2], "size": [80, 100]}},
+        {"id": 2, "image_id": 9, "category_id": 3, "bbox": [0, 0, 0, 0], "segmentation": [[0, 0, 1, 0, 0, 1]]},
+        {"id": 3, "image_id": 9, "category_id": 3, "bbox": [1, 2, 4, 4],
+         "segmentation": [[1, 2, 3, 4, 5, 6], [1, 2, 5, 2, 5, 6.5]]},
+        {"id": 4, "image_id": 9, "category_id": 3, "bbox": [1, 2, 4, 4], "segmentation": [[1, 2, 3, 4]]},
+    ]));
+    let with = |outlines| {
+        let options = ReadOptions {
+            outlines,
+            ..ReadOptions::default()
+        };
+        read(&file.to_string(), options)
+    };
+    let image = &with(true)?.images[1];
+    let polygons = vec![
+        vec![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+        vec![[1.0, 2.0], [5.0, 2.0], [5.0, 6.5]],
+    ];
+    let outline = Some(Arc::new(Outline { polygons }));
+    // A box that covers nothing is left out with its outline; run lengths and lines have none.
+    assert_eq!(image.objects.len(), 3);
+    assert_eq!(image.outlines, [None, outline, None]);
+    assert!(with(false)?.images[1].outlines.iter().all(Option::is_none));
+    Ok(())
+}
+
+#[test]
 fn a_file_becomes_records() -> Result<(), DataError> {
     let data = read_json(&file(&json!([
         {"id": 1, "image_id": 9, "category_id": 7, "bbox": [10, 20, 30, 40], "iscrowd": 1,

@@ -33,6 +33,9 @@ fn images() -> impl Strategy<Value = Vec<ImageRecord>> {
                 class: ClassId(0),
                 crowd: false,
             }],
+            outlines: vec![Some(Arc::new(Outline {
+                polygons: vec![vec![[x1, y1], [x2, y1], [x1, y2]]],
+            }))],
         })
     });
     prop::collection::vec(image, 1..6)
@@ -47,6 +50,7 @@ fn record(id: u64, width: u32, height: u32) -> ImageRecord {
         width,
         height,
         objects: Vec::new(),
+        outlines: Vec::new(),
     }
 }
 
@@ -242,6 +246,7 @@ proptest! {
         }
         let scale = f64::from(pasted.size.0) / pasted.source.width;
         prop_assert!(scale < 1.5 * 260.0 / 40.0, "{scale}");
+        prop_assert_eq!(&pasted.outline, &record.outlines[0]);
     }
 
     #[test]
