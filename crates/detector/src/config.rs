@@ -33,9 +33,9 @@ pub struct ModelConfig {
     /// How many of stem, C2, C3, C4 and C5 do not train.
     pub freeze_at: Whole<0, 5>,
     /// The weights that training starts from, of a backbone or a whole detector: a file in this program's, torchvision's,
-    /// timm's or detectron2's names; a run or a checkpoint; `builtin:resnet18`, which ships with the program;
-    /// `torchvision:resnet50`; `hf:OWNER/NAME` on the Hugging Face Hub; or an address that ends with `#sha256=` and
-    /// digits.
+    /// timm's or detectron2's names; a run or a checkpoint; `builtin:retinanet_resnet18`, which ships with the program, or
+    /// its backbone, `builtin:resnet18`; `torchvision:resnet50`; `hf:OWNER/NAME` on the Hugging Face Hub; or an address
+    /// that ends with `#sha256=` and digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<String>,
     /// Channels of every pyramid level.

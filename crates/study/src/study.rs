@@ -278,12 +278,13 @@ mod tests {
     use super::*;
 
     /// What studies start from.
-    const BASES: [&str; 5] = [
+    const BASES: [&str; 6] = [
         "backbone.toml",
         "base.toml",
         "base_bccd.toml",
         "base_harder.toml",
         "base_network.toml",
+        "base_small_data.toml",
     ];
 
     fn read(text: &str) -> Result<Study, Flaw> {

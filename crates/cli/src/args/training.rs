@@ -36,8 +36,8 @@ pub(crate) struct InitArguments {
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// The weights to start from, as `model.pretrained`; `none` for random ones; those of `ImageNet` if not given,
-    /// and without a network those that ship with the program
+    /// The weights to start from, as `model.pretrained`; `none` for random ones; if not given, on a CPU those that
+    /// ship with the program, on a GPU those of `ImageNet`, which `torchvision:resnet18` names
     #[arg(long, value_name = "PLACE")]
     pub(crate) pretrained: Option<String>,
 }

@@ -433,19 +433,22 @@ fn wishes(arguments: &InitArguments) -> Result<Wishes, Failure> {
                 });
             (named, Some(place.to_owned()), asked)
         }
+        // Its pyramid and heads are those of a config for CPUs. Beside ImageNet's backbone: docs/results.md.
+        None if device == "flex" => {
+            let because = "ships with the program; pyramid and heads have learned, too";
+            ("resnet18", Some(BUILTIN.to_owned()), because.to_owned())
+        }
         None => {
             let published = format!("torchvision:{usual}");
             if pretrained::file(&published).is_ok() {
                 (usual, Some(published), "learned from ImageNet".to_owned())
             } else {
                 let because = "ships with the program; ImageNet's could not be fetched";
-                // Its pyramid and heads are those of a config for CPUs.
-                let place = if device == "flex" {
-                    BUILTIN
-                } else {
-                    BUILTIN_BACKBONE
-                };
-                ("resnet18", Some(place.to_owned()), because.to_owned())
+                (
+                    "resnet18",
+                    Some(BUILTIN_BACKBONE.to_owned()),
+                    because.to_owned(),
+                )
             }
         }
     };
