@@ -88,9 +88,10 @@ impl TaskAlignedAssigner {
         score: impl Fn(usize, ClassId) -> f32,
     ) -> Vec<AlignedAnchor> {
         let mut claims: Vec<Option<Claim>> = vec![None; anchors.len()];
+        let predicted = Blocks::new(predicted);
         for (object, (bbox, class)) in objects.iter().enumerate() {
             for (anchor, overlap, alignment) in
-                self.best(predicted, bbox, |anchor| score(anchor, *class))
+                self.best(&predicted, bbox, |anchor| score(anchor, *class))
             {
                 let better = claims[anchor].is_none_or(|other| overlap > other.overlap);
                 if better && is_inside(&anchors[anchor], bbox) {
@@ -108,25 +109,94 @@ impl TaskAlignedAssigner {
     /// The anchors that align best with a box, with their predictions' overlaps and alignments.
     fn best(
         &self,
-        predicted: &[BoundingBox],
+        predicted: &Blocks<'_>,
         bbox: &BoundingBox,
         score: impl Fn(usize) -> f32,
     ) -> Vec<(usize, f32, f32)> {
-        let overlapping = predicted.iter().enumerate();
-        let overlapping = overlapping.filter(|(_, other)| other.intersection(bbox) > 0.0);
-        let aligned = overlapping.map(|(anchor, other)| {
+        let mut aligned: Vec<(usize, f32, f32)> = Vec::new();
+        // What comes after so many better ones.
+        let mut too_little = 0.0;
+        for (anchor, other) in predicted.meeting(bbox) {
             let overlap = other.iou(bbox);
-            let alignment = score(anchor).powf(self.score_power) * overlap.powf(self.overlap_power);
-            (anchor, overlap, alignment)
-        });
-        let mut aligned: Vec<_> = aligned.filter(|it| it.2 > 0.0).collect();
-        if aligned.len() > self.anchors_per_object {
-            aligned.select_nth_unstable_by(self.anchors_per_object, |a, b| {
-                b.2.total_cmp(&a.2).then(a.0.cmp(&b.0))
-            });
-            aligned.truncate(self.anchors_per_object);
+            let at_most = power(overlap, self.overlap_power);
+            // A score is at most 1.
+            if at_most <= too_little {
+                continue;
+            }
+            let alignment = power(score(anchor), self.score_power) * at_most;
+            if alignment > too_little {
+                aligned.push((anchor, overlap, alignment));
+            }
+            if aligned.len() >= 8 * self.anchors_per_object {
+                too_little = self.keep_best(&mut aligned);
+            }
         }
+        self.keep_best(&mut aligned);
         aligned
+    }
+
+    /// Drops all but so many, the first of equals; tells how much the least of them aligns if any were dropped, else 0.
+    fn keep_best(&self, aligned: &mut Vec<(usize, f32, f32)>) -> f32 {
+        let count = self.anchors_per_object;
+        if aligned.len() <= count {
+            return 0.0;
+        }
+        aligned.select_nth_unstable_by(count - 1, |a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
+        aligned.truncate(count);
+        aligned[count - 1].2
+    }
+}
+
+/// Boxes in blocks of neighbours, each with a box around it: most blocks are not near an object.
+struct Blocks<'a> {
+    boxes: &'a [BoundingBox],
+    around: Vec<BoundingBox>,
+}
+
+impl<'a> Blocks<'a> {
+    const SIZE: usize = 64;
+
+    fn new(boxes: &'a [BoundingBox]) -> Self {
+        let around = boxes.chunks(Self::SIZE).map(|block| {
+            let nothing = BoundingBox::new(
+                f32::INFINITY,
+                f32::INFINITY,
+                f32::NEG_INFINITY,
+                f32::NEG_INFINITY,
+            );
+            block.iter().fold(nothing, |around, it| {
+                BoundingBox::new(
+                    around.x1.min(it.x1),
+                    around.y1.min(it.y1),
+                    around.x2.max(it.x2),
+                    around.y2.max(it.y2),
+                )
+            })
+        });
+        Self {
+            boxes,
+            around: around.collect(),
+        }
+    }
+
+    /// The boxes that overlap one, with their places.
+    fn meeting(&self, bbox: &BoundingBox) -> impl Iterator<Item = (usize, &'a BoundingBox)> {
+        let blocks = self.boxes.chunks(Self::SIZE).zip(&self.around).enumerate();
+        let near = blocks.filter(move |(_, (_, around))| around.intersection(bbox) > 0.0);
+        near.flat_map(move |(block, (boxes, _))| {
+            let boxes = boxes.iter().enumerate();
+            let meeting = boxes.filter(move |(_, other)| other.intersection(bbox) > 0.0);
+            meeting.map(move |(place, other)| (block * Self::SIZE + place, other))
+        })
+    }
+}
+
+/// A power, by products where the exponent is a small whole number, as TOOD's are.
+fn power(value: f32, exponent: f32) -> f32 {
+    if exponent.fract() == 0.0 && exponent <= 16.0 {
+        value.powi(exponent as i32)
+    } else {
+        value.powf(exponent)
     }
 }
 
@@ -203,6 +273,24 @@ mod tests {
         let found = assigned(&[object(7.0), object(8.0), object(8.0)], 1);
         let pairs = found.iter().map(|it| (it.anchor, it.object));
         assert_eq!(pairs.collect::<Vec<_>>(), [(2, 1)]);
+    }
+
+    #[test]
+    fn blocks_hold_what_a_search_through_all_boxes_finds() {
+        let boxes: Vec<BoundingBox> = (0..1000)
+            .map(|place| {
+                let (x, y) = ((place % 40 * 25) as f32, (place / 40 * 30) as f32);
+                let side = 5.0 + (place * 7 % 90) as f32;
+                BoundingBox::new(x, y, x + side, y + side)
+            })
+            .collect();
+        let blocks = Blocks::new(&boxes);
+        for bbox in boxes.iter().step_by(13) {
+            let found = blocks.meeting(bbox).map(|(place, _)| place);
+            let all = boxes.iter().enumerate();
+            let expected = all.filter(|(_, other)| other.intersection(bbox) > 0.0);
+            assert!(found.eq(expected.map(|(place, _)| place)));
+        }
     }
 
     #[test]
