@@ -119,12 +119,16 @@ fn objects_of(view: &View, images: &[ImageRecord], min_kept: f32) -> Vec<GroundT
     for piece in &view.pieces {
         if let Some(cover) = piece.hides() {
             for (object, hidden) in objects.iter().zip(&mut hidden) {
-                *hidden += object.bbox.intersection(&cover);
+                *hidden += object.bbox.intersection(&cover) * piece.fills();
             }
         }
         let record = &images[piece.image];
         let placed = |object: &GroundTruth| piece.place(*object, record.size(), min_kept);
-        objects.extend(record.objects.iter().filter_map(placed));
+        let shown = match &piece.cut_out {
+            Some(cut_out) => record.objects.get(cut_out.object..=cut_out.object),
+            None => Some(&record.objects[..]),
+        };
+        objects.extend(shown.unwrap_or_default().iter().filter_map(placed));
         hidden.resize(objects.len(), 0.0);
     }
     let mut hidden = hidden.into_iter();
@@ -179,6 +183,8 @@ fn size((width, height): (u32, u32)) -> (f32, f32) {
 mod tests {
     use proptest::prelude::*;
     use retinanet_images::Region;
+
+    use retinanet_images::{CutOut, Outline};
 
     use super::*;
 
@@ -255,13 +261,24 @@ mod tests {
         pasted.corner = (4, 0);
         pasted.pasted = Some([2, 0, 0, 0]);
         view.pieces.push(pasted);
-        let found = objects_of(&view, &[under, over], 0.25);
+        let found = objects_of(&view, &[under.clone(), over.clone()], 0.25);
         let told: Vec<_> = (found.iter())
             .map(|object| (object.bbox.x1, object.bbox.x2, object.crowd))
             .collect();
         // It hides from 6 to 56: seven tenths of the first and of the second.
         let first = [(3.0, 13.0, false), (49.0, 59.0, false)];
         assert_eq!(told, [first[0], first[1], (6.0, 56.0, false)]);
+        // The first object alone is cut out, of which a thin outline hides little.
+        let mut cut_out = view.clone();
+        cut_out.pieces[1].cut_out = Some(CutOut {
+            object: 0,
+            outline: Arc::new(Outline {
+                polygons: vec![vec![[0.0, 0.0], [10.0, 9.0], [10.0, 10.0]]],
+            }),
+        });
+        let found = objects_of(&cut_out, &[under, over], 0.25);
+        let left: Vec<_> = found.iter().map(|it| it.bbox.x1).collect();
+        assert_eq!(left, [3.0, 49.0, 20.0, 6.0]);
         let strict = objects_of(
             &view,
             &[record(vec![object(3.0, 13.0)]), record(Vec::new())],

@@ -411,8 +411,8 @@ fn take_objects(
                     crowd: annotation.crowd,
                 });
                 let polygons = annotation.outline.clone();
-                let outline = (!polygons.is_empty()).then(|| Arc::new(Outline { polygons }));
-                image.outlines.push(outline);
+                let outline = Some(Outline { polygons }).filter(|it| fits(it, &bbox));
+                image.outlines.push(outline.map(Arc::new));
             }
             Ok(Err(reason)) => dropped.push(Dropped {
                 annotation: id,
@@ -495,6 +495,12 @@ fn image_records(
     }
     images.sort_by_key(|image| image.id);
     Ok(images)
+}
+
+/// Whether an outline is one of what is in a box: others, as in shares of the image or of lines, would cut out nothing.
+fn fits(outline: &Outline, bbox: &BoundingBox) -> bool {
+    let bounds = outline.bounds();
+    bounds.is_some_and(|bounds| bounds.iou(bbox) >= 0.5) && outline.area() >= 0.05 * bbox.area()
 }
 
 /// The annotation's box, or why there is none to learn from; an error says what is in its place.

@@ -1,13 +1,11 @@
 //! How a training sample looks: which part of which images it shows, by the augmentation's probabilities.
 
-use std::sync::Arc;
-
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
 use retinanet_boxes::{BoundingBox, GroundTruth};
-use retinanet_images::{ColorShift, Outline, Piece, Region, Side, View};
+use retinanet_images::{ColorShift, CutOut, Piece, Region, Side, View};
 use retinanet_settings::Share;
 
 use crate::augment::{CopyPasteConfig, JitterConfig, MixupConfig, PhotometricConfig};
@@ -68,9 +66,13 @@ impl ViewSampler<'_> {
         let objects = objects.filter(|(_, object)| !object.crowd);
         let boxes = objects.map(|(place, object)| {
             let outline = record.outlines.get(place).cloned().flatten();
-            (object.bbox.clip(width as f32, height as f32), outline)
+            let cut_out = outline.map(|outline| CutOut {
+                object: place,
+                outline,
+            });
+            (object.bbox.clip(width as f32, height as f32), cut_out)
         });
-        let mut boxes: Vec<(BoundingBox, Option<Arc<Outline>>)> =
+        let mut boxes: Vec<(BoundingBox, Option<CutOut>)> =
             boxes.filter(|(bbox, _)| bbox.is_proper()).collect();
         let most = self.transform.augment().copy_paste.most.as_usize();
         let most = most.min(boxes.len());
@@ -82,9 +84,9 @@ impl ViewSampler<'_> {
         let short_side = self.short_side();
         let usual = self.resized_to((width, height), short_side).0;
         let usual = f64::from(usual) / f64::from(width);
-        for (bbox, outline) in boxes {
+        for (bbox, cut_out) in boxes {
             let piece = self.pasted(image, &bbox, usual, view.size);
-            view.pieces.push(Piece { outline, ..piece });
+            view.pieces.push(Piece { cut_out, ..piece });
         }
     }
 

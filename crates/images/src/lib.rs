@@ -79,4 +79,4 @@ pub use preparation::{PaddingConfig, Preparation, PreparationConfig, Side};
 pub use prepared::{Prepared, Rendered};
 pub use resize::{Interpolation, SizeRounding};
 pub use test_time::{TestTimeAugmentation, TestTimeView, prepare_views};
-pub use view::{Piece, Region, View};
+pub use view::{CutOut, Piece, Region, View};

@@ -1,11 +1,13 @@
 //! The outlines of objects, and how much of each pixel is inside.
 
+use retinanet_boxes::BoundingBox;
+
 use crate::view::Piece;
 
 /// Scan lines through each row of pixels.
 const LINES: usize = 4;
 
-/// The outline of an object, in pixels of its image. What is inside of an odd number of polygons is the object's.
+/// The outline of an object, in pixels of its image: what is inside of any of its polygons, as in COCO.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outline {
     /// The corners of each, `[x, y]`.
@@ -13,32 +15,60 @@ pub struct Outline {
 }
 
 impl Outline {
+    /// The polygons' areas in sum, in square pixels of the image.
+    pub fn area(&self) -> f32 {
+        self.polygons.iter().map(|corners| area(corners)).sum()
+    }
+
+    /// The smallest box around it, if it has a corner.
+    pub fn bounds(&self) -> Option<BoundingBox> {
+        let corners = self.polygons.iter().flatten();
+        let boxes = corners.map(|[x, y]| BoundingBox::new(*x, *y, *x, *y));
+        boxes.reduce(|a, b| {
+            BoundingBox::new(
+                a.x1.min(b.x1),
+                a.y1.min(b.y1),
+                a.x2.max(b.x2),
+                a.y2.max(b.y2),
+            )
+        })
+    }
+
     /// How much of each pixel of a piece of its image is inside, in `[0, 1]`, row by row as it stands in the sample.
     pub(crate) fn coverage(&self, piece: &Piece) -> Vec<f32> {
         let (width, height) = (piece.size.0 as usize, piece.size.1 as usize);
-        let polygons: Vec<Vec<[f32; 2]>> = (self.polygons.iter())
-            .map(|corners| {
-                corners
-                    .iter()
-                    .map(|corner| placed(*corner, piece))
-                    .collect()
-            })
-            .collect();
-        let mut coverage = vec![0.0; width * height];
+        let mut coverage = vec![0.0_f32; width * height];
+        let mut of_row = vec![0.0; width];
         let mut crossings = Vec::new();
-        for (row, pixels) in coverage.chunks_exact_mut(width).enumerate() {
-            for line in 0..LINES {
-                let y = row as f32 + (line as f32 + 0.5) / LINES as f32;
-                crossings.clear();
-                crossings.extend(polygons.iter().flat_map(|corners| crossed(corners, y)));
-                crossings.sort_by(f32::total_cmp);
-                for inside in crossings.chunks_exact(2) {
-                    cover(pixels, inside[0], inside[1]);
+        for corners in &self.polygons {
+            let corners = corners.iter().map(|corner| placed(*corner, piece));
+            let corners: Vec<[f32; 2]> = corners.collect();
+            for (row, pixels) in coverage.chunks_exact_mut(width).enumerate() {
+                of_row.fill(0.0);
+                for line in 0..LINES {
+                    let y = row as f32 + (line as f32 + 0.5) / LINES as f32;
+                    crossings.clear();
+                    crossings.extend(crossed(&corners, y));
+                    crossings.sort_by(f32::total_cmp);
+                    for inside in crossings.chunks_exact(2) {
+                        cover(&mut of_row, inside[0], inside[1]);
+                    }
+                }
+                for (pixel, covered) in pixels.iter_mut().zip(&of_row) {
+                    *pixel = pixel.max(*covered);
                 }
             }
         }
         coverage
     }
+}
+
+/// A polygon's area, by the shoelace formula.
+fn area(corners: &[[f32; 2]]) -> f32 {
+    let next = corners.iter().cycle().skip(1);
+    let edges = corners.iter().zip(next);
+    let doubled: f32 = edges.map(|(a, b)| a[0] * b[1] - b[0] * a[1]).sum();
+    0.5 * doubled.abs()
 }
 
 /// A point of the image in the piece, as it stands in the sample.
@@ -93,18 +123,21 @@ mod tests {
 
     const SQUARE: [[f32; 2]; 4] = [[1.0, 1.0], [3.5, 1.0], [3.5, 3.0], [1.0, 3.0]];
 
+    /// A square to the middle of a column, and another that overlaps it and stands twice.
     #[test]
-    fn pixels_are_covered_by_halves_and_holes_are_not() {
+    fn pixels_are_covered_by_halves_and_overlaps_once() {
         let piece = View::of(0, Region::whole((5, 4)), (5, 4)).pieces.remove(0);
-        let hole = [[2.0, 1.0], [3.0, 1.0], [3.0, 2.0], [2.0, 2.0]];
-        let coverage = outline(&[&SQUARE, &hole]).coverage(&piece);
+        let other = [[2.0, 2.0], [5.0, 2.0], [5.0, 4.0], [2.0, 4.0]];
+        let outline = outline(&[&SQUARE, &other, &other]);
         let rows = [
             [0.0; 5],
-            [0.0, 1.0, 0.0, 0.5, 0.0],
             [0.0, 1.0, 1.0, 0.5, 0.0],
-            [0.0; 5],
+            [0.0, 1.0, 1.0, 1.0, 1.0],
+            [0.0, 0.0, 1.0, 1.0, 1.0],
         ];
-        assert_eq!(coverage, rows.concat());
+        assert_eq!(outline.coverage(&piece), rows.concat());
+        assert_eq!(outline.area(), 5.0 + 6.0 + 6.0);
+        assert_eq!(outline.bounds(), Some(BoundingBox::new(1.0, 1.0, 5.0, 4.0)));
     }
 
     /// The right three columns of five, twice as large, mirrored and upside down.

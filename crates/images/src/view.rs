@@ -38,8 +38,17 @@ pub struct Piece {
     /// Where it is pasted over the pieces before it: how far inwards from its left, upper, right and lower end it is still
     /// mixed with them, in pixels. Without, it is added.
     pub pasted: Option<[u32; 4]>,
-    /// Of what is pasted only what is inside of this is seen, if it is known.
-    pub outline: Option<Arc<Outline>>,
+    /// Of what is pasted the object that alone is seen, if its outline is known.
+    pub cut_out: Option<CutOut>,
+}
+
+/// An object of an image that is cut out of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CutOut {
+    /// The object's place among the image's.
+    pub object: usize,
+    /// What is seen of the piece.
+    pub outline: Arc<Outline>,
 }
 
 /// A part of an image, in its pixels, with fractions.
@@ -68,7 +77,7 @@ impl View {
             colors: None,
             weight: 1.0,
             pasted: None,
-            outline: None,
+            cut_out: None,
         };
         Self {
             size,
@@ -130,6 +139,16 @@ impl Piece {
         })
     }
 
+    /// How opaque a pasted piece is where it [`hides`](Self::hides) what is before it, in `[0, 1]`: what is cut out fills
+    /// its box in part.
+    pub fn fills(&self) -> f32 {
+        let fills = |CutOut { outline, .. }: &CutOut| {
+            let bounds = outline.bounds().map_or(0.0, |bounds| bounds.area());
+            (outline.area() / bounds.max(f32::EPSILON)).min(1.0)
+        };
+        self.cut_out.as_ref().map_or(1.0, fills)
+    }
+
     /// What a pasted piece hides of those before it, in the sample: all but its mixed border.
     pub fn hides(&self) -> Option<BoundingBox> {
         let [left, up, right, down] = self.pasted?.map(|border| border as f32);
@@ -147,7 +166,7 @@ impl Piece {
     /// in which it grows.
     pub(crate) fn opacities(&self) -> Option<Vec<f32>> {
         let [before, above, behind, below] = self.pasted?;
-        if let Some(outline) = &self.outline {
+        if let Some(CutOut { outline, .. }) = &self.cut_out {
             return Some(outline.coverage(self));
         }
         let (width, height) = self.size;

@@ -51,7 +51,9 @@ fn outlines_are_read_where_they_are_asked_for() -> Result<(), DataError> {
          "segmentation": {"counts": [1, 2], "size": [80, 100]}},
         {"id": 2, "image_id": 9, "category_id": 3, "bbox": [0, 0, 0, 0], "segmentation": [[0, 0, 1, 0, 0, 1]]},
         {"id": 3, "image_id": 9, "category_id": 3, "bbox": [1, 2, 4, 4],
-         "segmentation": [[1, 2, 3, 4, 5, 6], [1, 2, 5, 2, 5, 6.5]]},
+         "segmentation": [[1, 2, 3, 5, 5, 6], [1, 2, 5, 2, 5, 6.5]]},
+        {"id": 5, "image_id": 9, "category_id": 3, "bbox": [1, 2, 4, 4], "segmentation": [[0.1, 0.2, 0.5, 0.2, 0.5, 0.6]]},
+        {"id": 6, "image_id": 9, "category_id": 3, "bbox": [1, 2, 4, 4], "segmentation": [[1, 2, 3, 4, 5, 6]]},
         {"id": 4, "image_id": 9, "category_id": 3, "bbox": [1, 2, 4, 4], "segmentation": [[1, 2, 3, 4]]},
     ]));
     let with = |outlines| {
@@ -63,13 +65,14 @@ fn outlines_are_read_where_they_are_asked_for() -> Result<(), DataError> {
     };
     let image = &with(true)?.images[1];
     let polygons = vec![
-        vec![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+        vec![[1.0, 2.0], [3.0, 5.0], [5.0, 6.0]],
         vec![[1.0, 2.0], [5.0, 2.0], [5.0, 6.5]],
     ];
     let outline = Some(Arc::new(Outline { polygons }));
-    // A box that covers nothing is left out with its outline; run lengths and lines have none.
-    assert_eq!(image.objects.len(), 3);
-    assert_eq!(image.outlines, [None, outline, None]);
+    // A box that covers nothing is left out with its outline; run lengths have none, and others are no outlines of
+    // their boxes: in shares of the image, a line of three corners, and one of two.
+    assert_eq!(image.objects.len(), 5);
+    assert_eq!(image.outlines, [None, outline, None, None, None]);
     assert!(with(false)?.images[1].outlines.iter().all(Option::is_none));
     Ok(())
 }

@@ -4,7 +4,7 @@ use image::{Rgb, RgbImage};
 use proptest::prelude::*;
 use retinanet_boxes::{BoundingBox, ClassId, GroundTruth, ImageId};
 use retinanet_images::{
-    ChannelMean, ChannelStd, Normalization, PaddingConfig, PixelForm, Preparation,
+    ChannelMean, ChannelStd, Normalization, Outline, PaddingConfig, PixelForm, Preparation,
     PreparationConfig, Prepared, Side,
 };
 use retinanet_settings::{PositiveFactor, PositiveShare, Share};
@@ -246,7 +246,9 @@ proptest! {
         }
         let scale = f64::from(pasted.size.0) / pasted.source.width;
         prop_assert!(scale < 1.5 * 260.0 / 40.0, "{scale}");
-        prop_assert_eq!(&pasted.outline, &record.outlines[0]);
+        let cut_out = pasted.cut_out.as_ref().unwrap();
+        prop_assert_eq!(Some(&cut_out.outline), record.outlines[0].as_ref());
+        prop_assert_eq!(cut_out.object, 0);
     }
 
     #[test]
