@@ -63,4 +63,4 @@ pub use matcher::{Assignment, LowQuality, MaxIouConfig, MaxIouMatcher};
 pub use optimize::{Fit, Proposal, Target, fit, optimize};
 pub use pyramid::PyramidAnchors;
 pub use targets::{ImagePredictions, TargetAssigner};
-pub use task_aligned::{TaskAlignedAssigner, TaskAlignedConfig};
+pub use task_aligned::{OverlapPower, ScorePower, TaskAlignedAssigner, TaskAlignedConfig};

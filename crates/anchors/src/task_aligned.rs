@@ -1,7 +1,7 @@
 //! Task-aligned assignment (Feng et al. 2021, TOOD, [arXiv 2108.07755](https://arxiv.org/abs/2108.07755), section 3.2).
 
 use retinanet_boxes::{BoundingBox, ClassId};
-use retinanet_settings::{NonNegative, Whole};
+use retinanet_settings::{Whole, real};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,15 @@ use crate::atss::is_inside;
 /// Keeps the division by an object's best alignment finite: mmdetection's `TOODHead`.
 const EPSILON: f32 = 1e-7;
 
+real! {
+    /// A power of a score in the alignment.
+    pub ScorePower: at_least 0, at_most 20
+}
+real! {
+    /// A power of an overlap in the alignment.
+    pub OverlapPower: above 0, at_most 20
+}
+
 /// Settings of the [`TaskAlignedAssigner`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -17,9 +26,9 @@ pub struct TaskAlignedConfig {
     /// m, the anchors that are an object's: those whose predictions align best with it.
     pub anchors_per_object: Whole<1, 1000>,
     /// α, the power of the score in the alignment.
-    pub score_power: NonNegative,
+    pub score_power: ScorePower,
     /// β, the power of the predicted box's overlap in the alignment.
-    pub overlap_power: NonNegative,
+    pub overlap_power: OverlapPower,
 }
 
 impl TaskAlignedConfig {
@@ -37,8 +46,8 @@ impl Default for TaskAlignedConfig {
     fn default() -> Self {
         Self {
             anchors_per_object: Whole::literal(13),
-            score_power: NonNegative::literal(1.0),
-            overlap_power: NonNegative::literal(6.0),
+            score_power: ScorePower::literal(1.0),
+            overlap_power: OverlapPower::literal(6.0),
         }
     }
 }
@@ -237,7 +246,7 @@ mod tests {
     fn assigned(objects: &[BoundingBox], anchors_per_object: u64) -> Vec<AlignedAnchor> {
         let config = TaskAlignedConfig {
             anchors_per_object: Whole::literal(anchors_per_object),
-            overlap_power: NonNegative::literal(2.0),
+            overlap_power: OverlapPower::literal(2.0),
             ..TaskAlignedConfig::default()
         };
         let objects: Vec<_> = (objects.iter()).map(|bbox| (*bbox, ClassId(0))).collect();

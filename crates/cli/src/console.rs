@@ -191,6 +191,7 @@ impl Observer for Console {
     }
 
     fn training_starts(&mut self, first: u64, total: u64) {
+        self.has_come_so_far = (self.until).is_some_and(|until| until.is_reached(first, total));
         if self.terminal {
             // The most useful first: the rest is cut where the terminal ends, however it is resized.
             let style = "{bar:12} {pos}/{len} {left} {wide_msg}";

@@ -98,7 +98,7 @@ impl CriterionConfig {
             ClassLossConfig::QualityFocal(_) | ClassLossConfig::Varifocal(_)
         );
         let refusal = if !soft {
-            "another where the class loss has no soft targets: neither \"quality_focal\" nor \"varifocal\""
+            "another than \"task_aligned\" without soft targets: it needs `class.kind` \"quality_focal\" or \"varifocal\""
         } else if self.bbox.weigh_by != BoxWeighting::Equal {
             "another where boxes are weighted already"
         } else {

@@ -53,11 +53,14 @@ impl Builtin {
         if fs_err::read(&path).is_ok_and(|found| found == bytes) {
             return Ok(path);
         }
-        if let Some(folder) = path.parent() {
-            fs_err::create_dir_all(folder)?;
+        let written = match path.parent() {
+            Some(folder) => fs_err::create_dir_all(folder),
+            None => Ok(()),
+        };
+        match written.and_then(|()| retinanet_files::write(&path, &bytes)) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(PretrainedError::Unpack { path, source }),
         }
-        retinanet_files::write(&path, &bytes)?;
-        Ok(path)
     }
 
     /// Those of its file.

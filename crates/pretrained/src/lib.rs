@@ -114,6 +114,17 @@ pub enum PretrainedError {
         /// What it has.
         found: String,
     },
+    /// What ships with the program could not be unpacked into the cache.
+    #[error(
+        "cannot unpack the weights that ship with the program to `{}`; RETINANET_CACHE names another folder",
+        path.display()
+    )]
+    Unpack {
+        /// Where they go.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
     /// The cache could not be read or written; the message names the file.
     #[error(transparent)]
     Io(#[from] std::io::Error),

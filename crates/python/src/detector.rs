@@ -12,6 +12,7 @@ use retinanet_experiment::load_config;
 use retinanet_trainer::{RunDirectory, counted_score};
 
 use crate::errors::raise;
+use crate::process::require_own_threads;
 
 /// Detections on an image, as bytes for NumPy: boxes `[n, 4]` and scores `[n]` in `f32`, classes `[n]` in `i64`.
 type Arrays = [Py<PyBytes>; 3];
@@ -42,6 +43,8 @@ impl Detector {
         checkpoint: Option<String>,
         score: Option<f32>,
     ) -> PyResult<Self> {
+        require_own_threads()?;
+        require_score(score)?;
         py.detach(|| Self::of_run(&run, checkpoint.as_deref(), score))
     }
 
@@ -53,6 +56,8 @@ impl Detector {
         config: PathBuf,
         score: Option<f32>,
     ) -> PyResult<Self> {
+        require_own_threads()?;
+        require_score(score)?;
         py.detach(|| {
             let config = load_config(&config, &[]).map_err(|error| raise(&error))?;
             let config = config.detector().map_err(|error| raise(&error))?;
@@ -69,6 +74,7 @@ impl Detector {
         py: Python<'_>,
         images: Vec<(PyBackedBytes, u32, u32)>,
     ) -> PyResult<Vec<Arrays>> {
+        require_own_threads()?;
         let found = py.detach(|| {
             let images = images.iter().map(|(bytes, width, height)| {
                 let image = RgbImage::from_raw(*width, *height, bytes.to_vec());
@@ -85,11 +91,22 @@ impl Detector {
 
     /// The detections on an image file.
     fn detect_file(&self, py: Python<'_>, path: PathBuf) -> PyResult<Arrays> {
+        require_own_threads()?;
         let found = py.detach(|| {
             let detector = self.model.lock().unwrap_or_else(PoisonError::into_inner);
             detector.detect_file(&path).map_err(|error| raise(&error))
         })?;
         Ok(self.arrays(py, &found))
+    }
+}
+
+/// Refuses scores by which nothing, or what is no detection, would count.
+fn require_score(score: Option<f32>) -> PyResult<()> {
+    match score.filter(|score| !(0.0..=1.0).contains(score)) {
+        None => Ok(()),
+        Some(score) => Err(PyValueError::new_err(format!(
+            "`score` is in [0, 1], got {score}"
+        ))),
     }
 }
 
@@ -99,6 +116,12 @@ impl Detector {
         let directory = RunDirectory::open(run).map_err(|error| raise(&error))?;
         let config = load_config(&config, &[]).map_err(|error| raise(&error))?;
         let checkpoint = match checkpoint {
+            Some(name)
+                if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') =>
+            {
+                let told = format!("`{name}` is no checkpoint's name, such as `last` or `best`");
+                return Err(PyValueError::new_err(told));
+            }
             Some(name) => directory.checkpoint(name),
             None => directory.best_checkpoint(),
         };

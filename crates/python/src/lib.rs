@@ -3,6 +3,7 @@
 
 mod detector;
 mod errors;
+mod process;
 mod training;
 
 use pyo3::prelude::*;

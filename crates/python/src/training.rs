@@ -1,12 +1,14 @@
 use std::path::{Path, PathBuf};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use retinanet_experiment::{Evaluated, Observer, StepReport, load_config};
+use retinanet_experiment::{Evaluated, Observer, Progress, StepReport, load_config};
 use retinanet_pretrained::{Cache, weights_file};
 use retinanet_trainer::{Host, HostError, LaunchOptions, TrainOutcome, launch};
 
 use crate::errors::raise;
+use crate::process::require_own_threads;
 
 /// Trains a config on the CPU, and tells the `callbacks` what happens. Returns what came of it.
 #[pyfunction]
@@ -24,6 +26,10 @@ pub(crate) fn train(
     accept_cost: bool,
     callbacks: Py<PyAny>,
 ) -> PyResult<Bound<'_, PyDict>> {
+    require_own_threads()?;
+    if run.as_os_str().is_empty() {
+        return Err(PyValueError::new_err("`run` names no folder"));
+    }
     let mut listener = Listener {
         callbacks,
         raised: None,
@@ -144,6 +150,12 @@ impl Observer for Listener {
             told.set_item("folder", folder.as_os_str())?;
             Ok(told.into_any())
         });
+    }
+
+    fn progress(&mut self, _: Progress<'_>) {
+        if self.raised.is_none() {
+            self.raised = Python::attach(|py| py.check_signals()).err();
+        }
     }
 
     fn stop_requested(&self) -> bool {

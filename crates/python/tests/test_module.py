@@ -176,9 +176,65 @@ def test_what_is_wrong_is_told(work, tmp_path):
             detector.detect(wrong)
     with pytest.raises(TypeError, match="float64"):
         detector.detect(np.zeros((4, 4, 3)))
+    for score in [2.0, -0.1, float("nan")]:
+        with pytest.raises(ValueError, match="score"):
+            retinanet.Detector.open(folder / "run", score=score)
+    with pytest.raises(ValueError, match="checkpoint"):
+        retinanet.Detector.open(folder / "run", checkpoint="../checkpoints/last")
+    with pytest.raises(ValueError, match="no folder"):
+        retinanet.train(folder / "config.toml", "")
+    with pytest.raises(TypeError, match="model.pretrained"):
+        retinanet.train(folder / "config.toml", tmp_path / "run", settings={"model.pretrained": None})
+    with pytest.raises(TypeError, match="checkpoint_written"):
+        retinanet.train(folder / "config.toml", tmp_path / "run", callbacks=object())
     with pytest.raises(retinanet.RetinanetError, match="train.bach_size"):
         retinanet.train(folder / "config.toml", tmp_path / "run", settings={"train.bach_size": 4})
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_are_values(work, tmp_path):
+    folder, _, _ = work
+    settings = {
+        "train.iterations": np.int64(2),
+        "train.eval_every": 2,
+        "criterion.box": {"kind": "giou", "weight": 2.0},
+        "model.anchors.sizes": np.array([10.0, 20.0, 40.0, 80.0, 160.0]),
+        "data.workers": 1,
+        "eval.drop_empty": np.bool_(True),
+    }
+    retinanet.train(folder / "config.toml", tmp_path / "run", settings=settings, callbacks=Heard())
+    written = (tmp_path / "run/config.toml").read_text()
+    assert "giou" in written and "160.0" in written
+    with pytest.raises(retinanet.RetinanetError, match="123"):
+        retinanet.train(folder / "config.toml", tmp_path / "other", settings={"train.iterations": "123"})
+
+
+def test_what_is_raised_before_the_first_step_leaves_no_run(work, tmp_path):
+    folder, _, _ = work
+
+    class Refuses(Heard):
+        def message(self, text):
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        retinanet.train(folder / "config.toml", tmp_path / "run", callbacks=Refuses())
+    retinanet.train(folder / "config.toml", tmp_path / "run", settings={"train.iterations": 1}, callbacks=Heard())
+
+
+def test_a_forked_process_is_told(work, images):
+    folder, _, _ = work
+    detector = retinanet.Detector.open(folder / "run")
+    picture = pixels(images[0])
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            detector.detect(picture)
+        except retinanet.RetinanetError as error:
+            os.write(write, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert b"spawn" in os.read(read, 1000)
 
 
 def test_what_a_callback_raises_ends_the_run_with_a_checkpoint(work, tmp_path):

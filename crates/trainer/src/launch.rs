@@ -180,6 +180,9 @@ pub enum LaunchError {
         /// What is too much.
         objection: String,
     },
+    /// The observer asked to stop before there was a run.
+    #[error("stopped before training began; nothing was written")]
+    StoppedBefore,
     /// The program that launches could not do its part.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -247,6 +250,9 @@ pub fn launch(
     sent.map_err(|error| LaunchError::Handshake(error.into()))?;
     // A run that they cannot train along with is none.
     group.gather(&Ready);
+    if observer.stop_requested() {
+        return Err(LaunchError::StoppedBefore);
+    }
     let run = run_directory(&options, &plan, observer)?;
     host.training_begins();
     Ok(train(&plan, &run, &device, processes, observer)?)

@@ -200,7 +200,7 @@ impl Until {
     pub(crate) fn is_reached(self, step: u64, total: u64) -> bool {
         match self {
             Self::Step(until) => step >= until,
-            Self::Share(share) => step as f64 >= (share * total as f64).round(),
+            Self::Share(share) => step as f64 >= (share * total as f64).round().max(1.0),
         }
     }
 }
@@ -233,7 +233,7 @@ mod tests {
         for wrong in ["0", "-1", "0%", "101%", "NaN%", "x", "1.5", ""] {
             assert!(until(wrong).is_err(), "{wrong}");
         }
-        let reached = |until: Until| (1..=9).find(|step| until.is_reached(*step, 9));
+        let reached = |until: Until| (0..=9).find(|step| until.is_reached(*step, 9));
         assert_eq!(reached(Until::Step(4)), Some(4));
         assert_eq!(reached(Until::Share(1.0 / 3.0)), Some(3));
         assert_eq!(reached(Until::Share(0.01)), Some(1));

@@ -1,6 +1,6 @@
 //! Labels that are probably wrong.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use retinanet_experiment::{load_config, require_data, DataSplit, ExperimentConfi
 use retinanet_images::decode_image;
 use retinanet_report::{DatasetPage, ImageFinding, ImageView, Picture};
 use retinanet_settings::Whole;
+use retinanet_trainer::RunDirectory;
 use serde::Serialize;
 
 use crate::args::ErrorsArguments;
@@ -23,9 +24,12 @@ use crate::commands::folds::{self, Fold};
 use crate::commands::view;
 use crate::console;
 use crate::device;
-use crate::drawings;
 use crate::failure::Failure;
 use crate::outputs::{self, given};
+use crate::signals;
+
+/// What is less suspicious is not listed.
+const LEAST_SUSPICION: f32 = 0.05;
 
 /// Detections from this score are drawn beside the labels.
 const DRAWN: f32 = 0.3;
@@ -63,16 +67,35 @@ pub(crate) fn run(arguments: &ErrorsArguments) -> Result<(), Failure> {
         given("--json", arguments.json.as_ref()),
         given("--labels", arguments.labels.labels.as_ref()),
     ];
-    outputs::refuse_overlaps([], written.into_iter().flatten())?;
     super::predict::refuse_labels_in_the_way(&arguments.labels)?;
     let run = &arguments.run;
     let mut config = load_config(&run.join("config.toml"), &arguments.settings.set)?;
+    if !RunDirectory::is_run(run) {
+        return Err(Failure::usage(anyhow!("`{}` is not a run", run.display())));
+    }
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => beside(run)?,
+    };
+    let data = &config.data;
+    let [train, val] = [&data.train, &data.val].map(|split| data.root.join(&split.annotations));
+    let page = out.join("page/index.html");
+    let read = [
+        ("the annotations", &train),
+        ("the annotations", &val),
+        ("the page", &page),
+    ];
+    let read = read.map(|(what, path)| (what, path.as_path()));
+    outputs::refuse_overlaps(read, written.into_iter().flatten())?;
+    for (option, path) in written.iter().flatten() {
+        super::refuse_file_of_run(Some(run), option, path)?;
+    }
+    view::require_page_folder(&out.join("page"))?;
     if let Some(device) = &arguments.device {
         config.compute.device.clone_from(device);
     }
     require_data(&config.data, &[DataSplit::Train, DataSplit::Val])?;
     super::set_threads(config.compute.threads.map(Whole::as_usize));
-    let out = arguments.out.clone().unwrap_or_else(|| beside(run));
     let (examined, classes) = examine(arguments, &config, &out)?;
     let images: Vec<_> = (examined.iter())
         .map(|image| LabelledImage {
@@ -81,6 +104,7 @@ pub(crate) fn run(arguments: &ErrorsArguments) -> Result<(), Failure> {
         })
         .collect();
     let mut errors = label_errors(&images);
+    errors.retain(|error| error.suspicion >= LEAST_SUSPICION);
     errors.truncate(arguments.take);
     let found = Found {
         examined: &examined,
@@ -92,10 +116,11 @@ pub(crate) fn run(arguments: &ErrorsArguments) -> Result<(), Failure> {
 }
 
 /// The folder beside a run, of its name and what is in it.
-fn beside(run: &Path) -> PathBuf {
+fn beside(run: &Path) -> Result<PathBuf, Failure> {
+    let run = run.canonicalize().map_err(Failure::work)?;
     let mut name = run.file_name().unwrap_or_default().to_owned();
     name.push("-errors");
-    run.with_file_name(name)
+    Ok(run.with_file_name(name))
 }
 
 /// All images of a run, each with what the detector predicts that is to be asked.
@@ -108,17 +133,20 @@ fn examine(
     // With the images that have no labels, which may lack them.
     let train = data.read_to_evaluate(&data.train)?;
     let val = data.read_to_evaluate(&data.val)?;
-    let classes = train.classes.clone();
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
     let open = |run: &Path| Detector::open(run, &device).map_err(Failure::work);
     let own = open(&arguments.run)?;
-    if *own.classes() != classes {
-        return Err(Failure::usage(anyhow!(
-            "the run's classes are not those of `{}`",
-            train.annotations.display()
-        )));
-    }
+    let classes = own.classes().clone();
+    let [train, val] = [train, val].map(|dataset| dataset.with_classes(&classes));
+    let (train, val) = (train.map_err(Failure::usage)?, val.map_err(Failure::usage)?);
+    require_told_apart(arguments, &train, &val)?;
     let folds = match arguments.folds {
+        Some(count) if count > train.images.len() => {
+            return Err(Failure::usage(anyhow!(
+                "--folds {count} of {} images: each fold needs one",
+                train.images.len()
+            )))
+        }
         Some(count) => folds::train(arguments, config, &train.annotations, (out, count))?,
         None => Vec::new(),
     };
@@ -130,6 +158,9 @@ fn examine(
                       is_asked: &dyn Fn(&ImageRecord) -> bool|
      -> Result<(), Failure> {
         for record in dataset.images.iter().filter(|record| is_asked(record)) {
+            if let Some(signal) = signals::received() {
+                return Err(Failure::Signal(signal));
+            }
             let image = decode_image(&record.path, dataset.decoding)?;
             let found = detector.detect(&[Arc::new(image)]).into_iter();
             examined.push(Examined {
@@ -151,6 +182,30 @@ fn examine(
     detect(&own, &val, "val", &|_| true)?;
     bar.finish_and_clear();
     Ok((examined, classes))
+}
+
+/// Refuses labels for a tool where files of both halves have one name, which it could not tell apart.
+fn require_told_apart(
+    arguments: &ErrorsArguments,
+    train: &CocoDataset,
+    val: &CocoDataset,
+) -> Result<(), Failure> {
+    let names: HashSet<&str> = train
+        .images
+        .iter()
+        .map(|it| it.file_name.as_str())
+        .collect();
+    let twice = val
+        .images
+        .iter()
+        .find(|it| names.contains(it.file_name.as_str()));
+    match twice.filter(|_| arguments.labels.labels.is_some()) {
+        None => Ok(()),
+        Some(twice) => Err(Failure::usage(anyhow!(
+            "--labels: an image to train on and one to evaluate on are both called `{}`, and nothing would tell them apart",
+            twice.file_name
+        ))),
+    }
 }
 
 /// The errors, of which the first are the surest.
@@ -218,7 +273,6 @@ impl Found<'_> {
             });
             by_image[place].1.push(error);
         }
-        self.write_page(arguments, config, out, &by_image)?;
         if let Some(path) = &arguments.json {
             let lines: Vec<_> = self.errors.iter().map(|error| self.line(error)).collect();
             let text = serde_json::to_string_pretty(&lines)
@@ -243,8 +297,18 @@ impl Found<'_> {
             let format = format.into();
             write_labels(&images, self.classes, Destination { format, path })
                 .map_err(Failure::work)?;
+            let objects = by_image
+                .iter()
+                .flat_map(|it| &self.examined[it.0].record.objects);
+            let crowds = objects.filter(|object| object.crowd).count();
+            if crowds > 0 {
+                console::note(&format!(
+                    "{crowds} regions of crowds are not in `{}`: labels of a tool are single objects",
+                    path.display()
+                ));
+            }
         }
-        Ok(())
+        self.write_page(arguments, config, out, &by_image)
     }
 
     /// The labels of an image as they are, and those that it lacks.
@@ -296,8 +360,7 @@ impl Found<'_> {
         let page = out.join("index.html");
         if !arguments.yes {
             let files = by_image.iter().map(|(image, _)| out.join(file(*image)));
-            let files: Vec<_> = files.chain(view::page_of_ours(&page)).collect();
-            drawings::ask_before_mixing(out, &files)?;
+            view::ask_before_page(&page, &files.collect::<Vec<_>>())?;
         }
         let mut views = Vec::with_capacity(by_image.len());
         for (image, errors) in by_image {

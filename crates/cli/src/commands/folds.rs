@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, Context};
 use retinanet_dataset_tools::split;
-use retinanet_experiment::ExperimentConfig;
+use retinanet_experiment::{load_config, ExperimentConfig};
 use serde_json::Value;
 
 use crate::args::ErrorsArguments;
 use crate::commands::children::{run_to_end, Training};
-use crate::commands::study::has_ended;
+use crate::commands::study::{has_ended, require_unchanged};
 use crate::console;
 use crate::failure::Failure;
 use crate::signals;
@@ -46,14 +46,13 @@ pub(super) fn train(
             run: folder.join("run"),
             images: ids(&parts[place]),
         };
-        if !has_ended(&fold.run)? {
-            console::note(&format!(
-                "fold {} of {count}: {}",
-                place + 1,
-                fold.run.display()
-            ));
-            train_one(arguments, config, &fold.run, [&learned, &held_out])?;
-        }
+        let number = format!("{} of {count}", place + 1);
+        train_one(
+            arguments,
+            config,
+            (&number, &fold.run),
+            [&learned, &held_out],
+        )?;
         folds.push(fold);
     }
     Ok(folds)
@@ -62,7 +61,7 @@ pub(super) fn train(
 fn train_one(
     arguments: &ErrorsArguments,
     config: &ExperimentConfig,
-    run: &Path,
+    (number, run): (&str, &Path),
     [learned, held_out]: [&Path; 2],
 ) -> Result<(), Failure> {
     let images = config.data.root.join(&config.data.train.images);
@@ -72,14 +71,24 @@ fn train_one(
         ("data.val.annotations", held_out),
         ("data.val.images", &images),
     ];
-    let set = set.into_iter().map(|(key, path)| {
+    let of_fold = set.into_iter().map(|(key, path)| {
         let path = serde_json::to_string(&std::path::absolute(path)?)?;
         Ok((key.to_owned(), path))
     });
-    let mut set: Vec<_> = set.collect::<anyhow::Result<_>>().map_err(Failure::Work)?;
-    set.extend(arguments.settings.set.iter().cloned());
+    // The fold's own come last, so that nothing else is learned from.
+    let mut set = arguments.settings.set.clone();
+    set.extend(
+        of_fold
+            .collect::<anyhow::Result<Vec<_>>>()
+            .map_err(Failure::Work)?,
+    );
+    let config = arguments.run.join("config.toml");
+    if has_ended(run)? {
+        return require_unchanged(&load_config(&config, &set)?, run);
+    }
+    console::note(&format!("fold {number}: {}", run.display()));
     let training = Training {
-        config: &arguments.run.join("config.toml"),
+        config: &config,
         run,
         set,
         device: arguments.device.as_deref(),
@@ -124,7 +133,13 @@ fn all_but(parts: &[Value], place: usize) -> Value {
 
 fn ids(part: &Value) -> HashSet<u64> {
     let images = part["images"].as_array().into_iter().flatten();
-    images.filter_map(|image| image["id"].as_u64()).collect()
+    // pandas writes whole numbers as floats.
+    let id = |image: &Value| {
+        image["id"]
+            .as_u64()
+            .or_else(|| Some(image["id"].as_f64()? as u64))
+    };
+    images.filter_map(id).collect()
 }
 
 #[cfg(test)]
@@ -146,6 +161,8 @@ mod tests {
             })
         );
         assert_eq!(ids(&parts[1]), HashSet::from([2]));
+        let floats = json!({ "images": [{ "id": 7.0 }] });
+        assert_eq!(ids(&floats), HashSet::from([7]));
     }
 
     #[test]

@@ -20,7 +20,6 @@ use super::LoadedModel;
 use crate::args::RankArguments;
 use crate::commands::view;
 use crate::console;
-use crate::drawings;
 use crate::failure::Failure;
 use crate::inputs::{self, find_images, Input};
 use crate::outputs::{self, given};
@@ -42,7 +41,8 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
-    let inputs::Found { inputs, left_out } = find_images(&arguments.images, None)?;
+    let inputs::Found { inputs, left_out } =
+        find_images(&arguments.images, arguments.page.as_deref())?;
     let written = [
         given("--json", arguments.json.as_ref()),
         given("--labels", arguments.labels.labels.as_ref()),
@@ -52,6 +52,9 @@ pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
         .map(|input| ("an image", input.path.as_path()));
     outputs::refuse_overlaps(images, written.into_iter().flatten())?;
     super::predict::refuse_labels_in_the_way(&arguments.labels)?;
+    if let Some(page) = &arguments.page {
+        view::require_page_folder(page)?;
+    }
     let model = super::load_model(&arguments.model)?;
     let score = model.score(arguments.score);
     let LoadedModel { detector, .. } = model;
@@ -190,8 +193,7 @@ fn write_page(
     let file = |image: &Detected| format!("images/{}.jpg", view::address(&image.name));
     if !arguments.yes {
         let files = chosen().map(|(_, image)| folder.join(file(image)));
-        let files: Vec<_> = files.chain(view::page_of_ours(&page)).collect();
-        drawings::ask_before_mixing(folder, &files)?;
+        view::ask_before_page(&page, &files.collect::<Vec<_>>())?;
     }
     let decoding = detector.preparation().decoding(MAX_PIXELS);
     let mut images = Vec::with_capacity(ranked.len());

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{anyhow, Context};
-use retinanet_experiment::{load_config, Observer, Progress};
+use retinanet_experiment::{load_config, ExperimentConfig, Observer, Progress};
 use retinanet_study::{Outcome, Study, StudyRun, Table};
 use retinanet_trainer::RunDirectory;
 use serde_json::Value;
@@ -235,6 +235,22 @@ fn is_to_be_longer(
     match (change.was.parse::<u64>(), change.is.parse::<u64>()) {
         (Ok(was), Ok(is)) if is > was => Ok(true),
         _ => Err(Failure::usage(anyhow!("{change}: {OTHER}"))),
+    }
+}
+
+/// Refuses a run that was trained with other settings than these.
+pub(super) fn require_unchanged(config: &ExperimentConfig, run: &Path) -> Result<(), Failure> {
+    const OTHER: &str = "it was trained with other settings: choose another --out";
+    let mut config = config.clone();
+    config.data.root = std::path::absolute(&config.data.root).map_err(Failure::work)?;
+    let changes = RunDirectory::open(run)?.check_continues(&config);
+    let changes = changes.context(OTHER).map_err(Failure::Usage)?;
+    match changes.into_iter().next() {
+        None => Ok(()),
+        Some(change) => Err(Failure::usage(anyhow!(
+            "`{}`: {change}: {OTHER}",
+            run.display()
+        ))),
     }
 }
 

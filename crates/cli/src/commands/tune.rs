@@ -9,11 +9,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, Context};
+use retinanet_evaluation::Metric;
+use retinanet_experiment::{check_settings, load_config};
 use retinanet_study::{Outcome, Study, StudyRun, Table};
 use retinanet_trainer::RunDirectory;
 use serde_json::Value;
 
-use crate::args::TuneArguments;
+use crate::args::{TuneArguments, Until};
 use crate::commands::children::{run_to_end, Training};
 use crate::commands::study;
 use crate::console;
@@ -24,13 +26,22 @@ use crate::signals;
 const HALVING: usize = 3;
 
 pub(crate) fn run(arguments: &TuneArguments) -> Result<(), Failure> {
-    let out = study::out(&arguments.study);
+    if arguments.study.jobs > 1 {
+        return Err(Failure::usage(anyhow!(
+            "`tune` trains one run after another, without --jobs"
+        )));
+    }
+    let out = arguments.study.out.clone().unwrap_or_else(|| {
+        let name = arguments.study.study.file_stem().unwrap_or_default();
+        Path::new("runs").join("tuning").join(name)
+    });
     let study = Study::read(
         &arguments.study.study,
         &out,
         arguments.study.base.as_deref(),
     )
     .map_err(Failure::usage)?;
+    require_sound(arguments, &study)?;
     fs_err::create_dir_all(&out).map_err(Failure::work)?;
     // Children get the signal too, finish their step and write a checkpoint.
     signals::catch()
@@ -53,6 +64,27 @@ pub(crate) fn run(arguments: &TuneArguments) -> Result<(), Failure> {
         console::note("the time is over; the same command goes on where it was");
     }
     Ok(())
+}
+
+/// Refuses what would end the tuning after hours: a change that is no config, a number that no evaluation has.
+fn require_sound(arguments: &TuneArguments, study: &Study) -> Result<(), Failure> {
+    let key = study.metrics.first().map_or("", String::as_str);
+    if !Metric::ALL.iter().any(|metric| metric.name == key) {
+        return Err(Failure::usage(anyhow!(
+            "`tune` goes by the first of the study's `metrics`, and `{key}` is no number of an evaluation"
+        )));
+    }
+    for run in study.runs() {
+        let config = load_config(&study.base, &settings(arguments, run))?;
+        check_settings(&config)?;
+    }
+    Ok(())
+}
+
+/// The keys and values that a run has besides its base.
+fn settings(arguments: &TuneArguments, run: &StudyRun) -> Vec<(String, String)> {
+    let set = run.set.iter().chain(&arguments.study.settings.set);
+    set.cloned().collect()
 }
 
 /// Whether there is more to do.
@@ -92,6 +124,16 @@ fn rungs(changes: usize) -> Vec<(f64, usize)> {
     shares.zip(counts).collect()
 }
 
+/// A share in percent, with digits that tell the rungs of any tuning apart.
+fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    if percent >= 1.0 {
+        format!("{percent:.0}")
+    } else {
+        format!("{percent:.2}")
+    }
+}
+
 impl Tuning<'_> {
     fn tune(&mut self) -> Result<Pace, Failure> {
         let mut alive: Vec<usize> = (0..self.study.variants.len()).collect();
@@ -101,10 +143,9 @@ impl Tuning<'_> {
                 let Some(run) = self.study.variants[variant].runs.first() else {
                     continue;
                 };
-                if self.is_out_of_time() {
+                let Some(metrics) = self.measure(run, share)? else {
                     return Ok(Pace::OutOfTime);
-                }
-                let metrics = self.measure(run, share)?;
+                };
                 self.reached[variant].push(Measured { metrics });
             }
             let key = self.study.metrics.first().cloned().unwrap_or_default();
@@ -116,10 +157,9 @@ impl Tuning<'_> {
         }
         for &variant in &alive {
             for run in self.study.variants[variant].runs.iter().skip(1) {
-                if self.is_out_of_time() {
+                let Some(metrics) = self.measure(run, 1.0)? else {
                     return Ok(Pace::OutOfTime);
-                }
-                let metrics = self.measure(run, 1.0)?;
+                };
                 self.other_seeds.insert(run.directory.clone(), metrics);
             }
         }
@@ -130,29 +170,44 @@ impl Tuning<'_> {
         self.ends.is_some_and(|ends| Instant::now() >= ends)
     }
 
-    /// The last number of a change; one that has diverged has none.
+    /// The last number of a change; one that has diverged has none, nor one that has none to measure by.
     fn latest(&self, variant: usize, key: &str) -> f64 {
         let last = self.reached[variant].last();
         let number = last.and_then(|measured| measured.metrics.get(key));
-        number.copied().unwrap_or(f64::NEG_INFINITY)
+        number
+            .copied()
+            .filter(|it| *it >= 0.0)
+            .unwrap_or(f64::NEG_INFINITY)
     }
 
-    /// Trains a run up to a share of its length, and evaluates it there; both only if that has not been done.
-    fn measure(&self, run: &StudyRun, share: f64) -> Result<BTreeMap<String, f64>, Failure> {
+    /// Trains a run up to a share of its length, and evaluates it there; both only if that has not been done. Nothing if
+    /// there is no time left for it.
+    fn measure(
+        &self,
+        run: &StudyRun,
+        share: f64,
+    ) -> Result<Option<BTreeMap<String, f64>>, Failure> {
         let mut result = run.directory.as_os_str().to_owned();
-        result.push(format!(".at-{:.0}.json", 100.0 * share));
+        result.push(format!(".at-{}.json", percent(share)));
         let result = PathBuf::from(result);
+        if RunDirectory::is_run(&run.directory) {
+            let config = load_config(&self.study.base, &settings(self.arguments, run))?;
+            study::require_unchanged(&config, &run.directory)?;
+        }
         if !result.is_file() {
+            if self.is_out_of_time() {
+                return Ok(None);
+            }
             self.train(run, share)?;
             if study::has_diverged(run) {
-                return Ok(BTreeMap::new());
+                return Ok(Some(BTreeMap::new()));
             }
-            self.evaluate(run, &result)?;
+            self.evaluate(run, share, &result)?;
         }
         let text = fs_err::read_to_string(&result).map_err(Failure::work)?;
         let told: Value = serde_json::from_str(&text).map_err(Failure::work)?;
         let number = |name: &String| Some((name.clone(), told["metrics"][name].as_f64()?));
-        Ok(self.study.metrics.iter().filter_map(number).collect())
+        Ok(Some(self.study.metrics.iter().filter_map(number).collect()))
     }
 
     fn train(&self, run: &StudyRun, share: f64) -> Result<(), Failure> {
@@ -163,19 +218,17 @@ impl Tuning<'_> {
         let training = Training {
             config: &self.study.base,
             run: &run.directory,
-            set: (run.set.iter().chain(&arguments.settings.set))
-                .cloned()
-                .collect(),
+            set: settings(self.arguments, run),
             device: arguments.device.as_deref(),
         };
-        let percent = 100.0 * share;
+        let percent = percent(share);
         console::note(&format!(
-            "{}: to {percent:.0} % of its steps",
+            "{}: to {percent} % of its steps",
             run.directory.display()
         ));
         let mut command = training.command().map_err(Failure::work)?;
         if share < 1.0 {
-            command.arg("--until").arg(format!("{percent}%"));
+            command.arg("--until").arg(format!("{}%", 100.0 * share));
         }
         let status = run_to_end(command)?;
         if status.success() || study::has_diverged(run) {
@@ -187,13 +240,25 @@ impl Tuning<'_> {
         )))
     }
 
-    fn evaluate(&self, run: &StudyRun, result: &Path) -> Result<(), Failure> {
+    fn evaluate(&self, run: &StudyRun, share: f64, result: &Path) -> Result<(), Failure> {
         // The newest, since the best may be of an earlier rung.
         let directory = RunDirectory::open(&run.directory)?;
         let (newest, _) = directory.newest()?;
         let newest =
             newest.with_context(|| format!("`{}` has no checkpoint", run.directory.display()));
         let newest = newest.map_err(Failure::Work)?;
+        let state = &newest.state;
+        let until = Until::Share(share);
+        if state.iteration > 1 && until.is_reached(state.iteration - 1, state.total) {
+            return Err(Failure::usage(anyhow!(
+                "`{}` is at step {} of {} already, past {} %: the study has other changes than before, or other \
+                 commands trained it; choose another --out",
+                run.directory.display(),
+                state.iteration,
+                state.total,
+                percent(share)
+            )));
+        }
         let mut command = Command::new(std::env::current_exe().map_err(Failure::work)?);
         command.arg("eval").arg("--run").arg(&run.directory);
         command
@@ -220,8 +285,8 @@ impl Tuning<'_> {
         });
         let best: Vec<String> = best.collect();
         console::note(&format!(
-            "at {:.0} % of the steps, of {} by {key}: {}",
-            100.0 * share,
+            "at {} % of the steps, of {} by {key}: {}",
+            percent(share),
             ranked.len(),
             best.join(", ")
         ));
@@ -274,7 +339,7 @@ impl Tuning<'_> {
         );
         // Writing to a string does not fail.
         for (share, _) in &rungs {
-            let _ = write!(text, " {:.0} % |", 100.0 * share);
+            let _ = write!(text, " {} % |", percent(*share));
         }
         let _ = writeln!(
             text,
@@ -285,7 +350,12 @@ impl Tuning<'_> {
             let Some(change) = self.study.variants.get(variant) else {
                 continue;
             };
-            let _ = write!(text, "| {} |", change.name.replace('|', "\\|"));
+            let name = change.name.replace('|', "\\|");
+            let _ = write!(
+                text,
+                "| {} |",
+                name.split_whitespace().collect::<Vec<_>>().join(" ")
+            );
             for rung in 0..rungs.len() {
                 let number = self.reached[variant].get(rung);
                 let number = number.map(|measured| measured.metrics.get(&key));

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{anyhow, Context};
 use image::RgbImage;
 use rayon::prelude::*;
 use retinanet_boxes::{ClassId, ClassList, Detection, GroundTruth};
@@ -256,6 +256,25 @@ impl Scene {
     }
 }
 
+/// Asks before a page goes into a folder with other files, unless it replaces one of this program's.
+pub(super) fn ask_before_page(page: &Path, files: &[PathBuf]) -> Result<(), Failure> {
+    let Some(folder) = page.parent().filter(|_| page_of_ours(page).is_none()) else {
+        return Ok(());
+    };
+    drawings::ask_before_mixing(folder, files)
+}
+
+/// Refuses what is no folder for a page, before any work.
+pub(super) fn require_page_folder(folder: &Path) -> Result<(), Failure> {
+    if !folder.exists() || folder.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::usage(anyhow!(
+        "`{}` is a file, and the page needs a folder",
+        folder.display()
+    )))
+}
+
 /// A page, if this program has made it: one of somebody else's is a file like any other.
 pub(super) fn page_of_ours(page: &Path) -> Option<PathBuf> {
     let is_ours = fs_err::read_to_string(page).is_ok_and(|text| text.contains(GENERATOR));
@@ -264,8 +283,12 @@ pub(super) fn page_of_ours(page: &Path) -> Option<PathBuf> {
 
 /// An image's name, parted by `/`, within the page's folder.
 pub(super) fn address(file_name: &str) -> String {
-    let name = super::below(file_name);
-    name.to_string_lossy().replace('\\', "/")
+    let name = super::below(file_name).to_string_lossy().into_owned();
+    if cfg!(windows) {
+        name.replace('\\', "/")
+    } else {
+        name
+    }
 }
 
 pub(super) fn write_page(page: &DatasetPage, path: &Path) -> Result<(), Failure> {

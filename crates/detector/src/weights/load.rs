@@ -19,9 +19,10 @@ use crate::weights::names::{Layout, Names, layout, modern_torchvision};
 pub(crate) const C5: &str = "backbone.layer4";
 
 /// Parts of the model that a file may leave out as a whole, and what they are called.
-const PARTS: [(&str, &str); 5] = [
+const PARTS: [(&str, &str); 6] = [
     (C5, "C5"),
     ("pyramid", "pyramid"),
+    ("pyramid.bottom_up", "path up the pyramid"),
     ("class_subnet", "class_subnet"),
     ("class_subnet.output", "class output"),
     ("box_subnet", "box_subnet"),

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ __all__ = ["Callbacks", "Detections", "Detector", "Outcome", "PrintedLines", "Re
 Image = Union[np.ndarray, str, "os.PathLike[str]"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """What was detected on an image, best first."""
 
@@ -48,7 +49,7 @@ class Detections:
         boxes = self.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         return [
-            {"image_id": image_id, "category_id": self.categories[index], "bbox": box, "score": score}
+            {"image_id": int(image_id), "category_id": self.categories[index], "bbox": box, "score": score}
             for index, box, score in zip(self.classes, boxes.tolist(), self.scores.tolist())
         ]
 
@@ -185,22 +186,36 @@ def train(
     `settings`: keys of the config by their paths, as `{"train.batch_size": 4}`. `accept_cost`: whether a run may take
     more than a week. Ctrl-C ends it after its step, with a checkpoint that `resume` goes on from.
     """
-    settings = {key: _written(value) for key, value in (settings or {}).items()}
+    callbacks = PrintedLines() if callbacks is None else callbacks
+    methods = ["message", "step", "evaluated", "checkpoint_written"]
+    missing = [name for name in methods if not callable(getattr(callbacks, name, None))]
+    if missing:
+        raise TypeError(f"callbacks have no method {', '.join(missing)}: derive them from retinanet.Callbacks")
+    settings = {key: _written(key, value) for key, value in (settings or {}).items()}
     told = _retinanet.train(
         os.fspath(config),
         os.fspath(run),
         list(settings.items()),
         resume,
         accept_cost,
-        PrintedLines() if callbacks is None else callbacks,
+        callbacks,
     )
     return Outcome(**told)
 
 
-def _written(value: Any) -> str:
-    """A value as `--set` takes it."""
+def _written(key: str, value: Any) -> str:
+    """A value as TOML."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (str, os.PathLike)):
+        return json.dumps(os.fspath(value))
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_written(each) for each in value) + "]"
-    return str(value)
+        return "[" + ", ".join(_written(key, each) for each in value) + "]"
+    if isinstance(value, Mapping):
+        pairs = (f"{json.dumps(inner)} = {_written(key, each)}" for inner, each in value.items())
+        return "{ " + ", ".join(pairs) + " }"
+    raise TypeError(f"settings[{key!r}] is a {type(value).__name__}: a key is left out to have its default")
