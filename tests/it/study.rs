@@ -213,4 +213,19 @@ set = { "optimizer.lr" = 1e6 }
     let again = run(&tune).expect_success();
     assert!(!again.stderr.contains("% of its steps"), "{again:#?}");
     assert_eq!(again.stdout, told.stdout);
+    let none = run(&[&tune[..], &["--minutes", "0"]].concat()).expect_success();
+    assert_eq!(none.stdout, told.stdout);
+
+    // Numbers of other settings, of a longer training or of no evaluation are none of this study's.
+    let longer = [&tune[..], &["--set", "train.iterations=36"]].concat();
+    run(&longer).expect_refusal(2, &["seed-5", "other settings"]);
+    run(&[&tune[..], &["--jobs", "2"]].concat()).expect_refusal(2, &["--jobs"]);
+    let text = fs_err::read_to_string(&study).unwrap();
+    let four = text.clone() + "[[runs]]\nname = \"slow\"\nset = { \"optimizer.lr\" = 1e-4 }\n";
+    experiment.write("rates.toml", &four);
+    run(&tune).expect_refusal(2, &["step 18 of 18 already", "--out"]);
+    experiment.write("rates.toml", &text.replace("\"AR100\"", "\"first_loss\""));
+    run(&tune).expect_refusal(2, &["first_loss"]);
+    experiment.write("rates.toml", &text.replace("1e6", "-1.0"));
+    run(&tune).expect_refusal(2, &["optimizer.lr"]);
 }

@@ -372,7 +372,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(studies, 9);
+        assert_eq!(studies, 10);
     }
 
     #[test]
