@@ -195,10 +195,12 @@ impl Tuning<'_> {
             study::require_unchanged(&config, &run.directory)?;
         }
         if !result.is_file() {
-            if self.is_out_of_time() {
-                return Ok(None);
+            if !study::has_diverged(run) {
+                if self.is_out_of_time() {
+                    return Ok(None);
+                }
+                self.train(run, share)?;
             }
-            self.train(run, share)?;
             if study::has_diverged(run) {
                 return Ok(Some(BTreeMap::new()));
             }
@@ -211,9 +213,6 @@ impl Tuning<'_> {
     }
 
     fn train(&self, run: &StudyRun, share: f64) -> Result<(), Failure> {
-        if study::has_diverged(run) {
-            return Ok(());
-        }
         let arguments = &self.arguments.study;
         let training = Training {
             config: &self.study.base,
