@@ -154,7 +154,11 @@ impl Observer for Listener {
 
     fn progress(&mut self, _: Progress<'_>) {
         if self.raised.is_none() {
-            self.raised = Python::attach(|py| py.check_signals()).err();
+            let checked = Python::attach(|py| {
+                py.check_signals()?;
+                Ok(())
+            });
+            self.raised = checked.err();
         }
     }
 
