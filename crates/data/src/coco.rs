@@ -54,7 +54,7 @@ pub struct ImageRecord {
     /// The objects in pixels of the upright image, in the order of the file. A box may reach
     /// outside the image.
     pub objects: Vec<GroundTruth>,
-    /// With [`ReadOptions::outlines`] the outline of each object, where it is drawn as polygons; else empty.
+    /// With [`ReadOptions::outlines`] the outline of each object, where the file has polygons; else empty.
     pub outlines: Vec<Option<Arc<Outline>>>,
 }
 

@@ -38,7 +38,7 @@ pub struct Piece {
     /// Where it is pasted over the pieces before it: how far inwards from its left, upper, right and lower end it is still
     /// mixed with them, in pixels. Without, it is added.
     pub pasted: Option<[u32; 4]>,
-    /// Of what is pasted the object that alone is seen, if its outline is known.
+    /// Of what is pasted the object that alone is shown, if its outline is known.
     pub cut_out: Option<CutOut>,
 }
 
@@ -47,7 +47,7 @@ pub struct Piece {
 pub struct CutOut {
     /// The object's place among the image's.
     pub object: usize,
-    /// What is seen of the piece.
+    /// What is shown of the piece.
     pub outline: Arc<Outline>,
 }
 
@@ -162,7 +162,7 @@ impl Piece {
         ))
     }
 
-    /// How much of each pixel of a pasted piece is seen, row by row: what its outline covers, or all of it but the borders,
+    /// How opaque each pixel of a pasted piece is, row by row: what its outline covers, or all of it but the borders,
     /// in which it grows.
     pub(crate) fn opacities(&self) -> Option<Vec<f32>> {
         let [before, above, behind, below] = self.pasted?;
@@ -202,7 +202,7 @@ impl Piece {
     }
 }
 
-/// How much is seen at each place along a side, between two borders.
+/// How opaque each place along a side is, between two borders.
 fn opacity(length: u32, [before, behind]: [u32; 2]) -> impl Fn(u32) -> f32 {
     let opacity = |from_end: u32, border: u32| {
         if border == 0 {

@@ -31,8 +31,8 @@ use crate::signals;
 /// What is less suspicious is not listed.
 const LEAST_SUSPICION: f32 = 0.05;
 
-/// Detections from this score are drawn beside the labels.
-const DRAWN: f32 = 0.3;
+/// Detections from this score are shown beside the labels.
+const SHOWN: f32 = 0.3;
 
 /// An image with its labels, and what a detector predicts that has not learned from them, or has.
 struct Examined {
@@ -405,7 +405,7 @@ impl Found<'_> {
             let is_named = errors
                 .iter()
                 .any(|error| error.detection == Some(**detection));
-            detection.score >= DRAWN || is_named
+            detection.score >= SHOWN || is_named
         };
         let predictions = Picture {
             caption: "predicted".to_owned(),
