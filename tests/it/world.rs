@@ -114,7 +114,7 @@ fn any_number_of_processes_learns_the_same() {
 }
 
 #[test]
-fn synchronised_norms_see_the_whole_batch() {
+fn synchronised_norms_are_those_of_the_whole_batch() {
     let experiment = Experiment::new();
     let settings = |norm| ["--set", norm, "--set", "train.iterations=4"];
     let synchronised = settings("model.norm=sync_batch_norm");

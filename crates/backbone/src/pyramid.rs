@@ -285,12 +285,13 @@ impl FeaturePyramid {
     fn bottom_up(&self, mut levels: Vec<Tensor<4>>) -> Vec<Tensor<4>> {
         let mut finer = levels[0].clone();
         for (step, level) in self.bottom_up.iter().zip(&mut levels[1..]) {
-            let end = FusedEpilogue {
+            let epilogue = FusedEpilogue {
                 bias: step.down.bias.as_ref().map(Param::val),
                 residual: Some(level.clone()),
                 ..FusedEpilogue::NOTHING
             };
-            finer = conv2d_with_epilogue(finer, step.down.weight.val(), step.down.options, end);
+            finer =
+                conv2d_with_epilogue(finer, step.down.weight.val(), step.down.options, epilogue);
             *level = convolve(&step.output, finer.clone());
         }
         levels

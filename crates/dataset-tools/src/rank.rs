@@ -7,7 +7,7 @@ use retinanet_boxes::Detection;
 pub struct Unlabelled {
     /// How unsure it is, in `[0, 1]`; see [`doubt`].
     pub doubt: f32,
-    /// What its backbone sees on the whole; as many numbers for every image.
+    /// Its backbone's features of the whole; as many numbers for every image.
     pub features: Vec<f32>,
 }
 

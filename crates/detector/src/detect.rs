@@ -105,7 +105,7 @@ impl Detector {
         found
     }
 
-    /// What the backbone sees on an upright image as a whole, for comparing images with each other; see
+    /// The backbone's features of an upright image as a whole, for comparing images with each other; see
     /// [`RetinaNet::image_features`](crate::RetinaNet::image_features).
     pub fn features(&self, image: &Arc<RgbImage>) -> Vec<f32> {
         let view = TestTimeView::plain(&self.preparation, image.dimensions());

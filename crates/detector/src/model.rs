@@ -51,7 +51,7 @@ impl RetinaNet {
         }
     }
 
-    /// What the backbone sees on images as a whole: C5's mean over all places, in f32.
+    /// The backbone's features of images as wholes: C5's mean over all places, in f32.
     ///
     /// # Shapes
     ///

@@ -63,7 +63,7 @@ fn told<'py>(py: Python<'py>, outcome: &TrainOutcome) -> PyResult<Bound<'py, PyD
     Ok(told)
 }
 
-/// The module, as a run sees it: one process, on the CPU.
+/// The host of a run that Python starts: one process, on the CPU.
 struct Module;
 
 impl Host for Module {

@@ -159,7 +159,7 @@ def test_a_batch_and_an_exported_file_detect_the_same(work, images):
     for one, other, third in zip(detector.detect_batch(arrays), exported.detect_batch(arrays), map(detector.detect, arrays)):
         assert len(one) > 0
         assert np.array_equal(one.boxes, other.boxes) and np.array_equal(one.boxes, third.boxes)
-    # A view with steps is copied as it is seen.
+    # A mirrored view is not contiguous.
     flipped = arrays[0][:, ::-1]
     assert np.array_equal(detector.detect(flipped).boxes, detector.detect(flipped.copy()).boxes)
 

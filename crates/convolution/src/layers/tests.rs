@@ -157,17 +157,17 @@ fn batch_norm_is_burns_but_for_the_unbiased_running_variance() {
 
 /// The other process has as many images, which are black and whose gradient is 0.
 #[test]
-fn a_synchronised_batch_norm_sees_what_other_processes_have() {
+fn a_synchronised_batch_norm_is_that_of_the_whole_batch() {
     let own = random([2, 5, 7, 3]) + 1.5;
     let own = own.detach().require_grad();
     let black = own.clone().detach().zeros_like();
-    let end = || FusedEpilogue {
+    let epilogue = || FusedEpilogue {
         relu: true,
         ..FusedEpilogue::NOTHING
     };
     let whole = BatchNormConfig::new(3).init(&device());
     let batch = Tensor::cat(vec![own.clone(), black], 0);
-    let of_whole = batch_norm(&whole, batch, end()).slice(0..2);
+    let of_whole = batch_norm(&whole, batch, epilogue()).slice(0..2);
 
     let values = 2.0 * 5.0 * 7.0;
     let other = RefCell::new((0, Vec::new()));
@@ -189,7 +189,7 @@ fn a_synchronised_batch_norm_sees_what_other_processes_have() {
     (part.gamma, part.beta) = (whole.gamma.clone(), whole.beta.clone());
     let affine = [whole.gamma.val(), whole.beta.val()];
     synchronise_batch_norms(sum, || {
-        let of_part = batch_norm(&part, own.clone(), end());
+        let of_part = batch_norm(&part, own.clone(), epilogue());
         assert_same(of_part, of_whole, &[own], &affine);
     });
     for (whole, part) in [
