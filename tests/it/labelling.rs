@@ -340,6 +340,12 @@ fn wrong_labels_are_listed_by_detectors_that_did_not_learn_them() {
     assert_eq!(parts[0][0], parts[1][1]);
     assert_eq!(parts[0][1], parts[1][0]);
     assert_eq!(parts[0].iter().flatten().count(), 6);
+    for fold in [1, 2] {
+        let config = experiment.bytes(&format!("out/folds/{fold}/run/config.toml"));
+        let config = String::from_utf8(config).unwrap();
+        let learns = |line: &str| line.contains(&format!("folds/{fold}/train.json"));
+        assert!(config.lines().any(learns), "{config}");
+    }
     let page = String::from_utf8(experiment.bytes("out/page/index.html")).unwrap();
     assert!(page.contains("labelled twice"));
     let corrected = experiment.json("correct.json");
