@@ -46,6 +46,32 @@ fn only_what_is_asked_for_is_measured() {
 }
 
 #[test]
+fn each_layer_is_measured_beside_what_the_machine_can_do() {
+    let model = ["--backbone", "resnet18", "--size", "64", "--classes", "3"];
+    let report = bench(&[&["--only", "layers"], &model[..]].concat());
+    let results = report["results"].as_array().unwrap();
+    let (machine, layers) = results.split_at(2);
+    assert!(machine.iter().all(|result| result["name"] == "machine"));
+    assert!(machine[0]["gflops"].as_f64().unwrap() > 0.0);
+    let of_step = |pair: &[Value]| {
+        let [forward, all] = pair else { unreachable!() };
+        assert!(forward["what"].as_str().unwrap().ends_with(", forward"));
+        assert_eq!(forward["times"], all["times"]);
+        assert!(forward["least_s"].as_f64().unwrap() > 0.0, "{forward}");
+        all["median_s"].as_f64().unwrap() * all["times"].as_f64().unwrap()
+    };
+    let seconds: Vec<f64> = layers.chunks(2).map(of_step).collect();
+    assert!(seconds.is_sorted_by(|a, b| a >= b), "{seconds:?}");
+    // The eight layers of the subnets, over five levels.
+    let subnets = layers.iter().filter(|result| {
+        let what = result["what"].as_str().unwrap();
+        what.starts_with("convolution 3×3, 256 → 256 + bias + ReLU, on 8×8 4×4 2×2 1×1 1×1")
+    });
+    assert!(subnets.clone().all(|result| result["times"] == 8));
+    assert_eq!(subnets.count(), 2);
+}
+
+#[test]
 fn a_step_inference_and_the_loader_are_measured_in_images() {
     let experiment = Experiment::new();
     // Draws the data.

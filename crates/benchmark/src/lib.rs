@@ -7,7 +7,9 @@ mod cases;
 mod device_work;
 mod error;
 mod layer;
+mod layers;
 mod measurement;
+mod roof;
 mod size;
 
 use std::hint::black_box;

@@ -46,6 +46,13 @@ pub struct Measurement {
     /// Floating-point operations in a second, in billions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gflops: Option<f64>,
+    /// How often the network does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times: Option<usize>,
+    /// The seconds that the machine's arithmetic and memory let it take at least, by plain products: Winograd's algorithm
+    /// does with fewer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub least_s: Option<f64>,
     /// Images in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images_per_s: Option<f64>,
@@ -75,6 +82,8 @@ impl Measurement {
             p99_s: within(0.99),
             seconds,
             gflops: None,
+            times: None,
+            least_s: None,
             images_per_s: None,
             images_per_s_and_core: None,
             device,
@@ -87,6 +96,27 @@ impl Measurement {
             gflops: Some(operations / self.median_s / 1e9),
             ..self
         }
+    }
+
+    /// Adds how often the network does it.
+    pub(crate) fn with_times(self, times: usize) -> Self {
+        Self {
+            times: Some(times),
+            ..self
+        }
+    }
+
+    /// Adds the seconds that it takes at least.
+    pub(crate) fn with_least(self, seconds: f64) -> Self {
+        Self {
+            least_s: Some(seconds),
+            ..self
+        }
+    }
+
+    /// The seconds that it takes in all of the network.
+    pub(crate) fn of_network_s(&self) -> Option<f64> {
+        self.times.map(|times| times as f64 * self.median_s)
     }
 
     /// Adds the rate of work on so many images.

@@ -1,6 +1,5 @@
-//! Each layer that a model calls, run by itself on two devices, to be compared.
+//! Each layer that a model calls, run by itself: on two devices, to be compared, or to be timed.
 
-use std::fmt;
 use std::time::Instant;
 
 use burn::module::Param;
@@ -73,13 +72,7 @@ impl LayerCall {
         runs: usize,
     ) -> Deviation {
         let slope = self.slope(images, trusted, precision);
-        let trial = |device: &Device, computed| Trial {
-            device: device.clone().autodiff(),
-            given: precision,
-            computed,
-            leaves: Vec::new(),
-            statistics: Vec::new(),
-        };
+        let trial = |device: &Device, computed| Trial::new(device, precision, computed);
         let expected = self.run(images, trial(trusted, DType::F32), &slope);
         Deviation::measure(&expected, runs, || {
             self.run(images, trial(device, precision), &slope)
@@ -113,13 +106,7 @@ impl LayerCall {
                 _ => 3e-2,
             };
         }
-        let trial = Trial {
-            device: device.clone().autodiff(),
-            given: precision,
-            computed: DType::F32,
-            leaves: Vec::new(),
-            statistics: Vec::new(),
-        };
+        let trial = Trial::new(device, precision, DType::F32);
         let output = open.run(images, trial, &[]);
         let output = &output[0].1;
         let edge = edge * output.iter().copied().map(f32::abs).fold(0.0, f32::max);
@@ -141,49 +128,14 @@ impl LayerCall {
 
     /// The output, and with a slope from behind all gradients.
     fn run(&self, images: usize, mut trial: Trial, slope: &[f32]) -> Parts {
-        match self {
-            Self::Convolution {
-                levels,
-                weight,
-                options,
-                end,
-            } => {
-                let output = trial.convolution(images, levels, *weight, *options, *end);
-                trial.finish(output, slope)
-            }
-            Self::BatchNorm {
-                size: [height, width],
-                channels,
-                end,
-            } => {
-                let output = trial.batch_norm([images, *height, *width, *channels], *end);
-                trial.finish(output, slope)
-            }
-            Self::GroupNorm {
-                levels,
-                channels,
-                groups,
-                end,
-            } => {
-                let output = trial.group_norm(images, levels, *channels, *groups, *end);
-                trial.finish(output, slope)
-            }
-            Self::MaxPool {
-                size: [height, width],
-                channels,
-                window: [kernel, stride, padding],
-            } => {
-                let input = trial.map("input", [images, *height, *width, *channels]);
-                trial.finish(max_pool2d(input, *kernel, *stride, *padding), slope)
-            }
-            Self::Upsample { sizes, channels } => {
-                let [finer, coarser] =
-                    sizes.map(|[height, width]| [images, height, width, *channels]);
-                let finer = trial.map("finer", finer);
-                let coarser = trial.map("coarser", coarser);
-                trial.finish(add_upsampled(finer, coarser), slope)
-            }
-        }
+        let output = trial.layer(self, images)();
+        trial.finish(output, slope)
+    }
+
+    /// The layer with images of random maps on a device, to be run as often as needed. Its output,
+    /// `[images, cells of all levels, channels]`, has gradients.
+    pub fn prepare(&self, images: usize, device: &Device) -> impl Fn() -> Tensor<3> + use<> {
+        Trial::new(device, DType::F32, DType::F32).layer(self, images)
     }
 }
 
@@ -204,8 +156,11 @@ struct Trial {
     /// What maps are computed in.
     computed: DType,
     leaves: Vec<Leaf>,
-    statistics: Parts,
+    /// The norm whose statistics move.
+    norm: Option<BatchNorm>,
 }
+
+type Layer = Box<dyn Fn() -> Tensor<3>>;
 
 /// What has a gradient: its name, and how to take that from all of them.
 struct Leaf(&'static str, TakeGradient);
@@ -213,6 +168,54 @@ struct Leaf(&'static str, TakeGradient);
 type TakeGradient = Box<dyn FnOnce(&mut Gradients) -> Option<Vec<f32>>>;
 
 impl Trial {
+    fn new(device: &Device, given: DType, computed: DType) -> Self {
+        Self {
+            device: device.clone().autodiff(),
+            given,
+            computed,
+            leaves: Vec::new(),
+            norm: None,
+        }
+    }
+
+    fn layer(&mut self, call: &LayerCall, images: usize) -> Layer {
+        match call {
+            LayerCall::Convolution {
+                levels,
+                weight,
+                options,
+                end,
+            } => self.convolution(images, levels, *weight, *options, *end),
+            LayerCall::BatchNorm {
+                size: [height, width],
+                channels,
+                end,
+            } => self.batch_norm([images, *height, *width, *channels], *end),
+            LayerCall::GroupNorm {
+                levels,
+                channels,
+                groups,
+                end,
+            } => self.group_norm(images, levels, *channels, *groups, *end),
+            LayerCall::MaxPool {
+                size: [height, width],
+                channels,
+                window: [kernel, stride, padding],
+            } => {
+                let input = self.map("input", [images, *height, *width, *channels]);
+                let (kernel, stride, padding) = (*kernel, *stride, *padding);
+                Box::new(move || max_pool2d(input.clone(), kernel, stride, padding).flatten(1, 2))
+            }
+            LayerCall::Upsample { sizes, channels } => {
+                let [finer, coarser] =
+                    sizes.map(|[height, width]| [images, height, width, *channels]);
+                let finer = self.map("finer", finer);
+                let coarser = self.map("coarser", coarser);
+                Box::new(move || add_upsampled(finer.clone(), coarser.clone()).flatten(1, 2))
+            }
+        }
+    }
+
     fn convolution(
         &mut self,
         images: usize,
@@ -220,7 +223,7 @@ impl Trial {
         weight: [usize; 4],
         options: ConvOptions,
         end: EpilogueParts,
-    ) -> Tensor<3> {
+    ) -> Layer {
         let maps = self.levels("input", images, levels, weight[1] * options.groups);
         let scale = 1.0 / ((weight[1] * weight[2] * weight[3]) as f32).sqrt();
         let weight = self.leaf("weight", weight, scale);
@@ -229,19 +232,18 @@ impl Trial {
             height * width
         });
         let end = self.end(end, [images, sizes.sum(), weight.dims()[0]]);
-        conv2d_levels(maps, weight, options, end).values
+        Box::new(move || conv2d_levels(maps.clone(), weight.clone(), options, end.clone()).values)
     }
 
-    fn batch_norm(&mut self, shape: [usize; 4], end: EpilogueParts) -> Tensor<4> {
+    fn batch_norm(&mut self, shape: [usize; 4], end: EpilogueParts) -> Layer {
         let channels = shape[3];
         let input = self.map("input", shape);
         let mut norm = new_batch_norm(channels, EPSILON, &self.device);
         norm.gamma = Param::from_tensor(self.leaf("gamma", [channels], 1.0));
         norm.beta = Param::from_tensor(self.leaf("beta", [channels], 1.0));
         let end = self.end(end, shape);
-        let output = batch_norm(&norm, input, end);
-        self.statistics = statistics(&norm);
-        output
+        self.norm = Some(norm.clone());
+        Box::new(move || batch_norm(&norm, input.clone(), end.clone()).flatten(1, 2))
     }
 
     fn group_norm(
@@ -251,14 +253,14 @@ impl Trial {
         channels: usize,
         groups: usize,
         end: EpilogueParts,
-    ) -> Tensor<3> {
+    ) -> Layer {
         let maps = self.levels("input", images, levels, channels);
         let mut norm = new_group_norm(channels, EPSILON, &self.device);
         norm.num_groups = groups;
         norm.gamma = Some(Param::from_tensor(self.leaf("gamma", [channels], 1.0)));
         norm.beta = Some(Param::from_tensor(self.leaf("beta", [channels], 1.0)));
         let end = self.end(end, maps.values.dims());
-        group_norm(&norm, maps, end).values
+        Box::new(move || group_norm(&norm, maps.clone(), end.clone()).values)
     }
 
     fn constant<const D: usize>(&self, name: &str, shape: [usize; D], scale: f32) -> Tensor<D> {
@@ -316,10 +318,10 @@ impl Trial {
         }
     }
 
-    fn finish<const D: usize>(self, output: Tensor<D>, slope: &[f32]) -> Parts {
+    fn finish(self, output: Tensor<3>, slope: &[f32]) -> Parts {
         let output = output.cast(DType::F32);
         let mut parts = vec![("output", values(output.clone()))];
-        parts.extend(self.statistics);
+        parts.extend(self.norm.iter().flat_map(statistics));
         if slope.is_empty() {
             return parts;
         }
@@ -337,8 +339,8 @@ impl Trial {
     }
 }
 
-fn statistics(norm: &BatchNorm) -> Parts {
-    vec![
+fn statistics(norm: &BatchNorm) -> [(&'static str, Vec<f32>); 2] {
+    [
         ("running mean", values(norm.running_mean.value_sync())),
         ("running variance", values(norm.running_var.value_sync())),
     ]
@@ -374,85 +376,6 @@ fn difference(expected: &[f32], found: &[f32]) -> f64 {
         off.sqrt()
     } else {
         (off / all).sqrt()
-    }
-}
-
-impl fmt::Display for LayerCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Convolution {
-                levels,
-                weight: [outputs, inputs, height, width],
-                options,
-                end,
-            } => {
-                let inputs = inputs * options.groups;
-                write!(f, "convolution {height}×{width}, {inputs} → {outputs}")?;
-                if options.stride != [1, 1] {
-                    write!(f, ", stride {}", options.stride[0])?;
-                }
-                if options.groups > 1 {
-                    write!(f, ", {} groups", options.groups)?;
-                }
-                write!(f, "{end}{}", Sizes(levels))
-            }
-            Self::BatchNorm {
-                size,
-                channels,
-                end,
-            } => write!(f, "batch norm, {channels}{end}{}", Sizes(&[*size])),
-            Self::GroupNorm {
-                levels,
-                channels,
-                groups,
-                end,
-            } => write!(
-                f,
-                "group norm, {channels} in {groups} groups{end}{}",
-                Sizes(levels)
-            ),
-            Self::MaxPool {
-                size,
-                channels,
-                window: [kernel, stride, _],
-            } => write!(
-                f,
-                "max pooling {kernel}×{kernel}, stride {stride}, {channels}{}",
-                Sizes(&[*size])
-            ),
-            Self::Upsample { sizes, channels } => {
-                write!(f, "upsampling, {channels}{}", Sizes(sizes))
-            }
-        }
-    }
-}
-
-impl fmt::Display for EpilogueParts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (has, name) in [
-            (self.scale, "scale"),
-            (self.bias, "bias"),
-            (self.residual, "residual"),
-            (self.relu, "ReLU"),
-        ] {
-            if has {
-                write!(f, " + {name}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Sizes of maps, width first as images are spoken of.
-struct Sizes<'a>(&'a [[usize; 2]]);
-
-impl fmt::Display for Sizes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(", on")?;
-        for [height, width] in self.0 {
-            write!(f, " {width}×{height}")?;
-        }
-        Ok(())
     }
 }
 
@@ -507,6 +430,11 @@ mod tests {
         for call in calls() {
             let deviation = call.compare(2, &device, (&device, DType::F32), 2);
             assert!(deviation.parts.len() >= 2, "{call}");
+            let trial = Trial::new(&device, DType::F32, DType::F32);
+            for (part, values) in call.run(2, trial, &[]) {
+                let constant = values.iter().all(|value| *value == values[0]);
+                assert!(!constant, "{call}: {part}");
+            }
             assert_eq!(deviation.worst().1, 0.0, "{call}");
         }
     }

@@ -126,7 +126,7 @@ impl ChannelsLast for Flex {
     }
 
     fn max_pool(input: FlexTensor, call: PoolCall) -> FlexTensor {
-        pool(input, &call).0
+        pool(input, &call, false).0
     }
 
     fn add_upsampled(finer: FlexTensor, coarser: FlexTensor, call: UpsampleCall) -> FlexTensor {
@@ -143,11 +143,11 @@ fn channels(tensor: &FlexTensor) -> usize {
     shape_of(tensor).last().copied().unwrap_or(1)
 }
 
-fn pool(input: FlexTensor, call: &PoolCall) -> (FlexTensor, Vec<u8>) {
+fn pool(input: FlexTensor, call: &PoolCall, with_taps: bool) -> (FlexTensor, Vec<u8>) {
     let input = contiguous(input);
     let [maps_in, maps_out] = &*call.maps;
     let maps = [maps_in, maps_out];
-    let (output, taps) = call.pool.forward(maps, values(&input), channels(&input));
+    let (output, taps) = (call.pool).forward(maps, values(&input), channels(&input), with_taps);
     (new_tensor(output, call.output_shape.clone()), taps)
 }
 
@@ -282,7 +282,7 @@ impl<C: CheckpointStrategy> ChannelsLast for Autodiff<Flex, C> {
         match prepared {
             OpsKind::Tracked(prepared) => {
                 let shape = shape_of(&input);
-                let (output, taps) = pool(input, &call);
+                let (output, taps) = pool(input, &call, true);
                 prepared.finish((Arc::new(taps), shape, call), output)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(Flex::max_pool(input, call)),

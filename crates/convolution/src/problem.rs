@@ -1,7 +1,8 @@
 //! One convolution: its shapes, and which kernels compute it and its gradients.
 
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::{direct, few_pixels, winograd};
+use crate::kernels::lanes::Width;
+use crate::kernels::{direct, few_pixels, grouped, winograd};
 use crate::shape::{ConvOptions, Maps};
 
 /// Tiles below which transforming the weights costs more than the multiplications it saves.
@@ -79,6 +80,8 @@ impl Problem {
             Kernels::FewPixels
         } else if self.pays_winograd() {
             Kernels::Winograd
+        } else if grouped::pays(self) {
+            Kernels::Grouped(Width::widest())
         } else {
             Kernels::Direct
         }
@@ -88,6 +91,7 @@ impl Problem {
         match self.kernels() {
             Kernels::FewPixels => few_pixels::forward(self, input, weights, end),
             Kernels::Winograd => winograd::forward(self, input, weights, end),
+            Kernels::Grouped(width) => grouped::forward(self, input, weights, end, width),
             Kernels::Direct => direct::forward(self, input, weights, end),
         }
     }
@@ -102,6 +106,9 @@ impl Problem {
         match self.kernels() {
             Kernels::FewPixels => few_pixels::input_gradient(self, gradient, weights, scale),
             Kernels::Winograd => winograd::input_gradient(self, gradient, weights, scale),
+            Kernels::Grouped(width) => {
+                grouped::input_gradient(self, gradient, weights, scale, width)
+            }
             Kernels::Direct => direct::input_gradient(self, gradient, weights, scale),
         }
     }
@@ -116,6 +123,9 @@ impl Problem {
         match self.kernels() {
             Kernels::FewPixels => few_pixels::weight_gradient(self, input, gradient, scale),
             Kernels::Winograd => winograd::weight_gradient(self, input, gradient, scale),
+            Kernels::Grouped(width) => {
+                grouped::weight_gradient(self, input, gradient, scale, width)
+            }
             Kernels::Direct => direct::weight_gradient(self, input, gradient, scale),
         }
     }
@@ -126,5 +136,6 @@ impl Problem {
 enum Kernels {
     FewPixels,
     Winograd,
+    Grouped(Width),
     Direct,
 }

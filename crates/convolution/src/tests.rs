@@ -5,7 +5,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::{direct, few_pixels, winograd};
+use crate::kernels::lanes::Width;
+use crate::kernels::{direct, few_pixels, grouped, winograd};
 use crate::problem::Problem;
 use crate::shape::{ConvOptions, Maps};
 
@@ -201,6 +202,33 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn case_in_groups()(
+        maps in prop::collection::vec([1..12_usize, 1..20_usize], 1..3),
+        log_size in 0..7_u32,
+        blocks in 1..3_usize,
+        stride in 1..3_usize,
+        images in 1..3_usize,
+        seed: u64,
+    ) -> Case {
+        let size = 2_usize.pow(log_size);
+        let channels = blocks * size.max(16);
+        let options = ConvOptions { groups: channels / size, ..ConvOptions::new(stride, 1) };
+        Case::new((images, &maps), [channels, size, 3, 3], options, seed)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn groups_agree_with_f64(case in case_in_groups()) {
+        for width in Width::all() {
+            case.check(Path::Grouped(width), 2e-6);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -257,7 +285,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let weights = [channels[1], channels[0], kernel, kernel];
         let case = Case::new((2, &[size, [5, 3]]), weights, options, 7);
         for path in Path::ALL {
-            if path != Path::Winograd || options == ConvOptions::new(1, 1) && kernel == 3 {
+            let fits = options == ConvOptions::new(1, 1) && kernel == 3;
+            if fits || !matches!(path, Path::Winograd) {
                 let (alone, shared) = (
                     one.install(|| case.run(path)),
                     three.install(|| case.run(path)),
@@ -268,11 +297,34 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Channels in groups have the same bits with any number of threads, and with vectors of any width.
+#[test]
+fn groups_do_not_depend_on_threads_and_vectors() {
+    let pool = |threads| {
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        builder.build().unwrap()
+    };
+    for (stride, size, channels) in [(1, 4, 32), (2, 32, 64)] {
+        let options = ConvOptions {
+            groups: channels / size,
+            ..ConvOptions::new(stride, 1)
+        };
+        let case = Case::new((2, &[[40, 37], [5, 3]]), [channels, size, 3, 3], options, 7);
+        let widest = Path::Grouped(Width::widest());
+        let alone = pool(1).install(|| case.run(widest));
+        for width in Width::all() {
+            let shared = pool(3).install(|| case.run(Path::Grouped(width)));
+            assert!(alone == shared, "{width:?}");
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 enum Path {
     Direct,
     FewPixels,
     Winograd,
+    Grouped(Width),
 }
 
 impl Path {
@@ -299,6 +351,11 @@ impl Case {
                 winograd::forward(problem, input, weights, self.end()),
                 winograd::input_gradient(problem, gradient, weights, scale),
                 winograd::weight_gradient(problem, input, gradient, scale),
+            ],
+            Path::Grouped(width) => [
+                grouped::forward(problem, input, weights, self.end(), width),
+                grouped::input_gradient(problem, gradient, weights, scale, width),
+                grouped::weight_gradient(problem, input, gradient, scale, width),
             ],
         }
     }

@@ -81,6 +81,8 @@ pub(crate) struct BenchArguments {
 pub(crate) enum Workload {
     /// Single convolutions, forward and with their gradients
     Convolution,
+    /// Each layer of the network by itself, beside what the machine can do; only where it is asked for
+    Layers,
     /// A training step: targets, forward, loss, backward, update
     Step,
     /// An image's way to detections: forward, decoding, non-maximum suppression

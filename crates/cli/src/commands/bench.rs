@@ -143,6 +143,7 @@ fn measure(
 ) -> Result<Vec<Measurement>, BenchmarkError> {
     Ok(match workload {
         Workload::Convolution => bench.convolutions()?,
+        Workload::Layers => bench.layers()?,
         Workload::Step => vec![bench.step()?],
         Workload::Inference => vec![bench.inference()?],
         Workload::Loader => (data.map(|data| bench.loader(data)).transpose()?)
@@ -222,6 +223,7 @@ fn chosen(only: &[Workload], has_data: bool) -> Result<Vec<Workload>, Failure> {
         .iter()
         .copied()
         .filter(|workload| only.is_empty() || only.contains(workload))
+        .filter(|workload| *workload != Workload::Layers || !only.is_empty())
         .filter(|workload| *workload != Workload::Loader || has_data)
         .collect())
 }
@@ -256,14 +258,19 @@ fn table(report: &Report<'_>) -> String {
 
 fn row(measurement: &Measurement) -> [String; 6] {
     let milliseconds = |seconds: f64| format!("{:.2} ms", 1e3 * seconds);
-    let rate = match (measurement.gflops, measurement.images_per_s) {
-        (Some(gflops), _) => format!("{gflops:.1} GFLOP/s"),
-        (None, Some(images)) => format!("{images:.2} images/s"),
-        (None, None) => String::new(),
-    };
+    let gflops = (measurement.gflops).map(|gflops| format!("{gflops:.1} GFLOP/s"));
+    let images = measurement.images_per_s;
+    let images = images.map(|images| format!("{images:.2} images/s"));
+    let roof = (measurement.least_s)
+        .map(|least| format!("{:.0} % of the roof", 100.0 * least / measurement.median_s));
+    let rate = [gflops.or(images), roof];
+    let rate = rate.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let times = measurement
+        .times
+        .map_or_else(String::new, |times| format!("{times} × "));
     [
         measurement.name.to_owned(),
-        measurement.what.clone(),
+        times + &measurement.what,
         milliseconds(measurement.median_s),
         milliseconds(measurement.min_s),
         milliseconds(measurement.max_s),

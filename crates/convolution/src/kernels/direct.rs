@@ -362,11 +362,11 @@ fn row_blocks(problem: &Problem, depth: usize) -> (Vec<RowBlock>, Threads) {
     (blocks, threads)
 }
 
-/// Cuts a slice into pieces of these lengths.
-pub(crate) fn split_by(
-    mut values: &mut [f32],
+/// Cuts a slice into pieces of these lengths, as far as it reaches.
+pub(crate) fn split_by<T>(
+    mut values: &mut [T],
     lengths: impl Iterator<Item = usize>,
-) -> Vec<&mut [f32]> {
+) -> Vec<&mut [T]> {
     lengths
         .map(|length| values.split_off_mut(..length).unwrap_or_default())
         .collect()

@@ -4,6 +4,8 @@ pub(crate) mod direct;
 pub(crate) mod epilogue;
 pub(crate) mod few_pixels;
 pub(crate) mod gather;
+pub(crate) mod grouped;
+pub(crate) mod lanes;
 pub(crate) mod matrix;
 pub(crate) mod norm;
 mod phase;

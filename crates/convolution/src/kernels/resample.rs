@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
+use super::direct::split_by;
 use super::vectorized;
-
-use crate::shape::Maps;
+use crate::shape::{Maps, RowPiece};
 
 /// A square max pooling.
 #[derive(Clone, Copy, Debug)]
@@ -15,48 +15,56 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// The largest value under every window, and which tap it was at, counted row by row.
+    /// The largest value under every window, and, where they are asked for, which tap it was at, counted row by row.
     pub(crate) fn forward(
         self,
         maps: [&Maps; 2],
         input: &[f32],
         channels: usize,
+        with_taps: bool,
     ) -> (Vec<f32>, Vec<u8>) {
         let [maps_in, maps_out] = maps;
         let mut output = vec![f32::NEG_INFINITY; maps_out.pixels() * channels];
-        let mut taps = vec![0; output.len()];
-        let pixels = output
-            .par_chunks_mut(channels)
-            .zip(taps.par_chunks_mut(channels));
-        pixels
-            .zip(places(maps_out))
-            .for_each(|((output, taps), (map, [y, x]))| {
-                let ([height, width], start) = (maps_in.sizes()[map], start_of(maps_in, map));
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for tap in 0..self.kernel * self.kernel {
-                            let in_y =
-                                (y * self.stride + tap / self.kernel).wrapping_sub(self.padding);
-                            let in_x =
-                                (x * self.stride + tap % self.kernel).wrapping_sub(self.padding);
-                            if in_y >= height || in_x >= width {
-                                continue;
-                            }
-                            let input =
-                                &input[(start + in_y * width + in_x) * channels..][..channels];
-                            for channel in 0..channels {
-                                // A NaN wins, so that it is seen.
-                                if input[channel] > output[channel] || input[channel].is_nan() {
-                                    output[channel] = input[channel];
-                                    taps[channel] = tap as u8;
-                                }
+        let mut taps = vec![0; if with_taps { output.len() } else { 0 }];
+        let of_rows = |row: &RowPiece| row.x.len() * channels;
+        let rows: Vec<RowPiece> = maps_out.rows_in(0..maps_out.pixels()).collect();
+        let outputs = split_by(&mut output, rows.iter().map(of_rows));
+        let taps_of_rows = split_by(&mut taps, rows.iter().map(of_rows));
+        let tasks: Vec<_> = rows.iter().zip(outputs).zip(taps_of_rows).collect();
+        tasks.into_par_iter().for_each(|((row, output), taps)| {
+            let [height, width] = maps_in.sizes()[row.map];
+            let map = &input[start_of(maps_in, row.map) * channels..][..height * width * channels];
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (x, output) in output.chunks_exact_mut(channels).enumerate() {
+                        let mut taps = taps.get_mut(x * channels..(x + 1) * channels);
+                        for (tap, place) in self.window([row.y, x], [height, width]) {
+                            let input = &map[place * channels..][..channels];
+                            match &mut taps {
+                                Some(taps) => largest_at(output, taps, input, tap as u8),
+                                None => largest(output, input),
                             }
                         }
-                    },
-                );
-            });
+                    }
+                },
+            );
+        });
         (output, taps)
+    }
+
+    /// The taps of a window that lie on the map, and which pixels they are at.
+    #[inline(always)]
+    fn window(
+        self,
+        [y, x]: [usize; 2],
+        [height, width]: [usize; 2],
+    ) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.kernel * self.kernel).filter_map(move |tap| {
+            let in_y = (y * self.stride + tap / self.kernel).wrapping_sub(self.padding);
+            let in_x = (x * self.stride + tap % self.kernel).wrapping_sub(self.padding);
+            (in_y < height && in_x < width).then_some((tap, in_y * width + in_x))
+        })
     }
 
     /// The gradient of the input: every pixel gathers from the windows that it was largest in.
@@ -69,28 +77,70 @@ impl Pool {
     ) -> Vec<f32> {
         let [maps_in, maps_out] = maps;
         let mut result = vec![0.0; maps_in.pixels() * channels];
-        let pixels = result.par_chunks_mut(channels).zip(places(maps_in));
-        pixels.for_each(|(result, (map, [y, x]))| {
-            let ([height, width], start) = (maps_out.sizes()[map], start_of(maps_out, map));
+        let rows: Vec<RowPiece> = maps_in.rows_in(0..maps_in.pixels()).collect();
+        let results = split_by(&mut result, rows.iter().map(|row| row.x.len() * channels));
+        let tasks: Vec<_> = rows.iter().zip(results).collect();
+        tasks.into_par_iter().for_each(|(row, result)| {
+            let [height, width] = maps_out.sizes()[row.map];
+            let start = start_of(maps_out, row.map);
             for tap in 0..self.kernel * self.kernel {
-                let from_y = (y + self.padding).wrapping_sub(tap / self.kernel);
-                let from_x = (x + self.padding).wrapping_sub(tap % self.kernel);
-                let (out_y, out_x) = (from_y / self.stride, from_x / self.stride);
-                let meets =
-                    from_y.is_multiple_of(self.stride) && from_x.is_multiple_of(self.stride);
-                if !meets || out_y >= height || out_x >= width {
+                let from_y = (row.y + self.padding).wrapping_sub(tap / self.kernel);
+                let y = from_y / self.stride;
+                if !from_y.is_multiple_of(self.stride) || y >= height {
                     continue;
                 }
-                let first = (start + out_y * width + out_x) * channels;
-                let (gradient, taps) = (&gradient[first..], &taps[first..]);
-                for channel in 0..channels {
-                    if usize::from(taps[channel]) == tap {
-                        result[channel] += gradient[channel];
-                    }
-                }
+                let windows = (start + y * width) * channels..(start + (y + 1) * width) * channels;
+                let windows = (&gradient[windows.clone()], &taps[windows]);
+                vectorized(
+                    #[inline(always)]
+                    || self.gather_tap(tap as u8, windows, channels, result),
+                );
             }
         });
         result
+    }
+
+    /// Adds the slopes of a row of windows, with the taps that were largest, to a row of pixels that meet this tap.
+    #[inline(always)]
+    fn gather_tap(
+        self,
+        tap: u8,
+        (slopes, taps): (&[f32], &[u8]),
+        channels: usize,
+        row: &mut [f32],
+    ) {
+        let windows = slopes
+            .chunks_exact(channels)
+            .zip(taps.chunks_exact(channels));
+        let first = usize::from(tap) % self.kernel;
+        for (x, (slopes, taps)) in windows.enumerate() {
+            let x = (x * self.stride + first).wrapping_sub(self.padding);
+            let Some(pixel) = row.chunks_exact_mut(channels).nth(x) else {
+                continue;
+            };
+            for ((sum, slope), at) in pixel.iter_mut().zip(slopes).zip(taps) {
+                *sum += if *at == tap { *slope } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// Takes what is larger. A NaN wins, so that it is seen.
+#[inline(always)]
+fn largest(output: &mut [f32], input: &[f32]) {
+    for (output, input) in output.iter_mut().zip(input) {
+        let wins = *input > *output || input.is_nan();
+        *output = if wins { *input } else { *output };
+    }
+}
+
+/// As [`largest`], and notes the tap.
+#[inline(always)]
+fn largest_at(output: &mut [f32], taps: &mut [u8], input: &[f32], tap: u8) {
+    for ((output, at), input) in output.iter_mut().zip(taps).zip(input) {
+        let wins = *input > *output || input.is_nan();
+        *output = if wins { *input } else { *output };
+        *at = if wins { tap } else { *at };
     }
 }
 
@@ -120,7 +170,7 @@ pub(crate) fn upsampled_gradient(
     channels: usize,
 ) -> Vec<f32> {
     let mut result = vec![0.0; coarser_maps.pixels() * channels];
-    let images = super::direct::split_by(
+    let images = split_by(
         &mut result,
         coarser_maps.ranges().map(|range| range.len() * channels),
     );
