@@ -56,6 +56,9 @@ pub trait Kernels: Convolve {
     /// The tensor as it is laid out in memory, copied where it is a view.
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// Hands on the memory of a tensor that nobody else holds.
+    fn hand_on(tensor: FloatTensor<Self>);
+
     /// The gradient before the ReLU that gave `output`, where there was one.
     fn before_relu(
         gradient: FloatTensor<Self>,
@@ -103,6 +106,7 @@ impl Convolve for Flex {
             relu: call.relu,
         };
         let output = call.problem.forward(values(&input), values(&weight), end);
+        [input, residual].into_iter().for_each(extension::hand_on);
         new_tensor(output, call.output_shape)
     }
 }
@@ -110,6 +114,10 @@ impl Convolve for Flex {
 impl Kernels for Flex {
     fn contiguous(tensor: FlexTensor) -> FlexTensor {
         contiguous(tensor)
+    }
+
+    fn hand_on(tensor: FlexTensor) {
+        extension::hand_on(tensor);
     }
 
     fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> FlexTensor {
@@ -183,6 +191,9 @@ mod cube {
             into_contiguous(tensor)
         }
 
+        /// The device's memory has a pool of its own.
+        fn hand_on(_: CubeTensor) {}
+
         fn before_relu(gradient: CubeTensor, output: Option<&CubeTensor>) -> CubeTensor {
             match output {
                 Some(output) => gpu::before_relu(gradient, output),
@@ -242,20 +253,23 @@ impl<B: Kernels> Backward<B, 4> for ConvolveBackward<B> {
         let [input_shape, weight_shape] = [&seen, &weights].map(|tensor| tensor.shape().to_vec());
         let input_type = seen.dtype();
         let gradient = B::before_relu(grads.consume::<B>(&ops.node), output.as_ref());
+        output.into_iter().for_each(B::hand_on);
         if let Some(node) = bias {
             grads.register::<B>(node.id, B::bias_gradient(&gradient, &call));
         }
         if let Some(node) = weight {
-            let gradient = B::weight_gradient(seen, &gradient, &call, &weight_shape);
+            let gradient = B::weight_gradient(seen.clone(), &gradient, &call, &weight_shape);
             grads.register::<B>(node.id, gradient);
         }
+        B::hand_on(seen);
         if let Some(node) = input {
             let like = (&*input_shape, input_type);
             let gradient = B::input_gradient(&gradient, weights, &call, like);
             grads.register::<B>(node.id, gradient);
         }
-        if let Some(node) = residual {
-            grads.register::<B>(node.id, gradient);
+        match residual {
+            Some(node) => grads.register::<B>(node.id, gradient),
+            None => B::hand_on(gradient),
         }
     }
 }

@@ -12,9 +12,10 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 
 use crate::kernels::epilogue::{Epilogue, relu_gradient};
+use crate::kernels::memory;
 use crate::kernels::norm::{Groups, Moments, NormGradients};
 use crate::kernels::resample::{Pool, add_upsampled, upsampled_gradient};
 use crate::shape::Maps;
@@ -86,6 +87,16 @@ pub(crate) fn new_tensor(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> Flex
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
+/// Hands on the memory of a large tensor that nobody else holds.
+pub(crate) fn hand_on(tensor: FlexTensor) {
+    if tensor.is_unique()
+        && tensor.dtype() == DType::F32
+        && let Ok(values) = tensor.into_data().try_into_vec()
+    {
+        memory::hand_on(values);
+    }
+}
+
 pub(crate) fn shape_of(tensor: &FlexTensor) -> Vec<usize> {
     tensor.shape().to_vec()
 }
@@ -97,7 +108,7 @@ pub(crate) fn before_relu(gradient: FlexTensor, output: Option<&FlexTensor>) -> 
         return gradient;
     };
     if gradient.layout().start_offset() != 0 {
-        gradient = new_tensor(values(&gradient).to_vec(), shape_of(&gradient));
+        gradient = new_tensor(memory::copied(values(&gradient)), shape_of(&gradient));
     }
     let length = values(output).len();
     relu_gradient(&mut gradient.storage_mut::<f32>()[..length], values(output));
@@ -122,7 +133,9 @@ impl ChannelsLast for Flex {
         let output =
             call.groups
                 .normalize(values(&input), &call.moments, call.epsilon, affine, end);
-        new_tensor(output, shape_of(&input))
+        let output = new_tensor(output, shape_of(&input));
+        [input, residual].into_iter().for_each(hand_on);
+        output
     }
 
     fn max_pool(input: FlexTensor, call: PoolCall) -> FlexTensor {
@@ -135,7 +148,9 @@ impl ChannelsLast for Flex {
         let channels = channels(&finer);
         let maps = [finer_maps, coarser_maps];
         let sum = add_upsampled(maps, values(&finer), values(&coarser), channels);
-        new_tensor(sum, shape_of(&finer))
+        let sum = new_tensor(sum, shape_of(&finer));
+        [finer, coarser].into_iter().for_each(hand_on);
+        sum
     }
 }
 
@@ -148,6 +163,7 @@ fn pool(input: FlexTensor, call: &PoolCall, with_taps: bool) -> (FlexTensor, Vec
     let [maps_in, maps_out] = &*call.maps;
     let maps = [maps_in, maps_out];
     let (output, taps) = (call.pool).forward(maps, values(&input), channels(&input), with_taps);
+    hand_on(input);
     (new_tensor(output, call.output_shape.clone()), taps)
 }
 
@@ -186,16 +202,20 @@ impl Backward<Flex, 4> for NormalizeBackward {
             call.epsilon,
             values(&scale),
         );
-        if let Some(node) = input {
-            grads.register::<Flex>(node.id, new_tensor(of_input, shape_of(&seen)));
+        let shape = shape_of(&seen);
+        [Some(seen), output].into_iter().flatten().for_each(hand_on);
+        match input {
+            Some(node) => grads.register::<Flex>(node.id, new_tensor(of_input, shape)),
+            None => memory::hand_on(of_input),
         }
         for (node, gradient) in [(gamma, of_gamma), (beta, of_beta)] {
             if let Some(node) = node {
                 grads.register::<Flex>(node.id, new_tensor(gradient, shape_of(&scale)));
             }
         }
-        if let Some(node) = residual {
-            grads.register::<Flex>(node.id, gradient);
+        match residual {
+            Some(node) => grads.register::<Flex>(node.id, gradient),
+            None => hand_on(gradient),
         }
     }
 }
@@ -214,6 +234,7 @@ impl Backward<Flex, 1> for PoolBackward {
         let maps = [maps_in, maps_out];
         let channels = channels(&gradient);
         let pixels = call.pool.gradient(maps, values(&gradient), &taps, channels);
+        hand_on(gradient);
         grads.register::<Flex>(node.id, new_tensor(pixels, shape));
     }
 }
@@ -234,8 +255,9 @@ impl Backward<Flex, 2> for UpsampleBackward {
             let pixels = upsampled_gradient(maps, values(&gradient), channels(&gradient));
             grads.register::<Flex>(node.id, new_tensor(pixels, shape));
         }
-        if let Some(node) = finer {
-            grads.register::<Flex>(node.id, gradient);
+        match finer {
+            Some(node) => grads.register::<Flex>(node.id, gradient),
+            None => hand_on(gradient),
         }
     }
 }

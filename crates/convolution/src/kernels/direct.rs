@@ -8,7 +8,7 @@ use super::epilogue::Epilogue;
 use super::gather::{Columns, Windows};
 use super::matrix::{Matrix, Product, Threads, multiply};
 use super::phase::{Phase, PhaseRow, RowBlock};
-use super::{weights, with_scratch};
+use super::{memory, weights, with_scratch};
 use crate::problem::Problem;
 use crate::shape::split;
 
@@ -25,7 +25,7 @@ pub(crate) fn forward(
     parameters: &[f32],
     end: Epilogue<'_>,
 ) -> Vec<f32> {
-    let mut output = vec![0.0; problem.maps_out.pixels() * problem.outputs];
+    let mut output = memory::zeros(problem.maps_out.pixels() * problem.outputs);
     let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
     for group in 0..problem.options.groups {
         let size = outputs * inputs * problem.taps();
@@ -96,7 +96,7 @@ pub(crate) fn input_gradient(
     parameters: &[f32],
     scale: Option<&[f32]>,
 ) -> Vec<f32> {
-    let mut result = vec![0.0; problem.maps_in.pixels() * problem.inputs];
+    let mut result = memory::zeros(problem.maps_in.pixels() * problem.inputs);
     let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
     for group in 0..problem.options.groups {
         let size = outputs * inputs * problem.taps();

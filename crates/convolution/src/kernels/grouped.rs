@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use super::direct::split_by;
 use super::epilogue::Epilogue;
 use super::lanes::{Spread, Width, Work};
+use super::memory;
 use crate::problem::Problem;
 use crate::shape::{ConvOptions, Maps, RowPiece, split};
 
@@ -291,7 +292,7 @@ fn correlate<P: Strip + Sync>(
     let channels = groups.channels;
     let starts: Vec<usize> = maps_read.ranges().map(|range| range.start).collect();
     let rows: Vec<RowPiece> = maps.rows_in(0..maps.pixels()).collect();
-    let mut result = vec![0.0; maps.pixels() * channels];
+    let mut result = memory::zeros(maps.pixels() * channels);
     let firsts = rows.iter().scan(0, |next, row| {
         let first = *next;
         *next += row.x.len() * channels;

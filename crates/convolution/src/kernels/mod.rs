@@ -7,6 +7,7 @@ pub(crate) mod gather;
 pub(crate) mod grouped;
 pub(crate) mod lanes;
 pub(crate) mod matrix;
+pub(crate) mod memory;
 pub(crate) mod norm;
 mod phase;
 pub(crate) mod resample;

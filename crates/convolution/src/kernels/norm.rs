@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
 use super::sums::{channel_sums, squared_distances, weighted_distances};
-use super::vectorized;
+use super::{memory, vectorized};
 use crate::synchronised::sum_over_processes;
 
 /// Over what statistics are taken.
@@ -100,7 +100,7 @@ impl Groups {
         [gamma, beta]: [&[f32]; 2],
         end: Epilogue<'_>,
     ) -> Vec<f32> {
-        let mut output = vec![0.0; input.len()];
+        let mut output = memory::zeros(input.len());
         for (segment, pixels) in self.segments.iter().enumerate() {
             let mean = self.per_channel(&moments.mean, segment);
             let deviation = self.per_channel(&inverse_deviations(moments, epsilon), segment);
@@ -135,7 +135,7 @@ impl Groups {
         gamma: &[f32],
     ) -> NormGradients {
         let mut result = NormGradients {
-            input: vec![0.0; input.len()],
+            input: memory::zeros(input.len()),
             gamma: vec![0.0; self.channels],
             beta: vec![0.0; self.channels],
         };

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::direct::split_by;
-use super::vectorized;
+use super::{memory, vectorized};
 use crate::shape::{Maps, RowPiece};
 
 /// A square max pooling.
@@ -24,7 +24,7 @@ impl Pool {
         with_taps: bool,
     ) -> (Vec<f32>, Vec<u8>) {
         let [maps_in, maps_out] = maps;
-        let mut output = vec![f32::NEG_INFINITY; maps_out.pixels() * channels];
+        let mut output = memory::filled(maps_out.pixels() * channels, f32::NEG_INFINITY);
         let mut taps = vec![0; if with_taps { output.len() } else { 0 }];
         let of_rows = |row: &RowPiece| row.x.len() * channels;
         let rows: Vec<RowPiece> = maps_out.rows_in(0..maps_out.pixels()).collect();
@@ -76,7 +76,7 @@ impl Pool {
         channels: usize,
     ) -> Vec<f32> {
         let [maps_in, maps_out] = maps;
-        let mut result = vec![0.0; maps_in.pixels() * channels];
+        let mut result = memory::zeros(maps_in.pixels() * channels);
         let rows: Vec<RowPiece> = maps_in.rows_in(0..maps_in.pixels()).collect();
         let results = split_by(&mut result, rows.iter().map(|row| row.x.len() * channels));
         let tasks: Vec<_> = rows.iter().zip(results).collect();
@@ -151,7 +151,7 @@ pub(crate) fn add_upsampled(
     coarser: &[f32],
     channels: usize,
 ) -> Vec<f32> {
-    let mut sum = finer.to_vec();
+    let mut sum = memory::copied(finer);
     let pixels = sum.par_chunks_mut(channels).zip(places(finer_maps));
     pixels.for_each(|(sum, (map, place))| {
         let [y, x] = nearest(finer_maps.sizes()[map], coarser_maps.sizes()[map], place);
@@ -169,7 +169,7 @@ pub(crate) fn upsampled_gradient(
     gradient: &[f32],
     channels: usize,
 ) -> Vec<f32> {
-    let mut result = vec![0.0; coarser_maps.pixels() * channels];
+    let mut result = memory::zeros(coarser_maps.pixels() * channels);
     let images = split_by(
         &mut result,
         coarser_maps.ranges().map(|range| range.len() * channels),

@@ -19,7 +19,7 @@ use super::winograd_transforms::{
     FrequenciesToKernels, Input, KernelsToFrequencies, Offsets, OutputAdjoint, PATCH, TILE,
     ToFrequencies, ToPixels, Turn,
 };
-use super::{weights, with_scratch};
+use super::{memory, weights, with_scratch};
 use crate::problem::Problem;
 use crate::shape::{Maps, split};
 
@@ -142,7 +142,7 @@ fn convolve(
     end: Epilogue<'_>,
 ) -> Vec<f32> {
     let [_, outputs] = channels;
-    let mut output = vec![0.0; maps.pixels() * outputs];
+    let mut output = memory::zeros(maps.pixels() * outputs);
     let blocks = blocks(maps);
     let held = held_together(&blocks);
     let pixels = |blocks: &[Block]| blocks.iter().map(|block| block.pixels.len()).sum::<usize>();
