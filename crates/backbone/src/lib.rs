@@ -23,6 +23,7 @@ mod norm;
 mod pyramid;
 mod residual;
 mod resnet;
+mod segment;
 
 pub use network::Backbone;
 pub use norm::{Norm, NormKind};
@@ -32,3 +33,4 @@ pub use resnet::{
     Architecture, BackboneFeatures, ResNet, ResNetConfig, detectron2_name, norm_name,
     torchvision_name,
 };
+pub use segment::Segment;

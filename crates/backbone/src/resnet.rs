@@ -244,12 +244,16 @@ impl ResNet {
     /// - `images`: `[batch, height, width, 3]`, normalised
     /// - output: strides 4, 8, 16 and 32, with [`channels`](Self::channels)
     pub fn forward(&self, images: Tensor<4>) -> BackboneFeatures {
-        let stem = self.norm1.after(&self.conv1, images, RELU);
-        let c2 = run(&self.layer1, max_pool2d(stem, 3, 2, 1));
+        let c2 = run(&self.layer1, self.stem(images));
         let c3 = run(&self.layer2, c2.clone());
         let c4 = run(&self.layer3, c3.clone());
         let c5 = run(&self.layer4, c4.clone());
         BackboneFeatures { c2, c3, c4, c5 }
+    }
+
+    /// The pooled stem.
+    pub(crate) fn stem(&self, images: Tensor<4>) -> Tensor<4> {
+        max_pool2d(self.norm1.after(&self.conv1, images, RELU), 3, 2, 1)
     }
 
     /// The channels of C2, C3, C4 and C5.
@@ -313,7 +317,8 @@ impl ResNet {
     }
 }
 
-fn run(blocks: &[ResidualBlock], input: Tensor<4>) -> Tensor<4> {
+/// Blocks one after another.
+pub(crate) fn run(blocks: &[ResidualBlock], input: Tensor<4>) -> Tensor<4> {
     blocks.iter().fold(input, |x, block| block.forward(x))
 }
 

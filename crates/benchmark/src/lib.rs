@@ -167,7 +167,9 @@ impl<'a> Benchmark<'a> {
         let device = self.device.clone().autodiff();
         let config = &self.options.config;
         let model = config.model.init(classes, seed, &device)?;
-        let model = model.with_precision(self.options.precision);
+        let model = model
+            .with_precision(self.options.precision)
+            .with_gradient_checkpointing(config.compute.gradient_checkpointing);
         let criterion = config.criterion_for(&vec![1; classes])?;
         let mut learner = Learner::new(model, &OptimizerConfig::default(), criterion);
         let images = self.images(&device);

@@ -61,26 +61,22 @@ impl FocalKernels for Flex {
     type Saved = FlexTensor;
 
     fn forward(logits: FlexTensor, call: &FocalCall) -> (FlexTensor, FlexTensor) {
-        let shape = logits.shape().to_vec();
-        let logits = logits.to_contiguous();
-        let logits: &[f32] = logits.as_slice().expect("logits are f32 and contiguous");
+        let mut gradient = in_place(logits);
+        let logits = gradient.storage_mut::<f32>();
         let batch = call.weights.len();
-        let mut gradient = vec![0.0; logits.len()];
         let mut total = 0.0;
         let images = logits
-            .chunks_exact(logits.len() / batch)
-            .zip(gradient.chunks_exact_mut(logits.len() / batch))
+            .chunks_exact_mut(logits.len() / batch)
             .zip(call.labels.chunks_exact(call.labels.len() / batch))
             .zip(&call.weights);
-        for (((logits, gradient), labels), weight) in images {
+        for ((logits, labels), weight) in images {
             let alphas = call.focal.alphas.map(|alpha| alpha * weight);
             let focal = Focal {
                 alphas,
                 ..call.focal
             };
-            total += loss_and_gradient(focal, logits, labels, gradient);
+            total += loss_and_gradient(focal, logits, labels);
         }
-        let gradient = FlexTensor::from_data(TensorData::new(gradient, shape));
         let total = FlexTensor::from_data(TensorData::new(vec![total as f32], [1]));
         (total, gradient)
     }
@@ -95,6 +91,19 @@ impl FocalKernels for Flex {
         }
         gradient
     }
+}
+
+/// The tensor as all of its memory, which is copied where it is not, or where somebody else holds it.
+fn in_place(tensor: FlexTensor) -> FlexTensor {
+    let is_all = tensor.is_contiguous()
+        && tensor.layout().start_offset() == 0
+        && tensor.storage::<f32>().len() == tensor.shape().num_elements();
+    if is_all {
+        return tensor;
+    }
+    let shape = tensor.shape().to_vec();
+    let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+    FlexTensor::from_data(TensorData::new(values, shape))
 }
 
 #[derive(Debug)]

@@ -26,32 +26,28 @@ pub(crate) struct Focal {
 /// Logits that a thread takes at once.
 const CHUNK: usize = 1 << 14;
 
-/// The sum of the losses of an image's anchors, each class on its own, ignored anchors left out,
-/// and its gradient.
+/// The sum of the losses of an image's anchors, each class on its own, ignored anchors left out. The gradient takes the
+/// place of the logits: they are the largest tensor of a step.
 ///
-/// `logits` and `gradient` are `[anchors, classes]`, `labels` `[anchors]`. The blocks do not depend
-/// on the number of threads, so neither does the sum.
-pub(crate) fn loss_and_gradient(
-    focal: Focal,
-    logits: &[f32],
-    labels: &[i32],
-    gradient: &mut [f32],
-) -> f64 {
+/// `logits` are `[anchors, classes]`, `labels` `[anchors]`. The blocks do not depend on the number of threads, so neither
+/// does the sum.
+pub(crate) fn loss_and_gradient(focal: Focal, logits: &mut [f32], labels: &[i32]) -> f64 {
     let classes = logits.len() / labels.len().max(1);
     let anchors = (CHUNK / classes.max(1)).max(1);
     let chunks = logits
-        .par_chunks(anchors * classes)
-        .zip(gradient.par_chunks_mut(anchors * classes))
+        .par_chunks_mut(anchors * classes)
         .zip(labels.par_chunks(anchors));
-    let sums = chunks.map(
-        |((logits, gradient), labels)| match (focal.shift, focal.gamma) {
+    let sums = chunks.map_init(Vec::new, |logits, (gradient, labels)| {
+        logits.clear();
+        logits.extend_from_slice(gradient);
+        match (focal.shift, focal.gamma) {
             (Some(_), _) => chunk::<STAR>(focal, logits, labels, gradient),
             (None, 0.0) => chunk::<0>(focal, logits, labels, gradient),
             (None, 1.0) => chunk::<1>(focal, logits, labels, gradient),
             (None, 2.0) => chunk::<2>(focal, logits, labels, gradient),
             (None, _) => chunk::<ANY>(focal, logits, labels, gradient),
-        },
-    );
+        }
+    });
     sums.collect::<Vec<f64>>().iter().sum()
 }
 
@@ -241,14 +237,14 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() {
-        let mut gradient = [0.0; 2];
+        let mut gradient = [f32::NAN, 0.0];
         let focal = Focal {
             alphas: [0.75, 0.25],
             gamma: 2.0,
             shift: None,
             smoothing: 0.0,
         };
-        let sum = loss_and_gradient(focal, &[f32::NAN, 0.0], &[BACKGROUND], &mut gradient);
+        let sum = loss_and_gradient(focal, &mut gradient, &[BACKGROUND]);
         assert!(sum.is_nan() && gradient[0].is_nan());
     }
 
@@ -292,8 +288,8 @@ mod tests {
             let shift = shift.filter(|_| gamma > 0.0);
             let smoothing = if shift.is_some() { 0.0 } else { smoothing };
             let focal = Focal { alphas: [1.0 - alpha, alpha], gamma, shift, smoothing };
-            let mut gradient = vec![f32::NAN; logits.len()];
-            let sum = loss_and_gradient(focal, &logits, &labels, &mut gradient);
+            let mut gradient = logits.clone();
+            let sum = loss_and_gradient(focal, &mut gradient, &labels);
             let mut expected_sum = 0.0;
             for (place, &logit) in logits.iter().enumerate() {
                 let label = labels[place / classes];

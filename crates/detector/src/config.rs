@@ -147,6 +147,7 @@ impl ModelConfig {
             classes,
             norm: self.norm,
             precision: Precision::default(),
+            gradient_checkpointing: false,
         };
         make_parameters(&model);
         Ok(model)

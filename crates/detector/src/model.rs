@@ -23,6 +23,9 @@ pub struct RetinaNet {
     /// Of the maps between layers.
     #[module(skip)]
     pub(crate) precision: Precision,
+    /// Whether training computes layers anew in the backward pass.
+    #[module(skip)]
+    pub(crate) gradient_checkpointing: bool,
 }
 
 impl RetinaNet {
@@ -99,6 +102,19 @@ impl RetinaNet {
         self.precision
     }
 
+    /// Has training compute layers anew in the backward pass in place of keeping what they gave, for less memory and the
+    /// same numbers. Not so at first, and not where running statistics move, which would move twice.
+    #[must_use]
+    pub const fn with_gradient_checkpointing(mut self, wanted: bool) -> Self {
+        self.gradient_checkpointing = wanted;
+        self
+    }
+
+    /// Whether training computes layers anew in the backward pass.
+    pub fn has_gradient_checkpointing(&self) -> bool {
+        self.gradient_checkpointing && !self.has_running_statistics()
+    }
+
     /// The backbone, whose maps have their channels last.
     pub const fn backbone(&self) -> &Backbone {
         &self.backbone
@@ -129,6 +145,7 @@ impl RetinaNet {
             classes: _,
             norm: _,
             precision: _,
+            gradient_checkpointing: _,
         } = self;
         let mut parts = [const { Vec::new() }; 4];
         let [of_backbone, of_pyramid, of_classes, of_boxes] = &mut parts;

@@ -6,6 +6,7 @@ pub(crate) mod gpu;
 pub(crate) mod loss_scale;
 pub(crate) mod losses;
 pub(crate) mod optimizer;
+mod recompute;
 pub(crate) mod schedule;
 pub(crate) mod step;
 pub(crate) mod update;

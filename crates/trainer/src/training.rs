@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use retinanet_detector::pixel_form;
+use retinanet_detector::{NormKind, pixel_form};
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::Observer;
 
@@ -138,7 +138,12 @@ fn outcome(
 /// The device that a plan trains on.
 pub(crate) fn prepare(plan: &Plan, device: &Device) -> Device {
     let device = device.clone().autodiff();
-    if plan.config.compute.gradient_checkpointing {
+    let moves = matches!(
+        plan.config.model.norm,
+        NormKind::BatchNorm | NormKind::SyncBatchNorm
+    );
+    if plan.config.compute.gradient_checkpointing && moves {
+        // Layers cannot be called twice, as `RetinaNet::has_gradient_checkpointing` says.
         return device.gradient_checkpointing();
     }
     device

@@ -29,6 +29,9 @@ pub(crate) struct BenchArguments {
     /// How many of stem, C2, C3, C4 and C5 do not train, as `model.freeze_at`
     #[arg(long, value_name = "STAGES", default_value_t = Whole::literal(2))]
     pub(crate) freeze_at: Whole<0, 5>,
+    /// Whether the step computes layers anew in its backward pass, as `compute.gradient_checkpointing`
+    #[arg(long, conflicts_with_all = ["config", "mlperf"])]
+    pub(crate) gradient_checkpointing: bool,
     /// Side of the images in pixels, or height and width: 800x1333
     #[arg(long, default_value = "512")]
     pub(crate) size: ImageSize,

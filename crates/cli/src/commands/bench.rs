@@ -2,7 +2,7 @@ use anyhow::{anyhow, Context};
 use clap::ValueEnum;
 use retinanet_benchmark::{Benchmark, BenchmarkError, BenchmarkOptions, ImageSize, Measurement};
 use retinanet_detector::{ModelConfig, Precision};
-use retinanet_experiment::{load_config, DataConfig, ExperimentConfig, SplitConfig};
+use retinanet_experiment::{load_config, ComputeConfig, DataConfig, ExperimentConfig, SplitConfig};
 use retinanet_trainer::peak_memory;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
@@ -105,6 +105,10 @@ fn config(arguments: &BenchArguments) -> Result<ExperimentConfig, Failure> {
     };
     Ok(ExperimentConfig {
         model,
+        compute: ComputeConfig {
+            gradient_checkpointing: arguments.gradient_checkpointing,
+            ..ComputeConfig::default()
+        },
         ..ExperimentConfig::default()
     })
 }

@@ -19,6 +19,7 @@ use crate::optimisation::losses::{LossSums, StepError, StepLoss};
 #[cfg(feature = "gpu")]
 use crate::optimisation::optimizer::squares_on_gpu;
 use crate::optimisation::optimizer::{Optimizer, sum_of_squares};
+use crate::optimisation::recompute;
 use crate::processes::process_group::ProcessGroup;
 
 /// All that a training step moves on: the model, the optimiser's state and the loss's normaliser.
@@ -374,15 +375,22 @@ impl Learner {
                 seed: (options.seed).wrapping_add(((first_micro_batch + place) as u64) << 32),
                 by_level: options.by_level,
             };
-            let Predictions { logits, boxes, .. } = self.model.forward(images.clone());
-            let loss = self.criterion.forward(logits, boxes, targets, options);
-            let total = match self.loss_factor() {
-                1.0 => loss.total(),
-                factor => loss.total() * factor,
+            let mut total = |logits, boxes| {
+                let loss = self.criterion.forward(logits, boxes, targets, options);
+                let total = match self.loss_factor() {
+                    1.0 => loss.total(),
+                    factor => loss.total() * factor,
+                };
+                losses.push(loss);
+                total
             };
-            let of_part = GradientsParams::from_grads(total.backward(), &self.model);
+            let of_part = if self.model.has_gradient_checkpointing() {
+                recompute::gradients(&self.model, images.clone(), total)
+            } else {
+                let Predictions { logits, boxes, .. } = self.model.forward(images.clone());
+                GradientsParams::from_grads(total(logits, boxes).backward(), &self.model)
+            };
             gradients.accumulate(&self.model, of_part);
-            losses.push(loss);
         }
         (losses, gradients.grads())
     }

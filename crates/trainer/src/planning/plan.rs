@@ -159,6 +159,7 @@ impl Plan {
         let model = config.init(self.train.classes.len(), self.config.seed.get(), device)?;
         let compute = &self.config.compute;
         let model = model.with_winograd(compute.winograd);
+        let model = model.with_gradient_checkpointing(compute.gradient_checkpointing);
         Ok(model.with_precision(compute.precision))
     }
 
