@@ -50,9 +50,10 @@ impl Benchmark<'_> {
         let measured = |what: &str, timing, passes: f64| {
             let measured = Measurement::new("layer", format!("{call}, {what}"), timing);
             let measured = measured.with_times(times);
-            let measured = match operations > 0.0 {
-                true => measured.with_operations(passes * operations),
-                false => measured,
+            let measured = if operations > 0.0 {
+                measured.with_operations(passes * operations)
+            } else {
+                measured
             };
             match roof {
                 Some(roof) => measured.with_least(passes * roof.least_s(operations, bytes)),

@@ -1,4 +1,8 @@
 //! What the CPU can do at most: the roofline of Williams, Waterman and Patterson (2009), measured.
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the CPU at hand"
+)]
 
 use std::hint::black_box;
 use std::time::Instant;

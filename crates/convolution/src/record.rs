@@ -279,7 +279,7 @@ mod tests {
             end: residual,
         };
         assert_eq!(call.operations(3), 3.0 * 37_748_736.0);
-        let maps = 64 * 64 * 64 + 2 * 32 * 32 * 128;
+        let maps: usize = 64 * 64 * 64 + 2 * 32 * 32 * 128;
         assert_eq!(call.bytes(3), 4.0 * (3 * maps + 128 * 16 * 9) as f64);
         let pool = LayerCall::MaxPool {
             size: [9, 8],

@@ -201,9 +201,10 @@ impl Groups {
     /// The vectors of others that a block meets, by their first channels: its own, or all of its group's.
     fn others(&self, block: usize) -> impl Iterator<Item = usize> {
         let first = block * self.lanes;
-        let (first, count) = match self.size <= self.lanes {
-            true => (first, 1),
-            false => (first / self.size * self.size, self.size / self.lanes),
+        let (first, count) = if self.size <= self.lanes {
+            (first, 1)
+        } else {
+            (first / self.size * self.size, self.size / self.lanes)
         };
         (0..count).map(move |place| first + place * self.lanes)
     }

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-/// Values below which the allocator keeps memory itself.
-const FEWEST: usize = 1 << 18;
+/// Values below which the allocator keeps memory itself: those of 32 MiB, where glibc's `M_MMAP_THRESHOLD` ends.
+const FEWEST: usize = 1 << 23;
 
 /// How much larger memory may be than what it is used for: by this part.
 const SLACK: usize = 8;

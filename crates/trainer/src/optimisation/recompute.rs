@@ -140,9 +140,12 @@ impl Found<'_> {
         slope: Tensor<3>,
     ) -> [Option<Tensor<4>>; 4] {
         let mut place = 0..;
-        let features = features.map(|feature| match place.next().is_some_and(&learns) {
-            true => leaf(feature),
-            false => feature.autodiff(),
+        let features = features.map(|feature| {
+            if place.next().is_some_and(&learns) {
+                leaf(feature)
+            } else {
+                feature.autodiff()
+            }
         });
         let levels = self.model.pyramid().forward(named(features.clone()));
         let mut gradients = with_slope(Levels::pack(levels).values, slope).backward();
@@ -157,9 +160,10 @@ impl Found<'_> {
         while let (Some(call), Some(of_output)) = (calls.pop(), slope.take()) {
             let goes_on = !calls.is_empty();
             let feature = call.feature();
-            let input = match goes_on {
-                true => leaf(call.input),
-                false => call.input.autodiff(),
+            let input = if goes_on {
+                leaf(call.input)
+            } else {
+                call.input.autodiff()
             };
             let of_pyramid = feature.and_then(|feature| of_features[feature].take());
             let mut total = with_slope(call.segment.forward(input.clone()), of_output);
