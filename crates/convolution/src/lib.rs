@@ -3,7 +3,8 @@
 //!
 //! On the CPU (Burn's flex backend) they are kernels of this crate, with gradients of their own,
 //! on the `gemm` crate: 1×1 convolutions are plain products, 3×3 with stride 1 go by Winograd's
-//! algorithm (see [`ConvOptions::winograd`]) where it pays, all others by blocks of columns. Results do not
+//! algorithm (see [`ConvOptions::winograd`]) where it pays, 3×3 in groups of few channels by vectors over several groups,
+//! all others by blocks of columns. Results do not
 //! depend on the number of threads. On GPUs convolution has kernels of this crate too (feature `gpu`,
 //! which `wgpu` and `cuda` bring), and all else is Burn's own operations, as on every other device.
 //!

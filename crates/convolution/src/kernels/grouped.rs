@@ -37,12 +37,14 @@ const MOST_IN_GROUP: usize = 64;
 /// The channels are whole vectors of the widest kind.
 const LANES: usize = 16;
 
-/// Parts that the rows are summed in for the weights' gradient, at most, and rows of a part, at least.
+/// Parts that the rows are summed in for the weights' gradient, at most.
 const PARTS: usize = 16;
+
+/// Rows of such a part, at least.
 const FEWEST_ROWS: usize = 8;
 
-/// Whether these kernels can compute a problem.
-pub(crate) fn fits(problem: &Problem) -> bool {
+/// Whether these kernels can compute a problem, and are quicker than plain products: they are with vectors.
+pub(crate) fn pays(problem: &Problem) -> bool {
     let options = problem.options;
     let in_group = problem.inputs_per_group();
     let plain = ConvOptions {
@@ -50,18 +52,15 @@ pub(crate) fn fits(problem: &Problem) -> bool {
         winograd: options.winograd,
         ..ConvOptions::new(options.stride[0], 1)
     };
-    problem.kernel == [TAPS; 2]
+    options.groups > 1
+        && problem.kernel == [TAPS; 2]
         && options == plain
         && matches!(options.stride[0], 1 | 2)
         && problem.outputs_per_group() == in_group
         && in_group.is_power_of_two()
         && in_group <= MOST_IN_GROUP
         && problem.inputs.is_multiple_of(LANES)
-}
-
-/// Whether they are quicker than plain products: only with vectors.
-pub(crate) fn pays(problem: &Problem) -> bool {
-    problem.options.groups > 1 && fits(problem) && Width::widest().lanes() > 1
+        && Width::widest().lanes() > 1
 }
 
 /// Computes the output, `[pixels, outputs]`.

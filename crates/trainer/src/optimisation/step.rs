@@ -347,7 +347,6 @@ impl Learner {
         Ok(sums.step_loss(gradient_norm, step.counts, step.loss_scale))
     }
 
-    /// The losses and gradients of this process's micro-batches. No loss is read: the host would wait for a GPU.
     /// What `compute` gives with statistics of norms over all processes, where the model wants them.
     fn synchronised<T>(&self, compute: impl FnOnce() -> T) -> T {
         if self.group.is_single() || !self.model.has_synchronised_norms() {
@@ -357,6 +356,7 @@ impl Learner {
         synchronise_batch_norms(move |values| group.all_reduce(values), compute)
     }
 
+    /// The losses and gradients of this process's micro-batches. No loss is read: the host would wait for a GPU.
     fn accumulate(
         &self,
         micro_batches: &[DeviceBatch],
