@@ -87,10 +87,13 @@ pub(crate) fn new_tensor(values: Vec<f32>, shape: impl Into<Vec<usize>>) -> Flex
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
-/// Hands on the memory of a large tensor that nobody else holds.
+/// Hands on the memory of a large tensor that is all of it, and that nobody else holds.
 pub(crate) fn hand_on(tensor: FlexTensor) {
-    if tensor.is_unique()
+    let length = tensor.shape().num_elements();
+    if memory::keeps(length)
         && tensor.dtype() == DType::F32
+        && tensor.is_unique()
+        && tensor.storage::<f32>().len() == length
         && let Ok(values) = tensor.into_data().try_into_vec()
     {
         memory::hand_on(values);

@@ -25,7 +25,7 @@ pub(crate) fn zeros(length: usize) -> Vec<f32> {
 
 /// Memory for so many values, all the same.
 pub(crate) fn filled(length: usize, value: f32) -> Vec<f32> {
-    if length < FEWEST {
+    if !keeps(length) {
         return vec![value; length];
     }
     let Some(mut memory) = free().take(length) else {
@@ -46,9 +46,14 @@ pub(crate) fn copied(values: &[f32]) -> Vec<f32> {
     copy
 }
 
+/// Whether memory for so many values is kept.
+pub(crate) const fn keeps(length: usize) -> bool {
+    length >= FEWEST
+}
+
 /// Keeps memory for the next.
 pub(crate) fn hand_on(memory: Vec<f32>) {
-    if memory.capacity() >= FEWEST {
+    if keeps(memory.capacity()) {
         free().put(memory);
     }
 }
