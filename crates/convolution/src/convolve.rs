@@ -245,23 +245,23 @@ impl<B: Kernels> Backward<B, 4> for ConvolveBackward<B> {
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [input, weight, bias, residual] = ops.parents;
         let ConvolveState {
-            input: seen,
+            input: inputs,
             weight: weights,
             output,
             call,
         } = ops.state;
-        let [input_shape, weight_shape] = [&seen, &weights].map(|tensor| tensor.shape().to_vec());
-        let input_type = seen.dtype();
+        let [input_shape, weight_shape] = [&inputs, &weights].map(|tensor| tensor.shape().to_vec());
+        let input_type = inputs.dtype();
         let gradient = B::before_relu(grads.consume::<B>(&ops.node), output.as_ref());
         output.into_iter().for_each(B::hand_on);
         if let Some(node) = bias {
             grads.register::<B>(node.id, B::bias_gradient(&gradient, &call));
         }
         if let Some(node) = weight {
-            let gradient = B::weight_gradient(seen.clone(), &gradient, &call, &weight_shape);
+            let gradient = B::weight_gradient(inputs.clone(), &gradient, &call, &weight_shape);
             grads.register::<B>(node.id, gradient);
         }
-        B::hand_on(seen);
+        B::hand_on(inputs);
         if let Some(node) = input {
             let like = (&*input_shape, input_type);
             let gradient = B::input_gradient(&gradient, weights, &call, like);

@@ -187,7 +187,7 @@ impl Backward<Flex, 4> for NormalizeBackward {
     fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [input, gamma, beta, residual] = ops.parents;
         let NormalizeState {
-            input: seen,
+            input: inputs,
             gamma: scale,
             output,
             call,
@@ -199,14 +199,17 @@ impl Backward<Flex, 4> for NormalizeBackward {
             gamma: of_gamma,
             beta: of_beta,
         } = call.groups.gradients(
-            values(&seen),
+            values(&inputs),
             values(&gradient),
             &call.moments,
             call.epsilon,
             values(&scale),
         );
-        let shape = shape_of(&seen);
-        [Some(seen), output].into_iter().flatten().for_each(hand_on);
+        let shape = shape_of(&inputs);
+        [Some(inputs), output]
+            .into_iter()
+            .flatten()
+            .for_each(hand_on);
         match input {
             Some(node) => grads.register::<Flex>(node.id, new_tensor(of_input, shape)),
             None => memory::hand_on(of_input),

@@ -25,11 +25,11 @@ mod parameters;
 mod problem;
 mod record;
 mod shape;
-mod slope;
 mod synchronised;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod with_gradient;
 
 pub use calls::Deviation;
 pub use conv2d::Conv2d;
@@ -44,6 +44,6 @@ pub use levels::Levels;
 pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm_parameters};
 pub use record::{EpilogueParts, LayerCall, record_calls};
 pub use shape::ConvOptions;
-pub use slope::with_slope;
 pub use synchronised::synchronise_batch_norms;
 pub use weights::{WeightDistribution, normal_values};
+pub use with_gradient::with_gradient;

@@ -68,13 +68,14 @@ pub(crate) fn forward(
     problem: &Problem,
     input: &[f32],
     parameters: &[f32],
-    end: Epilogue<'_>,
+    epilogue: Epilogue<'_>,
     width: Width,
 ) -> Vec<f32> {
     let groups = Groups::new(problem, width);
     let weights = groups.pack(|output, input, tap| parameters[groups.place(output, input, tap)]);
     let maps = [&problem.maps_in, &problem.maps_out];
-    let finish = |first: usize, values: &mut [f32]| end.at(first).apply(values, groups.channels);
+    let finish =
+        |first: usize, values: &mut [f32]| epilogue.at(first).apply(values, groups.channels);
     match problem.options.stride[0] {
         1 => correlate::<Forward<1>>(&groups, &weights, maps, input, width, finish),
         _ => correlate::<Forward<2>>(&groups, &weights, maps, input, width, finish),

@@ -125,7 +125,7 @@ impl Pool {
     }
 }
 
-/// Takes what is larger. A NaN wins, so that it is seen.
+/// Takes what is larger. A NaN wins: non-finite values must not get lost.
 #[inline(always)]
 fn largest(output: &mut [f32], input: &[f32]) {
     for (output, input) in output.iter_mut().zip(input) {

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
 use retinanet_backbone::{BackboneFeatures, Segment};
-use retinanet_convolution::{Levels, channels_last, with_slope};
+use retinanet_convolution::{Levels, channels_last, with_gradient};
 use retinanet_detector::RetinaNet;
 
 /// The gradients of a micro-batch, bit for bit those of one graph. `loss` takes logits and boxes, as
@@ -28,7 +28,7 @@ pub(super) fn gradients(
     let boxes = leaf(without_graph.box_subnet().forward(levels.clone()));
     // The class subnet is the largest segment and the last, so that its graph need not wait.
     let (of_classes, of_boxes) = found.of_class_subnet(&levels, boxes, loss);
-    let of_boxes = of_boxes.and_then(|slope| found.of_box_subnet(&levels, slope));
+    let of_boxes = of_boxes.and_then(|it| found.of_box_subnet(&levels, it));
     let of_levels = [of_classes, of_boxes].into_iter().flatten();
     let of_levels = of_levels.reduce(|a, b| a + b);
     drop(levels);
@@ -123,10 +123,10 @@ impl Found<'_> {
     }
 
     /// Those of the box subnet; gives that of the levels.
-    fn of_box_subnet(&mut self, levels: &Levels, slope: Tensor<3>) -> Option<Tensor<3>> {
+    fn of_box_subnet(&mut self, levels: &Levels, of_boxes: Tensor<3>) -> Option<Tensor<3>> {
         let levels = leaves(levels);
         let boxes = self.model.box_subnet().forward(levels.clone());
-        let mut gradients = with_slope(boxes, slope).backward();
+        let mut gradients = with_gradient(boxes, of_boxes).backward();
         let of_levels = levels.values.grad_remove(&mut gradients);
         self.keep(gradients);
         of_levels
@@ -137,7 +137,7 @@ impl Found<'_> {
         &mut self,
         features: [Tensor<4>; 4],
         learns: impl Fn(usize) -> bool,
-        slope: Tensor<3>,
+        of_levels: Tensor<3>,
     ) -> [Option<Tensor<4>>; 4] {
         let mut place = 0..;
         let features = features.map(|feature| {
@@ -148,7 +148,7 @@ impl Found<'_> {
             }
         });
         let levels = self.model.pyramid().forward(named(features.clone()));
-        let mut gradients = with_slope(Levels::pack(levels).values, slope).backward();
+        let mut gradients = with_gradient(Levels::pack(levels).values, of_levels).backward();
         let of_features = features.map(|feature| feature.grad_remove(&mut gradients));
         self.keep(gradients);
         of_features
@@ -156,8 +156,8 @@ impl Found<'_> {
 
     /// Those of the backbone.
     fn of_backbone(&mut self, mut calls: Vec<Call<'_>>, mut of_features: [Option<Tensor<4>>; 4]) {
-        let mut slope = of_features[3].take();
-        while let (Some(call), Some(of_output)) = (calls.pop(), slope.take()) {
+        let mut of_next = of_features[3].take();
+        while let (Some(call), Some(of_output)) = (calls.pop(), of_next.take()) {
             let goes_on = !calls.is_empty();
             let feature = call.feature();
             let input = if goes_on {
@@ -166,13 +166,13 @@ impl Found<'_> {
                 call.input.autodiff()
             };
             let of_pyramid = feature.and_then(|feature| of_features[feature].take());
-            let mut total = with_slope(call.segment.forward(input.clone()), of_output);
+            let mut total = with_gradient(call.segment.forward(input.clone()), of_output);
             if let (true, Some(of_pyramid)) = (goes_on, of_pyramid) {
                 // In the graph, so that it is the first summand, as where all is one graph.
-                total = with_slope(input.clone(), of_pyramid) + total;
+                total = with_gradient(input.clone(), of_pyramid) + total;
             }
             let mut gradients = total.backward();
-            slope = input.grad_remove(&mut gradients);
+            of_next = input.grad_remove(&mut gradients);
             self.keep(gradients);
         }
     }

@@ -12,33 +12,34 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{FloatDType, Tensor};
 
-/// A number to go backward from, or a term of one: then the output's gradient is this slope. Its value is 0.
+/// A number to go backward from, or a term of one: then the output has this gradient. Its value is 0.
 ///
 /// # Shapes
 ///
-/// - `slope`: as the output
-pub fn with_slope<const D: usize>(output: Tensor<D>, slope: Tensor<D>) -> Tensor<1> {
-    let slope = slope.autodiff();
-    let number = <Dispatch as WithSlope>::with_slope(output.into_dispatch(), slope.into_dispatch());
+/// - `gradient`: as the output
+pub fn with_gradient<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
+    let gradient = gradient.autodiff();
+    let number =
+        <Dispatch as WithGradient>::with_gradient(output.into_dispatch(), gradient.into_dispatch());
     Tensor::from_dispatch(number)
 }
 
 /// An output with its gradient.
 #[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
-pub trait WithSlope: Backend {
+pub trait WithGradient: Backend {
     /// The number.
-    fn with_slope(output: FloatTensor<Self>, slope: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn with_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl WithSlope for Flex {
-    fn with_slope(output: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+impl WithGradient for Flex {
+    fn with_gradient(output: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         zero::<Self>(&output)
     }
 }
 
 #[cfg(feature = "gpu")]
-impl WithSlope for burn::backend::Cube {
-    fn with_slope(output: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+impl WithGradient for burn::backend::Cube {
+    fn with_gradient(output: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         zero::<Self>(&output)
     }
 }
@@ -48,9 +49,9 @@ fn zero<B: Backend>(beside: &FloatTensor<B>) -> FloatTensor<B> {
 }
 
 #[derive(Debug)]
-struct SlopeBackward;
+struct WithGradientBackward;
 
-impl<B: Backend> Backward<B, 1> for SlopeBackward {
+impl<B: Backend> Backward<B, 1> for WithGradientBackward {
     type State = FloatTensor<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -61,16 +62,16 @@ impl<B: Backend> Backward<B, 1> for SlopeBackward {
     }
 }
 
-impl<B: WithSlope, C: CheckpointStrategy> WithSlope for Autodiff<B, C> {
-    fn with_slope(output: FloatTensor<Self>, slope: FloatTensor<Self>) -> FloatTensor<Self> {
-        let prepared = SlopeBackward
+impl<B: WithGradient, C: CheckpointStrategy> WithGradient for Autodiff<B, C> {
+    fn with_gradient(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = WithGradientBackward
             .prepare::<C>([output.node()])
             .compute_bound()
             .stateful();
-        let [output, slope] = [output, slope].map(FloatTensor::<Self>::into_primitive);
+        let [output, gradient] = [output, gradient].map(FloatTensor::<Self>::into_primitive);
         let number = zero::<B>(&output);
         match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish(slope, number),
+            OpsKind::Tracked(prepared) => prepared.finish(gradient, number),
             OpsKind::UnTracked(prepared) => prepared.finish(number),
         }
     }
@@ -83,14 +84,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gradients_go_on_from_the_slope_and_terms_add_up() {
+    fn gradients_go_on_from_the_one_that_is_given_and_terms_add_up() {
         let device = Device::flex().autodiff();
         let tensor = |values: [f32; 3]| Tensor::<1>::from_floats(values, &device);
         let input = tensor([1.0, 2.0, 3.0]).require_grad();
         let output = input.clone() * 2.0;
-        let slope = tensor([1.0, 10.0, 100.0]).inner();
+        let given = tensor([1.0, 10.0, 100.0]).inner();
         let own = tensor([0.5, 0.5, 0.5]).inner();
-        let number = with_slope(output, slope) + with_slope(input.clone(), own);
+        let number = with_gradient(output, given) + with_gradient(input.clone(), own);
         assert_eq!(number.clone().into_scalar::<f32>(), 0.0);
         let gradient = input.grad(&number.backward()).unwrap();
         let expected = tensor([2.5, 20.5, 200.5]).inner();
