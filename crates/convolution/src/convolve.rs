@@ -19,6 +19,8 @@ use crate::extension::{self, FlexTensor, contiguous, new_tensor, values};
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::sums::channel_sums;
 use crate::problem::Problem;
+#[cfg(not(target_family = "wasm"))]
+use crate::quantized::Step;
 
 /// A convolution with its epilogue.
 #[derive(Clone, Debug)]
@@ -33,6 +35,9 @@ pub struct ConvCall {
     pub(crate) has_residual: bool,
     pub(crate) relu: bool,
     pub(crate) output_shape: Vec<usize>,
+    /// Whether it is of a run in eight bits, or observed for one.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) quantized: Option<Step>,
     /// On the CPU all is f32.
     #[cfg(feature = "gpu")]
     pub(crate) output_type: DType,
@@ -105,10 +110,20 @@ impl Convolve for Flex {
             residual: call.has_residual.then(|| values(&residual)),
             relu: call.relu,
         };
-        let output = call.problem.forward(values(&input), values(&weight), end);
+        let output = forward(&call, values(&input), values(&weight), end);
         [input, residual].into_iter().for_each(extension::hand_on);
         new_tensor(output, call.output_shape)
     }
+}
+
+fn forward(call: &ConvCall, input: &[f32], weight: &[f32], end: Epilogue<'_>) -> Vec<f32> {
+    #[cfg(not(target_family = "wasm"))]
+    if let Some(step) = &call.quantized
+        && let Some(output) = step.forward(&call.problem, input, weight, end)
+    {
+        return output;
+    }
+    call.problem.forward(input, weight, end)
 }
 
 impl Kernels for Flex {

@@ -15,6 +15,8 @@ use crate::kernels::norm::{Groups, Moments};
 use crate::kernels::resample::{Pool, nearest};
 use crate::levels::Levels;
 use crate::problem::Problem;
+#[cfg(not(target_family = "wasm"))]
+use crate::quantized::Step;
 use crate::record::{EpilogueParts, LayerCall, record};
 use crate::shape::{ConvOptions, Maps};
 use crate::synchronised::over_processes;
@@ -183,6 +185,8 @@ pub(crate) fn convolve<const D: usize>(
         has_residual: end.residual.is_some(),
         relu: end.relu,
         output_shape,
+        #[cfg(not(target_family = "wasm"))]
+        quantized: Step::next(),
         #[cfg(feature = "gpu")]
         output_type: if end.in_f32 {
             DType::F32

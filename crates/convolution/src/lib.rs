@@ -23,6 +23,8 @@ mod layers;
 mod levels;
 mod parameters;
 mod problem;
+#[cfg(not(target_family = "wasm"))]
+mod quantized;
 mod record;
 mod shape;
 mod synchronised;
@@ -42,6 +44,8 @@ pub use layers::{
 };
 pub use levels::Levels;
 pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm_parameters};
+#[cfg(not(target_family = "wasm"))]
+pub use quantized::{InputHistograms, InputRange, Quantization};
 pub use record::{EpilogueParts, LayerCall, record_calls};
 pub use shape::ConvOptions;
 pub use synchronised::synchronise_batch_norms;

@@ -7,6 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
+#[cfg(not(target_family = "wasm"))]
+use retinanet_convolution::Quantization;
 use retinanet_images::{
     ImagesError, MAX_PIXELS, PixelForm, Preparation, Prepared, TestTimeAugmentation, decode_image,
 };
@@ -14,9 +16,10 @@ use retinanet_settings::SettingError;
 
 use crate::checkpoint::{CheckpointError, DetectorFile, SavedDetector};
 use crate::pixels::{images_to_device, pixel_form};
+use crate::weights::file::WeightFile;
+use crate::weights::load::load;
 use crate::{
     Decoder, DetectorConfig, ModelError, Precision, Predictions, RetinaNet, WeightsError,
-    load_weights, read_classes,
 };
 
 /// A model that detects: weights, classes, and how images are prepared and predictions
@@ -27,7 +30,10 @@ pub struct Detector {
     pub(crate) generator: AnchorGenerator,
     pub(crate) decoder: Decoder,
     classes: ClassList,
-    device: Device,
+    pub(crate) device: Device,
+    /// How it computes in eight bits, if it does.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) quantization: Option<Quantization>,
     /// The views of an image that it detects on.
     pub(crate) test_time: TestTimeAugmentation,
     /// How many views go through the network together.
@@ -49,7 +55,7 @@ impl Detector {
         Self::new(config, &model, classes.clone(), device)
     }
 
-    /// The detector of an exported weight file, whose classes the file tells.
+    /// The detector of an exported weight file, whose classes the file tells. One in eight bits is computed so on the CPU.
     ///
     /// # Errors
     ///
@@ -59,10 +65,16 @@ impl Detector {
         weights: &Path,
         device: &Device,
     ) -> Result<Self, DetectorError> {
-        let classes = read_classes(weights)?;
+        let file = WeightFile::read(weights)?;
+        let classes = file.classes(weights)?;
         let mut model = config.model.init(classes.len(), 0, device)?;
-        load_weights(&mut model, weights)?;
-        Self::new(config, &model, classes, device)
+        #[cfg(not(target_family = "wasm"))]
+        let quantization = file.quantization(weights)?;
+        load(&mut model, file, weights, false)?;
+        let detector = Self::new(config, &model, classes, device)?;
+        #[cfg(not(target_family = "wasm"))]
+        let detector = detector.with_quantization(quantization);
+        Ok(detector)
     }
 
     /// The detector of a model of this config, on this device.
@@ -83,6 +95,8 @@ impl Detector {
             decoder: config.decode.init(&config.model),
             classes,
             device: device.clone().inner(),
+            #[cfg(not(target_family = "wasm"))]
+            quantization: None,
             test_time: TestTimeAugmentation::default(),
             batch: 1,
         })
@@ -109,6 +123,16 @@ impl Detector {
     pub fn with_precision(self, precision: Precision) -> Self {
         Self {
             model: self.model.with_precision(precision),
+            ..self
+        }
+    }
+
+    /// Computes so in eight bits, where the CPU computes.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn with_quantization(self, quantization: Option<Quantization>) -> Self {
+        let quantization = quantization.filter(|_| !self.is_on_gpu());
+        Self {
+            quantization,
             ..self
         }
     }
@@ -159,7 +183,12 @@ impl Detector {
 
     /// The pixels go to the device.
     pub(crate) fn predict(&self, prepared: Prepared) -> Predictions {
-        self.model.forward(self.on_device(prepared))
+        let images = self.on_device(prepared);
+        #[cfg(not(target_family = "wasm"))]
+        if let Some(quantization) = &self.quantization {
+            return quantization.run(|| self.model.forward(images));
+        }
+        self.model.forward(images)
     }
 
     /// The pixels `[batch, 3, height, width]`, normalised.

@@ -36,6 +36,8 @@ mod model;
 mod numbers;
 mod pixels;
 mod precision;
+#[cfg(not(target_family = "wasm"))]
+mod quantized;
 mod suppression;
 mod weights;
 
@@ -50,7 +52,11 @@ pub use model::{ModelPart, Predictions, RetinaNet};
 pub use numbers::faulty_number;
 pub use pixels::{images_to_device, pixel_form};
 pub use precision::Precision;
+#[cfg(not(target_family = "wasm"))]
+pub use quantized::QuantizedWeights;
 pub use retinanet_backbone::{Architecture, FinestLevel, NormKind, P6Source};
+#[cfg(not(target_family = "wasm"))]
+pub use retinanet_convolution::InputHistograms;
 pub use retinanet_convolution::{Parameter, ParameterKind};
 pub use retinanet_heads::{ClassScores, HeadConfig, HeadNorm, Prior};
 pub use suppression::{HardConfig, SoftGaussianConfig, SoftLinearConfig, SuppressionConfig};

@@ -125,14 +125,14 @@ pub fn coco_detections(
 }
 
 /// An image of a data set, decoded.
-struct ReadImage {
+pub(crate) struct ReadImage {
     id: ImageId,
-    pixels: Arc<RgbImage>,
+    pub(crate) pixels: Arc<RgbImage>,
     took: Duration,
 }
 
 /// Decodes images on worker threads, so many ahead of what is asked for.
-fn read_ahead(
+pub(crate) fn read_ahead(
     images: Vec<ImageRecord>,
     workers: usize,
     ahead: usize,

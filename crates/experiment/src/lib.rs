@@ -5,6 +5,7 @@
 //! Training itself is the trainer's.
 
 mod annotation_checks;
+mod calibration;
 mod checks;
 mod config;
 mod data;
@@ -22,6 +23,7 @@ mod schema;
 mod training_config;
 
 pub use annotation_checks::{AnnotationsCheckError, check_annotations, check_requests};
+pub use calibration::calibrate;
 pub use checks::check_settings;
 pub use config::{ComputeConfig, DataConfig, ExperimentConfig, SplitConfig};
 pub use data::{render_shapes_if_absent, tell_dropped};

@@ -5,7 +5,7 @@ use retinanet_detector::{
     WeightFormat,
 };
 
-use super::{export_onnx, export_web};
+use super::{export_onnx, export_quantized, export_web};
 use crate::args::{ExportArguments, ExportNames, Format, GraphArguments};
 use crate::console;
 use crate::failure::Failure;
@@ -22,6 +22,9 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
         Format::Onnx => return export_onnx::run(&model, arguments),
         Format::Web => return export_web::run(&model, arguments),
     };
+    if arguments.quantization.quantize {
+        return export_quantized::run(&model, arguments);
+    }
     let (detector, config) = (model.detector, model.config);
     let names = match arguments.names {
         ExportNames::Native => Names::Native,
@@ -46,17 +49,22 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<(), Failure> {
     let out = arguments.out.display();
     console::result(&format!("wrote {out}, {}", names.describe()));
     if names == Names::Native {
-        let run = arguments.model.run.as_ref();
-        let config = run.map(|run| run.join("config.toml"));
-        if let Some(config) = config.as_ref().or(arguments.model.config.as_ref()) {
-            console::result(&format!(
-                "next:\n  retinanet eval --weights {} --config {}",
-                console::one_word(&arguments.out),
-                console::one_word(config)
-            ));
-        }
+        tell_next(arguments);
     }
     Ok(())
+}
+
+/// How the written file is taken up.
+pub(super) fn tell_next(arguments: &ExportArguments) {
+    let run = arguments.model.run.as_ref();
+    let config = run.map(|run| run.join("config.toml"));
+    if let Some(config) = config.as_ref().or(arguments.model.config.as_ref()) {
+        console::result(&format!(
+            "next:\n  retinanet eval --weights {} --config {}",
+            console::one_word(&arguments.out),
+            console::one_word(config)
+        ));
+    }
 }
 
 /// Refuses to write over the model's own files, of which a run has many.
@@ -123,6 +131,10 @@ fn refuse_to_overlook(arguments: &ExportArguments) -> Result<(), Failure> {
         ("--backbone", arguments.backbone),
         ("--names", !matches!(arguments.names, ExportNames::Native)),
     ];
+    let to_quantize = [("--quantize", arguments.quantization.quantize)];
+    let is_own = arguments.format == Format::Safetensors
+        && matches!(arguments.names, ExportNames::Native)
+        && !arguments.backbone;
     let given = |options: &[(&'static str, bool)]| {
         let given = options.iter().find(|(_, given)| *given);
         given.map(|(option, _)| *option)
@@ -131,6 +143,8 @@ fn refuse_to_overlook(arguments: &ExportArguments) -> Result<(), Failure> {
         (option, "--format onnx")
     } else if let (Some(option), false) = (given(&of_weights), is_weights) {
         (option, "--format safetensors or burnpack")
+    } else if let (Some(option), false) = (given(&to_quantize), is_own) {
+        (option, "--format safetensors and --names native, and no --backbone")
     } else if arguments.half && is_weights && !arguments.backbone {
         ("--half", "--backbone, or --format onnx or web")
     } else {

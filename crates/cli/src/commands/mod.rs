@@ -11,6 +11,7 @@ pub(crate) mod errors;
 pub(crate) mod eval;
 pub(crate) mod export;
 mod export_onnx;
+mod export_quantized;
 mod export_web;
 pub(crate) mod fits;
 mod folds;

@@ -316,22 +316,14 @@ fn with_columns(
     }
     let depth = part.taps.len() * part.channels.len();
     with_scratch(rows * depth, |columns| {
-        let windows = Windows {
-            input,
-            channels: problem.inputs,
-            maps_in: &problem.maps_in,
-            maps_out: &problem.maps_out,
-            kernel: problem.kernel,
-            options: problem.options,
-        };
-        windows.gather(pixels, part, columns);
+        Windows::new(problem, input, 0.0).gather(pixels, part, columns);
         work(Matrix::dense(columns, rows, depth));
     });
 }
 
 /// The rows of a product of depth `depth` in blocks; where they are too few to share out, one that
 /// all threads work on together. They do not depend on the number of threads.
-fn blocks(rows: usize, depth: usize) -> (Vec<Range<usize>>, Threads) {
+pub(crate) fn blocks(rows: usize, depth: usize) -> (Vec<Range<usize>>, Threads) {
     let [least, most] = BLOCK_ROWS;
     if rows < 4 * least {
         return (split(rows, rows), Threads::All);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::problem::Problem;
 use crate::shape::{ConvOptions, Maps};
 
 /// Which part of the columns is wanted.
@@ -15,19 +16,33 @@ pub(crate) struct Columns {
 
 /// The input of a convolution and how its windows lie on it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Windows<'a> {
+pub(crate) struct Windows<'a, T> {
     /// `[pixels, channels]`
-    pub(crate) input: &'a [f32],
-    pub(crate) channels: usize,
-    pub(crate) maps_in: &'a Maps,
-    pub(crate) maps_out: &'a Maps,
-    pub(crate) kernel: [usize; 2],
-    pub(crate) options: ConvOptions,
+    input: &'a [T],
+    /// What lies around the maps.
+    zero: T,
+    channels: usize,
+    maps_in: &'a Maps,
+    maps_out: &'a Maps,
+    kernel: [usize; 2],
+    options: ConvOptions,
 }
 
-impl Windows<'_> {
+impl<'a, T: Copy> Windows<'a, T> {
+    pub(crate) const fn new(problem: &'a Problem, input: &'a [T], zero: T) -> Self {
+        Self {
+            input,
+            zero,
+            channels: problem.inputs,
+            maps_in: &problem.maps_in,
+            maps_out: &problem.maps_out,
+            kernel: problem.kernel,
+            options: problem.options,
+        }
+    }
+
     /// Writes the windows of the output pixels `pixels` to `columns`, `[pixels, taps, channels]`.
-    pub(crate) fn gather(&self, pixels: Range<usize>, part: &Columns, columns: &mut [f32]) {
+    pub(crate) fn gather(&self, pixels: Range<usize>, part: &Columns, columns: &mut [T]) {
         let starts: Vec<usize> = self.maps_in.ranges().map(|range| range.start).collect();
         let window = part.taps.len() * part.channels.len();
         let mut rest = columns;
@@ -45,11 +60,11 @@ impl Windows<'_> {
     /// One window, kernel row by kernel row.
     fn gather_window(
         &self,
-        map: &[f32],
+        map: &[T],
         [height, width]: [usize; 2],
         [y, x]: [usize; 2],
         part: &Columns,
-        mut window: &mut [f32],
+        mut window: &mut [T],
     ) {
         let [_, kernel_width] = self.kernel;
         let ConvOptions {
@@ -67,7 +82,7 @@ impl Windows<'_> {
             window = after;
             let in_y = (y * stride[0] + tap_y * dilation[0]).wrapping_sub(padding[0]);
             if in_y >= height {
-                row.fill(0.0);
+                row.fill(self.zero);
                 continue;
             }
             let line = &map[in_y * width * self.channels..][..width * self.channels];
@@ -77,7 +92,7 @@ impl Windows<'_> {
     }
 
     /// The taps of one kernel row, the first at pixel `first` of the line.
-    fn gather_line(&self, line: &[f32], first: isize, part: &Columns, row: &mut [f32]) {
+    fn gather_line(&self, line: &[T], first: isize, part: &Columns, row: &mut [T]) {
         let step = self.options.dilation[1] as isize;
         let width = (line.len() / self.channels) as isize;
         let taps = (row.len() / part.channels.len()) as isize;
@@ -92,7 +107,7 @@ impl Windows<'_> {
                 let start = pixel as usize * self.channels + part.channels.start;
                 values.copy_from_slice(&line[start..start + values.len()]);
             } else {
-                values.fill(0.0);
+                values.fill(self.zero);
             }
         }
     }

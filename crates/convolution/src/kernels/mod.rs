@@ -10,6 +10,8 @@ pub(crate) mod matrix;
 pub(crate) mod memory;
 pub(crate) mod norm;
 mod phase;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod quantized;
 pub(crate) mod resample;
 pub(crate) mod sums;
 pub(crate) mod weights;

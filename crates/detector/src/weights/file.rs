@@ -58,12 +58,17 @@ impl WeightFile {
                 Dtype::F32 => DType::F32,
                 Dtype::F16 => DType::F16,
                 Dtype::BF16 => DType::BF16,
+                Dtype::I8 => {
+                    let whole = view.data().to_vec();
+                    let whole = TensorData::from_bytes_vec(whole, view.shape(), DType::I8);
+                    return Some((name.to_owned(), whole));
+                }
                 _ => return None,
             };
             let values = numbers(view.data().to_vec(), view.shape(), dtype);
             Some((name.to_owned(), values))
         });
-        Ok(Self {
+        let mut file = Self {
             tensors: tensors.collect(),
             metadata: header
                 .metadata()
@@ -71,7 +76,9 @@ impl WeightFile {
                 .unwrap_or_default()
                 .into_iter()
                 .collect(),
-        })
+        };
+        file.restore();
+        Ok(file)
     }
 
     fn from_burnpack(bytes: Vec<u8>) -> Result<Self, burn_pack::Error> {
@@ -164,6 +171,7 @@ impl WeightFile {
             let dtype = match data.dtype() {
                 DType::I64 => Dtype::I64,
                 DType::F16 => Dtype::F16,
+                DType::I8 => Dtype::I8,
                 _ => Dtype::F32,
             };
             TensorView::new(dtype, data.shape().to_vec(), data.as_bytes())

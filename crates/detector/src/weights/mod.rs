@@ -2,10 +2,10 @@
 //! programs in and out.
 
 mod coco;
-mod error;
-mod file;
-mod load;
-mod names;
+pub(crate) mod error;
+pub(crate) mod file;
+pub(crate) mod load;
+pub(crate) mod names;
 mod portable;
 
 use std::path::Path;
@@ -49,8 +49,23 @@ pub fn save_weights(
 }
 
 impl WeightFile {
+    /// The classes that the file tells.
+    pub(crate) fn classes(&self, path: &Path) -> Result<ClassList, WeightsError> {
+        let failed = |reason: String| WeightsError::Read {
+            path: path.to_owned(),
+            reason,
+        };
+        let classes = self.metadata.get(CLASSES_KEY).ok_or_else(|| {
+            failed(format!(
+                "its metadata has no `{CLASSES_KEY}`; weights of another program go through \
+                 `retinanet import` first"
+            ))
+        })?;
+        serde_json::from_str(classes).map_err(|error| failed(format!("`{CLASSES_KEY}`: {error}")))
+    }
+
     /// A model's weights under these names, on their way to a file.
-    fn of(model: &RetinaNet, names: Names, path: &Path) -> Result<Self, WeightsError> {
+    pub(crate) fn of(model: &RetinaNet, names: Names, path: &Path) -> Result<Self, WeightsError> {
         let failed = |reason: String| WeightsError::Write {
             path: path.to_owned(),
             reason,
@@ -121,18 +136,7 @@ pub fn save_backbone(
 ///
 /// Returns an error if the file cannot be read or tells no classes.
 pub fn read_classes(path: &Path) -> Result<ClassList, WeightsError> {
-    let failed = |reason: String| WeightsError::Read {
-        path: path.to_owned(),
-        reason,
-    };
-    let file = WeightFile::read(path)?;
-    let classes = file.metadata.get(CLASSES_KEY).ok_or_else(|| {
-        failed(format!(
-            "its metadata has no `{CLASSES_KEY}`; weights of another program go through \
-             `retinanet import` first"
-        ))
-    })?;
-    serde_json::from_str(classes).map_err(|error| failed(format!("`{CLASSES_KEY}`: {error}")))
+    WeightFile::read(path)?.classes(path)
 }
 
 /// How many classes the detector in a weight file of any program tells apart, with so many anchors
