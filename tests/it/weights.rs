@@ -96,6 +96,61 @@ fn burnpack_and_safetensors_evaluate_alike_and_convert_without_loss() {
 }
 
 #[test]
+fn weights_in_eight_bits_are_worth_what_was_measured() {
+    let experiment = trained();
+    let (run_dir, out) = (experiment.path("run"), experiment.path("small.safetensors"));
+    let export = ["export", "--run", &run_dir, "--quantize", "--out", &out];
+    let few = ["--calibration-images", "3", "--most-lost", "1"];
+    let said = run(&[&export[..], &few].concat()).expect_success().stdout;
+    let (config, json) = (
+        experiment.path("run/config.toml"),
+        experiment.path("eval.json"),
+    );
+    let eval = [
+        "eval",
+        "--weights",
+        &out,
+        "--config",
+        &config,
+        "--json",
+        &json,
+    ];
+    run(&eval).expect_success();
+    let ap = experiment.json("eval.json")["metrics"]["AP"]
+        .as_f64()
+        .unwrap();
+    assert!(said.contains(&format!("in eight bits {ap:.4}")), "{said}");
+    let sizes = ["small.safetensors", "native.safetensors"].map(|it| experiment.bytes(it).len());
+    assert!(sizes[0] < sizes[1] / 2, "{sizes:?}");
+
+    let again = experiment.path("again.safetensors");
+    let of_file = [
+        "export",
+        "--weights",
+        &out,
+        "--config",
+        &config,
+        "--quantize",
+        "--out",
+        &again,
+    ];
+    run(&of_file).expect_refusal(2, &["in eight bits already"]);
+    for more in [
+        &["--format", "onnx"][..],
+        &["--format", "burnpack"],
+        &["--names", "torchvision"],
+        &["--backbone"],
+    ] {
+        let arguments = [
+            &["export", "--run", &run_dir, "--quantize", "--out", "x"][..],
+            more,
+        ];
+        run(&arguments.concat()).expect_refusal(2, &["--quantize"]);
+    }
+    assert!(!std::path::Path::new(&again).exists());
+}
+
+#[test]
 fn weights_of_another_architecture_list_what_does_not_fit() {
     let experiment = trained();
     export(&experiment, "there", &["--names", "torchvision"]);

@@ -27,6 +27,9 @@ pub enum BenchmarkError {
     /// The step fails.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// The device does not compute in eight bits.
+    #[error("only the CPU computes in eight bits: `--device flex`")]
+    EightBits,
     /// The device fails.
     #[error(transparent)]
     Device(#[from] ExecutionError),
@@ -36,7 +39,7 @@ impl BenchmarkError {
     /// Whether the settings are at fault, and not the work.
     pub const fn is_about_config(&self) -> bool {
         match self {
-            Self::Setting(_) | Self::Range(_) | Self::Model(_) => true,
+            Self::Setting(_) | Self::Range(_) | Self::Model(_) | Self::EightBits => true,
             Self::Experiment(error) => error.is_about_config(),
             Self::Data(_) | Self::Step(_) | Self::Device(_) => false,
         }

@@ -22,7 +22,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use retinanet_anchors::{AnchorGenerator, ImagePredictions, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth};
-use retinanet_convolution::conv2d;
+use retinanet_convolution::{InputHistograms, Quantization, conv2d};
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batching, TrainLoader};
 use retinanet_detector::{
@@ -203,6 +203,25 @@ impl<'a> Benchmark<'a> {
     /// # Errors
     /// If there is no such model, or the device fails.
     pub fn inference(&self) -> Result<Measurement, BenchmarkError> {
+        self.inference_in("inference", false)
+    }
+
+    /// The same in eight bits, with input ranges of the measured images, on the CPU.
+    ///
+    /// # Errors
+    /// If there is no such model, or the device is a GPU.
+    pub fn quantized(&self) -> Result<Measurement, BenchmarkError> {
+        if self.is_on_gpu() {
+            return Err(BenchmarkError::EightBits);
+        }
+        self.inference_in("int8", true)
+    }
+
+    fn inference_in(
+        &self,
+        name: &'static str,
+        eight_bits: bool,
+    ) -> Result<Measurement, BenchmarkError> {
         let BenchmarkOptions {
             size,
             batch,
@@ -218,12 +237,18 @@ impl<'a> Benchmark<'a> {
         let anchors = self.generator.generate(size.height, size.width);
         let sizes = vec![size.width_and_height(); batch];
 
-        let timing = self.time(
-            || (),
-            |()| Ok(decoder.decode(model.forward(images()), &anchors, &sizes)),
-        )?;
+        let quantization = eight_bits.then(|| {
+            let mut histograms = InputHistograms::default();
+            histograms.observe(|| model.forward(images()));
+            Quantization::new(&histograms.ranges())
+        });
+        let forward = || match &quantization {
+            Some(quantization) => quantization.run(|| model.forward(images())),
+            None => model.forward(images()),
+        };
+        let timing = self.time(|| (), |()| Ok(decoder.decode(forward(), &anchors, &sizes)))?;
         let what = self.describe_model();
-        Ok(Measurement::new("inference", what, timing).with_images(batch))
+        Ok(Measurement::new(name, what, timing).with_images(batch))
     }
 
     /// Loading batches from the files of a data set.

@@ -17,9 +17,7 @@ pub(crate) use self::dataset::{
     AnnotationFormat, CheckArguments, ConvertArguments, DatasetCommand, ErrorsArguments,
     LabelsArguments, RankArguments, SplitArguments, StatsArguments, SynthArguments, ViewArguments,
 };
-pub(crate) use self::export::{
-    ExportArguments, ExportNames, Format, GraphArguments, GraphInput,
-};
+pub(crate) use self::export::{ExportArguments, ExportNames, Format, GraphArguments, GraphInput};
 pub(crate) use self::training::{
     InitArguments, LrFindArguments, RunsArguments, StudyArguments, TrainArguments, TuneArguments,
     Until,

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
 use crate::kernels::epilogue::Epilogue;
-use crate::kernels::quantized::{PackedWeights, weight_step, whole_weight};
+use crate::kernels::quantized::{PackedWeights, round_weights};
 use crate::problem::Problem;
 
 /// The values of a convolution's input that bytes stand for, 0 among them; those outside become the nearest.
@@ -44,13 +44,7 @@ impl Quantization {
 
     /// The nearest whole numbers of the weights of so many outputs, and what one of them is worth for each output.
     pub fn round_weights(weights: &[f32], outputs: usize) -> (Vec<i8>, Vec<f32>) {
-        let of_outputs = weights.chunks_exact((weights.len() / outputs.max(1)).max(1));
-        let steps: Vec<f32> = of_outputs.clone().map(weight_step).collect();
-        let whole = of_outputs.zip(&steps).flat_map(|(weights, step)| {
-            let weights = weights.iter();
-            weights.map(|weight| whole_weight(*weight, *step))
-        });
-        (whole.collect(), steps)
+        round_weights(weights, outputs)
     }
 
     /// The ranges, in the order of the calls.
@@ -259,7 +253,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::shape::ConvOptions;
+    use crate::kernels::matrix::has_dot_products;
+    use crate::shape::{ConvOptions, Maps};
     use crate::weights::normal_values;
     use crate::{FusedEpilogue, Levels, conv2d_levels, conv2d_with_epilogue};
 
@@ -354,35 +349,46 @@ mod tests {
     }
 
     proptest! {
-        /// Whole numbers that have bytes of their own, times whole weights of seven bits: what comes out is exact.
+        /// Whole numbers that have bytes of their own, times whole weights of seven bits: what comes out is exact, on any
+        /// CPU.
         #[test]
         fn what_has_bytes_is_exact(
             size in (1_usize..7, 1_usize..7),
-            channels in 16_usize..40,
-            outputs in 1_usize..20,
+            channels in 1_usize..40,
+            outputs in 1_usize..80,
             kernel in prop::sample::select(vec![1_usize, 3]),
             stride in 1_usize..3,
+            dilation in 1_usize..3,
             zero in 0_u8..=255,
             seed: u64,
         ) {
-            let maps = crate::shape::Maps::batch(2, size.0, size.1);
-            let options = ConvOptions { winograd: false, ..ConvOptions::new(stride, kernel / 2) };
+            let maps = Maps::levels(2, &[[size.0, size.1], [2, 5]]);
+            let pixels = maps.pixels();
+            let options = ConvOptions {
+                winograd: false,
+                dilation: [dilation, 1],
+                ..ConvOptions::new(stride, kernel / 2 * dilation)
+            };
             let problem = Problem::new(maps, channels, [outputs, channels, kernel, kernel], options);
             let draw = |count: usize, name: &str, half: f32| -> Vec<f32> {
                 let values = normal_values(count, seed, name).into_iter();
                 values.map(|it| (it * half / 3.0).round().clamp(-half, half)).collect()
             };
             let (low, high) = (-f32::from(zero), 255.0 - f32::from(zero));
-            let input = draw(2 * size.0 * size.1 * channels, "input", 255.0);
+            let input = draw(pixels * channels, "input", 255.0);
             let input: Vec<f32> = input.into_iter().map(|it| it.clamp(low, high)).collect();
             let mut weights = draw(outputs * channels * kernel * kernel, "weights", 63.0);
             // The scale of each output is 1.
             let each = channels * kernel * kernel;
             weights.iter_mut().step_by(each).for_each(|weight| *weight = 63.0);
-            let packed = PackedWeights::new(&problem, &weights, InputRange { low, high });
-            let found = packed.forward(&problem, &input, Epilogue::default());
+            let range = InputRange { low, high };
+            let found = [false, has_dot_products()].map(|kernel| {
+                let packed = PackedWeights::with_kernel(&problem, &weights, range, kernel);
+                packed.forward(&problem, &input, Epilogue::default())
+            });
+            prop_assert_eq!(&found[0], &found[1]);
             let expected = problem.forward(&input, &weights, Epilogue::default());
-            for (found, expected) in found.iter().zip(&expected) {
+            for (found, expected) in found[0].iter().zip(&expected) {
                 prop_assert!((found - expected).abs() <= 0.5_f32.max(expected.abs() * 1e-6), "{found} {expected}");
             }
         }

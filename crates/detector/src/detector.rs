@@ -18,9 +18,7 @@ use crate::checkpoint::{CheckpointError, DetectorFile, SavedDetector};
 use crate::pixels::{images_to_device, pixel_form};
 use crate::weights::file::WeightFile;
 use crate::weights::load::load;
-use crate::{
-    Decoder, DetectorConfig, ModelError, Precision, Predictions, RetinaNet, WeightsError,
-};
+use crate::{Decoder, DetectorConfig, ModelError, Precision, Predictions, RetinaNet, WeightsError};
 
 /// A model that detects: weights, classes, and how images are prepared and predictions
 /// decoded.

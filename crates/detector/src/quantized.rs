@@ -115,12 +115,13 @@ impl QuantizedWeights {
 impl WeightFile {
     /// Turns the weights of convolutions into whole numbers: all but those of few channels, which stay as they are.
     fn quantize(&mut self) {
-        let convolutions = (self.tensors.iter()).filter_map(|(name, data)| match data.shape()[..] {
-            [_, inputs, ..] if data.shape().len() == 4 => {
-                (inputs >= Quantization::FEWEST_CHANNELS).then(|| name.clone())
-            }
-            _ => None,
-        });
+        let convolutions =
+            (self.tensors.iter()).filter_map(|(name, data)| match data.shape()[..] {
+                [_, inputs, ..] if data.shape().len() == 4 => {
+                    (inputs >= Quantization::FEWEST_CHANNELS).then(|| name.clone())
+                }
+                _ => None,
+            });
         for name in convolutions.collect::<Vec<_>>() {
             let Some(data) = self.tensors.remove(&name) else {
                 continue;
@@ -146,7 +147,9 @@ impl WeightFile {
             let each = shape.iter().skip(1).product::<usize>().max(1);
             let steps: Vec<f32> = steps.iter().collect();
             if steps.len() * each == data.num_elements() {
-                let steps = steps.into_iter().flat_map(|step| iter::repeat_n(step, each));
+                let steps = steps
+                    .into_iter()
+                    .flat_map(|step| iter::repeat_n(step, each));
                 let values = data.iter::<i8>().zip(steps);
                 let values: Vec<f32> = values.map(|(it, step)| f32::from(it) * step).collect();
                 self.tensors.insert(name, TensorData::new(values, shape));
@@ -171,6 +174,118 @@ impl WeightFile {
                 .then_some(InputRange { low, high })
                 .ok_or_else(|| failed(format!("{low} to {high} is no range around 0")))
         });
-        Ok(Some(Quantization::new(&ranges.collect::<Result<Vec<_>, _>>()?)))
+        Ok(Some(Quantization::new(
+            &ranges.collect::<Result<Vec<_>, _>>()?,
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use retinanet_boxes::{CategoryId, Class, ClassList};
+    use retinanet_settings::Whole;
+
+    use super::*;
+    use crate::ModelConfig;
+
+    fn detector() -> (Detector, DetectorConfig) {
+        let config = DetectorConfig {
+            model: ModelConfig {
+                width: Whole::literal(16),
+                fpn_channels: Whole::literal(16),
+                ..ModelConfig::default()
+            },
+            ..DetectorConfig::default()
+        };
+        let class = |id| Class::new(CategoryId(id), format!("class {id}"));
+        let classes = ClassList::new(vec![class(3), class(7)]).unwrap();
+        let device = Device::flex();
+        let model = config.model.init(2, 5, &device).unwrap();
+        let detector = Detector::new(&config, &model, classes, &device).unwrap();
+        (detector, config)
+    }
+
+    fn photo() -> Arc<RgbImage> {
+        let pixel = |x, y| image::Rgb([(x * 3) as u8, (y * 5) as u8, (x + y) as u8]);
+        Arc::new(RgbImage::from_fn(90, 70, pixel))
+    }
+
+    fn logits(detector: &Detector) -> Vec<f32> {
+        let view = TestTimeView::plain(detector.preparation(), photo().dimensions());
+        let prepared = prepare_views(
+            &[(photo(), view)],
+            detector.preparation(),
+            detector.pixel_form(),
+        );
+        let logits = detector.predict(prepared).logits.into_data();
+        logits.try_into_vec().unwrap()
+    }
+
+    #[test]
+    fn a_file_in_eight_bits_gives_the_detector_that_it_was_measured_as() {
+        let (detector, config) = detector();
+        let mut histograms = InputHistograms::default();
+        detector.observe_inputs(&photo(), &mut histograms);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.safetensors");
+        let weights = QuantizedWeights::of(&detector, &histograms, &path).unwrap();
+        let measured = weights.detector(&config, &detector, &path).unwrap();
+        weights.write(&path).unwrap();
+        let whole = detector.to_bytes(&config, false, &path).unwrap();
+        assert!(weights.size() < whole.len() / 2, "{}", weights.size());
+
+        let read = Detector::from_weights(&config, &path, &Device::flex()).unwrap();
+        assert!(read.is_quantized() && !detector.is_quantized());
+        assert_eq!(read.classes(), detector.classes());
+        assert_eq!(logits(&read), logits(&measured));
+        let (found, expected) = (logits(&read), logits(&detector));
+        let pairs = found.iter().zip(&expected);
+        let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!((1e-6..0.1).contains(&off), "{off}");
+
+        // Their weights are what the whole numbers are worth, and rounding them again changes nothing.
+        let again = QuantizedWeights::of(&read, &histograms, &path).unwrap();
+        let again = again.detector(&config, &read, &path).unwrap();
+        assert_eq!(logits(&again), logits(&read));
+    }
+
+    #[test]
+    fn ranges_that_are_none_and_whole_weights_without_their_worth_are_told() {
+        let path = Path::new("some.safetensors");
+        let told = |text: &str| {
+            let mut file = WeightFile::default();
+            file.metadata.insert(RANGES_KEY.into(), text.into());
+            file.quantization(path).unwrap_err().to_string()
+        };
+        for text in [
+            "[[1.0, 2.0]]",
+            "[[-1.0, -0.5]]",
+            "[[0.0, 1e300]]",
+            "[[0.0]]",
+            "{}",
+        ] {
+            assert!(told(text).contains("`retinanet.input_ranges`"), "{text}");
+        }
+        let mut file = WeightFile::default();
+        assert!(file.quantization(path).unwrap().is_none());
+        let whole = || TensorData::new(vec![1_i8, 2, 3, 4], [2, 2]);
+        let steps = |values: Vec<f32>| {
+            let count = values.len();
+            TensorData::new(values, [count])
+        };
+        file.tensors = [
+            ("a".to_owned(), whole()),
+            ("a.step".to_owned(), steps(vec![0.5, 10.0])),
+            ("b".to_owned(), whole()),
+            ("c".to_owned(), whole()),
+            ("c.step".to_owned(), steps(vec![0.5])),
+        ]
+        .into();
+        file.restore();
+        let names: Vec<_> = file.tensors.keys().collect();
+        assert_eq!(names, ["a"]);
+        let values: Vec<f32> = file.tensors["a"].iter().collect();
+        assert_eq!(values, [0.5, 1.0, 30.0, 40.0]);
     }
 }

@@ -372,7 +372,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(studies, 10);
+        assert_eq!(studies, 12);
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub(crate) enum Workload {
     Step,
     /// An image's way to detections: forward, decoding, non-maximum suppression
     Inference,
+    /// The same in eight bits, as `export --quantize` has it, on the CPU; only where it is asked for
+    Int8,
     /// Batches from a data set's files; needs --data, or --annotations and --images
     Loader,
     /// Targets for an image of 800x1333, with --objects boxes

@@ -150,6 +150,7 @@ fn measure(
         Workload::Layers => bench.layers()?,
         Workload::Step => vec![bench.step()?],
         Workload::Inference => vec![bench.inference()?],
+        Workload::Int8 => vec![bench.quantized()?],
         Workload::Loader => (data.map(|data| bench.loader(data)).transpose()?)
             .into_iter()
             .collect(),
@@ -205,9 +206,10 @@ fn mlperf_lines(report: &Report<'_>) -> String {
         let of_core = of_core.map_or_else(String::new, |rate| format!(", {rate:.3} a core"));
         Some(match measured.name {
             "step" => format!("MLPerf Training: {rate:.3} samples/s{of_core}"),
-            _ => format!(
-                "MLPerf Inference: Offline {rate:.3} samples/s{of_core}; SingleStream {:.1} ms (90th percentile), \
+            name => format!(
+                "MLPerf Inference{}: Offline {rate:.3} samples/s{of_core}; SingleStream {:.1} ms (90th percentile), \
                  99th {:.1} ms",
+                if name == "int8" { " in int8" } else { "" },
                 1e3 * measured.p90_s,
                 1e3 * measured.p99_s
             ),
@@ -227,7 +229,7 @@ fn chosen(only: &[Workload], has_data: bool) -> Result<Vec<Workload>, Failure> {
         .iter()
         .copied()
         .filter(|workload| only.is_empty() || only.contains(workload))
-        .filter(|workload| *workload != Workload::Layers || !only.is_empty())
+        .filter(|it| !matches!(it, Workload::Layers | Workload::Int8) || !only.is_empty())
         .filter(|workload| *workload != Workload::Loader || has_data)
         .collect())
 }

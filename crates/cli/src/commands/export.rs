@@ -144,7 +144,10 @@ fn refuse_to_overlook(arguments: &ExportArguments) -> Result<(), Failure> {
     } else if let (Some(option), false) = (given(&of_weights), is_weights) {
         (option, "--format safetensors or burnpack")
     } else if let (Some(option), false) = (given(&to_quantize), is_own) {
-        (option, "--format safetensors and --names native, and no --backbone")
+        (
+            option,
+            "--format safetensors and --names native, and no --backbone",
+        )
     } else if arguments.half && is_weights && !arguments.backbone {
         ("--half", "--backbone, or --format onnx or web")
     } else {

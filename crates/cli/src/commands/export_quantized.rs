@@ -1,4 +1,4 @@
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use retinanet_detector::{Detector, QuantizedWeights};
 use retinanet_experiment::{calibrate, examine, require_data, DataSplit, ExperimentConfig};
 
@@ -33,12 +33,7 @@ pub(crate) fn run(model: &LoadedModel, arguments: &ExportArguments) -> Result<()
         .detector(&config.detector()?, detector, &arguments.out)
         .map_err(Failure::work)?;
     let after = average_precision(&quantized, config, &mut console)?;
-    let most = f64::from(arguments.quantization.most_lost);
-    if before - after > most {
-        return Err(Failure::work(anyhow!(
-            "AP falls from {before:.4} to {after:.4} in eight bits, by more than {most:.3} (`--most-lost`); nothing was written"
-        )));
-    }
+    refuse_loss(before, after, arguments.quantization.most_lost).map_err(Failure::Work)?;
     weights.write(&arguments.out).map_err(Failure::work)?;
     console::result(&format!(
         "wrote {}, {:.1} MB: AP {before:.4}, in eight bits {after:.4}",
@@ -46,6 +41,15 @@ pub(crate) fn run(model: &LoadedModel, arguments: &ExportArguments) -> Result<()
         weights.size() as f64 / 1e6
     ));
     super::export::tell_next(arguments);
+    Ok(())
+}
+
+fn refuse_loss(before: f64, after: f64, most: f32) -> anyhow::Result<()> {
+    if before - after > f64::from(most) {
+        bail!(
+            "AP falls from {before:.4} to {after:.4} in eight bits, by more than {most} (`--most-lost`); nothing was written"
+        );
+    }
     Ok(())
 }
 
@@ -67,4 +71,17 @@ fn average_precision(
             examination.annotations.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_may_be_lost_is_refused() {
+        assert!(refuse_loss(0.5, 0.4901, 0.01).is_ok());
+        assert!(refuse_loss(0.5, 0.6, 0.0).is_ok());
+        let refused = refuse_loss(0.5, 0.4899, 0.01).unwrap_err().to_string();
+        assert!(refused.contains("from 0.5000 to 0.4899"), "{refused}");
+    }
 }

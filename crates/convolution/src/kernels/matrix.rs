@@ -1,10 +1,14 @@
-//! The matrix product, on the `gemm` crate. This file alone holds `unsafe`.
+//! The matrix product, on the `gemm` crate, and that of bytes where the CPU has instructions for it. This file alone holds
+//! `unsafe`.
 #![allow(
     unsafe_code,
-    reason = "gemm takes pointers; every access is checked against the slices here"
+    reason = "gemm takes pointers, and every access is checked against the slices here; what a CPU has is known only when it runs"
 )]
 
 use gemm::Parallelism;
+
+#[cfg(not(target_family = "wasm"))]
+use super::dot_products::{PANEL, PanelEnd, PanelQuad, TILE, Windows};
 
 /// A matrix in a slice with any strides.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +122,39 @@ pub(crate) fn multiply(
             parallelism,
         );
     }
+}
+
+/// Whether the CPU has [`multiply_windows`].
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn has_dot_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Multiplies the windows of a tile by a panel of weights.
+///
+/// # Panics
+///
+/// Panics if a window reaches beyond the bytes, or the CPU does not have it.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn multiply_windows(
+    windows: Windows<'_>,
+    weights: &[PanelQuad],
+    end: &PanelEnd,
+    values: &mut [[f32; PANEL]; TILE],
+) {
+    assert!(has_dot_products(), "the CPU has no dot products of bytes");
+    // SAFETY: the CPU has the features that the function was compiled for; all else in it is safe.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        super::dot_products::vnni::multiply(windows, weights, end, values);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (windows, weights, end, values);
 }
 
 #[cfg(test)]

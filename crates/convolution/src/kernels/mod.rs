@@ -1,6 +1,8 @@
 //! The CPU's kernels, on plain slices: `[pixels, channels]`, map after map.
 
 pub(crate) mod direct;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod dot_products;
 pub(crate) mod epilogue;
 pub(crate) mod few_pixels;
 pub(crate) mod gather;

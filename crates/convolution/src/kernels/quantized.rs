@@ -8,8 +8,10 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix
 use rten_tensor::NdTensorView;
 
 use super::direct::{blocks, split_by};
+use super::dot_products::{ByteMaps, Panels};
 use super::epilogue::Epilogue;
 use super::gather::{Columns, Windows};
+use super::matrix::has_dot_products;
 use super::{memory, vectorized, with_scratch};
 use crate::problem::Problem;
 use crate::quantized::InputRange;
@@ -58,54 +60,124 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    fn of_all(self, input: &[f32]) -> Vec<u8> {
+        /// How many values a thread takes at once.
+        const CHUNK: usize = 1 << 15;
+        let mut bytes = vec![0; input.len()];
+        let chunks = bytes.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
+        chunks.for_each(|(bytes, values)| self.write(values, bytes));
+        bytes
+    }
+}
+
 /// A convolution's weights as whole numbers, packed for the product.
+#[derive(Debug)]
 pub(crate) struct PackedWeights {
-    packed: PackedBMatrix<i8>,
     bytes: Bytes,
-    /// What each output's sum is worth.
-    steps: Vec<f32>,
-    /// What the byte of 0 adds to each output's sum.
-    excess: Vec<i32>,
+    factor: Factor,
+}
+
+/// Weights as a kernel wants them.
+#[derive(Debug)]
+enum Factor {
+    /// For the CPU's dot products of bytes.
+    Panels(Panels),
+    /// For all others.
+    Matrix(MatrixFactor),
 }
 
 impl PackedWeights {
     /// Packs weights `[outputs, inputs, kernel height, kernel width]` of a convolution without groups.
     pub(crate) fn new(problem: &Problem, weights: &[f32], range: InputRange) -> Self {
+        Self::with_kernel(problem, weights, range, has_dot_products())
+    }
+
+    /// The same for the CPU's dot products of bytes, or for any CPU.
+    pub(crate) fn with_kernel(
+        problem: &Problem,
+        weights: &[f32],
+        range: InputRange,
+        dot_products: bool,
+    ) -> Self {
         let bytes = Bytes::of(range);
-        let (taps, inputs, outputs) = (problem.taps(), problem.inputs, problem.outputs);
-        let depth = taps * inputs;
-        let mut factor = vec![0_i8; depth * outputs];
-        let (mut steps, mut excess) = (Vec::with_capacity(outputs), Vec::with_capacity(outputs));
-        for (output, weights) in weights.chunks_exact(depth).enumerate() {
-            let step = weight_step(weights);
-            let mut sum = 0;
-            for (index, weight) in weights.iter().enumerate() {
-                let (input, tap) = (index / taps, index % taps);
-                let whole = whole_weight(*weight, step);
-                factor[(tap * inputs + input) * outputs + output] = whole;
-                sum += i32::from(whole);
-            }
-            steps.push(step * bytes.step);
-            excess.push(sum * i32::from(bytes.zero));
-        }
-        let factor = NdTensorView::from_data([depth, outputs], &factor[..]);
-        Self {
-            packed: Executor::new().prepack_b(factor),
-            bytes,
-            steps,
-            excess,
-        }
+        let (whole, mut steps) = round_weights(weights, problem.outputs);
+        steps.iter_mut().for_each(|step| *step *= bytes.step);
+        let of_outputs = whole.chunks_exact(problem.taps() * problem.inputs);
+        let excess = of_outputs.map(|weights| {
+            let sum: i32 = weights.iter().copied().map(i32::from).sum();
+            sum * i32::from(bytes.zero)
+        });
+        let excess: Vec<i32> = excess.collect();
+        let factor = if dot_products {
+            Factor::Panels(Panels::new(problem, &whole, &excess, &steps))
+        } else {
+            Factor::Matrix(MatrixFactor::new(problem, &whole, excess, steps))
+        };
+        Self { bytes, factor }
     }
 
     /// Computes the output, `[pixels, outputs]`.
     pub(crate) fn forward(&self, problem: &Problem, input: &[f32], end: Epilogue<'_>) -> Vec<f32> {
+        let mut output = memory::zeros(problem.maps_out.pixels() * problem.outputs);
+        let finish = |start, chunk: &mut [f32]| end.at(start).apply(chunk, problem.outputs);
+        match &self.factor {
+            Factor::Panels(panels) => {
+                let write = |values: &[f32], bytes: &mut [u8]| self.bytes.write(values, bytes);
+                with_bytes(ByteMaps::length(problem), |bytes| {
+                    let maps = ByteMaps::new(problem, input, bytes, self.bytes.zero, write);
+                    panels.forward(problem, &maps, &mut output, finish);
+                });
+            }
+            Factor::Matrix(factor) => {
+                factor.forward(problem, input, self.bytes, &mut output, finish);
+            }
+        }
+        output
+    }
+}
+
+/// Weights as a matrix `[taps * inputs, outputs]`, packed, and what each output's sum needs.
+struct MatrixFactor {
+    packed: PackedBMatrix<i8>,
+    /// What the byte of 0 adds to each output's sum.
+    excess: Vec<i32>,
+    /// What each output's sum is worth.
+    steps: Vec<f32>,
+}
+
+impl MatrixFactor {
+    fn new(problem: &Problem, whole: &[i8], excess: Vec<i32>, steps: Vec<f32>) -> Self {
+        let (taps, inputs, outputs) = (problem.taps(), problem.inputs, problem.outputs);
+        let depth = taps * inputs;
+        let mut factor = vec![0_i8; depth * outputs];
+        for (index, weight) in whole.iter().enumerate() {
+            let (output, input, tap) = (index / depth, index / taps % inputs, index % taps);
+            factor[(tap * inputs + input) * outputs + output] = *weight;
+        }
+        let factor = NdTensorView::from_data([depth, outputs], &factor[..]);
+        Self {
+            packed: Executor::new().prepack_b(factor),
+            excess,
+            steps,
+        }
+    }
+
+    /// Gathers columns and multiplies them, block by block.
+    fn forward(
+        &self,
+        problem: &Problem,
+        input: &[f32],
+        bytes: Bytes,
+        output: &mut [f32],
+        end: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
         let pixels = problem.maps_out.pixels();
         let depth = problem.taps() * problem.inputs;
-        let mut output = memory::zeros(pixels * problem.outputs);
         let (blocks, _) = blocks(pixels, depth);
         let lengths = blocks.iter().map(|block| block.len() * problem.outputs);
-        let chunks = split_by(&mut output, lengths);
-        let whole = (!problem.is_pointwise()).then(|| self.in_bytes(input));
+        let chunks = split_by(output, lengths);
+        let whole = (!problem.is_pointwise()).then(|| bytes.of_all(input));
         let part = Columns {
             taps: 0..problem.taps(),
             channels: 0..problem.inputs,
@@ -113,29 +185,19 @@ impl PackedWeights {
         let work = |(block, chunk): (std::ops::Range<usize>, &mut [f32])| {
             let start = block.start * problem.outputs;
             with_bytes(block.len() * depth, |columns| {
-                if let Some(bytes) = &whole {
-                    let windows = Windows::new(problem, bytes, self.bytes.zero);
+                if let Some(whole) = &whole {
+                    let windows = Windows::new(problem, whole, bytes.zero);
                     windows.gather(block, &part, columns);
                 } else {
                     let values = &input[block.start * depth..block.end * depth];
-                    self.bytes.write(values, columns);
+                    bytes.write(values, columns);
                 }
                 self.multiply(columns, chunk);
             });
-            end.at(start).apply(chunk, problem.outputs);
+            end(start, chunk);
         };
         let blocks: Vec<_> = blocks.into_iter().zip(chunks).collect();
         blocks.into_par_iter().with_max_len(1).for_each(work);
-        output
-    }
-
-    fn in_bytes(&self, input: &[f32]) -> Vec<u8> {
-        /// How many values a thread takes at once.
-        const CHUNK: usize = 1 << 15;
-        let mut bytes = vec![0; input.len()];
-        let chunks = bytes.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
-        chunks.for_each(|(bytes, values)| self.bytes.write(values, bytes));
-        bytes
     }
 
     /// Multiplies columns, `[pixels, taps * inputs]`, and writes what the sums are worth.
@@ -168,17 +230,27 @@ impl PackedWeights {
     }
 }
 
-impl fmt::Debug for PackedWeights {
+impl fmt::Debug for MatrixFactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PackedWeights")
-            .field("bytes", &self.bytes)
+        f.debug_struct("MatrixFactor")
             .field("steps", &self.steps)
             .finish_non_exhaustive()
     }
 }
 
+/// The nearest whole numbers of the weights of so many outputs, and what one of them is worth for each output.
+pub(crate) fn round_weights(weights: &[f32], outputs: usize) -> (Vec<i8>, Vec<f32>) {
+    let of_outputs = weights.chunks_exact((weights.len() / outputs.max(1)).max(1));
+    let steps: Vec<f32> = of_outputs.clone().map(weight_step).collect();
+    let whole = of_outputs.zip(&steps).flat_map(|(weights, step)| {
+        let weights = weights.iter();
+        weights.map(|weight| whole_weight(*weight, *step))
+    });
+    (whole.collect(), steps)
+}
+
 /// What a whole weight more of an output is worth.
-pub(crate) fn weight_step(weights: &[f32]) -> f32 {
+fn weight_step(weights: &[f32]) -> f32 {
     let largest = weights.iter().copied().map(f32::abs).fold(0.0, f32::max);
     if largest > 0.0 {
         largest / LARGEST_WEIGHT
@@ -188,7 +260,7 @@ pub(crate) fn weight_step(weights: &[f32]) -> f32 {
 }
 
 /// The nearest whole weight.
-pub(crate) fn whole_weight(weight: f32, step: f32) -> i8 {
+fn whole_weight(weight: f32, step: f32) -> i8 {
     (weight / step)
         .round()
         .clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT) as i8
