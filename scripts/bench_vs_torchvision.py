@@ -75,6 +75,8 @@ WORKLOADS = [
     Workload("step, ResNet-50, 256, batch 1", "step", "step", "resnet50", 256, 1, target=1.0),
     Workload("step, ResNet-18, 256, batch 2", "step", "step", "resnet18", 256, 2, target=1.0),
     Workload("step, ResNet-50, 512, batch 1", "step", "step", "resnet50", 512, 1, memory=True, target=1.0),
+    Workload("step, ResNeXt-50, 800, batch 1", "step", "step", "resnext50_32x4d", 800, 1, target=1.0),
+    Workload("inference, ResNeXt-50, 800", "inference", "inference", "resnext50_32x4d", 800, target=0.8),
     Workload("inference, ResNet-50, 512", "inference", "inference", "resnet50", 512, target=0.8),
     Workload("inference, ResNet-18, 256", "inference", "inference", "resnet18", 256, target=0.8),
     Workload("matcher + targets, 800x1333, 100 boxes", "matcher", "matcher", target=0.2),
