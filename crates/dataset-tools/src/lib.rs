@@ -41,6 +41,6 @@ pub use discover::{DiscoverError, Found, FoundSplit, MADE_BY_INIT, discover, fin
 pub use label_errors::{LabelError, LabelErrorKind, LabelledImage, label_errors};
 pub use labels::{DetectedImage, write_labels};
 pub use near_copies::near_copies;
-pub use rank::{Ranked, Unlabelled, doubt, rank};
+pub use rank::{Ranked, Unlabelled, doubt, expected_boxes, rank};
 pub use split::{split, split_groups};
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

@@ -9,7 +9,7 @@ use image::imageops::flip_horizontal;
 use image::RgbImage;
 use retinanet_boxes::Detection;
 use retinanet_dataset_tools::{
-    doubt, rank, write_labels, Destination, DetectedImage, Ranked, Unlabelled,
+    doubt, expected_boxes, rank, write_labels, Destination, DetectedImage, Ranked, Unlabelled,
 };
 use retinanet_detector::Detector;
 use retinanet_images::{decode_image, MAX_PIXELS};
@@ -37,6 +37,7 @@ struct Detected {
 struct Line<'a> {
     file_name: &'a str,
     doubt: f32,
+    boxes: f32,
     novelty: f32,
 }
 
@@ -124,6 +125,7 @@ fn detect_with_doubt(detector: &Detector, picture: RgbImage) -> (Vec<Detection>,
         .collect();
     let image = Unlabelled {
         doubt: doubt(&detections, &in_mirror),
+        boxes: expected_boxes(&detections),
         features: detector.features(&picture),
     };
     (detections, image)
@@ -140,6 +142,7 @@ fn write(
         .map(|it| Line {
             file_name: &detected[it.image].name,
             doubt: it.doubt,
+            boxes: it.boxes,
             novelty: it.novelty,
         })
         .collect();
@@ -148,11 +151,11 @@ fn write(
         // A text in memory takes all that is written.
         let _ = writeln!(
             text,
-            "{:.3}  {:.3}  {}",
-            line.doubt, line.novelty, line.file_name
+            "{:.3}  {:.3}  {:5.1}  {}",
+            line.doubt, line.novelty, line.boxes, line.file_name
         );
     }
-    console::result("doubt  new    image");
+    console::result("doubt  new    boxes  image");
     console::result(String::from_utf8_lossy(&text).trim_end());
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&lines)
@@ -205,8 +208,8 @@ fn write_page(
         images.push(ImageView {
             file_name: image.name.clone(),
             about: format!(
-                "doubt {:.2}, new {:.2}, {width}×{height}",
-                ranked.doubt, ranked.novelty
+                "doubt {:.2}, new {:.2}, {:.0} boxes, {width}×{height}",
+                ranked.doubt, ranked.novelty, ranked.boxes
             ),
             findings: Vec::new(),
             views: vec![Picture {
