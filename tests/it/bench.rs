@@ -46,6 +46,18 @@ fn only_what_is_asked_for_is_measured() {
 }
 
 #[test]
+fn inference_in_eight_bits_is_measured_where_it_is_asked_for() {
+    let model = ["--backbone", "resnet18", "--size", "64", "--classes", "3"];
+    let report = bench(&[&["--only", "int8", "--only", "inference"], &model[..]].concat());
+    assert_measured(&report);
+    let names = report["results"].as_array().unwrap().iter();
+    let names: Vec<_> = names
+        .map(|result| result["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["inference", "int8"]);
+}
+
+#[test]
 fn each_layer_is_measured_beside_what_the_machine_can_do() {
     let model = ["--backbone", "resnet18", "--size", "64", "--classes", "3"];
     let report = bench(&[&["--only", "layers"], &model[..]].concat());

@@ -3,14 +3,14 @@
 use std::iter;
 use std::sync::Arc;
 
-use burn::backend::{Dispatch, DispatchDevice};
+use burn::backend::{Dispatch, DispatchDevice, Flex};
 use burn::nn::{BatchNorm, GroupNorm};
 use burn::tensor::module::batch_norm_train;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation, module};
 
 use crate::convolve::{ConvCall, Convolve};
-use crate::extension::{ChannelsLast, NormCall, PoolCall, UpsampleCall};
+use crate::extension::{ChannelsLast, NormCall, PoolCall, UpsampleCall, contiguous, values};
 use crate::kernels::norm::{Groups, Moments};
 use crate::kernels::resample::{Pool, nearest};
 use crate::levels::Levels;
@@ -308,7 +308,7 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: FusedEpilogue<Tensor<
             of_all_processes: over_processes(values),
         };
         let values = groups.values(0);
-        let moments = groups.moments(floats(&input.to_data()));
+        let moments = moments(&groups, &input);
         let statistic = |values: &[f32]| {
             Tensor::<1>::from_data(TensorData::new(values.to_vec(), [channels]), &device)
         };
@@ -358,12 +358,20 @@ pub fn group_norm(norm: &GroupNorm, input: Levels, end: FusedEpilogue<Tensor<3>>
         channels,
         of_all_processes: None,
     };
-    let moments = groups.moments(floats(&input.values.to_data()));
+    let moments = moments(&groups, &input.values);
     let affine = [gamma.val(), beta.val()];
     Levels {
         values: normalize(input.values, affine, groups, moments, norm.epsilon, end),
         sizes: input.sizes,
     }
+}
+
+/// The statistics of a map of flex, where it lies.
+fn moments<const D: usize>(groups: &Groups, input: &Tensor<D>) -> Moments {
+    let input = without_gradient(input.clone());
+    let input = input.try_into_primitive::<Flex>();
+    let input = contiguous(input.expect("the device was looked up"));
+    groups.moments(values(&input))
 }
 
 fn normalize<const D: usize>(

@@ -52,27 +52,43 @@ impl Epilogue<'_> {
         );
     }
 
+    /// The parts that come together often in one pass, which is the same numbers as in one after the other.
     #[inline(always)]
     fn apply_pixel(&self, pixel: &mut [f32]) {
-        if let Some(scale) = self.scale {
-            for (value, scale) in pixel.iter_mut().zip(scale) {
-                *value *= scale;
+        // As `max`, but NaN stays NaN, so that a diverging run is seen.
+        let relu = |value: f32| {
+            if self.relu && value < 0.0 { 0.0 } else { value }
+        };
+        match (self.scale, self.bias, self.residual) {
+            (Some(scale), Some(bias), None) => {
+                for ((value, scale), bias) in pixel.iter_mut().zip(scale).zip(bias) {
+                    *value = relu(*value * scale + bias);
+                }
             }
-        }
-        if let Some(bias) = self.bias {
-            for (value, bias) in pixel.iter_mut().zip(bias) {
-                *value += bias;
+            (Some(scale), Some(bias), Some(residual)) => {
+                let constants = scale.iter().zip(bias);
+                for ((value, (scale, bias)), residual) in
+                    pixel.iter_mut().zip(constants).zip(residual)
+                {
+                    *value = relu(*value * scale + bias + residual);
+                }
             }
-        }
-        if let Some(residual) = self.residual {
-            for (value, residual) in pixel.iter_mut().zip(residual) {
-                *value += residual;
+            (None, Some(bias), None) => {
+                for (value, bias) in pixel.iter_mut().zip(bias) {
+                    *value = relu(*value + bias);
+                }
             }
-        }
-        if self.relu {
-            for value in pixel {
-                // As `max`, but NaN stays NaN, so that a diverging run is seen.
-                *value = if *value < 0.0 { 0.0 } else { *value };
+            (scale, bias, residual) => {
+                for (value, scale) in pixel.iter_mut().zip(scale.unwrap_or_default()) {
+                    *value *= scale;
+                }
+                for (value, bias) in pixel.iter_mut().zip(bias.unwrap_or_default()) {
+                    *value += bias;
+                }
+                for (value, residual) in pixel.iter_mut().zip(residual.unwrap_or_default()) {
+                    *value += residual;
+                }
+                pixel.iter_mut().for_each(|value| *value = relu(*value));
             }
         }
     }

@@ -8,23 +8,12 @@ use super::vectorized;
 /// Pixels of a block.
 const BLOCK: usize = 64;
 
+/// Channels whose sums stay in registers while pixels go by.
+const STRIP: usize = 64;
+
 /// The sum of every channel.
 pub(crate) fn channel_sums(values: &[f32], channels: usize) -> Vec<f64> {
-    let blocks = values.par_chunks(BLOCK * channels).map(|block| {
-        let mut sums = vec![0.0; channels];
-        vectorized(
-            #[inline(always)]
-            || {
-                for pixel in block.chunks_exact(channels) {
-                    for channel in 0..channels {
-                        sums[channel] += pixel[channel];
-                    }
-                }
-            },
-        );
-        sums
-    });
-    total(blocks.collect(), channels)
+    paired_sums(values, values, &vec![0.0; channels], |value, _, _| value)
 }
 
 /// The sum of every channel's squared distance from its mean.
@@ -56,20 +45,53 @@ fn paired_sums(
             vectorized(
                 #[inline(always)]
                 || {
-                    let pixels = values
-                        .chunks_exact(channels)
-                        .zip(weights.chunks_exact(channels));
-                    for (values, weights) in pixels {
-                        for channel in 0..channels {
-                            sums[channel] +=
-                                term(values[channel], means[channel], weights[channel]);
-                        }
+                    for (strip, sums) in sums.chunks_mut(STRIP).enumerate() {
+                        strip_sums([values, weights], means, strip * STRIP, sums, &term);
                     }
                 },
             );
             sums
         });
     total(blocks.collect(), channels)
+}
+
+/// The sums of neighbouring channels, the first of which is `first`.
+#[inline(always)]
+fn strip_sums(
+    [values, weights]: [&[f32]; 2],
+    means: &[f32],
+    first: usize,
+    sums: &mut [f32],
+    term: &impl Fn(f32, f32, f32) -> f32,
+) {
+    let channels = means.len();
+    let pixels = values
+        .chunks_exact(channels)
+        .zip(weights.chunks_exact(channels));
+    let pixels = pixels.map(|(values, weights)| (&values[first..], &weights[first..]));
+    let means = &means[first..];
+    if let (Some(means), Some(sums)) = (means.first_chunk(), sums.first_chunk_mut()) {
+        let mut in_registers: [f32; STRIP] = *sums;
+        for (values, weights) in pixels {
+            let (Some(values), Some(weights)) = (values.first_chunk(), weights.first_chunk())
+            else {
+                continue;
+            };
+            let (means, values, weights): (&[f32; STRIP], &[f32; STRIP], &[f32; STRIP]) =
+                (means, values, weights);
+            for channel in 0..STRIP {
+                in_registers[channel] += term(values[channel], means[channel], weights[channel]);
+            }
+        }
+        *sums = in_registers;
+        return;
+    }
+    for (values, weights) in pixels {
+        let terms = values.iter().zip(means).zip(weights);
+        for (sum, ((value, mean), weight)) in sums.iter_mut().zip(terms) {
+            *sum += term(*value, *mean, *weight);
+        }
+    }
 }
 
 fn total(blocks: Vec<Vec<f32>>, channels: usize) -> Vec<f64> {

@@ -19,13 +19,14 @@ use crate::weights::names::{Layout, Names, layout, modern_torchvision};
 pub(crate) const C5: &str = "backbone.layer4";
 
 /// Parts of the model that a file may leave out as a whole, and what they are called.
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 7] = [
     (C5, "C5"),
     ("pyramid", "pyramid"),
     ("pyramid.bottom_up", "path up the pyramid"),
     ("class_subnet", "class_subnet"),
     ("class_subnet.output", "class output"),
     ("box_subnet", "box_subnet"),
+    ("box_subnet.scales", "factors of levels"),
 ];
 
 /// Layers that give each anchor of a cell its values, and what they are called.
@@ -37,7 +38,7 @@ const OUTPUTS: [(&str, &str); 2] = [
 /// Whether a parameter is of a part.
 fn is_of(part: &str, parameter: &str) -> bool {
     let rest = parameter.strip_prefix(part);
-    rest.is_some_and(|rest| rest.starts_with('.'))
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// What a classifier and a program's own bookkeeping leave in a file that a detector does not need.

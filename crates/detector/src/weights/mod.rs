@@ -279,6 +279,26 @@ mod tests {
         );
     }
 
+    /// As a detector of one's own that learned without them, for the preset `gfl`.
+    #[test]
+    fn factors_of_levels_start_afresh_in_training_alone() {
+        let device = Device::flex();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        save(
+            &config().init(2, 0, &device).unwrap(),
+            &classes(&["cat", "dog"]),
+            &path,
+        );
+        let mut config = config();
+        config.head.level_scales = true;
+        let mut scaled = config.init(2, 1, &device).unwrap();
+        let whole = load_weights(&mut scaled, &path).unwrap_err().to_string();
+        assert!(whole.contains("`box_subnet.scales` is missing"), "{whole}");
+        let told = load_pretrained(&mut scaled, &path).unwrap().to_string();
+        assert!(told.contains("the file has no factors of levels"), "{told}");
+    }
+
     #[test]
     fn another_architecture_and_a_broken_file_are_told() {
         let device = Device::flex();
