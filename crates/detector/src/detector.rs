@@ -71,7 +71,7 @@ impl Detector {
         load(&mut model, file, weights, false)?;
         let detector = Self::new(config, &model, classes, device)?;
         #[cfg(not(target_family = "wasm"))]
-        let detector = detector.with_quantization(quantization);
+        let detector = detector.with_quantization(quantization, weights)?;
         Ok(detector)
     }
 
@@ -121,16 +121,6 @@ impl Detector {
     pub fn with_precision(self, precision: Precision) -> Self {
         Self {
             model: self.model.with_precision(precision),
-            ..self
-        }
-    }
-
-    /// Computes so in eight bits, where the CPU computes.
-    #[cfg(not(target_family = "wasm"))]
-    pub(crate) fn with_quantization(self, quantization: Option<Quantization>) -> Self {
-        let quantization = quantization.filter(|_| !self.is_on_gpu());
-        Self {
-            quantization,
             ..self
         }
     }

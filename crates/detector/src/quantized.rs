@@ -4,9 +4,9 @@ use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use image::RgbImage;
-use retinanet_convolution::{InputHistograms, InputRange, Quantization};
+use retinanet_convolution::{InputHistograms, InputRange, LayerCall, Quantization, record_calls};
 use retinanet_images::{TestTimeView, prepare_views};
 
 use crate::weights::error::WeightsError;
@@ -28,6 +28,38 @@ impl Detector {
         let views = [(Arc::clone(image), view)];
         let prepared = prepare_views(&views, self.preparation(), self.pixel_form());
         histograms.observe(|| self.predict(prepared));
+    }
+
+    /// Computes so in eight bits, where the CPU computes; `path` is the file that says so.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there are not as many ranges as the model calls convolutions.
+    pub(crate) fn with_quantization(
+        mut self,
+        quantization: Option<Quantization>,
+        path: &Path,
+    ) -> Result<Self, WeightsError> {
+        let Some(quantization) = quantization.filter(|_| !self.is_on_gpu()) else {
+            return Ok(self);
+        };
+        let image = Tensor::zeros([1, 3, 64, 64], &self.device);
+        let calls = record_calls(|| drop(self.model().forward(image)));
+        let convolutions = calls.iter();
+        let convolutions = convolutions
+            .filter(|call| matches!(call, LayerCall::Convolution { .. }))
+            .count();
+        let ranges = quantization.ranges().count();
+        if ranges != convolutions {
+            return Err(WeightsError::Read {
+                path: path.to_owned(),
+                reason: format!(
+                    "`{RANGES_KEY}` has {ranges} ranges for the model's {convolutions} convolutions"
+                ),
+            });
+        }
+        self.quantization = Some(quantization);
+        Ok(self)
     }
 
     /// Whether it computes in eight bits.
@@ -91,7 +123,7 @@ impl QuantizedWeights {
         let mut model = (config.model).init(of.classes().len(), 0, &of.device)?;
         load(&mut model, file, path, false)?;
         let detector = Detector::new(config, &model, of.classes().clone(), &of.device)?;
-        Ok(detector.with_quantization(quantization))
+        Ok(detector.with_quantization(quantization, path)?)
     }
 
     /// Writes the file, or leaves what is there.
@@ -243,6 +275,13 @@ mod tests {
         let pairs = found.iter().zip(&expected);
         let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!((1e-6..0.1).contains(&off), "{off}");
+
+        let few = Quantization::new(&histograms.ranges()[1..]);
+        let refused = detector.with_quantization(Some(few), &path).err().unwrap();
+        assert!(
+            refused.to_string().contains("ranges for the model's"),
+            "{refused}"
+        );
 
         // Their weights are what the whole numbers are worth, and rounding them again changes nothing.
         let again = QuantizedWeights::of(&read, &histograms, &path).unwrap();

@@ -41,7 +41,7 @@ pub(crate) struct PanelEnd {
 
 /// The windows of a tile's pixels.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Windows<'a> {
+pub(crate) struct TileWindows<'a> {
     pub(crate) bytes: &'a [u8],
     /// Where each window begins.
     pub(crate) starts: [usize; TILE],
@@ -123,7 +123,7 @@ impl Panels {
         let mut values = [[0.0; PANEL]; TILE];
         let mut pixels = chunk.chunks_exact_mut(self.outputs);
         for tile in tiles {
-            let windows = Windows {
+            let windows = TileWindows {
                 bytes: maps.bytes,
                 starts: tile.starts,
                 taps: &maps.taps[tile.map],
@@ -274,7 +274,7 @@ pub(crate) mod vnni {
 
     use pulp::cast;
 
-    use super::{PANEL, PanelEnd, PanelQuad, QUAD, TILE, Windows};
+    use super::{PANEL, PanelEnd, PanelQuad, QUAD, TILE, TileWindows};
 
     /// Lanes of a vector.
     const LANES: usize = 16;
@@ -282,7 +282,7 @@ pub(crate) mod vnni {
     /// The values of a tile's pixels for a panel's outputs.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     pub(crate) fn multiply(
-        windows: Windows<'_>,
+        windows: TileWindows<'_>,
         weights: &[PanelQuad],
         end: &PanelEnd,
         values: &mut [[f32; PANEL]; TILE],
@@ -295,7 +295,7 @@ pub(crate) mod vnni {
                 &bytes.as_chunks::<QUAD>().0[..quads]
             });
             for quad in 0..quads {
-                let weights: [__m512i; QUAD] = weights[quad].map(|vector| cast(vector));
+                let weights: [__m512i; QUAD] = weights[quad].map(cast);
                 for row in 0..TILE {
                     let bytes = _mm512_set1_epi32(i32::from_ne_bytes(rows[row][quad]));
                     for vector in 0..QUAD {

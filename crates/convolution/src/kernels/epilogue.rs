@@ -88,7 +88,9 @@ impl Epilogue<'_> {
                 for (value, residual) in pixel.iter_mut().zip(residual.unwrap_or_default()) {
                     *value += residual;
                 }
-                pixel.iter_mut().for_each(|value| *value = relu(*value));
+                for value in pixel {
+                    *value = relu(*value);
+                }
             }
         }
     }

@@ -8,7 +8,7 @@
 use gemm::Parallelism;
 
 #[cfg(not(target_family = "wasm"))]
-use super::dot_products::{PANEL, PanelEnd, PanelQuad, TILE, Windows};
+use super::dot_products::{PANEL, PanelEnd, PanelQuad, TILE, TileWindows};
 
 /// A matrix in a slice with any strides.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +142,7 @@ pub(crate) fn has_dot_products() -> bool {
 /// Panics if a window reaches beyond the bytes, or the CPU does not have it.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn multiply_windows(
-    windows: Windows<'_>,
+    windows: TileWindows<'_>,
     weights: &[PanelQuad],
     end: &PanelEnd,
     values: &mut [[f32; PANEL]; TILE],

@@ -43,7 +43,7 @@ impl Bytes {
         }
     }
 
-    /// The nearest byte of each value; 0 for what is none.
+    /// The nearest byte of each value.
     fn write(self, values: &[f32], bytes: &mut [u8]) {
         /// To this the CPU adds numbers below 2^22 by rounding them to whole ones, in its last bits.
         const ROUNDS: f32 = 12_582_912.0;
@@ -52,7 +52,7 @@ impl Bytes {
             #[inline(always)]
             || {
                 for (byte, value) in bytes.iter_mut().zip(values) {
-                    let place = (value * steps + zero).max(0.0).min(255.0);
+                    let place = (value * steps + zero).clamp(0.0, 255.0);
                     *byte = (place + ROUNDS).to_bits() as u8;
                 }
             },
@@ -102,7 +102,9 @@ impl PackedWeights {
     ) -> Self {
         let bytes = Bytes::of(range);
         let (whole, mut steps) = round_weights(weights, problem.outputs);
-        steps.iter_mut().for_each(|step| *step *= bytes.step);
+        for step in &mut steps {
+            *step *= bytes.step;
+        }
         let of_outputs = whole.chunks_exact(problem.taps() * problem.inputs);
         let excess = of_outputs.map(|weights| {
             let sum: i32 = weights.iter().copied().map(i32::from).sum();
