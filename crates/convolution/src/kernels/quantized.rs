@@ -34,7 +34,7 @@ struct Bytes {
 impl Bytes {
     fn of(range: InputRange) -> Self {
         let step = (range.high - range.low) / 255.0;
-        if step > 0.0 {
+        if step.is_normal() {
             let zero = (-range.low / step).round() as u8;
             Self { step, zero }
         } else {
@@ -58,9 +58,7 @@ impl Bytes {
             },
         );
     }
-}
 
-impl Bytes {
     fn of_all(self, input: &[f32]) -> Vec<u8> {
         /// How many values a thread takes at once.
         const CHUNK: usize = 1 << 15;
