@@ -1,22 +1,18 @@
 //! A detector in eight bits: the ranges of its convolutions' inputs, and its file.
 
-use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use image::RgbImage;
 use retinanet_convolution::{InputHistograms, InputRange, LayerCall, Quantization, record_calls};
 use retinanet_images::{TestTimeView, prepare_views};
 
 use crate::weights::error::WeightsError;
-use crate::weights::file::{CLASSES_KEY, WeightFile};
+use crate::weights::file::{CLASSES_KEY, STEP, WeightFile};
 use crate::weights::load::load;
 use crate::weights::names::Names;
 use crate::{Detector, DetectorConfig, DetectorError};
-
-/// What follows the name of whole weights in the name of what one of them is worth, by outputs.
-const STEP: &str = ".step";
 
 /// Key of the input ranges, as JSON, in the metadata of a file in eight bits.
 const RANGES_KEY: &str = "retinanet.input_ranges";
@@ -164,28 +160,6 @@ impl WeightFile {
             let steps = TensorData::new(steps, [shape[0]]);
             self.tensors.insert(format!("{name}{STEP}"), steps);
             self.tensors.insert(name, TensorData::new(whole, shape));
-        }
-    }
-
-    /// Turns whole numbers into what they are worth; those that nothing tells the worth of are left out.
-    pub(crate) fn restore(&mut self) {
-        let is_whole = |data: &TensorData| data.dtype() == DType::I8;
-        let whole: Vec<_> = (self.tensors.extract_if(.., |_, data| is_whole(data))).collect();
-        for (name, data) in whole {
-            let Some(steps) = self.tensors.remove(&format!("{name}{STEP}")) else {
-                continue;
-            };
-            let shape = data.shape().to_vec();
-            let each = shape.iter().skip(1).product::<usize>().max(1);
-            let steps: Vec<f32> = steps.iter().collect();
-            if steps.len() * each == data.num_elements() {
-                let steps = steps
-                    .into_iter()
-                    .flat_map(|step| iter::repeat_n(step, each));
-                let values = data.iter::<i8>().zip(steps);
-                let values: Vec<f32> = values.map(|(it, step)| f32::from(it) * step).collect();
-                self.tensors.insert(name, TensorData::new(values, shape));
-            }
         }
     }
 

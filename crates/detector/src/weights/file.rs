@@ -1,6 +1,7 @@
 //! Weight files of any format as named tensors.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter;
 use std::path::Path;
 
 use burn::store::burn_pack;
@@ -13,6 +14,9 @@ use crate::weights::error::WeightsError;
 
 /// Key of the classes, as JSON, in a weight file's metadata.
 pub(crate) const CLASSES_KEY: &str = "retinanet.classes";
+
+/// What follows the name of whole weights in the name of what one of them is worth, by outputs.
+pub(crate) const STEP: &str = ".step";
 
 /// What a weight file holds.
 #[derive(Debug, Default)]
@@ -79,6 +83,28 @@ impl WeightFile {
         };
         file.restore();
         Ok(file)
+    }
+
+    /// Turns whole numbers into what they are worth; those that nothing tells the worth of are left out.
+    pub(crate) fn restore(&mut self) {
+        let is_whole = |data: &TensorData| data.dtype() == DType::I8;
+        let whole: Vec<_> = (self.tensors.extract_if(.., |_, data| is_whole(data))).collect();
+        for (name, data) in whole {
+            let Some(steps) = self.tensors.remove(&format!("{name}{STEP}")) else {
+                continue;
+            };
+            let shape = data.shape().to_vec();
+            let each = shape.iter().skip(1).product::<usize>().max(1);
+            let steps: Vec<f32> = steps.iter().collect();
+            if steps.len() * each == data.num_elements() {
+                let steps = steps
+                    .into_iter()
+                    .flat_map(|step| iter::repeat_n(step, each));
+                let values = data.iter::<i8>().zip(steps);
+                let values: Vec<f32> = values.map(|(it, step)| f32::from(it) * step).collect();
+                self.tensors.insert(name, TensorData::new(values, shape));
+            }
+        }
     }
 
     fn from_burnpack(bytes: Vec<u8>) -> Result<Self, burn_pack::Error> {
