@@ -370,7 +370,7 @@ pub fn group_norm(norm: &GroupNorm, input: Levels, end: FusedEpilogue<Tensor<3>>
 fn moments<const D: usize>(groups: &Groups, input: &Tensor<D>) -> Moments {
     let input = without_gradient(input.clone());
     let input = input.try_into_primitive::<Flex>();
-    let input = contiguous(input.expect("the device was looked up"));
+    let input = contiguous(input.expect("the device is flex"));
     groups.moments(values(&input))
 }
 

@@ -39,10 +39,10 @@ impl Quantization {
         }
     }
 
-    /// Input channels of each group below which a convolution stays in f32: the stem, whose pixels are worth more digits.
+    /// Input channels of each group below which a convolution stays in f32: the stem, whose pixels need more digits.
     pub const FEWEST_CHANNELS: usize = 16;
 
-    /// The nearest whole numbers of the weights of so many outputs, and what one of them is worth for each output.
+    /// The nearest whole numbers of the weights of so many outputs, and the scale of each output.
     pub fn round_weights(weights: &[f32], outputs: usize) -> (Vec<i8>, Vec<f32>) {
         round_weights(weights, outputs)
     }

@@ -9,7 +9,7 @@ use retinanet_convolution::{InputHistograms, InputRange, LayerCall, Quantization
 use retinanet_images::{TestTimeView, prepare_views};
 
 use crate::weights::error::WeightsError;
-use crate::weights::file::{CLASSES_KEY, STEP, WeightFile};
+use crate::weights::file::{CLASSES_KEY, SCALE, WeightFile};
 use crate::weights::load::load;
 use crate::weights::names::Names;
 use crate::{Detector, DetectorConfig, DetectorError};
@@ -156,9 +156,9 @@ impl WeightFile {
             };
             let shape = data.shape().to_vec();
             let values: Vec<f32> = data.iter().collect();
-            let (whole, steps) = Quantization::round_weights(&values, shape[0]);
-            let steps = TensorData::new(steps, [shape[0]]);
-            self.tensors.insert(format!("{name}{STEP}"), steps);
+            let (whole, scales) = Quantization::round_weights(&values, shape[0]);
+            let scales = TensorData::new(scales, [shape[0]]);
+            self.tensors.insert(format!("{name}{SCALE}"), scales);
             self.tensors.insert(name, TensorData::new(whole, shape));
         }
     }
@@ -257,14 +257,14 @@ mod tests {
             "{refused}"
         );
 
-        // Their weights are what the whole numbers are worth, and rounding them again changes nothing.
+        // Rounding its weights again changes nothing.
         let again = QuantizedWeights::of(&read, &histograms, &path).unwrap();
         let again = again.detector(&config, &read, &path).unwrap();
         assert_eq!(logits(&again), logits(&read));
     }
 
     #[test]
-    fn ranges_that_are_none_and_whole_weights_without_their_worth_are_told() {
+    fn ranges_that_are_none_and_whole_weights_without_a_scale_are_told() {
         let path = Path::new("some.safetensors");
         let told = |text: &str| {
             let mut file = WeightFile::default();
@@ -283,16 +283,16 @@ mod tests {
         let mut file = WeightFile::default();
         assert!(file.quantization(path).unwrap().is_none());
         let whole = || TensorData::new(vec![1_i8, 2, 3, 4], [2, 2]);
-        let steps = |values: Vec<f32>| {
+        let scales = |values: Vec<f32>| {
             let count = values.len();
             TensorData::new(values, [count])
         };
         file.tensors = [
             ("a".to_owned(), whole()),
-            ("a.step".to_owned(), steps(vec![0.5, 10.0])),
+            ("a.scale".to_owned(), scales(vec![0.5, 10.0])),
             ("b".to_owned(), whole()),
             ("c".to_owned(), whole()),
-            ("c.step".to_owned(), steps(vec![0.5])),
+            ("c.scale".to_owned(), scales(vec![0.5])),
         ]
         .into();
         file.restore();

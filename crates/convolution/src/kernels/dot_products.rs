@@ -22,21 +22,21 @@ const QUAD: usize = 4;
 /// Weights of four channels for a panel's outputs.
 pub(crate) type PanelQuad = [[i8; PANEL]; QUAD];
 
-/// Weights, panel after panel, and what each output's sum needs.
+/// Weights, panel after panel, and how their sums are dequantised.
 #[derive(Debug)]
 pub(crate) struct Panels {
     /// `[panels, taps, channels / 4]`
     weights: Vec<PanelQuad>,
     /// `[panels]`
-    ends: Vec<PanelEnd>,
+    scales: Vec<PanelScales>,
     outputs: usize,
 }
 
-/// What a sum is worth: `(sum - excess) * step`.
+/// How a panel's sums are dequantised: `(sum - excess) * scale`.
 #[derive(Clone, Debug)]
-pub(crate) struct PanelEnd {
+pub(crate) struct PanelScales {
     pub(crate) excess: [i32; PANEL],
-    pub(crate) step: [f32; PANEL],
+    pub(crate) scale: [f32; PANEL],
 }
 
 /// The windows of a tile's pixels.
@@ -53,7 +53,12 @@ pub(crate) struct TileWindows<'a> {
 
 impl Panels {
     /// Packs whole weights, `[outputs, inputs, taps]`.
-    pub(crate) fn new(problem: &Problem, weights: &[i8], excess: &[i32], steps: &[f32]) -> Self {
+    pub(crate) fn new(
+        problem: &Problem,
+        weights: &[i8],
+        excess: &[i32],
+        sum_scales: &[f32],
+    ) -> Self {
         let (taps, inputs, outputs) = (problem.taps(), problem.inputs, problem.outputs);
         let (quads, panels) = (inputs.div_ceil(QUAD), outputs.div_ceil(PANEL));
         let mut packed = vec![[[0; PANEL]; QUAD]; panels * taps * quads];
@@ -63,30 +68,30 @@ impl Panels {
             let byte = output % PANEL * QUAD + input % QUAD;
             packed[place][byte / PANEL][byte % PANEL] = *weight;
         }
-        let ends = excess.chunks(PANEL).zip(steps.chunks(PANEL));
-        let ends = ends.map(|(excess, steps)| {
-            let mut end = PanelEnd {
+        let scales = excess.chunks(PANEL).zip(sum_scales.chunks(PANEL));
+        let scales = scales.map(|(excess, sum_scales)| {
+            let mut scales = PanelScales {
                 excess: [0; PANEL],
-                step: [0.0; PANEL],
+                scale: [0.0; PANEL],
             };
-            end.excess[..excess.len()].copy_from_slice(excess);
-            end.step[..steps.len()].copy_from_slice(steps);
-            end
+            scales.excess[..excess.len()].copy_from_slice(excess);
+            scales.scale[..sum_scales.len()].copy_from_slice(sum_scales);
+            scales
         });
         Self {
             weights: packed,
-            ends: ends.collect(),
+            scales: scales.collect(),
             outputs,
         }
     }
 
-    /// Computes the output, `[pixels, outputs]`, and finishes it block by block with `end`, which gets where a block begins.
+    /// Computes the output, `[pixels, outputs]`, and finishes it block by block with `finish`, which gets where a block begins.
     pub(crate) fn forward(
         &self,
         problem: &Problem,
         maps: &ByteMaps<'_>,
         output: &mut [f32],
-        end: impl Fn(usize, &mut [f32]) + Sync,
+        finish: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         /// Pixels of a block at most and at least: enough to use a panel's weights often, and to share out.
         const BLOCK: [usize; 2] = [96, 12];
@@ -101,22 +106,22 @@ impl Panels {
             .for_each(|(block, chunk)| {
                 let start = block.start * self.outputs;
                 let tiles = maps.tiles(problem, block);
-                for (panel, panel_end) in self.ends.iter().enumerate() {
-                    self.multiply(panel, panel_end, maps, &tiles, chunk);
+                for (panel, panel_scales) in self.scales.iter().enumerate() {
+                    self.multiply(panel, panel_scales, maps, &tiles, chunk);
                 }
-                end(start, chunk);
+                finish(start, chunk);
             });
     }
 
     fn multiply(
         &self,
         panel: usize,
-        end: &PanelEnd,
+        scales: &PanelScales,
         maps: &ByteMaps<'_>,
         tiles: &[Tile],
         chunk: &mut [f32],
     ) {
-        let depth = self.weights.len() / self.ends.len();
+        let depth = self.weights.len() / self.scales.len();
         let weights = &self.weights[panel * depth..][..depth];
         let first = panel * PANEL;
         let count = PANEL.min(self.outputs - first);
@@ -129,7 +134,7 @@ impl Panels {
                 taps: &maps.taps[tile.map],
                 channels: maps.channels,
             };
-            multiply_windows(windows, weights, end, &mut values);
+            multiply_windows(windows, weights, scales, &mut values);
             for (values, pixel) in values.iter().zip(pixels.by_ref().take(tile.pixels)) {
                 pixel[first..first + count].copy_from_slice(&values[..count]);
             }
@@ -169,12 +174,12 @@ impl<'a> ByteMaps<'a> {
         sizes.map(move |size| padded(problem, *size).into_iter().product::<usize>() * channels)
     }
 
-    /// Lays maps out in memory of this length; `write` turns values into bytes, `zero` is the byte of 0.
+    /// Lays maps out in memory of this length; `write` turns values into bytes, `zero_point` is the byte of 0.
     pub(crate) fn new(
         problem: &Problem,
         input: &[f32],
         bytes: &'a mut [u8],
-        zero: u8,
+        zero_point: u8,
         write: impl Fn(&[f32], &mut [u8]) + Sync,
     ) -> Self {
         let (padding, inputs) = (problem.options.padding, problem.inputs);
@@ -182,7 +187,7 @@ impl<'a> ByteMaps<'a> {
         let sizes = problem.maps_in.sizes();
         let lengths = Self::lengths(problem);
         if padding != [0, 0] || channels != inputs {
-            bytes.fill(zero);
+            bytes.fill(zero_point);
         }
         let mut rows = Vec::new();
         let of_maps = split_by(bytes, lengths.clone());
@@ -274,7 +279,7 @@ pub(crate) mod vnni {
 
     use pulp::cast;
 
-    use super::{PANEL, PanelEnd, PanelQuad, QUAD, TILE, TileWindows};
+    use super::{PANEL, PanelQuad, PanelScales, QUAD, TILE, TileWindows};
 
     /// Lanes of a vector.
     const LANES: usize = 16;
@@ -284,7 +289,7 @@ pub(crate) mod vnni {
     pub(crate) fn multiply(
         windows: TileWindows<'_>,
         weights: &[PanelQuad],
-        end: &PanelEnd,
+        scales: &PanelScales,
         values: &mut [[f32; PANEL]; TILE],
     ) {
         let mut sums = [[_mm512_setzero_si512(); QUAD]; TILE];
@@ -305,15 +310,15 @@ pub(crate) mod vnni {
                 }
             }
         }
-        let (excess, steps) = (
-            end.excess.as_chunks::<LANES>().0,
-            end.step.as_chunks::<LANES>().0,
+        let (excess, sum_scales) = (
+            scales.excess.as_chunks::<LANES>().0,
+            scales.scale.as_chunks::<LANES>().0,
         );
         for (values, sums) in values.iter_mut().zip(sums) {
             let vectors = values.as_chunks_mut::<LANES>().0.iter_mut();
-            for (((values, sum), excess), step) in vectors.zip(sums).zip(excess).zip(steps) {
+            for (((values, sum), excess), scale) in vectors.zip(sums).zip(excess).zip(sum_scales) {
                 let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, cast(*excess)));
-                *values = cast(_mm512_mul_ps(sum, cast(*step)));
+                *values = cast(_mm512_mul_ps(sum, cast(*scale)));
             }
         }
     }

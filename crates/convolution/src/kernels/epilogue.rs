@@ -55,7 +55,7 @@ impl Epilogue<'_> {
     /// The parts that come together often in one pass, which is the same numbers as in one after the other.
     #[inline(always)]
     fn apply_pixel(&self, pixel: &mut [f32]) {
-        // As `max`, but NaN stays NaN, so that a diverging run is seen.
+        // As `max`, but NaN stays NaN, so that a diverging run is noticed.
         let relu = |value: f32| {
             if self.relu && value < 0.0 { 0.0 } else { value }
         };

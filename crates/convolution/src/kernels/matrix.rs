@@ -8,7 +8,7 @@
 use gemm::Parallelism;
 
 #[cfg(not(target_family = "wasm"))]
-use super::dot_products::{PANEL, PanelEnd, PanelQuad, TILE, TileWindows};
+use super::dot_products::{PANEL, PanelQuad, PanelScales, TILE, TileWindows};
 
 /// A matrix in a slice with any strides.
 #[derive(Clone, Copy, Debug)]
@@ -144,17 +144,17 @@ pub(crate) fn has_dot_products() -> bool {
 pub(crate) fn multiply_windows(
     windows: TileWindows<'_>,
     weights: &[PanelQuad],
-    end: &PanelEnd,
+    scales: &PanelScales,
     values: &mut [[f32; PANEL]; TILE],
 ) {
     assert!(has_dot_products(), "the CPU has no dot products of bytes");
     // SAFETY: the CPU has the features that the function was compiled for; all else in it is safe.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        super::dot_products::vnni::multiply(windows, weights, end, values);
+        super::dot_products::vnni::multiply(windows, weights, scales, values);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (windows, weights, end, values);
+    let _ = (windows, weights, scales, values);
 }
 
 #[cfg(test)]

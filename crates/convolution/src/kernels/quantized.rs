@@ -22,24 +22,27 @@ const LARGEST_WEIGHT: f32 = 63.0;
 
 type Executor = GemmExecutor<u8, i8, i32>;
 
-/// The bytes that stand for an input.
+/// How an input becomes bytes.
 #[derive(Clone, Copy, Debug)]
-struct Bytes {
-    /// What a byte more is worth.
-    step: f32,
+struct Quantizer {
+    /// What one byte stands for more than the byte before.
+    scale: f32,
     /// The byte of 0.
-    zero: u8,
+    zero_point: u8,
 }
 
-impl Bytes {
+impl Quantizer {
     fn of(range: InputRange) -> Self {
-        let step = (range.high - range.low) / 255.0;
-        if step.is_normal() {
-            let zero = (-range.low / step).round() as u8;
-            Self { step, zero }
+        let scale = (range.high - range.low) / 255.0;
+        if scale.is_normal() {
+            let zero_point = (-range.low / scale).round() as u8;
+            Self { scale, zero_point }
         } else {
             // Nothing but zeros.
-            Self { step: 1.0, zero: 0 }
+            Self {
+                scale: 1.0,
+                zero_point: 0,
+            }
         }
     }
 
@@ -47,12 +50,12 @@ impl Bytes {
     fn write(self, values: &[f32], bytes: &mut [u8]) {
         /// To this the CPU adds numbers below 2^22 by rounding them to whole ones, in its last bits.
         const ROUNDS: f32 = 12_582_912.0;
-        let (steps, zero) = (1.0 / self.step, f32::from(self.zero));
+        let (inverse, zero_point) = (1.0 / self.scale, f32::from(self.zero_point));
         vectorized(
             #[inline(always)]
             || {
                 for (byte, value) in bytes.iter_mut().zip(values) {
-                    let place = (value * steps + zero).clamp(0.0, 255.0);
+                    let place = (value * inverse + zero_point).clamp(0.0, 255.0);
                     *byte = (place + ROUNDS).to_bits() as u8;
                 }
             },
@@ -72,7 +75,7 @@ impl Bytes {
 /// A convolution's weights as whole numbers, packed for the product.
 #[derive(Debug)]
 pub(crate) struct PackedWeights {
-    bytes: Bytes,
+    quantizer: Quantizer,
     factor: Factor,
 }
 
@@ -98,39 +101,45 @@ impl PackedWeights {
         range: InputRange,
         dot_products: bool,
     ) -> Self {
-        let bytes = Bytes::of(range);
-        let (whole, mut steps) = round_weights(weights, problem.outputs);
-        for step in &mut steps {
-            *step *= bytes.step;
+        let quantizer = Quantizer::of(range);
+        let (whole, mut scales) = round_weights(weights, problem.outputs);
+        for scale in &mut scales {
+            *scale *= quantizer.scale;
         }
         let of_outputs = whole.chunks_exact(problem.taps() * problem.inputs);
         let excess = of_outputs.map(|weights| {
             let sum: i32 = weights.iter().copied().map(i32::from).sum();
-            sum * i32::from(bytes.zero)
+            sum * i32::from(quantizer.zero_point)
         });
         let excess: Vec<i32> = excess.collect();
         let factor = if dot_products {
-            Factor::Panels(Panels::new(problem, &whole, &excess, &steps))
+            Factor::Panels(Panels::new(problem, &whole, &excess, &scales))
         } else {
-            Factor::Matrix(MatrixFactor::new(problem, &whole, excess, steps))
+            Factor::Matrix(MatrixFactor::new(problem, &whole, excess, scales))
         };
-        Self { bytes, factor }
+        Self { quantizer, factor }
     }
 
     /// Computes the output, `[pixels, outputs]`.
-    pub(crate) fn forward(&self, problem: &Problem, input: &[f32], end: Epilogue<'_>) -> Vec<f32> {
+    pub(crate) fn forward(
+        &self,
+        problem: &Problem,
+        input: &[f32],
+        epilogue: Epilogue<'_>,
+    ) -> Vec<f32> {
         let mut output = memory::zeros(problem.maps_out.pixels() * problem.outputs);
-        let finish = |start, chunk: &mut [f32]| end.at(start).apply(chunk, problem.outputs);
+        let finish = |start, chunk: &mut [f32]| epilogue.at(start).apply(chunk, problem.outputs);
         match &self.factor {
             Factor::Panels(panels) => {
-                let write = |values: &[f32], bytes: &mut [u8]| self.bytes.write(values, bytes);
+                let write = |values: &[f32], bytes: &mut [u8]| self.quantizer.write(values, bytes);
                 with_bytes(ByteMaps::length(problem), |bytes| {
-                    let maps = ByteMaps::new(problem, input, bytes, self.bytes.zero, write);
+                    let maps =
+                        ByteMaps::new(problem, input, bytes, self.quantizer.zero_point, write);
                     panels.forward(problem, &maps, &mut output, finish);
                 });
             }
             Factor::Matrix(factor) => {
-                factor.forward(problem, input, self.bytes, &mut output, finish);
+                factor.forward(problem, input, self.quantizer, &mut output, finish);
             }
         }
         output
@@ -140,14 +149,14 @@ impl PackedWeights {
 /// Weights as a matrix `[taps * inputs, outputs]`, packed, and what each output's sum needs.
 struct MatrixFactor {
     packed: PackedBMatrix<i8>,
-    /// What the byte of 0 adds to each output's sum.
+    /// What the zero point adds to each output's sum.
     excess: Vec<i32>,
-    /// What each output's sum is worth.
-    steps: Vec<f32>,
+    /// The scale of each output's sum: its weights' times the input's.
+    scales: Vec<f32>,
 }
 
 impl MatrixFactor {
-    fn new(problem: &Problem, whole: &[i8], excess: Vec<i32>, steps: Vec<f32>) -> Self {
+    fn new(problem: &Problem, whole: &[i8], excess: Vec<i32>, scales: Vec<f32>) -> Self {
         let (taps, inputs, outputs) = (problem.taps(), problem.inputs, problem.outputs);
         let depth = taps * inputs;
         let mut factor = vec![0_i8; depth * outputs];
@@ -159,7 +168,7 @@ impl MatrixFactor {
         Self {
             packed: Executor::new().prepack_b(factor),
             excess,
-            steps,
+            scales,
         }
     }
 
@@ -168,16 +177,16 @@ impl MatrixFactor {
         &self,
         problem: &Problem,
         input: &[f32],
-        bytes: Bytes,
+        quantizer: Quantizer,
         output: &mut [f32],
-        end: impl Fn(usize, &mut [f32]) + Sync,
+        finish: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let pixels = problem.maps_out.pixels();
         let depth = problem.taps() * problem.inputs;
         let (blocks, _) = blocks(pixels, depth);
         let lengths = blocks.iter().map(|block| block.len() * problem.outputs);
         let chunks = split_by(output, lengths);
-        let whole = (!problem.is_pointwise()).then(|| bytes.of_all(input));
+        let whole = (!problem.is_pointwise()).then(|| quantizer.of_all(input));
         let part = Columns {
             taps: 0..problem.taps(),
             channels: 0..problem.inputs,
@@ -186,23 +195,23 @@ impl MatrixFactor {
             let start = block.start * problem.outputs;
             with_bytes(block.len() * depth, |columns| {
                 if let Some(whole) = &whole {
-                    let windows = Windows::new(problem, whole, bytes.zero);
+                    let windows = Windows::new(problem, whole, quantizer.zero_point);
                     windows.gather(block, &part, columns);
                 } else {
                     let values = &input[block.start * depth..block.end * depth];
-                    bytes.write(values, columns);
+                    quantizer.write(values, columns);
                 }
                 self.multiply(columns, chunk);
             });
-            end(start, chunk);
+            finish(start, chunk);
         };
         let blocks: Vec<_> = blocks.into_iter().zip(chunks).collect();
         blocks.into_par_iter().with_max_len(1).for_each(work);
     }
 
-    /// Multiplies columns, `[pixels, taps * inputs]`, and writes what the sums are worth.
+    /// Multiplies columns, `[pixels, taps * inputs]`, and writes the sums, dequantised.
     fn multiply(&self, columns: &[u8], output: &mut [f32]) {
-        let outputs = self.steps.len();
+        let outputs = self.scales.len();
         let rows = output.len() / outputs;
         let columns = NdTensorView::from_data([rows, columns.len() / rows.max(1)], columns);
         with_scratch(output.len(), |scratch| {
@@ -218,10 +227,10 @@ impl MatrixFactor {
                 || {
                     let pixels = output.chunks_exact_mut(outputs);
                     for (pixel, sums) in pixels.zip(sums.chunks_exact(outputs)) {
-                        let constants = self.excess.iter().zip(&self.steps);
+                        let constants = self.excess.iter().zip(&self.scales);
                         let values = pixel.iter_mut().zip(sums).zip(constants);
-                        for ((value, sum), (excess, step)) in values {
-                            *value = (sum - excess) as f32 * step;
+                        for ((value, sum), (excess, scale)) in values {
+                            *value = (sum - excess) as f32 * scale;
                         }
                     }
                 },
@@ -233,24 +242,24 @@ impl MatrixFactor {
 impl fmt::Debug for MatrixFactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MatrixFactor")
-            .field("steps", &self.steps)
+            .field("scales", &self.scales)
             .finish_non_exhaustive()
     }
 }
 
-/// The nearest whole numbers of the weights of so many outputs, and what one of them is worth for each output.
+/// The nearest whole numbers of the weights of so many outputs, and the scale of each output.
 pub(crate) fn round_weights(weights: &[f32], outputs: usize) -> (Vec<i8>, Vec<f32>) {
     let of_outputs = weights.chunks_exact((weights.len() / outputs.max(1)).max(1));
-    let steps: Vec<f32> = of_outputs.clone().map(weight_step).collect();
-    let whole = of_outputs.zip(&steps).flat_map(|(weights, step)| {
+    let scales: Vec<f32> = of_outputs.clone().map(weight_scale).collect();
+    let whole = of_outputs.zip(&scales).flat_map(|(weights, scale)| {
         let weights = weights.iter();
-        weights.map(|weight| whole_weight(*weight, *step))
+        weights.map(|weight| whole_weight(*weight, *scale))
     });
-    (whole.collect(), steps)
+    (whole.collect(), scales)
 }
 
-/// What a whole weight more of an output is worth.
-fn weight_step(weights: &[f32]) -> f32 {
+/// The scale of an output's weights.
+fn weight_scale(weights: &[f32]) -> f32 {
     let largest = weights.iter().copied().map(f32::abs).fold(0.0, f32::max);
     if largest > 0.0 {
         largest / LARGEST_WEIGHT
@@ -260,8 +269,8 @@ fn weight_step(weights: &[f32]) -> f32 {
 }
 
 /// The nearest whole weight.
-fn whole_weight(weight: f32, step: f32) -> i8 {
-    (weight / step)
+fn whole_weight(weight: f32, scale: f32) -> i8 {
+    (weight / scale)
         .round()
         .clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT) as i8
 }

@@ -15,8 +15,8 @@ use crate::weights::error::WeightsError;
 /// Key of the classes, as JSON, in a weight file's metadata.
 pub(crate) const CLASSES_KEY: &str = "retinanet.classes";
 
-/// What follows the name of whole weights in the name of what one of them is worth, by outputs.
-pub(crate) const STEP: &str = ".step";
+/// What follows the name of whole weights in the name of their scales, one for each output.
+pub(crate) const SCALE: &str = ".scale";
 
 /// What a weight file holds.
 #[derive(Debug, Default)]
@@ -85,23 +85,23 @@ impl WeightFile {
         Ok(file)
     }
 
-    /// Turns whole numbers into what they are worth; those that nothing tells the worth of are left out.
+    /// Dequantises whole numbers; those without scales are left out.
     pub(crate) fn restore(&mut self) {
         let is_whole = |data: &TensorData| data.dtype() == DType::I8;
         let whole: Vec<_> = (self.tensors.extract_if(.., |_, data| is_whole(data))).collect();
         for (name, data) in whole {
-            let Some(steps) = self.tensors.remove(&format!("{name}{STEP}")) else {
+            let Some(scales) = self.tensors.remove(&format!("{name}{SCALE}")) else {
                 continue;
             };
             let shape = data.shape().to_vec();
             let each = shape.iter().skip(1).product::<usize>().max(1);
-            let steps: Vec<f32> = steps.iter().collect();
-            if steps.len() * each == data.num_elements() {
-                let steps = steps
+            let scales: Vec<f32> = scales.iter().collect();
+            if scales.len() * each == data.num_elements() {
+                let scales = scales
                     .into_iter()
-                    .flat_map(|step| iter::repeat_n(step, each));
-                let values = data.iter::<i8>().zip(steps);
-                let values: Vec<f32> = values.map(|(it, step)| f32::from(it) * step).collect();
+                    .flat_map(|scale| iter::repeat_n(scale, each));
+                let values = data.iter::<i8>().zip(scales);
+                let values: Vec<f32> = values.map(|(it, scale)| f32::from(it) * scale).collect();
                 self.tensors.insert(name, TensorData::new(values, shape));
             }
         }
