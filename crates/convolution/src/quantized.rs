@@ -370,14 +370,14 @@ mod tests {
                 ..ConvOptions::new(stride, kernel / 2 * dilation)
             };
             let problem = Problem::new(maps, channels, [outputs, channels, kernel, kernel], options);
-            let draw = |count: usize, name: &str, half: f32| -> Vec<f32> {
+            let sample = |count: usize, name: &str, half: f32| -> Vec<f32> {
                 let values = normal_values(count, seed, name).into_iter();
                 values.map(|it| (it * half / 3.0).round().clamp(-half, half)).collect()
             };
             let (low, high) = (-f32::from(zero), 255.0 - f32::from(zero));
-            let input = draw(pixels * channels, "input", 255.0);
+            let input = sample(pixels * channels, "input", 255.0);
             let input: Vec<f32> = input.into_iter().map(|it| it.clamp(low, high)).collect();
-            let mut weights = draw(outputs * channels * kernel * kernel, "weights", 63.0);
+            let mut weights = sample(outputs * channels * kernel * kernel, "weights", 63.0);
             // The scale of each output is 1.
             let each = channels * kernel * kernel;
             weights.iter_mut().step_by(each).for_each(|weight| *weight = 63.0);

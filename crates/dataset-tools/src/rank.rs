@@ -9,7 +9,7 @@ use retinanet_boxes::Detection;
 pub struct Unlabelled {
     /// How unsure it is; see [`doubt`].
     pub doubt: f32,
-    /// How many boxes there are to draw, as far as it knows; see [`expected_boxes`].
+    /// How many boxes there are to label, as far as it knows; see [`expected_boxes`].
     pub boxes: f32,
     /// Its backbone's features of the whole; as many numbers for every image.
     pub features: Vec<f32>,
@@ -22,7 +22,7 @@ pub struct Ranked {
     pub image: usize,
     /// How unsure the detector is.
     pub doubt: f32,
-    /// How many boxes there are to draw, as far as it knows.
+    /// How many boxes there are to label, as far as it knows.
     pub boxes: f32,
     /// How different it is from those that were chosen before, in `[0, 1]`.
     pub novelty: f32,
@@ -83,7 +83,7 @@ pub fn expected_boxes(detections: &[Detection]) -> f32 {
 }
 
 /// Chooses `take` images, the most worth labelling first: each time the one with the largest product of doubt and novelty
-/// for what its boxes cost to draw.
+/// for what its boxes cost to label.
 /// Near copies of what was chosen have no novelty, and are chosen last.
 pub fn rank(images: &[Unlabelled], take: usize) -> Vec<Ranked> {
     let directions = directions(images);
