@@ -88,6 +88,11 @@ impl Assigner {
         }
     }
 
+    /// Whether only those anchors learn a box that overlap it by one threshold for all, so that anchors have to fit the data.
+    pub const fn needs_fitting_anchors(&self) -> bool {
+        matches!(self, Self::MaxIou(_))
+    }
+
     /// The overlap from which a report counts a box as reached; where every box has one of its own, the usual 0.5.
     pub const fn foreground(&self) -> f32 {
         match self {

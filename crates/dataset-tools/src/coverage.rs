@@ -19,6 +19,8 @@ const BARS: usize = 10;
 /// What anchors reach of a data set's boxes; crowds do not count.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CoverageReport {
+    /// Whether boxes that no anchor overlaps by `foreground` are hardly learnt.
+    pub needs_fitting_anchors: bool,
     /// Overlap from which an anchor is an object.
     pub foreground: f32,
     /// Overlap below which an anchor is background.
@@ -65,9 +67,24 @@ impl Coverage {
         share(self.background, self.boxes)
     }
 
+    /// The share of boxes with an anchor that learns them; 1 of none, and nothing where anchors were not matched.
+    pub fn share_of_learnt(&self) -> Option<f64> {
+        let were_matched = self.positives > 0 || self.boxes == 0;
+        were_matched.then(|| share(self.boxes - self.missed, self.boxes))
+    }
+
     /// The mean of the best overlaps.
     pub fn mean_iou(&self) -> f64 {
         self.iou_sum / self.boxes.max(1) as f64
+    }
+
+    /// What anchors reach of these boxes.
+    pub fn of(boxes: &[Covered], assigner: &Assigner) -> Self {
+        let mut coverage = Self::default();
+        for covered in boxes {
+            coverage.add(covered, assigner);
+        }
+        coverage
     }
 
     fn add(&mut self, covered: &Covered, assigner: &Assigner) {
@@ -147,17 +164,16 @@ impl CoverageReport {
         let sizes = ["small", "medium", "large"].map(str::to_owned).to_vec();
         let strides = generator.strides().iter();
         let levels = strides.map(|stride| format!("stride {stride}")).collect();
-        let mut all = Coverage::default();
         let mut histogram = [0; BARS];
         for covered in &covered {
-            all.add(covered, assigner);
             let bar = (covered.iou * BARS as f32) as usize;
             histogram[bar.min(BARS - 1)] += 1;
         }
         Self {
+            needs_fitting_anchors: assigner.needs_fitting_anchors(),
             foreground: assigner.foreground(),
             background: assigner.background(),
-            all,
+            all: Coverage::of(&covered, assigner),
             by_class: group(&|covered| covered.class, classes),
             by_size: group(&|covered| area_class(&covered.original), sizes),
             by_level: group(&|covered| covered.level, levels),

@@ -17,17 +17,19 @@ pub fn check_requests(config: &ExperimentConfig) -> Result<[CheckRequest; 2], Ex
         let root = &config.data.root;
         Split::new(root.join(&split.annotations), root.join(&split.images))
     };
+    let assigner = config.target_assigner()?;
     let anchors = Anchors {
         generator: config.anchor_generator()?,
         resize: config.data.transform.resize.clone(),
-        foreground: config.target_assigner()?.assigner().foreground(),
+        foreground: assigner.assigner().foreground(),
     };
+    let needs_fitting_anchors = assigner.assigner().needs_fitting_anchors();
     let decoding = config.data.decoding();
     let (train, val) = (split(&config.data.train), split(&config.data.val));
     Ok([
         CheckRequest {
             other: Some(val.clone()),
-            anchors: Some(anchors),
+            anchors: needs_fitting_anchors.then_some(anchors),
             decoding,
             ..CheckRequest::new(train)
         },

@@ -1,5 +1,7 @@
 //! What a run should do next, by what its curves and its data say.
 
+use retinanet_dataset_tools::Coverage;
+
 use crate::{EvaluationPoint, Report, TrainingLog};
 
 /// A difference of AP that is more than noise between neighbouring evaluations.
@@ -114,6 +116,9 @@ fn waiting(log: &TrainingLog) -> Option<String> {
 
 fn coverage(report: &Report) -> Option<String> {
     let coverage = report.coverage.as_ref()?;
+    if !coverage.needs_fitting_anchors {
+        return unlearnt(&coverage.all);
+    }
     let share = coverage.all.share_of_foreground();
     (share < LEAST_COVERAGE).then(|| {
         format!(
@@ -121,6 +126,18 @@ fn coverage(report: &Report) -> Option<String> {
              and aspect ratios that fit them.",
             100.0 * (1.0 - share),
             coverage.foreground
+        )
+    })
+}
+
+/// Where the assigner takes anchors around a box's centre, only boxes smaller than a cell go without.
+fn unlearnt(coverage: &Coverage) -> Option<String> {
+    let share = coverage.share_of_learnt()?;
+    (share < LEAST_COVERAGE).then(|| {
+        format!(
+            "{:.0} % of the boxes have no anchor's centre inside: larger inputs (`data.short_side`) or \
+             `model.finest_level = \"p2\"` reach smaller objects.",
+            100.0 * (1.0 - share)
         )
     })
 }
@@ -179,7 +196,7 @@ fn when(log: &TrainingLog, iteration: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use retinanet_dataset_tools::{ClassStats, Coverage, CoverageReport, DatasetStats};
+    use retinanet_dataset_tools::{ClassStats, CoverageReport, DatasetStats};
 
     use super::*;
 
@@ -260,6 +277,31 @@ mod tests {
     }
 
     #[test]
+    fn where_every_box_has_a_threshold_of_its_own_only_boxes_without_an_anchor_are_told() {
+        let covered = |missed| Report {
+            coverage: Some(CoverageReport {
+                needs_fitting_anchors: false,
+                foreground: 0.5,
+                background: 0.4,
+                all: Coverage {
+                    boxes: 100,
+                    positives: 600,
+                    missed,
+                    ..Coverage::default()
+                },
+                by_class: Vec::new(),
+                by_size: Vec::new(),
+                by_level: Vec::new(),
+                histogram: [0; 10],
+            }),
+            ..Report::default()
+        };
+        assert_eq!(advice(&covered(9)), Vec::<String>::new());
+        let said = advice(&covered(12));
+        assert!(said[0].starts_with("12 % of the boxes have no"), "{said:?}");
+    }
+
+    #[test]
     fn anchors_and_rare_classes_are_told() {
         let class = |name: &str, boxes| ClassStats {
             name: name.into(),
@@ -280,6 +322,7 @@ mod tests {
         let report = Report {
             training_data: Some(data),
             coverage: Some(CoverageReport {
+                needs_fitting_anchors: true,
                 foreground: 0.5,
                 background: 0.4,
                 all,

@@ -74,6 +74,11 @@ pub(crate) fn report(arguments: &AnchorsReportArguments) -> Result<(), Failure> 
 
 pub(crate) fn optimize(arguments: &AnchorsDataArguments) -> Result<(), Failure> {
     let scene = Scene::new(arguments)?;
+    if !scene.assigner.needs_fitting_anchors() {
+        console::note(
+            "with this assigner (`criterion.assigner.kind`) anchors need not fit the boxes: one square anchor a cell does",
+        );
+    }
     let targets = anchor_targets(&scene.config, &scene.dataset)?;
     let proposal = search(
         &scene.config.model.anchors,

@@ -1,7 +1,7 @@
 //! What a run says when it begins.
 
 use retinanet_boxes::{ClassList, one_line};
-use retinanet_dataset_tools::{CoverageReport, Depth};
+use retinanet_dataset_tools::{Coverage, CoverageReport, Depth};
 use retinanet_detector::{LoadedWeights, RetinaNet};
 use retinanet_experiment::{ExperimentConfig, Observer};
 
@@ -132,6 +132,22 @@ pub(crate) fn coverage(plan: &Plan) -> CoverageReport {
     )
 }
 
+/// How many boxes find anchors where each has a threshold of its own.
+fn learnt(coverage: &Coverage) -> String {
+    let boxes = coverage.boxes;
+    let matched = coverage.share_of_learnt().map(|share| {
+        format!(
+            "; {:.1} anchors learn a box, {:.1} % of {boxes} boxes have one at least",
+            coverage.positives as f64 / boxes.max(1) as f64,
+            100.0 * share,
+        )
+    });
+    format!(
+        "anchors    around the boxes' centres{}",
+        matched.unwrap_or_default()
+    )
+}
+
 /// Tells how many boxes the anchors reach, and warns where that is too few.
 fn tell_coverage(
     plan: &Plan,
@@ -140,6 +156,10 @@ fn tell_coverage(
 ) -> Result<CoverageReport, RunDirectoryError> {
     const FEW: f64 = 0.95;
     let report = coverage(plan);
+    if !report.needs_fitting_anchors {
+        tell(run, observer, &learnt(&report.all))?;
+        return Ok(report);
+    }
     let reached = report.all.share_of_foreground();
     let line = format!(
         "anchors    reach {:.1} % of {} boxes with IoU {}, {:.1} % with {}; best IoU {:.2} on average",
