@@ -27,12 +27,12 @@ pub(crate) struct Builtin {
 const ALL: [Builtin; 2] = [
     Builtin {
         name: "resnet18",
-        file: "resnet18-textured-2.safetensors",
+        file: "resnet18-textured-3.safetensors",
         part: "backbone.",
     },
     Builtin {
         name: "retinanet_resnet18",
-        file: "retinanet_resnet18-textured-2.safetensors",
+        file: "retinanet_resnet18-textured-3.safetensors",
         part: "",
     },
 ];

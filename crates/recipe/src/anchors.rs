@@ -1,57 +1,32 @@
-use retinanet_anchors::{AnchorError, Fit, Target, optimize};
+use rayon::prelude::*;
+use retinanet_anchors::Target;
 use retinanet_data::CocoDataset;
-use retinanet_dataset_tools::{Covered, Depth, cover};
+use retinanet_dataset_tools::{Coverage, Covered, Depth, cover, cover_image};
 use retinanet_experiment::{ExperimentConfig, ExperimentError};
-
-use crate::recipe::Recipe;
 
 /// Boxes that anchors are fitted to: more make it slower and change nothing.
 const MOST_TARGETS: usize = 5_000;
 
-/// How well anchors fit before they were moved and after.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FittedAnchors {
-    /// The paper's, scaled to the input.
-    pub before: Fit,
-    /// The recipe's.
-    pub after: Fit,
-}
+/// Images whose boxes are matched to tell how many find anchors: more take minutes and change nothing.
+const MOST_MATCHED: usize = 200;
 
-/// A recipe cannot be completed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecipeError {
-    /// The recipe's own config is refused.
-    #[error(transparent)]
-    Experiment(#[from] ExperimentError),
-    /// Anchors cannot be fitted.
-    #[error(transparent)]
-    Anchors(#[from] AnchorError),
-}
-
-impl Recipe {
-    /// Moves and reshapes the anchors so that they reach most boxes; `config` is this recipe's.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the config is refused.
-    pub fn fit_anchors(
-        &mut self,
-        config: &ExperimentConfig,
-        train: &CocoDataset,
-    ) -> Result<FittedAnchors, RecipeError> {
-        let (generator, assigner) = (config.anchor_generator()?, config.target_assigner()?);
-        let targets = anchor_targets(config, train)?;
-        let strides = generator.strides();
-        let anchors = &config.model.anchors;
-        let foreground = assigner.assigner().foreground();
-        let proposal = optimize(anchors, strides, &targets, foreground)?;
-        self.anchors = Some(proposal.config);
-        Ok(FittedAnchors {
-            before: proposal.before,
-            after: proposal.after,
-        })
-    }
+/// How many of a data set's boxes have anchors that learn them, by a sample of its images.
+///
+/// # Errors
+///
+/// Returns an error if the config is refused.
+pub fn anchor_coverage(
+    config: &ExperimentConfig,
+    dataset: &CocoDataset,
+) -> Result<Coverage, ExperimentError> {
+    let (generator, assigner) = (config.anchor_generator()?, config.target_assigner()?);
+    let (transform, assigner) = (config.data.transform()?, assigner.assigner());
+    let step = dataset.images.len().div_ceil(MOST_MATCHED).max(1);
+    let sample: Vec<_> = dataset.images.iter().step_by(step).collect();
+    let covered = sample
+        .into_par_iter()
+        .flat_map_iter(|image| cover_image(image, &transform, &generator, assigner, Depth::Match));
+    Ok(Coverage::of(&covered.collect::<Vec<_>>(), assigner))
 }
 
 /// The boxes that anchors are fitted to, in pixels of the network's input: all of a data set, or so many spread over it.

@@ -1,8 +1,7 @@
 //! A config for somebody's own data.
 //!
 //! [`Facts`] tell what the data is like: how many images, how large they and their objects are. With the time that a step
-//! takes ([`StepCost`]) and the time there is, a [`Recipe`] says how large the input, how long the training; its anchors are
-//! fitted to the boxes ([`Recipe::fit_anchors`]). It is written as a short config, each line with its reason
+//! takes ([`StepCost`]) and the time there is, a [`Recipe`] says how large the input, how long the training. It is written as a short config, each line with its reason
 //! ([`Recipe::to_toml`]).
 
 mod anchors;
@@ -11,7 +10,7 @@ mod length;
 mod recipe;
 mod write;
 
-pub use anchors::{FittedAnchors, RecipeError, anchor_targets};
+pub use anchors::{anchor_coverage, anchor_targets};
 pub use facts::Facts;
 pub use length::StepCost;
 pub use recipe::{Halves, Recipe, Wishes};

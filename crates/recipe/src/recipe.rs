@@ -1,7 +1,5 @@
 use std::path::PathBuf;
 
-use retinanet_anchors::AnchorConfig;
-
 use crate::facts::Facts;
 use crate::length::{Length, StepCost, plan};
 
@@ -31,6 +29,9 @@ pub struct Wishes {
     pub pretrained: Option<String>,
     /// Why these.
     pub pretrained_because: String,
+    /// Whether they have learned to predict boxes as the recipe has them, so that anchors can be assigned by what is
+    /// predicted from the first step on.
+    pub predicts_boxes: bool,
 }
 
 impl Wishes {
@@ -46,8 +47,6 @@ pub struct Recipe {
     pub(crate) facts: Facts,
     pub(crate) wishes: Wishes,
     pub(crate) length: Length,
-    /// None until they were fitted.
-    pub(crate) anchors: Option<AnchorConfig>,
 }
 
 impl Recipe {
@@ -63,7 +62,6 @@ impl Recipe {
             facts,
             wishes,
             length,
-            anchors: None,
         }
     }
 

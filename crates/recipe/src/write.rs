@@ -13,6 +13,7 @@ impl Recipe {
         self.write_head(&mut text);
         self.write_data(&mut text);
         self.write_model(&mut text);
+        self.write_criterion(&mut text);
         self.write_training(&mut text);
         text
     }
@@ -22,15 +23,15 @@ impl Recipe {
         line(
             text,
             &format!(
-                "# Made by `retinanet init` for {} minutes: {} images with {} boxes of {} classes, and {} to evaluate on.",
+                "# Made by `retinanet init` for {} minutes: {} images with {} boxes of {} classes, and {} to evaluate on. \
+                 Every key: `retinanet config keys`.",
                 self.wishes.minutes, facts.images, facts.boxes, facts.classes, facts.val_images
             ),
         );
-        line(
-            text,
-            "# Every key, with its default: `retinanet config keys`.",
-        );
-        line(text, "");
+        if !self.wishes.on_cpu() {
+            let device = Value::from(self.wishes.device.as_str());
+            line(text, &format!("compute.device = {device}"));
+        }
     }
 
     fn write_data(&self, text: &mut String) {
@@ -92,37 +93,53 @@ impl Recipe {
             );
             commented(
                 text,
-                "head = { depth = 2, norm = \"group_norm\" }",
+                "head = { depth = 2, norm = \"group_norm\", level_scales = true }",
                 "half the paper's, for the same reason",
             );
         } else {
-            let reason = "learns faster than without a norm";
-            commented(text, "head = { norm = \"group_norm\" }", reason);
+            let head = "head = { norm = \"group_norm\", level_scales = true }";
+            commented(text, head, "learns faster than without a norm");
         }
-        if let Some(anchors) = &self.anchors {
-            let line = format!(
-                "anchors = {{ sizes = {:?}, aspect_ratios = {:?} }}",
-                anchors.sizes, anchors.aspect_ratios
-            );
-            commented(text, &line, "fitted to the boxes");
-        }
+        commented(
+            text,
+            "anchors = { scales_per_octave = 1, aspect_ratios = [1.0] }",
+            "one a cell",
+        );
+        commented(
+            text,
+            "box_coder = { kind = \"distances\", bins = 17 }",
+            "how far its sides are, as distributions",
+        );
+        line(text, "");
+    }
+
+    fn write_criterion(&self, text: &mut String) {
+        let aligned = "the anchors that find a box best learn it";
+        let nearest = "the anchors around a box's centre learn it";
+        let (assigner, reason, weighing) = match self.wishes.predicts_boxes {
+            true => ("task_aligned", aligned, ""),
+            false => ("atss", nearest, ", weigh_by = \"score\""),
+        };
+        line(text, "[criterion]");
+        commented(text, "normalizer = \"batch\"", "batches are small");
+        let assigner = format!("assigner = {{ kind = \"{assigner}\" }}");
+        commented(text, &assigner, reason);
+        let class = "class = { kind = \"quality_focal\" }";
+        commented(text, class, "a score is how well its box fits");
+        let bbox = format!("box = {{ kind = \"giou\"{weighing} }}");
+        commented(text, &bbox, "boxes as they are measured");
         line(text, "");
     }
 
     fn write_training(&self, text: &mut String) {
         let steps = self.steps();
-        line(text, "[criterion]");
-        commented(text, "normalizer = \"batch\"", "batches are small");
-        commented(
-            text,
-            "box = { kind = \"giou\" }",
-            "boxes as they are measured",
-        );
-        line(text, "");
         line(text, "[optimizer]");
         commented(text, "kind = \"adamw\"", "needs fewer steps than SGD");
-        line(text, "lr = 0.001");
-        line(text, "reference_batch = 4");
+        commented(
+            text,
+            "lr = 0.004",
+            "for 16 images at once, in proportion for fewer",
+        );
         line(text, "weight_decay = 0.01");
         commented(text, "clip_norm = 10.0", "no single batch decides");
         line(text, "");
@@ -154,10 +171,6 @@ impl Recipe {
             &format!("ema_decay = {decay}"),
             "the mean of the last weights is evaluated",
         );
-        if !self.wishes.on_cpu() {
-            let device = Value::from(self.wishes.device.as_str());
-            line(text, &format!("\n[compute]\ndevice = {device}"));
-        }
     }
 }
 
@@ -219,6 +232,7 @@ mod tests {
             backbone: "resnet18".to_owned(),
             pretrained: pretrained.map(str::to_owned),
             pretrained_because: "there is no network".to_owned(),
+            predicts_boxes: pretrained.is_some(),
         };
         let cost = StepCost {
             fixed: 0.01,
@@ -237,9 +251,8 @@ mod tests {
             load_config(&path, &[]).unwrap()
         };
         let recipe = recipe("flex", Some("builtin:retinanet_resnet18"));
-        let mut written = load("init.toml", &recipe.to_toml());
+        let written = load("init.toml", &recipe.to_toml());
         let preset = load("preset.toml", "preset = \"small_data\"");
-        written.model.anchors = preset.model.anchors.clone();
         assert_eq!(written.model, preset.model);
         assert_eq!(written.criterion, preset.criterion);
         assert_eq!(written.optimizer, preset.optimizer);

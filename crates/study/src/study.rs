@@ -278,12 +278,13 @@ mod tests {
     use super::*;
 
     /// What studies start from.
-    const BASES: [&str; 6] = [
+    const BASES: [&str; 7] = [
         "backbone.toml",
         "base.toml",
         "base_bccd.toml",
         "base_harder.toml",
         "base_network.toml",
+        "base_overlap.toml",
         "base_small_data.toml",
     ];
 

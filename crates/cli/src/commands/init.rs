@@ -7,12 +7,12 @@ use anyhow::{anyhow, Context};
 use retinanet_data::CocoDataset;
 use retinanet_dataset_tools::doctor::{CheckRequest, Report, Role, Severity, Split};
 use retinanet_dataset_tools::{
-    convert, discover, find_images, near_copies, split_groups, DatasetFormat, Destination, Found,
-    FoundSplit, Source, MADE_BY_INIT,
+    convert, discover, find_images, near_copies, split_groups, Coverage, DatasetFormat,
+    Destination, Found, FoundSplit, Source, MADE_BY_INIT,
 };
 use retinanet_experiment::{load_config, ExperimentConfig, Observer};
 use retinanet_pretrained::{BUILTIN, BUILTIN_BACKBONE};
-use retinanet_recipe::{Facts, FittedAnchors, Halves, Recipe, StepCost, Wishes};
+use retinanet_recipe::{anchor_coverage, Facts, Halves, Recipe, StepCost, Wishes};
 use retinanet_settings::Whole;
 use retinanet_trainer::{measure_step, roughly, Plan};
 use serde_json::Value;
@@ -57,13 +57,9 @@ pub(crate) fn write_config(arguments: &InitArguments, out: &Path) -> Result<(), 
     let mut recipe = Recipe::draft(halves, facts, wishes);
     let cost = measure(&recipe)?;
     recipe = recipe.that_takes(&cost);
-    let fitted = recipe
-        .fit_anchors(&config_of(&recipe)?, &train)
-        .map_err(Failure::work)?;
-    console::result(&anchors_line(&fitted));
+    let coverage = anchor_coverage(&config_of(&recipe)?, &train).map_err(Failure::work)?;
+    console::result(&anchors_line(&coverage));
     console::result(&plan_line(&recipe));
-    // What is written has to be what is read.
-    config_of(&recipe)?;
     super::write_over(out, recipe.to_toml().as_bytes())?;
     made.keep();
     console::result(&format!(
@@ -456,6 +452,7 @@ fn wishes(arguments: &InitArguments) -> Result<Wishes, Failure> {
         minutes: arguments.minutes,
         device,
         backbone: backbone.to_owned(),
+        predicts_boxes: pretrained.as_deref() == Some(BUILTIN),
         pretrained,
         pretrained_because,
     })
@@ -498,17 +495,20 @@ fn config_of(recipe: &Recipe) -> Result<ExperimentConfig, Failure> {
     Ok(load_config(&path, &[])?)
 }
 
-fn anchors_line(fitted: &FittedAnchors) -> String {
-    /// With fewer, most objects are learned by chance.
-    const LEAST_REACHED: f64 = 0.5;
-    let [before, after] = [fitted.before, fitted.after].map(|fit| 100.0 * fit.reached);
-    let warning = if fitted.after.reached < LEAST_REACHED {
+fn anchors_line(coverage: &Coverage) -> String {
+    /// With fewer, most objects are never learnt.
+    const LEAST_LEARNT: f64 = 0.5;
+    let share = coverage.share_of_learnt().unwrap_or(0.0);
+    let warning = if share < LEAST_LEARNT {
         "; the others are too small or too thin in this input: more `--minutes` allow a larger one, and large photos \
          may be cut into tiles"
     } else {
         ""
     };
-    format!("anchors: {after:.1} % of the boxes are reached, {before:.1} % by the paper's{warning}")
+    format!(
+        "anchors: one a cell, which learn {:.1} % of the boxes{warning}",
+        100.0 * share
+    )
 }
 
 fn plan_line(recipe: &Recipe) -> String {
