@@ -77,6 +77,11 @@ fn a_folder_of_coco_becomes_a_short_config_that_trains() {
         trained.stderr.contains("class output, which starts afresh"),
         "{trained:#?}"
     );
+    assert!(
+        (trained.stderr).contains("anchors    around the boxes' centres; ")
+            && !trained.stderr.contains("anchors optimize"),
+        "{trained:#?}"
+    );
     assert!(trained.stdout.contains("runs/mine"), "{trained:#?}");
     at(&experiment, &["init", "mine"]).expect_refusal(2, &["`mine.toml` is there already"]);
 }
@@ -236,14 +241,16 @@ fn what_ships_with_the_program_fits_the_configs_for_cpus_and_its_backbone_all() 
     let experiment = shapes([4, 2]);
     let steps = ["--set", "train.iterations=1", "--set", "schedule.warmup=0"];
     let other = ["--set", "model.fpn_channels=8"];
-    for (place, more, afresh) in [
+    for (place, assigner, more, afresh) in [
         (
             "builtin:retinanet_resnet18",
+            "task_aligned",
             &[][..],
             &["no class output"][..],
         ),
         (
             "builtin:resnet18",
+            "atss",
             &other,
             &["no pyramid", "no class_subnet", "no box_subnet"],
         ),
@@ -252,6 +259,8 @@ fn what_ships_with_the_program_fits_the_configs_for_cpus_and_its_backbone_all() 
         let config = format!("{name}.toml");
         let init = ["init", "mine", "--pretrained", place, "--out", &config];
         at(&experiment, &init).expect_success();
+        let text = String::from_utf8(experiment.bytes(&config)).unwrap();
+        assert!(text.contains(assigner), "{text}");
         let train = [&["train", &config, "--run-dir", name][..], &steps, more].concat();
         let told = at(&experiment, &train).expect_success();
         let weights = told

@@ -1,8 +1,8 @@
 //! A config for somebody's own data.
 //!
 //! [`Facts`] tell what the data is like: how many images, how large they and their objects are. With the time that a step
-//! takes ([`StepCost`]) and the time there is, a [`Recipe`] says how large the input, how long the training. It is written as a short config, each line with its reason
-//! ([`Recipe::to_toml`]).
+//! takes ([`StepCost`]) and the time there is, a [`Recipe`] says how large the input, how long the training. It is
+//! written as a short config, each line with its reason ([`Recipe::to_toml`]).
 
 mod anchors;
 mod facts;

@@ -116,9 +116,10 @@ impl Recipe {
     fn write_criterion(&self, text: &mut String) {
         let aligned = "the anchors that find a box best learn it";
         let nearest = "the anchors around a box's centre learn it";
-        let (assigner, reason, weighing) = match self.wishes.predicts_boxes {
-            true => ("task_aligned", aligned, ""),
-            false => ("atss", nearest, ", weigh_by = \"score\""),
+        let (assigner, reason, weighing) = if self.wishes.predicts_boxes {
+            ("task_aligned", aligned, "")
+        } else {
+            ("atss", nearest, ", weigh_by = \"score\"")
         };
         line(text, "[criterion]");
         commented(text, "normalizer = \"batch\"", "batches are small");

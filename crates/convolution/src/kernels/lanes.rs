@@ -1,6 +1,6 @@
 //! The widest vectors of the CPU, with the one thing that [`pulp`]'s have not: values that are spread over lanes.
 
-use pulp::{NullaryFnOnce, Scalar, Simd};
+use pulp::{Scalar, Simd};
 
 #[cfg(target_arch = "x86_64")]
 use pulp::{
@@ -100,9 +100,11 @@ impl Width {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 struct With<S, W>(S, W);
 
-impl<S: Spread, W: Work> NullaryFnOnce for With<S, W> {
+#[cfg(target_arch = "x86_64")]
+impl<S: Spread, W: Work> pulp::NullaryFnOnce for With<S, W> {
     type Output = ();
 
     #[inline(always)]

@@ -350,6 +350,7 @@ fn coverage() -> CoverageReport {
         "stride 128",
     ];
     CoverageReport {
+        needs_fitting_anchors: true,
         foreground: 0.5,
         background: 0.4,
         all: row(String::new(), 12_000, 0.88).1,
