@@ -102,3 +102,27 @@ pub fn check_annotations(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::load_config;
+
+    /// With ATSS no box is out of reach because of its shape, and a warning would be wrong.
+    #[test]
+    fn boxes_are_held_against_anchors_only_where_these_have_to_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        for (preset, is_checked) in [
+            ("torchvision", true),
+            ("atss", false),
+            ("small_data", false),
+        ] {
+            fs_err::write(&path, format!("preset = \"{preset}\"")).unwrap();
+            let config = load_config(&path, &[]).unwrap();
+            let [train, val] = check_requests(&config).unwrap();
+            assert_eq!(train.anchors.is_some(), is_checked, "{preset}");
+            assert!(val.anchors.is_none());
+        }
+    }
+}
