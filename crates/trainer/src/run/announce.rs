@@ -137,9 +137,8 @@ fn learnt(coverage: &Coverage) -> String {
     let boxes = coverage.boxes;
     let matched = coverage.share_of_learnt().map(|share| {
         format!(
-            "; {:.1} anchors learn a box, {:.1} % of {boxes} boxes have one at least",
-            coverage.positives as f64 / boxes.max(1) as f64,
-            100.0 * share,
+            "; {:.1} % of {boxes} boxes have one at least",
+            100.0 * share
         )
     });
     format!(
