@@ -276,6 +276,11 @@ fn what_ships_with_the_program_fits_the_configs_for_cpus_and_its_backbone_all() 
         for part in afresh {
             assert!(weights.contains(part), "{weights}");
         }
+        // By its name and not by its place in this machine's cache, so that the run trains elsewhere, too.
+        assert!(weights.contains(&format!(" {place}: ")), "{weights}");
+        let of_run = String::from_utf8(experiment.bytes(&format!("{name}/config.toml"))).unwrap();
+        let named = format!("pretrained = \"{place}\"");
+        assert!(of_run.contains(&named), "{of_run}");
     }
     let unfit = [
         &["train", "resnet18.toml", "--run-dir", "unfit"][..],

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use retinanet_convolution::Parameter;
+use retinanet_convolution::{Arithmetic, Parameter};
 
 use crate::resnet::{BackboneFeatures, ResNet};
 
@@ -41,11 +41,10 @@ impl Backbone {
         }
     }
 
-    /// Allows or forbids Winograd's algorithm in all convolutions; see
-    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd).
-    pub fn allow_winograd(&mut self, allowed: bool) {
+    /// Says what the CPU may do for speed in all convolutions.
+    pub fn compute_by(&mut self, arithmetic: Arithmetic) {
         match self {
-            Self::ResNet(network) => network.allow_winograd(allowed),
+            Self::ResNet(network) => network.compute_by(arithmetic),
         }
     }
 }

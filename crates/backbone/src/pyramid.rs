@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    Conv2d, FusedEpilogue, Parameter, WeightDistribution, add_upsampled, conv2d,
+    Arithmetic, Conv2d, FusedEpilogue, Parameter, WeightDistribution, add_upsampled, conv2d,
     conv2d_with_epilogue,
 };
 use schemars::JsonSchema;
@@ -187,9 +187,8 @@ pub struct FeaturePyramid {
 }
 
 impl FeaturePyramid {
-    /// Allows or forbids Winograd's algorithm in all convolutions; see
-    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd).
-    pub fn allow_winograd(&mut self, allowed: bool) {
+    /// Says what the CPU may do for speed in all convolutions.
+    pub fn compute_by(&mut self, arithmetic: Arithmetic) {
         let Self {
             lateral2,
             lateral3,
@@ -214,7 +213,7 @@ impl FeaturePyramid {
             .into_iter()
             .chain(of_p2)
             .chain(of_path)
-            .for_each(|conv| conv.allow_winograd(allowed));
+            .for_each(|conv| conv.compute_by(arithmetic));
     }
 
     /// Adds the pyramid's parameters.

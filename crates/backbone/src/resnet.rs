@@ -2,7 +2,7 @@ mod names;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use retinanet_convolution::{Conv2d, Parameter, WeightDistribution, max_pool2d};
+use retinanet_convolution::{Arithmetic, Conv2d, Parameter, WeightDistribution, max_pool2d};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -261,10 +261,9 @@ impl ResNet {
         self.channels
     }
 
-    /// Allows or forbids Winograd's algorithm in all convolutions; see
-    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd).
-    pub fn allow_winograd(&mut self, allowed: bool) {
-        self.conv1.allow_winograd(allowed);
+    /// Says what the CPU may do for speed in all convolutions.
+    pub fn compute_by(&mut self, arithmetic: Arithmetic) {
+        self.conv1.compute_by(arithmetic);
         let stages = [
             &mut self.layer1,
             &mut self.layer2,
@@ -275,7 +274,7 @@ impl ResNet {
             .into_iter()
             .flatten()
             .flat_map(ResidualBlock::convolutions);
-        convolutions.for_each(|conv| conv.allow_winograd(allowed));
+        convolutions.for_each(|conv| conv.compute_by(arithmetic));
     }
 
     /// Adds the network's parameters.

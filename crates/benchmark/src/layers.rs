@@ -71,6 +71,7 @@ impl Benchmark<'_> {
         let (size, classes) = (self.options.size, self.options.classes);
         let device = Device::flex().autodiff();
         let model = (self.options.config.model).init(classes, self.options.seed, &device)?;
+        let model = model.with_precision(self.options.precision);
         let calls = record_calls(|| {
             model.forward(Tensor::zeros([1, 3, size.height, size.width], &device));
         });

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::shape::ConvOptions;
+use crate::shape::{Arithmetic, ConvOptions};
 
 /// A convolution: its weights, and how it is computed. Made by [`new_conv2d`](crate::new_conv2d).
 #[derive(Module, Debug)]
@@ -18,8 +18,8 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// Allows or forbids Winograd's algorithm; see [`ConvOptions::winograd`].
-    pub const fn allow_winograd(&mut self, allowed: bool) {
-        self.options.winograd = allowed;
+    /// Says what the CPU may do for speed.
+    pub const fn compute_by(&mut self, arithmetic: Arithmetic) {
+        self.options.arithmetic = arithmetic;
     }
 }

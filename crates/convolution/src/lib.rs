@@ -3,7 +3,7 @@
 //!
 //! On the CPU (Burn's flex backend) they are kernels of this crate, with gradients of their own,
 //! on the `gemm` crate: 1×1 convolutions are plain products, 3×3 with stride 1 go by Winograd's
-//! algorithm (see [`ConvOptions::winograd`]) where it pays, 3×3 in groups of few channels by vectors over several groups,
+//! algorithm (see [`Arithmetic::winograd`]) where it pays, 3×3 in groups of few channels by vectors over several groups,
 //! all others by blocks of columns. Results do not
 //! depend on the number of threads. On GPUs convolution has kernels of this crate too (feature `gpu`,
 //! which `wgpu` and `cuda` bring), and all else is Burn's own operations, as on every other device.
@@ -47,7 +47,7 @@ pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm
 #[cfg(not(target_family = "wasm"))]
 pub use quantized::{InputHistograms, InputRange, Quantization};
 pub use record::{EpilogueParts, LayerCall, record_calls};
-pub use shape::ConvOptions;
+pub use shape::{Arithmetic, ConvOptions, has_bf16_products};
 pub use synchronised::synchronise_batch_norms;
 pub use weights::{WeightDistribution, normal_values};
 pub use with_gradient::with_gradient;

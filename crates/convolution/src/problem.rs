@@ -68,9 +68,13 @@ impl Problem {
     }
 
     fn pays_winograd(&self) -> bool {
-        self.options.winograd
+        let plain = ConvOptions {
+            arithmetic: self.options.arithmetic,
+            ..ConvOptions::new(1, 1)
+        };
+        self.options.arithmetic.winograd
             && self.kernel == [3, 3]
-            && self.options == ConvOptions::new(1, 1)
+            && self.options == plain
             && self.inputs.min(self.outputs) >= FEWEST_CHANNELS
             && winograd::tiles(&self.maps_in) >= FEWEST_TILES
     }

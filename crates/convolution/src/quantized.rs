@@ -254,7 +254,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::matrix::has_dot_products;
-    use crate::shape::{ConvOptions, Maps};
+    use crate::shape::{Arithmetic, ConvOptions, Maps};
     use crate::weights::normal_values;
     use crate::{FusedEpilogue, Levels, conv2d_levels, conv2d_with_epilogue};
 
@@ -365,7 +365,7 @@ mod tests {
             let maps = Maps::levels(2, &[[size.0, size.1], [2, 5]]);
             let pixels = maps.pixels();
             let options = ConvOptions {
-                winograd: false,
+                arithmetic: Arithmetic { winograd: false, ..Arithmetic::STANDARD },
                 dilation: [dilation, 1],
                 ..ConvOptions::new(stride, kernel / 2 * dilation)
             };

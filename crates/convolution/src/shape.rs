@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::kernels::matrix::has_pair_products;
+
 /// Stride, padding, dilation and groups of a convolution, `[vertical, horizontal]`, and how the CPU may compute
 /// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,7 +16,14 @@ pub struct ConvOptions {
     pub dilation: [usize; 2],
     /// How many parts the channels are split into; each part sees only itself.
     pub groups: usize,
-    /// Whether the CPU may go by Winograd's algorithm.
+    /// What the CPU may do for speed.
+    pub arithmetic: Arithmetic,
+}
+
+/// How the CPU may compute a convolution other than by plain products in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Arithmetic {
+    /// Whether it may go by Winograd's algorithm.
     ///
     /// It computes 3×3 convolutions with stride 1 with a quarter of the multiplications, tile by tile
     /// of 4×4 pixels (F(4×4, 3×3), [Lavin and Gray 2016](https://arxiv.org/abs/1509.09308)). Its sums
@@ -22,6 +31,22 @@ pub struct ConvOptions {
     /// largest value, where the plain product's is about 1e-6. Forbid it to compare numbers with
     /// another framework to the last digit.
     pub winograd: bool,
+    /// Whether plain products, those of all convolutions that do not go by Winograd's algorithm, may round their factors to
+    /// bf16; sums stay in f32. Quicker where [`has_bf16_products`](crate::has_bf16_products), and slow elsewhere.
+    pub bf16: bool,
+}
+
+impl Arithmetic {
+    /// Winograd's algorithm, and no rounding.
+    pub const STANDARD: Self = Self {
+        winograd: true,
+        bf16: false,
+    };
+}
+
+/// Whether the CPU has instructions for products of bf16 (AVX512-BF16).
+pub fn has_bf16_products() -> bool {
+    has_pair_products()
 }
 
 impl ConvOptions {
@@ -32,7 +57,7 @@ impl ConvOptions {
             padding: [padding; 2],
             dilation: [1; 2],
             groups: 1,
-            winograd: true,
+            arithmetic: Arithmetic::STANDARD,
         }
     }
 
@@ -154,7 +179,7 @@ mod tests {
             padding: [1, 0],
             dilation: [1, 2],
             groups: 1,
-            winograd: true,
+            arithmetic: Arithmetic::STANDARD,
         };
         assert_eq!(options.output_size([7, 9], [3, 3]), [4, 5]);
     }

@@ -8,7 +8,7 @@ use crate::kernels::epilogue::Epilogue;
 use crate::kernels::lanes::Width;
 use crate::kernels::{direct, few_pixels, grouped, winograd};
 use crate::problem::Problem;
-use crate::shape::{ConvOptions, Maps};
+use crate::shape::{Arithmetic, ConvOptions, Maps};
 
 /// A problem with its values.
 #[derive(Debug)]
@@ -49,6 +49,20 @@ impl Case {
             problem,
             images,
         }
+    }
+
+    /// The same in bf16, with numbers that it has.
+    fn in_bf16(mut self) -> Self {
+        self.problem.options.arithmetic.bf16 = true;
+        let factors = [&mut self.input, &mut self.weights, &mut self.gradient];
+        for value in factors.into_iter().flatten() {
+            *value = f32::from_bits(value.to_bits() & 0xffff_0000);
+        }
+        // A power of two rounds no weight that it scales.
+        for scale in &mut self.scale {
+            *scale = 0.5_f32.copysign(*scale);
+        }
+        self
     }
 
     /// Calls `visit(output, input, weight)` with the places of all factors of the convolution.
@@ -181,13 +195,30 @@ prop_compose! {
         images in 1..3_usize,
         seed: u64,
     ) -> Case {
-        let options = ConvOptions { stride, padding, dilation, groups, winograd: true };
+        let options = ConvOptions { stride, padding, dilation, groups, arithmetic: Arithmetic::STANDARD };
         let reach = [0, 1].map(|axis| {
             (dilation[axis] * (kernel[axis] - 1) + 1).saturating_sub(2 * padding[axis])
         });
         let sizes = maps.iter().map(|size| [size[0].max(reach[0]), size[1].max(reach[1])]);
         let weights = [outputs * groups, inputs, kernel[0], kernel[1]];
         Case::new((images, &sizes.collect::<Vec<_>>()), weights, options, seed)
+    }
+}
+
+prop_compose! {
+    fn case_in_bf16()(
+        maps in prop::collection::vec([1..9_usize, 1..9_usize], 1..3),
+        kernel in 1..4_usize,
+        stride in 1..3_usize,
+        groups in 1..3_usize,
+        inputs in 1..70_usize,
+        outputs in 1..140_usize,
+        seed: u64,
+    ) -> Case {
+        let options = ConvOptions { groups, ..ConvOptions::new(stride, kernel / 2) };
+        let sizes = maps.iter().map(|size| size.map(|side| side.max(kernel)));
+        let weights = [outputs * groups, inputs, kernel, kernel];
+        Case::new((1, &sizes.collect::<Vec<_>>()), weights, options, seed).in_bf16()
     }
 }
 
@@ -215,6 +246,18 @@ prop_compose! {
         let channels = blocks * size.max(16);
         let options = ConvOptions { groups: channels / size, ..ConvOptions::new(stride, 1) };
         Case::new((images, &maps), [channels, size, 3, 3], options, seed)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn products_in_bf16_agree_with_f64_where_nothing_is_rounded(case in case_in_bf16()) {
+        case.check(Path::Direct, 2e-6);
+        if case.problem.options.groups == 1 {
+            case.check(Path::FewPixels, 2e-6);
+        }
     }
 }
 
@@ -262,6 +305,11 @@ fn blocks_join_without_a_seam() {
         if options == ConvOptions::new(1, 1) {
             case.check(Path::Winograd, 2e-5);
         }
+        let [channels_in, channels_out] = channels;
+        let weights = [channels_out + 60, channels_in, kernel, kernel];
+        let case = Case::new((2, &[size, [5, 3]]), weights, options, 1).in_bf16();
+        case.check(Path::Direct, 2e-6);
+        case.check(Path::FewPixels, 2e-6);
     }
 }
 
@@ -283,16 +331,21 @@ fn results_do_not_depend_on_the_number_of_threads() {
         (7, ConvOptions::new(2, 3), [70, 64], [3, 10]),
     ] {
         let weights = [channels[1], channels[0], kernel, kernel];
-        let case = Case::new((2, &[size, [5, 3]]), weights, options, 7);
+        let case = || Case::new((2, &[size, [5, 3]]), weights, options, 7);
+        let is_same = |case: &Case, path| {
+            let [alone, shared] = [&one, &three].map(|pool| pool.install(|| case.run(path)));
+            assert!(alone == shared, "{path:?}, kernel {kernel}, {size:?}");
+        };
         for path in Path::ALL {
             let fits = options == ConvOptions::new(1, 1) && kernel == 3;
             if fits || !matches!(path, Path::Winograd) {
-                let (alone, shared) = (
-                    one.install(|| case.run(path)),
-                    three.install(|| case.run(path)),
-                );
-                assert!(alone == shared, "{path:?}, kernel {kernel}, {size:?}");
+                is_same(&case(), path);
             }
+        }
+        let wide = [weights[0] + 60, weights[1], kernel, kernel];
+        let rounded = Case::new((2, &[size, [5, 3]]), wide, options, 7).in_bf16();
+        for path in [Path::Direct, Path::FewPixels] {
+            is_same(&rounded, path);
         }
     }
 }

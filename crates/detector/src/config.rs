@@ -4,6 +4,7 @@ use retinanet_anchors::{AnchorConfig, AnchorError, AnchorGenerator, BoxCoderConf
 use retinanet_backbone::{
     Architecture, Backbone, FeaturePyramidConfig, FinestLevel, NormKind, P6Source, ResNetConfig,
 };
+use retinanet_convolution::Arithmetic;
 use retinanet_heads::{HeadConfig, PredictedBoxes};
 use retinanet_settings::{NonNegative, SettingError, Whole};
 use schemars::JsonSchema;
@@ -147,6 +148,7 @@ impl ModelConfig {
             classes,
             norm: self.norm,
             precision: Precision::default(),
+            arithmetic: Arithmetic::STANDARD,
             gradient_checkpointing: false,
         };
         make_parameters(&model);

@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 use retinanet_backbone::{Backbone, FeaturePyramid, NormKind};
-use retinanet_convolution::{Levels, Parameter, ParameterKind, channels_last};
+use retinanet_convolution::{Arithmetic, Levels, Parameter, ParameterKind, channels_last};
 use retinanet_heads::Subnet;
 
 use crate::ModelConfig;
@@ -20,9 +20,12 @@ pub struct RetinaNet {
     /// The backbone's.
     #[module(skip)]
     pub(crate) norm: NormKind,
-    /// Of the maps between layers.
+    /// Of what convolutions multiply.
     #[module(skip)]
     pub(crate) precision: Precision,
+    /// What the CPU may do for speed.
+    #[module(skip)]
+    pub(crate) arithmetic: Arithmetic,
     /// Whether training computes layers anew in the backward pass.
     #[module(skip)]
     pub(crate) gradient_checkpointing: bool,
@@ -36,7 +39,8 @@ impl RetinaNet {
     /// - `images`: `[batch, 3, height, width]`, normalised; sides of any length, though only
     ///   multiples of 32 keep the pyramid's levels aligned
     pub fn forward(&self, images: Tensor<4>) -> Predictions {
-        let images = images.cast(self.precision.dtype());
+        let precision = self.precision.of_maps(&images.device());
+        let images = images.cast(precision);
         let features = self.backbone.forward(channels_last(images));
         let levels = Levels::pack(self.pyramid.forward(features));
         let cells: Vec<usize> = levels
@@ -61,7 +65,8 @@ impl RetinaNet {
     /// - `images`: `[batch, 3, height, width]`, normalised
     /// - output: `[batch, channels]`
     pub fn image_features(&self, images: Tensor<4>) -> Tensor<2> {
-        let images = images.cast(self.precision.dtype());
+        let precision = self.precision.of_maps(&images.device());
+        let images = images.cast(precision);
         let map = self.backbone.forward(channels_last(images)).c5;
         let [batch, height, width, channels] = map.dims();
         let places = map.reshape([batch, height * width, channels]);
@@ -69,13 +74,22 @@ impl RetinaNet {
     }
 
     /// Allows or forbids Winograd's algorithm in all convolutions; see
-    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd). It is allowed at first.
+    /// [`Arithmetic::winograd`](retinanet_convolution::Arithmetic::winograd). It is allowed at first.
     #[must_use]
-    pub fn with_winograd(mut self, allowed: bool) -> Self {
-        self.backbone.allow_winograd(allowed);
-        self.pyramid.allow_winograd(allowed);
-        self.class_subnet.allow_winograd(allowed);
-        self.box_subnet.allow_winograd(allowed);
+    pub fn with_winograd(self, allowed: bool) -> Self {
+        let arithmetic = Arithmetic {
+            winograd: allowed,
+            ..self.arithmetic
+        };
+        self.computing_by(arithmetic)
+    }
+
+    fn computing_by(mut self, arithmetic: Arithmetic) -> Self {
+        self.arithmetic = arithmetic;
+        self.backbone.compute_by(arithmetic);
+        self.pyramid.compute_by(arithmetic);
+        self.class_subnet.compute_by(arithmetic);
+        self.box_subnet.compute_by(arithmetic);
         self
     }
 
@@ -89,15 +103,19 @@ impl RetinaNet {
         self.norm == NormKind::SyncBatchNorm
     }
 
-    /// Computes with maps of this precision from now on: weights, norms' statistics, sums and predictions stay in f32.
-    /// The device must have it ([`Precision::is_on`]). It is [`Precision::F32`] at first.
+    /// Computes in this precision from now on. The device must have it ([`Precision::is_on`]). It is [`Precision::F32`] at
+    /// first.
     #[must_use]
-    pub const fn with_precision(mut self, precision: Precision) -> Self {
+    pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
-        self
+        let arithmetic = Arithmetic {
+            bf16: precision == Precision::Bf16,
+            ..self.arithmetic
+        };
+        self.computing_by(arithmetic)
     }
 
-    /// The precision of the maps between layers.
+    /// The precision of what convolutions multiply.
     pub const fn precision(&self) -> Precision {
         self.precision
     }
@@ -145,6 +163,7 @@ impl RetinaNet {
             classes: _,
             norm: _,
             precision: _,
+            arithmetic: _,
             gradient_checkpointing: _,
         } = self;
         let mut parts = [const { Vec::new() }; 4];

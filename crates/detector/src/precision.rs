@@ -1,13 +1,15 @@
-//! The precision of the maps between layers.
+//! The precision of what convolutions multiply.
 
 use std::fmt;
 
 use burn::tensor::{DType, Device};
+use retinanet_convolution::has_bf16_products;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The floats of the maps between layers, and of what convolutions multiply. Weights, what optimisers remember, norms'
-/// statistics, predictions, losses and sums are f32 in any case (Micikevicius et al. 2018, "Mixed Precision Training").
+/// The floats of what convolutions multiply and, on GPUs, of the maps between layers. Weights, what optimisers remember,
+/// norms' statistics, predictions, losses and sums are f32 in any case (Micikevicius et al. 2018, "Mixed Precision
+/// Training"). On CPUs with AVX512-BF16 there is bf16, for the convolutions that do not go by Winograd's algorithm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
@@ -30,6 +32,15 @@ impl Precision {
         }
     }
 
+    /// As the maps between layers have it on a device: on CPUs they stay in f32.
+    pub fn of_maps(self, device: &Device) -> DType {
+        if is_gpu(device) {
+            self.dtype()
+        } else {
+            DType::F32
+        }
+    }
+
     /// Whether gradients need a loss scale, lest they become 0.
     pub const fn needs_loss_scale(self) -> bool {
         matches!(self, Self::F16)
@@ -37,7 +48,12 @@ impl Precision {
 
     /// Whether a device computes with these floats.
     pub fn is_on(self, device: &Device) -> bool {
-        self == Self::F32 || (is_gpu(device) && device.supports_dtype(self.dtype()))
+        match self {
+            Self::F32 => true,
+            _ if is_gpu(device) => device.supports_dtype(self.dtype()),
+            Self::F16 => false,
+            Self::Bf16 => has_bf16_products(),
+        }
     }
 
     /// Those that a device computes with.

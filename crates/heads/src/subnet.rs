@@ -2,8 +2,8 @@ use burn::module::{Module, Param};
 use burn::nn::GroupNorm;
 use burn::tensor::{Device, Tensor};
 use retinanet_convolution::{
-    Conv2d, ConvOptions, FusedEpilogue, Levels, Parameter, WeightDistribution, conv2d_levels,
-    group_norm, group_norm_parameters, new_conv2d, new_group_norm,
+    Arithmetic, Conv2d, ConvOptions, FusedEpilogue, Levels, Parameter, WeightDistribution,
+    conv2d_levels, group_norm, group_norm_parameters, new_conv2d, new_group_norm,
 };
 use retinanet_settings::Whole;
 
@@ -131,11 +131,10 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// Allows or forbids Winograd's algorithm in all convolutions; see
-    /// [`ConvOptions::winograd`](retinanet_convolution::ConvOptions::winograd).
-    pub fn allow_winograd(&mut self, allowed: bool) {
+    /// Says what the CPU may do for speed in all convolutions.
+    pub fn compute_by(&mut self, arithmetic: Arithmetic) {
         let convolutions = self.convs.iter_mut().chain([&mut self.output]);
-        convolutions.for_each(|conv| conv.allow_winograd(allowed));
+        convolutions.for_each(|conv| conv.compute_by(arithmetic));
     }
 
     /// Adds the subnet's parameters.

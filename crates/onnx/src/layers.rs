@@ -81,7 +81,7 @@ impl Convolution {
             padding: [vertical, horizontal],
             dilation,
             groups,
-            winograd: _,
+            arithmetic: _,
         } = self.options;
         let inputs: Vec<&Value> = [input, &self.weight]
             .into_iter()

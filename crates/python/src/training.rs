@@ -76,10 +76,9 @@ impl Host for Module {
         }
     }
 
-    fn weights_file(&self, place: &str) -> Result<String, HostError> {
+    fn weights_file(&self, place: &str) -> Result<PathBuf, HostError> {
         let file = weights_file(place, &Cache::of_user(), &mut |_, _| {});
-        let file = file.map_err(|error| HostError::Refused(error.into()))?;
-        Ok(file.to_string_lossy().into_owned())
+        file.map_err(|error| HostError::Refused(error.into()))
     }
 }
 

@@ -128,8 +128,8 @@ pub trait Host {
     /// # Errors
     ///
     /// Returns an error if it cannot be had.
-    fn weights_file(&self, pretrained: &str) -> Result<String, HostError> {
-        Ok(pretrained.to_owned())
+    fn weights_file(&self, pretrained: &str) -> Result<PathBuf, HostError> {
+        Ok(PathBuf::from(pretrained))
     }
 
     /// Is told that training begins, and that a request to stop is from now on the observer's to tell.
@@ -221,12 +221,12 @@ pub enum LaunchError {
 /// # }
 /// ```
 pub fn launch(
-    mut options: LaunchOptions,
+    options: LaunchOptions,
     host: &dyn Host,
     observer: &mut dyn Observer,
 ) -> Result<TrainOutcome, LaunchError> {
     require_folder(&options)?;
-    take_weights(&mut options, host)?;
+    let weights = weights(&options, host)?;
     let config = &options.config;
     host.set_threads(config.compute.threads.map(Whole::as_usize));
     require_data(&config.data, &[DataSplit::Train, DataSplit::Val])?;
@@ -237,7 +237,7 @@ pub fn launch(
     check_precision(&config.compute, &config.compute.device, &device)
         .and_then(|()| check_processes(&config.compute, host.processes().size()))
         .map_err(ExperimentError::Setting)?;
-    let plan = plan(&options, host, &device, observer)?;
+    let plan = plan(&options, host, &device, observer)?.with_weights(weights.clone());
     if !options.trust_device {
         let name = plan.config.compute.device.as_str();
         host.require_sound_device(&plan.device_check(), &device, name, observer)?;
@@ -246,7 +246,7 @@ pub fn launch(
     plan.check_processes(processes.size())?;
     tell_cost(&options, &plan, &device, processes.size(), observer)?;
     let group = ProcessGroup::new(processes.clone());
-    let sent = group.broadcast(&Json(plan.config.clone()));
+    let sent = group.broadcast(&Json((plan.config.clone(), weights)));
     sent.map_err(|error| LaunchError::Handshake(error.into()))?;
     // A run that they cannot train along with is none.
     group.gather(&Ready);
@@ -270,13 +270,13 @@ pub fn join(trust_device: bool, host: &dyn Host) -> Result<(), LaunchError> {
 
     let processes = host.processes();
     let group = ProcessGroup::new(processes.clone());
-    let config = group.receive::<Json<ExperimentConfig>>();
-    let config = config.map_err(|error| LaunchError::Handshake(error.into()))?;
+    let sent = group.receive::<Json<(ExperimentConfig, Option<PathBuf>)>>();
+    let (config, weights) = sent.map_err(|error| LaunchError::Handshake(error.into()))?;
     host.set_threads(config.compute.threads.map(Whole::as_usize));
     let device = host.open_device(&config.compute.device)?;
     check_precision(&config.compute, &config.compute.device, &device)
         .map_err(ExperimentError::Setting)?;
-    let plan = Plan::new(config, &mut Quiet)?;
+    let plan = Plan::new(config, &mut Quiet)?.with_weights(weights);
     if !trust_device {
         let name = plan.config.compute.device.as_str();
         host.require_sound_device(&plan.device_check(), &device, name, &mut Quiet)?;
@@ -320,16 +320,16 @@ fn require_folder(options: &LaunchOptions) -> Result<(), RunDirectoryError> {
     }
 }
 
-/// Names the file of the weights to start from. A run that goes on has its own, once it has a checkpoint.
-fn take_weights(options: &mut LaunchOptions, host: &dyn Host) -> Result<(), LaunchError> {
-    let Some(pretrained) = &mut options.config.model.pretrained else {
-        return Ok(());
+/// The file of the weights to start from. A run that goes on has its own, once it has a checkpoint.
+fn weights(options: &LaunchOptions, host: &dyn Host) -> Result<Option<PathBuf>, LaunchError> {
+    let Some(pretrained) = &options.config.model.pretrained else {
+        return Ok(None);
     };
     let starts = !options.resume || RunDirectory::open(&options.run)?.newest()?.0.is_none();
-    if starts {
-        *pretrained = host.weights_file(pretrained)?;
+    if !starts {
+        return Ok(None);
     }
-    Ok(())
+    Ok(Some(host.weights_file(pretrained)?))
 }
 
 /// The plan of a run, with a batch size that is measured if it is to be.

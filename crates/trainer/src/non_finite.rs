@@ -216,7 +216,8 @@ fn stages(
     model: &RetinaNet,
     images: Tensor<4>,
 ) -> (Option<&'static str>, Vec<(&'static str, f64)>) {
-    let images = images.cast(model.precision().dtype());
+    let precision = model.precision().of_maps(&images.device());
+    let images = images.cast(precision);
     let features = model.backbone().forward(channels_last(images));
     let of_backbone = [
         ("C2", features.c2.clone()),

@@ -470,14 +470,13 @@ fn measure(recipe: &Recipe) -> Result<StepCost, Failure> {
     struct Quiet;
     impl Observer for Quiet {}
 
-    let mut config = config_of(recipe)?;
+    let config = config_of(recipe)?;
     super::set_threads(config.compute.threads.map(Whole::as_usize));
-    if let Some(place) = &mut config.model.pretrained {
-        *place = pretrained::file(place)?.to_string_lossy().into_owned();
-    }
+    let place = config.model.pretrained.as_deref();
+    let weights = place.map(pretrained::file).transpose()?;
     let device = device::open(&config.compute.device).map_err(Failure::usage)?;
     console::note("measuring what a step takes");
-    let plan = Plan::new(config, &mut Quiet)?;
+    let plan = Plan::new(config, &mut Quiet)?.with_weights(weights);
     // Before anything is written: weights that do not fit would stop training.
     plan.check_pretrained()?;
     let line = measure_step(&plan, &device, MEASURED_SIDES)?;

@@ -93,9 +93,8 @@ impl Host for Program<'_> {
         super::fits::fits(config, images)
     }
 
-    fn weights_file(&self, place: &str) -> Result<String, HostError> {
-        let file = pretrained::file(place)?;
-        Ok(file.to_string_lossy().into_owned())
+    fn weights_file(&self, place: &str) -> Result<PathBuf, HostError> {
+        Ok(pretrained::file(place)?)
     }
 
     fn training_begins(&self) {

@@ -5,8 +5,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
+use super::factor::with_factor;
 use super::gather::{Columns, Windows};
-use super::matrix::{Matrix, Product, Threads, multiply};
+use super::matrix::{Matrix, Product, Threads};
 use super::phase::{Phase, PhaseRow, RowBlock};
 use super::{memory, weights, with_scratch};
 use crate::problem::Problem;
@@ -30,9 +31,16 @@ pub(crate) fn forward(
     for group in 0..problem.options.groups {
         let size = outputs * inputs * problem.taps();
         let parameters = &parameters[group * size..][..size];
+        let depth = inputs * problem.taps();
+        if problem.options.arithmetic.bf16 && problem.taps() == 1 {
+            // Packing turns them.
+            let factor = Matrix::dense(parameters, outputs, depth).transposed();
+            forward_group(problem, group, input, factor, end, &mut output);
+            continue;
+        }
         with_scratch(2 * size, |scratch| {
             let (by_input, by_tap) = scratch.split_at_mut(size);
-            weights::transpose(parameters, [outputs, inputs * problem.taps()], by_input);
+            weights::transpose(parameters, [outputs, depth], by_input);
             let factor = match problem.taps() {
                 1 => by_input,
                 taps => {
@@ -40,6 +48,7 @@ pub(crate) fn forward(
                     by_tap
                 }
             };
+            let factor = Matrix::dense(factor, depth, outputs);
             forward_group(problem, group, input, factor, end, &mut output);
         });
     }
@@ -50,13 +59,12 @@ fn forward_group(
     problem: &Problem,
     group: usize,
     input: &[f32],
-    factor: &[f32],
+    factor: Matrix<'_>,
     end: Epilogue<'_>,
     output: &mut [f32],
 ) {
     let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
     let depth = problem.taps() * inputs;
-    let factor = Matrix::dense(factor, depth, outputs);
     let end = end.of_channels_from(group * outputs);
     let part = Columns {
         taps: 0..problem.taps(),
@@ -67,25 +75,27 @@ fn forward_group(
         output,
         blocks.iter().map(|block| block.len() * problem.outputs),
     );
-    for_each(threads, blocks.into_iter().zip(chunks), |(block, chunk)| {
-        let start = block.start * problem.outputs;
-        with_columns(problem, input, block, &part, |columns| {
-            let product = Product {
-                values: &mut chunk[group * outputs..],
-                stride: problem.outputs,
-                accumulate: false,
-            };
-            multiply(columns, factor, product, threads);
-        });
-        if problem.options.groups == 1 {
-            end.at(start).apply(chunk, outputs);
-        } else {
-            for (pixel, values) in chunk.chunks_exact_mut(problem.outputs).enumerate() {
-                let values = &mut values[group * outputs..][..outputs];
-                end.at(start + pixel * problem.outputs)
-                    .apply(values, outputs);
+    with_factor(problem, factor, Threads::All, |factor| {
+        for_each(threads, blocks.into_iter().zip(chunks), |(block, chunk)| {
+            let start = block.start * problem.outputs;
+            with_columns(problem, input, block, &part, |columns| {
+                let product = Product {
+                    values: &mut chunk[group * outputs..],
+                    stride: problem.outputs,
+                    accumulate: false,
+                };
+                factor.multiply(columns, product, threads);
+            });
+            if problem.options.groups == 1 {
+                end.at(start).apply(chunk, outputs);
+            } else {
+                for (pixel, values) in chunk.chunks_exact_mut(problem.outputs).enumerate() {
+                    let values = &mut values[group * outputs..][..outputs];
+                    end.at(start + pixel * problem.outputs)
+                        .apply(values, outputs);
+                }
             }
-        }
+        });
     });
 }
 
@@ -130,15 +140,17 @@ fn pointwise_input_gradient(
         result,
         blocks.iter().map(|block| block.len() * problem.inputs),
     );
-    for_each(threads, blocks.into_iter().zip(chunks), |(block, chunk)| {
-        let values = &gradient[block.start * problem.outputs + group * outputs..];
-        let gradient = Matrix::new(values, block.len(), outputs, problem.outputs);
-        let product = Product {
-            values: &mut chunk[group * inputs..],
-            stride: problem.inputs,
-            accumulate: false,
-        };
-        multiply(gradient, factor, product, threads);
+    with_factor(problem, factor, Threads::All, |factor| {
+        for_each(threads, blocks.into_iter().zip(chunks), |(block, chunk)| {
+            let values = &gradient[block.start * problem.outputs + group * outputs..];
+            let gradient = Matrix::new(values, block.len(), outputs, problem.outputs);
+            let product = Product {
+                values: &mut chunk[group * inputs..],
+                stride: problem.inputs,
+                accumulate: false,
+            };
+            factor.multiply(gradient, product, threads);
+        });
     });
 }
 
@@ -178,16 +190,16 @@ fn input_gradient_group(
             with_scratch(rows * (depth + inputs), |scratch| {
                 let (columns, product) = scratch.split_at_mut(rows * depth);
                 phase.gather(problem, group, gradient, &pixels, columns);
-                multiply(
-                    Matrix::dense(columns, rows, depth),
-                    Matrix::dense(factor, depth, inputs),
-                    Product {
-                        values: product,
-                        stride: inputs,
-                        accumulate: false,
-                    },
-                    threads,
-                );
+                let columns = Matrix::dense(columns, rows, depth);
+                let into = Product {
+                    values: product,
+                    stride: inputs,
+                    accumulate: false,
+                };
+                let factor = Matrix::dense(factor, depth, inputs);
+                with_factor(problem, factor, threads, |factor| {
+                    factor.multiply(columns, into, threads);
+                });
                 let places = pixels.iter().flat_map(PhaseRow::places);
                 for (place, values) in places.zip(product.chunks_exact(inputs)) {
                     let start = place * problem.inputs + group * inputs;
@@ -255,7 +267,9 @@ fn weight_gradient_group(
                 accumulate: block.start > 0,
             };
             with_columns(problem, input, block, &part, |columns| {
-                multiply(columns.transposed(), gradient, product, Threads::One);
+                with_factor(problem, gradient, Threads::One, |gradient| {
+                    gradient.multiply(columns.transposed(), product, Threads::One);
+                });
             });
         }
     });

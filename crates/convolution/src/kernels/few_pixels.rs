@@ -5,7 +5,8 @@
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
-use super::matrix::{Matrix, Product, Threads, multiply};
+use super::factor::with_factor;
+use super::matrix::{Matrix, Product, Threads};
 use super::weights::transpose;
 use super::with_scratch;
 use crate::problem::Problem;
@@ -34,9 +35,11 @@ pub(crate) fn forward(
     with_columns(problem, input, |columns| {
         let columns = Matrix::dense(columns, depth, pixels);
         with_scratch(outputs * pixels, |product| {
-            in_parts(product, outputs, pixels, |first, rows, values| {
-                let weights = Matrix::dense(&parameters[first * depth..], rows, depth);
-                multiply(weights, columns, dense(values, pixels), Threads::One);
+            with_factor(problem, columns, Threads::All, |columns| {
+                in_parts(product, outputs, pixels, |first, rows, values| {
+                    let weights = Matrix::dense(&parameters[first * depth..], rows, depth);
+                    columns.multiply(weights, dense(values, pixels), Threads::One);
+                });
             });
             transpose(product, [outputs, pixels], &mut output);
         });
@@ -58,10 +61,12 @@ pub(crate) fn input_gradient(
     with_turned_gradient(problem, gradient, scale, |gradient| {
         let gradient = Matrix::dense(gradient, outputs, pixels);
         with_scratch(depth * pixels, |columns| {
-            in_parts(columns, depth, pixels, |first, rows, values| {
-                let weights = Matrix::new(&parameters[first..], outputs, rows, depth);
-                let product = dense(values, pixels);
-                multiply(weights.transposed(), gradient, product, Threads::One);
+            with_factor(problem, gradient, Threads::All, |gradient| {
+                in_parts(columns, depth, pixels, |first, rows, values| {
+                    let weights = Matrix::new(&parameters[first..], outputs, rows, depth);
+                    let product = dense(values, pixels);
+                    gradient.multiply(weights.transposed(), product, Threads::One);
+                });
             });
             if problem.is_pointwise() {
                 return transpose(columns, [inputs, pixels], &mut result);
@@ -87,9 +92,11 @@ pub(crate) fn weight_gradient(
     with_turned_gradient(problem, gradient, scale, |gradient| {
         with_columns(problem, input, |columns| {
             let columns = Matrix::dense(columns, depth, pixels).transposed();
-            in_parts(&mut result, outputs, depth, |first, rows, values| {
-                let gradient = Matrix::dense(&gradient[first * pixels..], rows, pixels);
-                multiply(gradient, columns, dense(values, depth), Threads::One);
+            with_factor(problem, columns, Threads::All, |columns| {
+                in_parts(&mut result, outputs, depth, |first, rows, values| {
+                    let gradient = Matrix::dense(&gradient[first * pixels..], rows, pixels);
+                    columns.multiply(gradient, dense(values, depth), Threads::One);
+                });
             });
         });
     });

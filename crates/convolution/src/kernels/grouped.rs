@@ -49,7 +49,7 @@ pub(crate) fn pays(problem: &Problem) -> bool {
     let in_group = problem.inputs_per_group();
     let plain = ConvOptions {
         groups: options.groups,
-        winograd: options.winograd,
+        arithmetic: options.arithmetic,
         ..ConvOptions::new(options.stride[0], 1)
     };
     options.groups > 1

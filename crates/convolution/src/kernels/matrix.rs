@@ -1,11 +1,13 @@
-//! The matrix product, on the `gemm` crate, and that of bytes where the CPU has instructions for it. This file alone holds
-//! `unsafe`.
+//! The matrix product, on the `gemm` crate, and those of bytes and of bf16 where the CPU has instructions for them. This file
+//! alone holds `unsafe`.
 #![allow(
     unsafe_code,
     reason = "gemm takes pointers, and every access is checked against the slices here; what a CPU has is known only when it runs"
 )]
 
 use gemm::Parallelism;
+
+use super::bf16;
 
 #[cfg(not(target_family = "wasm"))]
 use super::dot_products::{PANEL, PanelQuad, PanelScales, TILE, TileWindows};
@@ -40,6 +42,26 @@ impl<'a> Matrix<'a> {
     /// Rows one after another without a gap.
     pub(crate) fn dense(values: &'a [f32], rows: usize, columns: usize) -> Self {
         Self::new(values, rows, columns, columns)
+    }
+
+    /// Rows and columns.
+    pub(crate) const fn size(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// Whether a row's values lie side by side.
+    pub(crate) const fn has_rows_in_one_piece(&self) -> bool {
+        self.column_stride == 1
+    }
+
+    /// A row whose values lie side by side.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they do not, or if there is no such row.
+    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
+        assert!(self.has_rows_in_one_piece() && row < self.rows);
+        &self.values[row * self.row_stride..][..self.columns]
     }
 
     pub(crate) const fn transposed(self) -> Self {
@@ -155,6 +177,32 @@ pub(crate) fn multiply_windows(
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (windows, weights, scales, values);
+}
+
+/// Whether the CPU has dot products of two numbers in bf16.
+pub(crate) fn has_pair_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Multiplies a tile's rows by a panel's columns, both in pairs of bf16, with the CPU's dot products if it has them.
+///
+/// # Panics
+///
+/// Panics if the rows are shorter than the panel.
+pub(crate) fn multiply_pairs(
+    left: bf16::LeftTile<'_>,
+    panel: &[bf16::PanelPairs],
+    sums: &mut [[f32; bf16::PANEL]; bf16::TILE],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if has_pair_products() {
+        // SAFETY: the CPU has the features that the function was compiled for; all else in it is safe.
+        return unsafe { bf16::dot::multiply(left, panel, sums) };
+    }
+    bf16::multiply_one_by_one(left, panel, sums);
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The CPU's kernels, on plain slices: `[pixels, channels]`, map after map.
 
+pub(crate) mod bf16;
 pub(crate) mod direct;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod dot_products;
 pub(crate) mod epilogue;
+pub(crate) mod factor;
 pub(crate) mod few_pixels;
 pub(crate) mod gather;
 pub(crate) mod grouped;

@@ -67,7 +67,8 @@ impl Call<'_> {
 
 impl<'a> Forward<'a> {
     fn run(model: &'a RetinaNet, without_graph: &RetinaNet, images: Tensor<4>) -> Self {
-        let mut map = channels_last(images.cast(model.precision().dtype()));
+        let precision = model.precision().of_maps(&images.device());
+        let mut map = channels_last(images.cast(precision));
         let mut calls = Vec::new();
         let segments = model.backbone().segments().into_iter();
         let mut segments = segments

@@ -87,7 +87,7 @@ impl DeviceCheck {
         Self { images, ..self }
     }
 
-    /// With maps of this precision, which the device must have.
+    /// With maps of this precision, which the device must have; on CPUs they are f32.
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
@@ -127,7 +127,7 @@ impl DeviceCheck {
         let trusted = Device::flex();
         let mut checked = Vec::new();
         for call in &calls {
-            let under_test = (device, self.precision.dtype());
+            let under_test = (device, self.precision.of_maps(device));
             checked.push(Checked {
                 what: call.to_string(),
                 deviation: call.compare(self.images, &trusted, under_test, runs),

@@ -1,7 +1,7 @@
 //! From the experiment as written to an experiment that can run: every setting checked, every
 //! file found, the parts ready to build.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -46,6 +46,8 @@ pub struct Plan {
     pub(crate) checkpoint_every: u64,
     /// The step from which on nothing is frozen.
     pub(crate) unfreeze_at: Option<u64>,
+    /// The file of the weights to start from.
+    weights: Option<PathBuf>,
 }
 
 impl Plan {
@@ -94,6 +96,7 @@ impl Plan {
             unfreeze_at: (config.train.unfreeze_at).map(|units| clock.in_iterations(units.get())),
             decoder: config.decoder(),
             schedule: clock.schedule(&config),
+            weights: config.model.pretrained.as_ref().map(PathBuf::from),
             config,
             train,
             val: Arc::new(val),
@@ -108,6 +111,13 @@ impl Plan {
 }
 
 impl Plan {
+    /// With this file for the weights that `model.pretrained` names.
+    #[must_use]
+    pub fn with_weights(mut self, file: Option<PathBuf>) -> Self {
+        self.weights = file.or(self.weights);
+        self
+    }
+
     /// Checks that so many processes can share a batch.
     ///
     /// # Errors
@@ -133,7 +143,7 @@ impl Plan {
     ///
     /// Returns an error if the file cannot be read or does not fit.
     pub fn check_pretrained(&self) -> Result<(), ExperimentError> {
-        if self.config.model.pretrained.is_some() {
+        if self.weights.is_some() {
             self.initialise_model(&Device::flex())?;
         }
         Ok(())
@@ -169,9 +179,9 @@ impl Plan {
         device: &Device,
     ) -> Result<(RetinaNet, Option<LoadedWeights>), ExperimentError> {
         let mut model = self.fresh_model(0, device)?;
-        let pretrained = self.config.model.pretrained.as_ref();
-        let loaded = pretrained
-            .map(|path| load_pretrained(&mut model, Path::new(path)))
+        let weights = self.weights.as_ref();
+        let loaded = weights
+            .map(|file| load_pretrained(&mut model, file))
             .transpose()?;
         let lacks_c5 = loaded.as_ref().is_some_and(LoadedWeights::lacks_c5);
         if lacks_c5 && self.config.model.freeze_at.get() == 5 {

@@ -47,6 +47,8 @@ pub(crate) fn check_processes(
 
 #[cfg(test)]
 mod tests {
+    use retinanet_convolution::has_bf16_products;
+
     use super::*;
 
     #[test]
@@ -65,14 +67,27 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_computes_in_f32_alone() {
-        let half = ComputeConfig {
-            precision: Precision::Bf16,
-            ..ComputeConfig::default()
+    fn a_cpu_computes_in_bf16_if_it_has_instructions_for_it_and_never_in_f16() {
+        let check = |precision| {
+            let compute = ComputeConfig {
+                precision,
+                ..ComputeConfig::default()
+            };
+            check_precision(&compute, "flex", &Device::flex()).map_err(|error| error.to_string())
         };
-        let error = check_precision(&half, "flex", &Device::flex()).unwrap_err();
-        let expected =
-            "`compute.precision` must be what `flex` computes with, \"f32\", got \"bf16\"";
-        assert_eq!(error.to_string(), expected);
+        let refused = |there: &str, got: &str| {
+            let allowed = format!("what `flex` computes with, {there}");
+            Err(format!(
+                "`compute.precision` must be {allowed}, got \"{got}\""
+            ))
+        };
+        assert_eq!(check(Precision::F32), Ok(()));
+        if has_bf16_products() {
+            assert_eq!(check(Precision::Bf16), Ok(()));
+            assert_eq!(check(Precision::F16), refused("\"f32\" or \"bf16\"", "f16"));
+        } else {
+            assert_eq!(check(Precision::Bf16), refused("\"f32\"", "bf16"));
+            assert_eq!(check(Precision::F16), refused("\"f32\"", "f16"));
+        }
     }
 }
