@@ -136,6 +136,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5, help="measured repetitions of each process")
     parser.add_argument("--warmup", type=int, default=2, help="repetitions before them")
+    floats = ("f32", "bf16")
+    parser.add_argument("--precision", choices=floats, default="f32", help="ours, of steps and inference")
+    parser.add_argument("--theirs", choices=floats, default="f32", help="torchvision's: bf16 is `torch.autocast`")
     parser.add_argument("--json", type=Path, metavar="OUT", help="writes every round's numbers too")
     parser.add_argument("--machine", action="store_true", help="only describes the machine")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -178,6 +181,8 @@ def run_ours(workload: Workload, arguments: argparse.Namespace) -> Run:
     command += ["--backbone", workload.backbone, "--size", str(workload.size), "--batch", str(workload.batch)]
     for option in ("threads", "repeats", "warmup"):
         command += [f"--{option}", str(getattr(arguments, option))]
+    if workload.name in ("step", "inference"):
+        command += ["--precision", arguments.precision]
     if workload.name == "loader":
         annotations, images = arguments.data
         command += ["--annotations", str(annotations), "--images", str(images), "--workers", str(WORKERS)]
@@ -190,6 +195,7 @@ def run_theirs(workload: Workload, python: str, arguments: argparse.Namespace) -
         "threads": arguments.threads,
         "repeats": arguments.repeats,
         "warmup": arguments.warmup,
+        "precision": arguments.theirs,
         "data": [str(path) for path in arguments.data or []],
     }
     report, peak_mib = run_process([python, __file__, "--worker", json.dumps(case)])
@@ -321,6 +327,12 @@ def torch_model(case: dict):
     return RetinaNet(backbone, CLASSES, min_size=size, max_size=size, detections_per_img=DETECTIONS)
 
 
+def autocast(case: dict):
+    import torch
+
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=case["precision"] == "bf16")
+
+
 def step_work(case: dict) -> Callable[[], None]:
     import torch
 
@@ -336,7 +348,8 @@ def step_work(case: dict) -> Callable[[], None]:
 
     def work() -> None:
         optimizer.zero_grad()
-        loss = sum(model(images, targets).values())
+        with autocast(case):
+            loss = sum(model(images, targets).values())
         loss.backward()
         optimizer.step()
         if not math.isfinite(loss.item()):
@@ -353,7 +366,8 @@ def inference_work(case: dict) -> Callable[[], None]:
 
     @torch.inference_mode()
     def work() -> None:
-        model(images)
+        with autocast(case):
+            model(images)
 
     return work
 

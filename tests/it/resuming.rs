@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use retinanet_checkpoint::{read_state, sealed_state};
+use retinanet_convolution::has_bf16_products;
 use retinanet_tests::{Experiment, retinanet, run};
 use retinanet_trainer::Checkpoint;
 use serde_json::Value;
@@ -77,6 +78,39 @@ fn runs_of_retinanets_descendants_go_on_to_the_last_bit() {
             experiment.json(&format!("{whole}/eval/step-6.json"))
         );
     }
+}
+
+/// On CPUs that have such products; others refuse.
+#[test]
+fn a_run_in_bf16_on_the_cpu_follows_f32_and_goes_on_to_the_last_bit() {
+    let experiment = Experiment::new();
+    let wide = ["--set", "model.width=32", "--set", "model.fpn_channels=64"];
+    let bf16 = [&wide[..], &["--set", "compute.precision=bf16"]].concat();
+    if !has_bf16_products() {
+        let refused = experiment.train("refused", &bf16);
+        refused.expect_refusal(2, &["`compute.precision`", "\"f32\"", "\"bf16\""]);
+        return;
+    }
+    experiment.train("f32", &wide).expect_success();
+    experiment.train("whole", &bf16).expect_success();
+    experiment.train("cut", &bf16).expect_success();
+    fs_err::remove_dir_all(experiment.path("cut/checkpoints/last")).unwrap();
+    let more = [&bf16[..], &["--resume"]].concat();
+    experiment.train("cut", &more).expect_success();
+    let [f32s, whole, cut] = ["f32", "whole", "cut"].map(|run| losses(&experiment, run));
+    assert_eq!(cut, whole);
+    for ((rounded, _), (expected, _)) in whole.iter().zip(&f32s) {
+        let [rounded, expected] = [rounded, expected].map(|loss| loss.parse::<f64>().unwrap());
+        let off = (rounded / expected - 1.0).abs();
+        assert!(off > 0.0 && off < 0.02, "{rounded} {expected}");
+    }
+    // What it learned is found in it, too, on this CPU.
+    let root = experiment.path("whole");
+    let evaluated = run(&["eval", "--run", &root]).expect_success();
+    assert!(
+        !evaluated.stderr.contains("computing in f32"),
+        "{evaluated:#?}"
+    );
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(crate) struct BenchArguments {
     /// What computes: flex (the CPU), wgpu (the GPU), wgpu:1 (the second GPU)
     #[arg(long, default_value = "flex")]
     pub(crate) device: String,
-    /// The floats of maps in a step and in inference, as `compute.precision`
+    /// The floats of a step, of inference and of layers, as `compute.precision`
     #[arg(long, default_value = "f32")]
     pub(crate) precision: String,
     /// For the loader: a config, whose training images are loaded as it says

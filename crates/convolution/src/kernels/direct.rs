@@ -16,6 +16,12 @@ use crate::shape::split;
 /// Values of a block of columns: they should stay in a core's own cache until multiplied.
 const BLOCK_VALUES: usize = 1 << 18;
 
+/// Pieces that the weights' gradient is shared out in where it is large enough.
+const PIECES: usize = 8;
+
+/// Outputs of such a piece at least and at most.
+const PIECE_OUTPUTS: [usize; 2] = [64, 512];
+
 /// Rows of a block of columns at least and at most.
 const BLOCK_ROWS: [usize; 2] = [48, 512];
 
@@ -218,61 +224,78 @@ pub(crate) fn weight_gradient(
     scale: Option<&[f32]>,
 ) -> Vec<f32> {
     let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
-    let mut result = Vec::new();
+    let depth = problem.taps() * inputs;
+    let mut result = Vec::with_capacity(problem.options.groups * outputs * depth);
     for group in 0..problem.options.groups {
-        let size = problem.taps() * inputs * outputs;
         let scale = scale.map(|scale| &scale[group * outputs..][..outputs]);
-        let ordered = with_scratch(2 * size, |scratch| {
-            let (by_tap, by_input) = scratch.split_at_mut(size);
-            weight_gradient_group(problem, group, input, gradient, by_tap);
-            let sums = match problem.taps() {
-                1 => by_tap,
-                taps => {
-                    weights::swap_rows(by_tap, [taps, inputs], outputs, by_input);
-                    by_input
-                }
-            };
-            weights::in_parameter_order(sums, outputs, scale)
+        with_scratch(2 * outputs * depth, |scratch| {
+            let (sums, ordered) = scratch.split_at_mut(outputs * depth);
+            let parts = weight_parts(problem, group);
+            let ranges = output_ranges(outputs, parts.len());
+            weight_gradient_group(problem, (group, &parts, &ranges), input, gradient, sums);
+            for range in ranges {
+                let sums = &sums[range.start * depth..range.end * depth];
+                let by_input = match problem.taps() {
+                    1 => sums,
+                    taps => {
+                        let ordered = &mut ordered[..sums.len()];
+                        weights::swap_rows(sums, [taps, inputs], range.len(), ordered);
+                        ordered
+                    }
+                };
+                let scale = scale.map(|scale| &scale[range.clone()]);
+                let in_order = weights::in_parameter_order(by_input, range.len(), scale);
+                result.extend(in_order);
+            }
         });
-        if problem.options.groups == 1 {
-            return ordered;
-        }
-        result.extend(ordered);
     }
     result
 }
 
-/// Threads share the weights, not the pixels, so that no sum depends on how many there are.
+/// Gives, for some outputs after others, `[taps, inputs, outputs]`. Threads share the weights, not the pixels, so that no sum
+/// depends on how many there are.
 fn weight_gradient_group(
     problem: &Problem,
-    group: usize,
+    (group, parts, ranges): (usize, &[Columns], &[Range<usize>]),
     input: &[f32],
     gradient: &[f32],
     sums: &mut [f32],
 ) {
-    let outputs = problem.outputs_per_group();
-    let parts = weight_parts(problem, group);
     let rows = |part: &Columns| part.taps.len() * part.channels.len();
-    let chunks = split_by(sums, parts.iter().map(|part| rows(part) * outputs));
-    let parts = parts.into_iter().zip(chunks);
-    for_each(Threads::One, parts, |(part, chunk)| {
-        let rows = rows(&part);
-        let at_once = (BLOCK_VALUES / 2 / rows).clamp(128, 1024);
-        for block in split(problem.maps_out.pixels(), at_once) {
-            let values = &gradient[block.start * problem.outputs + group * outputs..];
-            let gradient = Matrix::new(values, block.len(), outputs, problem.outputs);
-            let product = Product {
-                values: chunk,
-                stride: outputs,
-                accumulate: block.start > 0,
-            };
-            with_columns(problem, input, block, &part, |columns| {
-                with_factor(problem, gradient, Threads::One, |gradient| {
-                    gradient.multiply(columns.transposed(), product, Threads::One);
+    let pieces = ranges.iter();
+    let pieces = pieces.flat_map(|range| parts.iter().map(move |part| (range, part)));
+    let pieces: Vec<_> = pieces.collect();
+    let lengths = pieces.iter().map(|(range, part)| rows(part) * range.len());
+    let chunks = split_by(sums, lengths);
+    for_each(
+        Threads::One,
+        pieces.iter().zip(chunks),
+        |((range, part), chunk)| {
+            let rows = rows(part);
+            let at_once = (BLOCK_VALUES / 2 / rows).clamp(128, 1024);
+            let first = group * problem.outputs_per_group() + range.start;
+            for block in split(problem.maps_out.pixels(), at_once) {
+                let values = &gradient[block.start * problem.outputs + first..];
+                let gradient = Matrix::new(values, block.len(), range.len(), problem.outputs);
+                let product = Product {
+                    values: chunk,
+                    stride: range.len(),
+                    accumulate: block.start > 0,
+                };
+                with_columns(problem, input, block, part, |columns| {
+                    with_factor(problem, gradient, Threads::One, |gradient| {
+                        gradient.multiply(columns.transposed(), product, Threads::One);
+                    });
                 });
-            });
-        }
-    });
+            }
+        },
+    );
+}
+
+/// The outputs in ranges, where the other side of the weights is in so many parts.
+fn output_ranges(outputs: usize, parts: usize) -> Vec<Range<usize>> {
+    let [least, most] = PIECE_OUTPUTS;
+    split(outputs, (outputs * parts / PIECES).clamp(least, most))
 }
 
 /// The weights in parts of some 64 rows of the product at least.
