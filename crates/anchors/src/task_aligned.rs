@@ -1,11 +1,14 @@
 //! Task-aligned assignment (Feng et al. 2021, TOOD, [arXiv 2108.07755](https://arxiv.org/abs/2108.07755), section 3.2).
 
 use retinanet_boxes::{BoundingBox, ClassId};
-use retinanet_settings::{Whole, real};
+use retinanet_settings::{PositiveShare, Whole, real};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::atss::is_inside;
+
+/// Anchors that an object may have however few are inside.
+const FEWEST: usize = 3;
 
 /// Keeps the division by an object's best alignment finite: mmdetection's `TOODHead`.
 const EPSILON: f32 = 1e-7;
@@ -25,6 +28,9 @@ real! {
 pub struct TaskAlignedConfig {
     /// m, the anchors that are an object's: those whose predictions align best with it.
     pub anchors_per_object: Whole<1, 1000>,
+    /// The share of the anchors with their centres inside an object that are the object's, at most, though three in any
+    /// case: of a small one few are any good. 1 is TOOD.
+    pub largest_share: PositiveShare,
     /// α, the power of the score in the alignment.
     pub score_power: ScorePower,
     /// β, the power of the predicted box's overlap in the alignment.
@@ -36,6 +42,7 @@ impl TaskAlignedConfig {
     pub fn init(&self) -> TaskAlignedAssigner {
         TaskAlignedAssigner {
             anchors_per_object: self.anchors_per_object.as_usize(),
+            largest_share: self.largest_share.get(),
             score_power: self.score_power.get() as f32,
             overlap_power: self.overlap_power.get() as f32,
         }
@@ -46,6 +53,7 @@ impl Default for TaskAlignedConfig {
     fn default() -> Self {
         Self {
             anchors_per_object: Whole::literal(13),
+            largest_share: PositiveShare::literal(1.0),
             score_power: ScorePower::literal(1.0),
             overlap_power: OverlapPower::literal(6.0),
         }
@@ -65,6 +73,7 @@ impl Default for TaskAlignedConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct TaskAlignedAssigner {
     anchors_per_object: usize,
+    largest_share: f64,
     score_power: f32,
     overlap_power: f32,
 }
@@ -97,10 +106,11 @@ impl TaskAlignedAssigner {
         score: impl Fn(usize, ClassId) -> f32,
     ) -> Vec<AlignedAnchor> {
         let mut claims: Vec<Option<Claim>> = vec![None; anchors.len()];
-        let predicted = Blocks::new(predicted);
+        let (placed, predicted) = (Blocks::new(anchors), Blocks::new(predicted));
         for (object, (bbox, class)) in objects.iter().enumerate() {
+            let count = self.most(&placed, bbox);
             for (anchor, overlap, alignment) in
-                self.best(&predicted, bbox, |anchor| score(anchor, *class))
+                self.best(&predicted, bbox, count, |anchor| score(anchor, *class))
             {
                 let better = claims[anchor].is_none_or(|other| overlap > other.overlap);
                 if better && is_inside(&anchors[anchor], bbox) {
@@ -115,11 +125,24 @@ impl TaskAlignedAssigner {
         qualities(&claims, objects.len())
     }
 
-    /// The anchors that align best with a box, with their predictions' overlaps and alignments.
+    /// How many anchors an object has at most.
+    fn most(&self, anchors: &Blocks<'_>, bbox: &BoundingBox) -> usize {
+        if self.largest_share >= 1.0 {
+            return self.anchors_per_object;
+        }
+        let inside = anchors
+            .meeting(bbox)
+            .filter(|(_, anchor)| is_inside(anchor, bbox));
+        let most = (self.largest_share * inside.count() as f64).ceil() as usize;
+        most.max(FEWEST).min(self.anchors_per_object)
+    }
+
+    /// The anchors that align best with a box, so many, with their predictions' overlaps and alignments.
     fn best(
         &self,
         predicted: &Blocks<'_>,
         bbox: &BoundingBox,
+        count: usize,
         score: impl Fn(usize) -> f32,
     ) -> Vec<(usize, f32, f32)> {
         let mut aligned: Vec<(usize, f32, f32)> = Vec::new();
@@ -136,24 +159,23 @@ impl TaskAlignedAssigner {
             if alignment > too_little {
                 aligned.push((anchor, overlap, alignment));
             }
-            if aligned.len() >= 8 * self.anchors_per_object {
-                too_little = self.keep_best(&mut aligned);
+            if aligned.len() >= 8 * count {
+                too_little = keep_best(&mut aligned, count);
             }
         }
-        self.keep_best(&mut aligned);
+        keep_best(&mut aligned, count);
         aligned
     }
+}
 
-    /// Drops all but so many, the first of equals; tells how much the least of them aligns if any were dropped, else 0.
-    fn keep_best(&self, aligned: &mut Vec<(usize, f32, f32)>) -> f32 {
-        let count = self.anchors_per_object;
-        if aligned.len() <= count {
-            return 0.0;
-        }
-        aligned.select_nth_unstable_by(count - 1, |a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
-        aligned.truncate(count);
-        aligned[count - 1].2
+/// Drops all but so many, the first of equals; tells how much the least of them aligns if any were dropped, else 0.
+fn keep_best(aligned: &mut Vec<(usize, f32, f32)>, count: usize) -> f32 {
+    if aligned.len() <= count {
+        return 0.0;
     }
+    aligned.select_nth_unstable_by(count - 1, |a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
+    aligned.truncate(count);
+    aligned[count - 1].2
 }
 
 /// Boxes in blocks of neighbours, each with a box around it: most blocks are not near an object.
@@ -255,6 +277,30 @@ mod tests {
         config
             .init()
             .assign(&row, &row, &objects, |anchor, _| scores[anchor])
+    }
+
+    /// The object holds the centres of all five, which overlap it alike, so that scores decide.
+    #[test]
+    fn an_object_has_a_share_of_the_anchors_inside_it_but_three_at_least() {
+        let object = (BoundingBox::new(0.0, 0.0, 26.0, 10.0), ClassId(0));
+        let row = row();
+        for (anchors_per_object, share, expected) in [
+            (13, 0.1, &[1, 2, 3][..]),
+            (13, 0.7, &[1, 2, 3, 4]),
+            (13, 1.0, &[0, 1, 2, 3, 4]),
+            (2, 0.7, &[1, 2]),
+        ] {
+            let config = TaskAlignedConfig {
+                anchors_per_object: Whole::literal(anchors_per_object),
+                largest_share: PositiveShare::literal(share),
+                ..TaskAlignedConfig::default()
+            };
+            let scores = [0.2, 0.9, 0.5, 0.4, 0.3];
+            let assigner = config.init();
+            let found = assigner.assign(&row, &row, &[object], |anchor, _| scores[anchor]);
+            let anchors: Vec<_> = found.iter().map(|it| it.anchor).collect();
+            assert_eq!(anchors, expected, "{share}");
+        }
     }
 
     /// The object is the second anchor, which its neighbours overlap by 6 / 14 and those beyond by 2 / 18: with β = 2 they

@@ -42,6 +42,8 @@ pub struct CoverageReport {
 pub struct Coverage {
     /// How many boxes.
     pub boxes: usize,
+    /// Boxes that anchors were matched to.
+    pub matched: usize,
     /// Boxes whose best anchor reaches the foreground's threshold.
     pub foreground: usize,
     /// Boxes whose best anchor reaches the background's threshold.
@@ -52,7 +54,7 @@ pub struct Coverage {
     pub positives: usize,
     /// Those of them that are only by low-quality matching.
     pub low_quality: usize,
-    /// Boxes without any anchor.
+    /// Boxes without any anchor, where anchors were matched.
     pub missed: usize,
 }
 
@@ -69,7 +71,7 @@ impl Coverage {
 
     /// The share of boxes with an anchor that learns them; 1 of none, and nothing where anchors were not matched.
     pub fn share_of_learnt(&self) -> Option<f64> {
-        let were_matched = self.positives > 0 || self.boxes == 0;
+        let were_matched = self.matched == self.boxes;
         were_matched.then(|| share(self.boxes - self.missed, self.boxes))
     }
 
@@ -94,7 +96,8 @@ impl Coverage {
         self.iou_sum += f64::from(covered.iou);
         self.positives += covered.positives;
         self.low_quality += covered.low_quality;
-        self.missed += usize::from(covered.positives == 0);
+        self.matched += usize::from(covered.matched);
+        self.missed += usize::from(covered.matched && covered.positives == 0);
     }
 }
 
@@ -121,6 +124,8 @@ pub struct Covered {
     pub level: usize,
     /// The best anchor's overlap.
     pub iou: f32,
+    /// Whether anchors were matched to it.
+    pub matched: bool,
     /// Anchors that are objects for it; 0 where they were not matched.
     pub positives: usize,
     /// Those of them that are only by low-quality matching.
@@ -208,6 +213,9 @@ pub fn cover_image(
     if depth == Depth::Reach || covered.is_empty() {
         return covered;
     }
+    for covered in &mut covered {
+        covered.matched = true;
+    }
     let foreground = assigner.foreground();
     let boxes: Vec<_> = covered.iter().map(|covered| covered.bbox).collect();
     let (height, width) = padded_size(image, transform);
@@ -243,6 +251,7 @@ fn reach_all(
                 input: [height, width],
                 level: reach.level,
                 iou: reach.iou,
+                matched: false,
                 positives: 0,
                 low_quality: 0,
             })
@@ -324,6 +333,32 @@ mod tests {
     use crate::shared::shared_data;
     use retinanet_data::{ReadOptions, ResizeConfig, ShortSides, TransformConfig};
     use retinanet_images::Side;
+
+    #[test]
+    fn boxes_that_no_anchor_learns_are_none_learnt_and_unmatched_ones_say_nothing() {
+        let assigner = AssignerKind::MaxIou(MaxIouConfig::default())
+            .init()
+            .unwrap();
+        let learnt = |matched, positives| {
+            let bbox = BoundingBox::new(0.0, 0.0, 2.0, 2.0);
+            let covered = Covered {
+                class: 0,
+                original: bbox,
+                bbox,
+                input: [64, 64],
+                level: 0,
+                iou: 0.01,
+                matched,
+                positives,
+                low_quality: 0,
+            };
+            Coverage::of(&[covered.clone(), covered], &assigner).share_of_learnt()
+        };
+        assert_eq!(learnt(true, 0), Some(0.0));
+        assert_eq!(learnt(true, 3), Some(1.0));
+        assert_eq!(learnt(false, 0), None);
+        assert_eq!(Coverage::default().share_of_learnt(), Some(1.0));
+    }
 
     /// The definition: every box against every anchor.
     fn dense(

@@ -141,6 +141,11 @@ const TABLE: &[(&str, &str, Resume)] = &[
     ("criterion.assigner.foreground", "IoU", Resume::No),
     ("criterion.assigner.ignore_crowds", "", Resume::No),
     ("criterion.assigner.kind", "", Resume::No),
+    (
+        "criterion.assigner.largest_share",
+        "share of the anchors inside",
+        Resume::No,
+    ),
     ("criterion.assigner.low_quality", "", Resume::No),
     ("criterion.assigner.min_low_quality", "IoU", Resume::No),
     ("criterion.assigner.overlap_power", "", Resume::No),

@@ -117,13 +117,13 @@ impl Recipe {
         let aligned = "the anchors that find a box best learn it";
         let nearest = "the anchors around a box's centre learn it";
         let (assigner, reason, weighing) = if self.wishes.predicts_boxes {
-            ("task_aligned", aligned, "")
+            ("\"task_aligned\", largest_share = 0.33", aligned, "")
         } else {
-            ("atss", nearest, ", weigh_by = \"score\"")
+            ("\"atss\"", nearest, ", weigh_by = \"score\"")
         };
         line(text, "[criterion]");
         commented(text, "normalizer = \"batch\"", "batches are small");
-        let assigner = format!("assigner = {{ kind = \"{assigner}\" }}");
+        let assigner = format!("assigner = {{ kind = {assigner} }}");
         commented(text, &assigner, reason);
         let class = "class = { kind = \"quality_focal\" }";
         commented(text, class, "a score is how well its box fits");

@@ -37,27 +37,19 @@ function showAnchors() {
   if (!coverage) return empty("anchors", "Not measured.");
   const { all } = coverage;
   if (all.boxes === 0) return empty("anchors", "The data set has no boxes.");
+  const overlaps = [
+    [`IoU ≥ ${significant(coverage.foreground)}`, percent(all.foreground / all.boxes), "of the boxes"],
+    [`IoU ≥ ${significant(coverage.background)}`, percent(all.background / all.boxes), "of the boxes"],
+    ["mean best IoU", metric(all.iou_sum / all.boxes)],
+  ];
   content("anchors").append(
     tiles([
       ["boxes", whole(all.boxes)],
-      [`IoU ≥ ${significant(coverage.foreground)}`, percent(all.foreground / all.boxes), "of the boxes"],
-      [`IoU ≥ ${significant(coverage.background)}`, percent(all.background / all.boxes), "of the boxes"],
-      ["mean best IoU", metric(all.iou_sum / all.boxes)],
+      ...(coverage.needs_fitting_anchors ? overlaps : []),
       ...(areMatched() ? [["without any anchor", whole(all.missed), `of ${count(all.boxes, "box", "boxes")}`]] : []),
     ]),
   );
-  const charts = make("div", { class: "charts" });
-  content("anchors").append(charts);
-  const bars = coverage.histogram.length;
-  columnChart(charts, {
-    title: "Boxes by the IoU of their best anchor",
-    x: "IoU",
-    columns: coverage.histogram.map((boxes, index) => ({
-      label: significant(index / bars),
-      value: boxes,
-      title: `IoU ${significant(index / bars)} to ${significant((index + 1) / bars)}: ${count(boxes, "box", "boxes")}`,
-    })),
-  });
+  if (coverage.needs_fitting_anchors) showOverlaps(coverage.histogram);
   for (const [title, name, rows] of [
     ["By size", "size", coverage.by_size],
     ["By level of the best anchor", "level", coverage.by_level],
@@ -67,11 +59,26 @@ function showAnchors() {
   }
 }
 
-/** Whether anchors were matched, and not only measured: some anchor learns something then. */
-const areMatched = () => data.coverage.all.positives > 0;
+function showOverlaps(histogram) {
+  const charts = make("div", { class: "charts" });
+  content("anchors").append(charts);
+  const bars = histogram.length;
+  columnChart(charts, {
+    title: "Boxes by the IoU of their best anchor",
+    x: "IoU",
+    columns: histogram.map((boxes, index) => ({
+      label: significant(index / bars),
+      value: boxes,
+      title: `IoU ${significant(index / bars)} to ${significant((index + 1) / bars)}: ${count(boxes, "box", "boxes")}`,
+    })),
+  });
+}
+
+/** Whether anchors were matched, and not only measured. */
+const areMatched = () => data.coverage.all.matched > 0;
 
 function coverageTable(title, name, rows) {
-  const { foreground, background } = data.coverage;
+  const { foreground, background, needs_fitting_anchors: needsFit } = data.coverage;
   const share = (name, field, about) => ({
     name,
     about,
@@ -88,14 +95,18 @@ function coverageTable(title, name, rows) {
   const columns = [
     { name, about: title, value: ([label]) => label },
     { name: "boxes", about: "How many", value: ([, it]) => it.boxes, show: whole },
+  ];
+  const overlaps = [
     share(`IoU ≥ ${significant(foreground)}`, "foreground", "Boxes whose best anchor is an object by its overlap"),
     share(`IoU ≥ ${significant(background)}`, "background", "Boxes whose best anchor is not background"),
     { ...rate("mean IoU", "iou_sum", "Of the best anchors"), show: metric },
   ];
   const matched = [
     rate("positives a box", "positives", "Anchors that learn a box"),
-    rate("low quality", "low_quality", "Those of them that only low-quality matching gives"),
+    ...(needsFit ? [rate("low quality", "low_quality", "Those of them that only low-quality matching gives")] : []),
     { name: "without anchor", about: "Boxes that no anchor learns", value: ([, it]) => it.missed, show: whole },
   ];
-  return sortableTable(title, areMatched() ? [...columns, ...matched] : columns, rows);
+  if (needsFit) columns.push(...overlaps);
+  if (areMatched()) columns.push(...matched);
+  return sortableTable(title, columns, rows);
 }

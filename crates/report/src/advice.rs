@@ -285,6 +285,7 @@ mod tests {
                 background: 0.4,
                 all: Coverage {
                     boxes: 100,
+                    matched: 100,
                     positives: 600,
                     missed,
                     ..Coverage::default()

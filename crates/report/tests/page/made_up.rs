@@ -328,6 +328,7 @@ fn coverage() -> CoverageReport {
         let count = |share: f64| (boxes as f64 * share) as usize;
         let coverage = Coverage {
             boxes,
+            matched: boxes,
             foreground: count(share),
             background: count((share + 0.1).min(1.0)),
             iou_sum: boxes as f64 * (0.3 + 0.5 * share),

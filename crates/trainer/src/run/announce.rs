@@ -157,6 +157,14 @@ fn tell_coverage(
     let report = coverage(plan);
     if !report.needs_fitting_anchors {
         tell(run, observer, &learnt(&report.all))?;
+        if report.all.share_of_learnt().is_some_and(|it| it < FEW) {
+            tell(
+                run,
+                observer,
+                "warning: more than 5 % of the boxes have no anchor's centre inside, and are not learnt; larger inputs \
+                 (`data.short_side`) or `model.finest_level = \"p2\"` reach smaller objects",
+            )?;
+        }
         return Ok(report);
     }
     let reached = report.all.share_of_foreground();
