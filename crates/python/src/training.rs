@@ -41,7 +41,7 @@ pub(crate) fn train(
             accept_cost,
             ..LaunchOptions::new(config, run)
         };
-        launch(options, &Module, &mut listener).map_err(|error| raise(&error))
+        launch(&options, &Module, &mut listener).map_err(|error| raise(&error))
     });
     // What was raised on the way is why the run ended.
     match (listener.raised, outcome) {

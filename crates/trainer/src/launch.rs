@@ -216,17 +216,17 @@ pub enum LaunchError {
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let config = load_config(Path::new("configs/quickstart.toml"), &[])?;
 /// let options = LaunchOptions::new(config, "runs/quickstart");
-/// let outcome = launch(options, &PlainHost, &mut Quiet)?;
+/// let outcome = launch(&options, &PlainHost, &mut Quiet)?;
 /// # Ok(())
 /// # }
 /// ```
 pub fn launch(
-    options: LaunchOptions,
+    options: &LaunchOptions,
     host: &dyn Host,
     observer: &mut dyn Observer,
 ) -> Result<TrainOutcome, LaunchError> {
-    require_folder(&options)?;
-    let weights = weights(&options, host)?;
+    require_folder(options)?;
+    let weights = weights(options, host)?;
     let config = &options.config;
     host.set_threads(config.compute.threads.map(Whole::as_usize));
     require_data(&config.data, &[DataSplit::Train, DataSplit::Val])?;
@@ -237,14 +237,14 @@ pub fn launch(
     check_precision(&config.compute, &config.compute.device, &device)
         .and_then(|()| check_processes(&config.compute, host.processes().size()))
         .map_err(ExperimentError::Setting)?;
-    let plan = plan(&options, host, &device, observer)?.with_weights(weights.clone());
+    let plan = plan(options, host, &device, observer)?.with_weights(weights.clone());
     if !options.trust_device {
         let name = plan.config.compute.device.as_str();
         host.require_sound_device(&plan.device_check(), &device, name, observer)?;
     }
     let processes = host.processes();
     plan.check_processes(processes.size())?;
-    tell_cost(&options, &plan, &device, processes.size(), observer)?;
+    tell_cost(options, &plan, &device, processes.size(), observer)?;
     let group = ProcessGroup::new(processes.clone());
     let sent = group.broadcast(&Json((plan.config.clone(), weights)));
     sent.map_err(|error| LaunchError::Handshake(error.into()))?;
@@ -253,7 +253,7 @@ pub fn launch(
     if observer.stop_requested() {
         return Err(LaunchError::StoppedBefore);
     }
-    let run = run_directory(&options, &plan, observer)?;
+    let run = run_directory(options, &plan, observer)?;
     host.training_begins();
     Ok(train(&plan, &run, &device, processes, observer)?)
 }

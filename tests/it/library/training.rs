@@ -14,7 +14,7 @@ impl Observer for Losses {
 
 pub fn train(config: &Path, run: &Path) -> Result<(), Box<dyn Error>> {
     let options = LaunchOptions::new(load_config(config, &[])?, run);
-    let outcome = launch(options, &PlainHost, &mut Losses)?;
+    let outcome = launch(&options, &PlainHost, &mut Losses)?;
     println!("best {:?}, in {}", outcome.best, outcome.run.display());
     Ok(())
 }

@@ -48,7 +48,7 @@ fn launch(arguments: &TrainArguments, joined: &Joined) -> Result<(), Failure> {
         accept_cost: arguments.yes,
         ..LaunchOptions::new(config, named.run)
     };
-    let outcome = retinanet_trainer::launch(options, &Program { joined }, &mut console)?;
+    let outcome = retinanet_trainer::launch(&options, &Program { joined }, &mut console)?;
     tell_outcome(&outcome, best_metric);
     match (outcome.stopped, signals::received()) {
         (Some(Stopped::Asked), Some(signal)) => Err(Failure::Signal(signal)),
