@@ -18,7 +18,6 @@ use crate::problem::Problem;
 #[cfg(not(target_family = "wasm"))]
 use crate::quantized::Step;
 use crate::record::{EpilogueParts, LayerCall, record};
-use crate::running_statistics;
 use crate::shape::{ConvOptions, Maps};
 use crate::synchronised::over_processes;
 
@@ -281,8 +280,7 @@ impl<const D: usize> FusedEpilogue<Tensor<D>> {
     }
 }
 
-/// Batch norm that learns: normalises with the batch's statistics, and moves the running ones, unless they
-/// [are kept](crate::keep_running_statistics).
+/// Batch norm that learns: normalises with the batch's statistics, and moves the running ones.
 /// `end` gives residual and ReLU.
 ///
 /// The running variance follows the batch's unbiased one, as PyTorch's; Burn's follows the biased
@@ -325,9 +323,6 @@ pub fn batch_norm(norm: &BatchNorm, input: Tensor<4>, end: FusedEpilogue<Tensor<
         let (mean, variance) = (result.mean.detach(), result.variance.detach());
         (output, mean, variance, values as f64)
     };
-    if running_statistics::are_kept() {
-        return output;
-    }
     let unbiased = variance * (values / (values - 1.0).max(1.0));
     for (running, statistic) in [(&norm.running_mean, mean), (&norm.running_var, unbiased)] {
         let moved = running.value_sync().to_device(&device) * (1.0 - norm.momentum);

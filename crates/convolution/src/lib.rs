@@ -26,7 +26,6 @@ mod problem;
 #[cfg(not(target_family = "wasm"))]
 mod quantized;
 mod record;
-mod running_statistics;
 mod shape;
 mod synchronised;
 #[cfg(test)]
@@ -48,7 +47,6 @@ pub use parameters::{Parameter, ParameterKind, batch_norm_parameters, group_norm
 #[cfg(not(target_family = "wasm"))]
 pub use quantized::{InputHistograms, InputRange, Quantization};
 pub use record::{EpilogueParts, LayerCall, record_calls};
-pub use running_statistics::keep_running_statistics;
 pub use shape::{Arithmetic, ConvOptions, has_bf16_products};
 pub use synchronised::synchronise_batch_norms;
 pub use weights::{WeightDistribution, normal_values};

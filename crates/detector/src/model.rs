@@ -121,7 +121,7 @@ impl RetinaNet {
     }
 
     /// Has training compute layers anew in the backward pass in place of keeping what they gave, for less memory and the
-    /// same numbers. Not so at first.
+    /// same numbers. Not so at first, and not where running statistics move, which would move twice.
     #[must_use]
     pub const fn with_gradient_checkpointing(mut self, wanted: bool) -> Self {
         self.gradient_checkpointing = wanted;
@@ -129,8 +129,8 @@ impl RetinaNet {
     }
 
     /// Whether training computes layers anew in the backward pass.
-    pub const fn has_gradient_checkpointing(&self) -> bool {
-        self.gradient_checkpointing
+    pub fn has_gradient_checkpointing(&self) -> bool {
+        self.gradient_checkpointing && !self.has_running_statistics()
     }
 
     /// The backbone, whose maps have their channels last.

@@ -147,7 +147,8 @@ pub struct ComputeConfig {
     /// about 1e-5 of the largest output instead of 1e-6.
     pub winograd: bool,
     /// Whether the backward pass computes layers anew and does not keep what they gave (Chen et al. 2016): the same
-    /// numbers with 0.6 of the memory in 1.3 of the time (ResNet-50 on two images of 800×1333).
+    /// numbers with 0.6 of the memory in 1.3 of the time (ResNet-50 on two images of 800×1333). Where norms' statistics
+    /// move (`batch_norm`, `sync_batch_norm`), only what is cheap is computed anew, on GPUs.
     pub gradient_checkpointing: bool,
 }
 

@@ -11,6 +11,7 @@ use crate::processes::communicator::Communicator;
 use crate::processes::messages::Command;
 use crate::processes::process_group::{Process, ProcessGroup};
 use crate::train_state::TrainState;
+use crate::training::prepare;
 
 /// Trains along with the process that leads, which alone writes and tells: its share of each batch,
 /// and of the images to evaluate. The plan is the leader's.
@@ -26,7 +27,7 @@ pub fn follow(
     struct Nobody;
     impl Observer for Nobody {}
 
-    let device = device.clone().autodiff();
+    let device = prepare(plan, device);
     let group = ProcessGroup::new(communicator);
     let mut train_state = TrainState::join(plan, &device, group.clone())?;
     let loader = (plan.loader.clone())

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use retinanet_detector::pixel_form;
+use retinanet_detector::{NormKind, pixel_form};
 use retinanet_evaluation::Metrics;
 use retinanet_experiment::Observer;
 
@@ -54,7 +54,7 @@ pub fn train(
     communicator: Rc<dyn Communicator>,
     observer: &mut dyn Observer,
 ) -> Result<TrainOutcome, TrainError> {
-    let device = device.clone().autodiff();
+    let device = prepare(plan, device);
     let group = ProcessGroup::new(communicator);
     let _lock = run.lock()?;
     let process = Process {
@@ -133,4 +133,18 @@ fn outcome(
         stopped,
         advice: session.advice,
     })
+}
+
+/// The device that a plan trains on.
+pub(crate) fn prepare(plan: &Plan, device: &Device) -> Device {
+    let device = device.clone().autodiff();
+    let moves = matches!(
+        plan.config.model.norm,
+        NormKind::BatchNorm | NormKind::SyncBatchNorm
+    );
+    if plan.config.compute.gradient_checkpointing && moves {
+        // Layers cannot be called twice, as `RetinaNet::has_gradient_checkpointing` says.
+        return device.gradient_checkpointing();
+    }
+    device
 }

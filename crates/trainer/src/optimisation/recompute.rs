@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
 use retinanet_backbone::{BackboneFeatures, Segment};
-use retinanet_convolution::{Levels, channels_last, keep_running_statistics, with_gradient};
+use retinanet_convolution::{Levels, channels_last, with_gradient};
 use retinanet_detector::RetinaNet;
 
 /// The gradients of a micro-batch, bit for bit those of one graph. `loss` takes logits and boxes, as
@@ -83,12 +83,7 @@ impl<'a> Forward<'a> {
                         input: map.clone(),
                     });
                 }
-                map = if model.has_running_statistics() {
-                    // Norms take their batch's statistics where there is a graph; the backward pass moves the running ones.
-                    keep_running_statistics(|| segment.forward(map.clone().autodiff())).inner()
-                } else {
-                    without_graph.forward(map.clone())
-                };
+                map = without_graph.forward(map.clone());
             }
             map.clone()
         });
@@ -273,8 +268,6 @@ mod tests {
             with_norm(NormKind::FrozenBatchNorm, Whole::literal(2)),
             with_norm(NormKind::FixedStatistics, Whole::literal(0)),
             with_norm(NormKind::GroupNorm, Whole::literal(1)),
-            with_norm(NormKind::BatchNorm, Whole::literal(0)),
-            with_norm(NormKind::BatchNorm, Whole::literal(3)),
             with_norm(NormKind::FrozenBatchNorm, Whole::literal(5)),
             ModelConfig {
                 finest_level: FinestLevel::P2,

@@ -12,6 +12,7 @@ use crate::optimisation::average::ModelAverage;
 use crate::optimisation::step::{DeviceBatch, Learner, StepOptions};
 use crate::planning::memory::{memory_to_take, peak_memory, reset_peak_memory};
 use crate::planning::plan::Plan;
+use crate::training::prepare;
 
 /// More images a step than this are seldom of use.
 const MOST_IMAGES: u64 = 64;
@@ -115,7 +116,7 @@ fn most_that_fit(mut fits: impl FnMut(usize) -> Option<bool>) -> Option<usize> {
 ///
 /// Panics if the device fails: if its memory does not suffice.
 pub fn try_batch(plan: &Plan, device: &Device, images: usize) -> Result<(), ExperimentError> {
-    let device = device.clone().autodiff();
+    let device = prepare(plan, device);
     let model = plan.fresh_model(0, &device)?;
     let decay = plan.config.train.ema_decay.map(ShareBelowOne::get);
     let mut average = decay.map(|decay| ModelAverage::new(decay, &model));
