@@ -304,7 +304,7 @@ fn pair(first: f32, second: f32) -> Pair {
     (rounded(first) >> 16) | (rounded(second) & 0xffff_0000)
 }
 
-/// The bits of a number whose upper half is the nearest bf16, to even; what is not a number stays so.
+/// The bits of a number whose upper half is the nearest bf16, to even; NaN stays NaN.
 #[inline(always)]
 fn rounded(value: f32) -> u32 {
     const QUIET: u32 = 1 << 22;
@@ -505,7 +505,7 @@ mod tests {
             }
         }
 
-        /// To the bit, where the CPU has them.
+        /// Bit-identical, where the CPU has dot products of two.
         #[test]
         fn the_cpu_sums_as_one_by_one(
             pairs in 1..40_usize,
