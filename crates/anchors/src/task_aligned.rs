@@ -106,9 +106,10 @@ impl TaskAlignedAssigner {
         score: impl Fn(usize, ClassId) -> f32,
     ) -> Vec<AlignedAnchor> {
         let mut claims: Vec<Option<Claim>> = vec![None; anchors.len()];
-        let (placed, predicted) = (Blocks::new(anchors), Blocks::new(predicted));
+        let placed = (self.largest_share < 1.0).then(|| Blocks::new(anchors));
+        let predicted = Blocks::new(predicted);
         for (object, (bbox, class)) in objects.iter().enumerate() {
-            let count = self.most(&placed, bbox);
+            let count = self.most(placed.as_ref(), bbox);
             for (anchor, overlap, alignment) in
                 self.best(&predicted, bbox, count, |anchor| score(anchor, *class))
             {
@@ -125,11 +126,11 @@ impl TaskAlignedAssigner {
         qualities(&claims, objects.len())
     }
 
-    /// How many anchors an object has at most.
-    fn most(&self, anchors: &Blocks<'_>, bbox: &BoundingBox) -> usize {
-        if self.largest_share >= 1.0 {
+    /// How many anchors an object has at most; as many of a small one as of any other if no anchors are given.
+    fn most(&self, anchors: Option<&Blocks<'_>>, bbox: &BoundingBox) -> usize {
+        let Some(anchors) = anchors else {
             return self.anchors_per_object;
-        }
+        };
         let inside = anchors
             .meeting(bbox)
             .filter(|(_, anchor)| is_inside(anchor, bbox));
