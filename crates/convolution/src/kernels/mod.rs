@@ -70,3 +70,32 @@ pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R)
     });
     result
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::lanes::Width;
+    use super::*;
+
+    struct Lanes;
+
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+
+    /// pulp leaves a width out where its feature is not asked for: one that is named does not compile then.
+    #[test]
+    fn loops_are_vectorised_for_the_widest_vectors_of_the_cpu() {
+        let arch = Arch::new();
+        assert_eq!(arch.dispatch(Lanes), Width::widest().lanes());
+        let named = match arch {
+            Arch::V4(_) => 16,
+            Arch::V3(_) => 8,
+            _ => 1,
+        };
+        assert_eq!(arch.dispatch(Lanes), named);
+    }
+}
