@@ -22,7 +22,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use retinanet_anchors::{AnchorGenerator, ImagePredictions, TargetAssigner};
 use retinanet_boxes::{AnchorTargets, BoundingBox, GroundTruth};
-use retinanet_convolution::{InputHistograms, Quantization, conv2d};
+use retinanet_convolution::{InputHistograms, KeptWeights, Quantization, conv2d};
 use retinanet_criterion::BatchTargets;
 use retinanet_data::{Batching, TrainLoader};
 use retinanet_detector::{
@@ -242,9 +242,10 @@ impl<'a> Benchmark<'a> {
             histograms.observe(|| model.forward(images()));
             Quantization::new(&histograms.ranges())
         });
+        let kept_weights = KeptWeights::default();
         let forward = || match &quantization {
             Some(quantization) => quantization.run(|| model.forward(images())),
-            None => model.forward(images()),
+            None => kept_weights.run(|| model.forward(images())),
         };
         let timing = self.time(|| (), |()| Ok(decoder.decode(forward(), &anchors, &sizes)))?;
         let what = self.describe_model();

@@ -20,7 +20,7 @@ use crate::kernels::epilogue::Epilogue;
 use crate::kernels::sums::channel_sums;
 use crate::problem::Problem;
 #[cfg(not(target_family = "wasm"))]
-use crate::quantized::Step;
+use crate::run::Step;
 
 /// A convolution with its epilogue.
 #[derive(Clone, Debug)]
@@ -35,9 +35,9 @@ pub struct ConvCall {
     pub(crate) has_residual: bool,
     pub(crate) relu: bool,
     pub(crate) output_shape: Vec<usize>,
-    /// Whether it is of a run in eight bits, or observed for one.
+    /// What the run that it is of does with it.
     #[cfg(not(target_family = "wasm"))]
-    pub(crate) quantized: Option<Step>,
+    pub(crate) step: Option<Step>,
     /// On the CPU all is f32.
     #[cfg(feature = "gpu")]
     pub(crate) output_type: DType,
@@ -118,7 +118,7 @@ impl Convolve for Flex {
 
 fn forward(call: &ConvCall, input: &[f32], weight: &[f32], end: Epilogue<'_>) -> Vec<f32> {
     #[cfg(not(target_family = "wasm"))]
-    if let Some(step) = &call.quantized
+    if let Some(step) = &call.step
         && let Some(output) = step.forward(&call.problem, input, weight, end)
     {
         return output;

@@ -16,7 +16,7 @@ use crate::kernels::resample::{Pool, nearest};
 use crate::levels::Levels;
 use crate::problem::Problem;
 #[cfg(not(target_family = "wasm"))]
-use crate::quantized::Step;
+use crate::run::Step;
 use crate::record::{EpilogueParts, LayerCall, record};
 use crate::shape::{ConvOptions, Maps};
 use crate::synchronised::over_processes;
@@ -186,7 +186,7 @@ pub(crate) fn convolve<const D: usize>(
         relu: end.relu,
         output_shape,
         #[cfg(not(target_family = "wasm"))]
-        quantized: Step::next(),
+        step: Step::next(),
         #[cfg(feature = "gpu")]
         output_type: if end.in_f32 {
             DType::F32

@@ -18,6 +18,8 @@ mod extension;
 mod fresh;
 #[cfg(feature = "gpu")]
 mod gpu;
+#[cfg(not(target_family = "wasm"))]
+mod kept;
 mod kernels;
 mod layers;
 mod levels;
@@ -26,6 +28,8 @@ mod problem;
 #[cfg(not(target_family = "wasm"))]
 mod quantized;
 mod record;
+#[cfg(not(target_family = "wasm"))]
+mod run;
 mod shape;
 mod synchronised;
 #[cfg(test)]
@@ -38,6 +42,8 @@ pub use conv2d::Conv2d;
 pub use fresh::{new_batch_norm, new_conv2d, new_group_norm};
 #[cfg(feature = "gpu")]
 pub use gpu::break_weight_gradients;
+#[cfg(not(target_family = "wasm"))]
+pub use kept::KeptWeights;
 pub use layers::{
     FusedEpilogue, add_upsampled, batch_norm, channels_first, channels_last, conv2d, conv2d_levels,
     conv2d_with_epilogue, frozen_scale_and_bias, group_norm, max_pool2d,

@@ -3,12 +3,12 @@
 //! Inputs become bytes by one scale and zero a layer (Jacob et al. 2018, [arXiv 1712.05877](https://arxiv.org/abs/1712.05877),
 //! section 2.1), weights whole numbers of seven bits by one scale an output; sums are exact, and what follows them is in f32.
 
-use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
 use crate::kernels::epilogue::Epilogue;
 use crate::kernels::quantized::{PackedWeights, round_weights};
 use crate::problem::Problem;
+use crate::run::{Scope, within};
 
 /// The values of a convolution's input that bytes stand for, 0 among them; those outside become the nearest.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,7 +55,7 @@ impl Quantization {
     /// Runs the model, or another that calls the same convolutions, in eight bits: all but those in groups and those of
     /// few channels, which stay in f32.
     pub fn run<R>(&self, work: impl FnOnce() -> R) -> R {
-        within(Scope::Computed(Arc::clone(&self.layers)), work).0
+        within(Scope::Quantized(Arc::clone(&self.layers)), work).0
     }
 }
 
@@ -79,28 +79,14 @@ impl InputHistograms {
     }
 }
 
-/// What becomes of one call of a convolution.
-#[derive(Clone, Debug)]
-pub(crate) enum Step {
-    Observed(usize),
-    Computed(usize, Arc<Vec<Layer>>),
+#[derive(Debug)]
+pub(crate) struct Layer {
+    range: InputRange,
+    weights: OnceLock<PackedWeights>,
 }
 
-impl Step {
-    /// The step of the next call, where there is a scope.
-    pub(crate) fn next() -> Option<Self> {
-        SCOPE.with_borrow_mut(|scope| {
-            let (scope, calls) = scope.as_mut()?;
-            let call = *calls;
-            *calls += 1;
-            Some(match scope {
-                Scope::Observed(_) => Self::Observed(call),
-                Scope::Computed(layers) => Self::Computed(call, Arc::clone(layers)),
-            })
-        })
-    }
-
-    /// The output, where it is computed in eight bits.
+impl Layer {
+    /// The output in eight bits, if the problem is one of those that pay.
     pub(crate) fn forward(
         &self,
         problem: &Problem,
@@ -108,71 +94,13 @@ impl Step {
         weights: &[f32],
         end: Epilogue<'_>,
     ) -> Option<Vec<f32>> {
-        match self {
-            Self::Observed(call) => {
-                observe(*call, input);
-                None
-            }
-            Self::Computed(call, layers) => {
-                if !pays(problem) {
-                    return None;
-                }
-                let layer = layers.get(*call)?;
-                let pack = || PackedWeights::new(problem, weights, layer.range);
-                let weights = layer.weights.get_or_init(pack);
-                Some(weights.forward(problem, input, end))
-            }
+        if problem.options.groups > 1 || problem.inputs < Quantization::FEWEST_CHANNELS {
+            return None;
         }
+        let pack = || PackedWeights::new(problem, weights, self.range);
+        let weights = self.weights.get_or_init(pack);
+        Some(weights.forward(problem, input, end))
     }
-}
-
-fn pays(problem: &Problem) -> bool {
-    problem.options.groups == 1 && problem.inputs >= Quantization::FEWEST_CHANNELS
-}
-
-#[derive(Debug)]
-pub(crate) struct Layer {
-    range: InputRange,
-    weights: OnceLock<PackedWeights>,
-}
-
-/// What is done with the calls of a run.
-#[derive(Debug)]
-enum Scope {
-    Observed(Vec<Histogram>),
-    Computed(Arc<Vec<Layer>>),
-}
-
-thread_local! {
-    /// The run's scope, and how many convolutions it has called.
-    static SCOPE: RefCell<Option<(Scope, usize)>> = const { RefCell::new(None) };
-}
-
-/// Runs in a scope, and gives it back. It ends with the run, even if that panics.
-fn within<R>(scope: Scope, work: impl FnOnce() -> R) -> (R, Option<Scope>) {
-    struct End;
-    impl Drop for End {
-        fn drop(&mut self) {
-            SCOPE.set(None);
-        }
-    }
-    SCOPE.set(Some((scope, 0)));
-    let end = End;
-    let result = work();
-    let scope = SCOPE.take().map(|(scope, _)| scope);
-    drop(end);
-    (result, scope)
-}
-
-fn observe(call: usize, input: &[f32]) {
-    SCOPE.with_borrow_mut(|scope| {
-        if let Some((Scope::Observed(histograms), _)) = scope {
-            if histograms.len() <= call {
-                histograms.resize_with(call + 1, Histogram::default);
-            }
-            histograms[call].add(input);
-        }
-    });
 }
 
 /// Bits of a float that tell its bin: all but the sign, the exponent and four digits of the mantissa are left out, so that
@@ -181,7 +109,7 @@ const BIN_SHIFT: u32 = 19;
 
 /// How often values of each bin occur.
 #[derive(Debug)]
-struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<u64>,
     extremes: InputRange,
 }
@@ -199,7 +127,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    fn add(&mut self, values: &[f32]) {
+    pub(crate) fn add(&mut self, values: &[f32]) {
         for value in values {
             self.counts[(value.to_bits() >> BIN_SHIFT) as usize] += 1;
         }
@@ -254,6 +182,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::matrix::has_dot_products;
+    use crate::run::Step;
     use crate::shape::{Arithmetic, ConvOptions, Maps};
     use crate::weights::normal_values;
     use crate::{FusedEpilogue, Levels, conv2d_levels, conv2d_with_epilogue};

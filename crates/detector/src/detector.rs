@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use retinanet_anchors::AnchorGenerator;
 use retinanet_boxes::{ClassList, Detection};
 #[cfg(not(target_family = "wasm"))]
-use retinanet_convolution::Quantization;
+use retinanet_convolution::{KeptWeights, Quantization};
 use retinanet_images::{
     ImagesError, MAX_PIXELS, PixelForm, Preparation, Prepared, TestTimeAugmentation, decode_image,
 };
@@ -32,6 +32,8 @@ pub struct Detector {
     /// How it computes in eight bits, if it does.
     #[cfg(not(target_family = "wasm"))]
     pub(crate) quantization: Option<Quantization>,
+    #[cfg(not(target_family = "wasm"))]
+    kept_weights: KeptWeights,
     /// The views of an image that it detects on.
     pub(crate) test_time: TestTimeAugmentation,
     /// How many views go through the network together.
@@ -95,6 +97,8 @@ impl Detector {
             device: device.clone().inner(),
             #[cfg(not(target_family = "wasm"))]
             quantization: None,
+            #[cfg(not(target_family = "wasm"))]
+            kept_weights: KeptWeights::default(),
             test_time: TestTimeAugmentation::default(),
             batch: 1,
         })
@@ -172,11 +176,14 @@ impl Detector {
     /// The pixels go to the device.
     pub(crate) fn predict(&self, prepared: Prepared) -> Predictions {
         let images = self.on_device(prepared);
+        let forward = || self.model.forward(images);
         #[cfg(not(target_family = "wasm"))]
-        if let Some(quantization) = &self.quantization {
-            return quantization.run(|| self.model.forward(images));
-        }
-        self.model.forward(images)
+        return match &self.quantization {
+            Some(quantization) => quantization.run(forward),
+            None => self.kept_weights.run(forward),
+        };
+        #[cfg(target_family = "wasm")]
+        forward()
     }
 
     /// The pixels `[batch, 3, height, width]`, normalised.

@@ -33,32 +33,66 @@ pub(crate) fn forward(
     end: Epilogue<'_>,
 ) -> Vec<f32> {
     let mut output = memory::zeros(problem.maps_out.pixels() * problem.outputs);
-    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
-    for group in 0..problem.options.groups {
-        let size = outputs * inputs * problem.taps();
-        let parameters = &parameters[group * size..][..size];
-        let depth = inputs * problem.taps();
+    let (outputs, depth) = (problem.outputs_per_group(), depth_per_group(problem));
+    for (group, parameters) in parameters.chunks_exact(outputs * depth).enumerate() {
         if problem.options.arithmetic.bf16 && problem.taps() == 1 {
             // Packing turns them.
             let factor = Matrix::dense(parameters, outputs, depth).transposed();
             forward_group(problem, group, input, factor, end, &mut output);
             continue;
         }
-        with_scratch(2 * size, |scratch| {
-            let (by_input, by_tap) = scratch.split_at_mut(size);
-            weights::transpose(parameters, [outputs, depth], by_input);
-            let factor = match problem.taps() {
-                1 => by_input,
-                taps => {
-                    weights::swap_rows(by_input, [inputs, taps], outputs, by_tap);
-                    by_tap
-                }
-            };
+        with_scratch(outputs * depth, |factor| {
+            lay_out_group(problem, parameters, factor);
             let factor = Matrix::dense(factor, depth, outputs);
             forward_group(problem, group, input, factor, end, &mut output);
         });
     }
     output
+}
+
+/// [`forward`] with weights that were laid out before.
+pub(crate) fn forward_laid_out(
+    problem: &Problem,
+    input: &[f32],
+    factors: &[f32],
+    end: Epilogue<'_>,
+) -> Vec<f32> {
+    let mut output = memory::zeros(problem.maps_out.pixels() * problem.outputs);
+    let (outputs, depth) = (problem.outputs_per_group(), depth_per_group(problem));
+    for (group, factor) in factors.chunks_exact(outputs * depth).enumerate() {
+        let factor = Matrix::dense(factor, depth, outputs);
+        forward_group(problem, group, input, factor, end, &mut output);
+    }
+    output
+}
+
+/// The weights as [`forward`] multiplies by them, `[groups, taps, inputs, outputs]`.
+pub(crate) fn lay_out(problem: &Problem, parameters: &[f32]) -> Vec<f32> {
+    let size = problem.outputs_per_group() * depth_per_group(problem);
+    let mut factors = vec![0.0; parameters.len()];
+    let groups = factors.chunks_exact_mut(size);
+    for (factor, parameters) in groups.zip(parameters.chunks_exact(size)) {
+        lay_out_group(problem, parameters, factor);
+    }
+    factors
+}
+
+/// Of one group, from `[outputs, inputs, taps]` to `[taps, inputs, outputs]`.
+fn lay_out_group(problem: &Problem, parameters: &[f32], factor: &mut [f32]) {
+    let (inputs, taps) = (problem.inputs_per_group(), problem.taps());
+    let outputs = problem.outputs_per_group();
+    if taps == 1 {
+        return weights::transpose(parameters, [outputs, inputs], factor);
+    }
+    with_scratch(parameters.len(), |by_input| {
+        weights::transpose(parameters, [outputs, inputs * taps], by_input);
+        weights::swap_rows(by_input, [inputs, taps], outputs, factor);
+    });
+}
+
+/// Inputs of a window in one group.
+fn depth_per_group(problem: &Problem) -> usize {
+    problem.taps() * problem.inputs_per_group()
 }
 
 fn forward_group(

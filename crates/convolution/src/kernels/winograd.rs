@@ -48,14 +48,36 @@ pub(crate) fn forward(
     parameters: &[f32],
     end: Epilogue<'_>,
 ) -> Vec<f32> {
-    let (inputs, outputs) = (problem.inputs, problem.outputs);
-    let channels = [inputs, outputs];
-    with_scratch((9 + FREQUENCIES) * inputs * outputs, |scratch| {
-        let (kernels, transformed) = scratch.split_at_mut(9 * inputs * outputs);
-        weights::transpose(parameters, [outputs, inputs * 9], kernels);
-        transform_kernels(kernels, channels, Turn::None, transformed);
-        convolve(&problem.maps_in, input, transformed, channels, end)
+    with_scratch(FREQUENCIES * problem.inputs * problem.outputs, |kernels| {
+        lay_out_into(problem, parameters, kernels);
+        forward_laid_out(problem, input, kernels, end)
     })
+}
+
+/// [`forward`] with weights that were laid out before.
+pub(crate) fn forward_laid_out(
+    problem: &Problem,
+    input: &[f32],
+    kernels: &[f32],
+    end: Epilogue<'_>,
+) -> Vec<f32> {
+    let channels = [problem.inputs, problem.outputs];
+    convolve(&problem.maps_in, input, kernels, channels, end)
+}
+
+/// The weights as [`forward`] multiplies by them, `[frequencies, inputs, outputs]`.
+pub(crate) fn lay_out(problem: &Problem, parameters: &[f32]) -> Vec<f32> {
+    let mut kernels = vec![0.0; FREQUENCIES * problem.inputs * problem.outputs];
+    lay_out_into(problem, parameters, &mut kernels);
+    kernels
+}
+
+fn lay_out_into(problem: &Problem, parameters: &[f32], result: &mut [f32]) {
+    let (inputs, outputs) = (problem.inputs, problem.outputs);
+    with_scratch(9 * inputs * outputs, |by_input| {
+        weights::transpose(parameters, [outputs, inputs * 9], by_input);
+        transform_kernels(by_input, [inputs, outputs], Turn::None, result);
+    });
 }
 
 /// Computes the gradient of the input, `[pixels, inputs]`.

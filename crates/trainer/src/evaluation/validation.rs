@@ -8,6 +8,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use retinanet_boxes::{CategoryId, ImageId};
+use retinanet_convolution::KeptWeights;
 use retinanet_criterion::{BatchTargets, Criterion, LossOptions, LossShares, LossSpread};
 use retinanet_data::{Batch, EvalLoader, LoaderConfig, OnBadImage, in_full};
 use retinanet_detector::{Predictions, RetinaNet, images_to_device, pixel_form};
@@ -109,6 +110,7 @@ struct Gathered<'a> {
     /// The sum over images.
     loss: f64,
     spread: LossSpread,
+    kept_weights: KeptWeights,
 }
 
 impl<'a> Gathered<'a> {
@@ -119,14 +121,15 @@ impl<'a> Gathered<'a> {
             detections: Vec::new(),
             loss: 0.0,
             spread: LossSpread::new(criterion.class().clone()),
+            kept_weights: KeptWeights::default(),
         }
     }
 
-    /// Sends an image through the network, and if asked to takes its anchors' losses one by one.
+    /// Sends an image through the network, the same each time, and if asked to takes its anchors' losses one by one.
     fn validate(&mut self, plan: &Plan, model: &RetinaNet, mut batch: Batch, is_spread: bool) {
         let shape = [batch.items.len(), batch.height, batch.width];
         let images = images_to_device(&mut batch.images, shape, self.device);
-        let predictions = model.forward(images);
+        let predictions = self.kept_weights.run(|| model.forward(images));
         if is_spread {
             let logits = predictions.logits.clone().into_data();
             let logits: Vec<f32> = logits.iter().collect();
