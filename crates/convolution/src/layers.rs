@@ -15,9 +15,9 @@ use crate::kernels::norm::{Groups, Moments};
 use crate::kernels::resample::{Pool, nearest};
 use crate::levels::Levels;
 use crate::problem::Problem;
+use crate::record::{EpilogueParts, LayerCall, record};
 #[cfg(not(target_family = "wasm"))]
 use crate::run::Step;
-use crate::record::{EpilogueParts, LayerCall, record};
 use crate::shape::{ConvOptions, Maps};
 use crate::synchronised::over_processes;
 
