@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::kernels::epilogue::Epilogue;
-use crate::problem::{Layout, Problem};
+use crate::kernels::{direct, winograd};
+use crate::problem::{Kernels, Problem};
 use crate::run::{Scope, is_running, within};
 
 /// The weights of a model's convolutions as the CPU's kernels multiply by them, kept from its second run on: who detects on
@@ -18,9 +19,11 @@ pub struct KeptWeights(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     has_run: AtomicBool,
-    /// By the convolution's place among the calls. Maps of another size may want another layout.
-    laid_out: Mutex<BTreeMap<(usize, Layout), Arc<Vec<f32>>>>,
+    laid_out: Mutex<LaidOut>,
 }
+
+/// By the convolution's place among the calls. Maps of another size may want another layout.
+type LaidOut = BTreeMap<(usize, Layout), Arc<Vec<f32>>>;
 
 impl KeptWeights {
     /// Runs the model. Within another run, such as one that is observed, it is part of that.
@@ -63,6 +66,46 @@ impl KeptWeights {
             laid_out().insert((call, layout), Arc::clone(&weights));
             weights
         })
+    }
+}
+
+/// What weights are laid out for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Layout {
+    /// Winograd's transforms.
+    Frequencies,
+    /// Products with columns.
+    Columns,
+}
+
+impl Problem {
+    /// How the forward pass wants the weights, where it must lay them out in another way than they are stored.
+    fn layout(&self) -> Option<Layout> {
+        match self.kernels() {
+            Kernels::Winograd => Some(Layout::Frequencies),
+            Kernels::Direct if !self.options.arithmetic.bf16 => Some(Layout::Columns),
+            Kernels::Direct | Kernels::FewPixels | Kernels::Grouped(_) => None,
+        }
+    }
+
+    fn lay_out(&self, layout: Layout, weights: &[f32]) -> Vec<f32> {
+        match layout {
+            Layout::Frequencies => winograd::lay_out(self, weights),
+            Layout::Columns => direct::lay_out(self, weights),
+        }
+    }
+
+    /// [`Problem::forward`] with weights in this layout, to the same bits.
+    fn forward_laid_out(
+        &self,
+        input: &[f32],
+        (layout, weights): (Layout, &[f32]),
+        end: Epilogue<'_>,
+    ) -> Vec<f32> {
+        match layout {
+            Layout::Frequencies => winograd::forward_laid_out(self, input, weights, end),
+            Layout::Columns => direct::forward_laid_out(self, input, weights, end),
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Problem {
             && winograd::tiles(&self.maps_in) >= FEWEST_TILES
     }
 
-    fn kernels(&self) -> Kernels {
+    pub(crate) fn kernels(&self) -> Kernels {
         if few_pixels::pays(self) {
             Kernels::FewPixels
         } else if self.pays_winograd() {
@@ -97,35 +97,6 @@ impl Problem {
             Kernels::Winograd => winograd::forward(self, input, weights, end),
             Kernels::Grouped(width) => grouped::forward(self, input, weights, end, width),
             Kernels::Direct => direct::forward(self, input, weights, end),
-        }
-    }
-
-    /// How the forward pass wants the weights, where it must lay them out in another way than they are stored.
-    pub(crate) fn layout(&self) -> Option<Layout> {
-        match self.kernels() {
-            Kernels::Winograd => Some(Layout::Frequencies),
-            Kernels::Direct if !self.options.arithmetic.bf16 => Some(Layout::Columns),
-            Kernels::Direct | Kernels::FewPixels | Kernels::Grouped(_) => None,
-        }
-    }
-
-    pub(crate) fn lay_out(&self, layout: Layout, weights: &[f32]) -> Vec<f32> {
-        match layout {
-            Layout::Frequencies => winograd::lay_out(self, weights),
-            Layout::Columns => direct::lay_out(self, weights),
-        }
-    }
-
-    /// [`forward`](Self::forward) with weights in this layout, to the same bits.
-    pub(crate) fn forward_laid_out(
-        &self,
-        input: &[f32],
-        (layout, weights): (Layout, &[f32]),
-        end: Epilogue<'_>,
-    ) -> Vec<f32> {
-        match layout {
-            Layout::Frequencies => winograd::forward_laid_out(self, input, weights, end),
-            Layout::Columns => direct::forward_laid_out(self, input, weights, end),
         }
     }
 
@@ -164,18 +135,9 @@ impl Problem {
     }
 }
 
-/// What weights are laid out for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Layout {
-    /// Winograd's transforms.
-    Frequencies,
-    /// Products with columns.
-    Columns,
-}
-
 /// Which of the modules of kernels computes a problem.
 #[derive(Clone, Copy, Debug)]
-enum Kernels {
+pub(crate) enum Kernels {
     FewPixels,
     Winograd,
     Grouped(Width),

@@ -51,6 +51,7 @@ pub(crate) fn forward(
 }
 
 /// [`forward`] with weights that were laid out before.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) fn forward_laid_out(
     problem: &Problem,
     input: &[f32],
@@ -67,6 +68,7 @@ pub(crate) fn forward_laid_out(
 }
 
 /// The weights as [`forward`] multiplies by them, `[groups, taps, inputs, outputs]`.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) fn lay_out(problem: &Problem, parameters: &[f32]) -> Vec<f32> {
     let size = problem.outputs_per_group() * depth_per_group(problem);
     let mut factors = vec![0.0; parameters.len()];

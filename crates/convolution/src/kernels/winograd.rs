@@ -66,6 +66,7 @@ pub(crate) fn forward_laid_out(
 }
 
 /// The weights as [`forward`] multiplies by them, `[frequencies, inputs, outputs]`.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) fn lay_out(problem: &Problem, parameters: &[f32]) -> Vec<f32> {
     let mut kernels = vec![0.0; FREQUENCIES * problem.inputs * problem.outputs];
     lay_out_into(problem, parameters, &mut kernels);
