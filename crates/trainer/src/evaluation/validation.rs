@@ -125,7 +125,8 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// Sends an image through the network, the same each time, and if asked to takes its anchors' losses one by one.
+    /// Sends an image through the network, and if asked to takes its anchors' losses one by one. The model is the same for
+    /// all images.
     fn validate(&mut self, plan: &Plan, model: &RetinaNet, mut batch: Batch, is_spread: bool) {
         let shape = [batch.items.len(), batch.height, batch.width];
         let images = images_to_device(&mut batch.images, shape, self.device);
