@@ -2,34 +2,24 @@
 //!
 //! A group's product is too small to pay for columns. Instead a vector holds neighbouring channels of one pixel, of
 //! several groups at once; each channel of a group is spread over the group's lanes and meets the weights of all of the
-//! group's outputs.
+//! group's outputs. Of a group that fills whole vectors a channel is read from memory into all lanes, which costs less than
+//! spreading it.
 
-use std::array;
-use std::marker::PhantomData;
-use std::mem;
+mod correlation;
+mod weight_sums;
 
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::direct::split_by;
+use self::correlation::{Backward, Forward, correlate};
+use self::weight_sums::WeightSums;
 use super::epilogue::Epilogue;
-use super::lanes::{Spread, Width, Work};
-use super::memory;
+use super::lanes::Width;
 use crate::problem::Problem;
-use crate::shape::{ConvOptions, Maps, RowPiece, split};
+use crate::shape::{ConvOptions, RowPiece, split};
 
 /// Taps of a row of the kernel, and rows of them.
 const TAPS: usize = 3;
-
-/// Pixels of a row that are computed at once: as many sums as hide an addition's latency, and fit into 16 registers
-/// beside a row of taps.
-const PIXELS: usize = 8;
-
-/// Pixels that these go by, at most: those of stride 2.
-const MOST_PIXELS: usize = 2 * (PIXELS - 1) + TAPS;
-
-/// Channels that weights' gradients are summed for at once.
-const CHANNELS: usize = 4;
 
 /// Channels in a group, at most.
 const MOST_IN_GROUP: usize = 64;
@@ -198,15 +188,20 @@ impl Groups {
         packed
     }
 
-    /// The vectors of others that a block meets, by their first channels: its own, or all of its group's.
+    /// How many vectors a group has, or one where groups share it.
+    fn vectors(&self) -> usize {
+        (self.size / self.lanes).max(1)
+    }
+
+    /// The first channels of the vectors that a block meets: its own, or all of its group's.
     fn others(&self, block: usize) -> impl Iterator<Item = usize> {
-        let first = block * self.lanes;
-        let (first, count) = if self.size <= self.lanes {
-            (first, 1)
-        } else {
-            (first / self.size * self.size, self.size / self.lanes)
-        };
-        (0..count).map(move |place| first + place * self.lanes)
+        let first = block / self.vectors() * self.vectors();
+        (first..first + self.vectors()).map(|vector| vector * self.lanes)
+    }
+
+    /// Whether a vector holds channels of one group only.
+    const fn fill_vectors(&self) -> bool {
+        self.size >= self.lanes
     }
 
     /// How many channels of a vector are spread: those of a group, or all.
@@ -226,271 +221,7 @@ impl Groups {
     }
 }
 
-/// How the pixels of a strip of [`PIXELS`] and those that they are computed from lie to each other.
-trait Strip {
-    /// How many pixels a strip is computed from.
-    const READ: usize;
-
-    /// The first of them; beyond all others where it is none.
-    fn first(x: usize) -> usize;
-
-    /// Which of them comes to a place of the strip through a tap.
-    fn read(place: usize, tap: usize) -> Option<usize>;
-
-    /// The row that comes to row `y` through a row of taps; beyond all others where it is none.
-    fn row(y: usize, tap: usize) -> Option<usize>;
-}
-
-/// From a window to the pixel at its middle.
-struct Forward<const STRIDE: usize>;
-
-impl<const STRIDE: usize> Strip for Forward<STRIDE> {
-    const READ: usize = STRIDE * (PIXELS - 1) + TAPS;
-
-    fn first(x: usize) -> usize {
-        (x * STRIDE).wrapping_sub(1)
-    }
-
-    fn read(place: usize, tap: usize) -> Option<usize> {
-        Some(place * STRIDE + tap)
-    }
-
-    fn row(y: usize, tap: usize) -> Option<usize> {
-        (y * STRIDE + tap).checked_sub(1)
-    }
-}
-
-/// From a pixel back to its window.
-struct Backward<const STRIDE: usize>;
-
-impl<const STRIDE: usize> Strip for Backward<STRIDE> {
-    const READ: usize = (PIXELS + TAPS - STRIDE - 1) / STRIDE + 1;
-
-    fn first(x: usize) -> usize {
-        (x / STRIDE).wrapping_sub(2 - STRIDE)
-    }
-
-    fn read(place: usize, tap: usize) -> Option<usize> {
-        let steps = (place + TAPS - STRIDE).checked_sub(tap)?;
-        (steps % STRIDE == 0).then_some(steps / STRIDE)
-    }
-
-    fn row(y: usize, tap: usize) -> Option<usize> {
-        let steps = (y + 1).checked_sub(tap)?;
-        (steps % STRIDE == 0).then_some(steps / STRIDE)
-    }
-}
-
-/// Computes the second maps from the first row by row; `finish(first value, values)` ends a row.
-fn correlate<P: Strip + Sync>(
-    groups: &Groups,
-    weights: &[f32],
-    [maps_read, maps]: [&Maps; 2],
-    read: &[f32],
-    width: Width,
-    finish: impl Fn(usize, &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let channels = groups.channels;
-    let starts: Vec<usize> = maps_read.ranges().map(|range| range.start).collect();
-    let rows: Vec<RowPiece> = maps.rows_in(0..maps.pixels()).collect();
-    let mut result = memory::zeros(maps.pixels() * channels);
-    let firsts = rows.iter().scan(0, |next, row| {
-        let first = *next;
-        *next += row.x.len() * channels;
-        Some(first)
-    });
-    let chunks = split_by(&mut result, rows.iter().map(|row| row.x.len() * channels));
-    let tasks: Vec<_> = rows.iter().zip(firsts).zip(chunks).collect();
-    tasks.into_par_iter().for_each(|((row, first), values)| {
-        width.run(Row::<P> {
-            groups,
-            weights,
-            map: &read[starts[row.map] * channels..],
-            size: maps_read.sizes()[row.map],
-            y: row.y,
-            values: &mut *values,
-            strip: PhantomData,
-        });
-        finish(first, values);
-    });
-    result
-}
-
-/// A row that is computed.
-struct Row<'a, P> {
-    groups: &'a Groups,
-    weights: &'a [f32],
-    /// The map that is read, and its size.
-    map: &'a [f32],
-    size: [usize; 2],
-    y: usize,
-    values: &'a mut [f32],
-    strip: PhantomData<P>,
-}
-
-impl<P: Strip> Work for Row<'_, P> {
-    #[inline(always)]
-    fn run<S: Spread>(mut self, simd: S) {
-        let Groups {
-            channels, lanes, ..
-        } = *self.groups;
-        let spreading = self.groups.spreading::<S>();
-        let values = mem::take(&mut self.values);
-        let strips = values.chunks_mut(PIXELS * channels).enumerate();
-        for (strip, values) in strips {
-            for block in 0..channels / lanes {
-                let sums = self.sums(simd, &spreading, strip * PIXELS, block);
-                for (pixel, sum) in values.chunks_exact_mut(channels).zip(sums) {
-                    S::as_mut_simd_f32s(&mut pixel[block * lanes..]).0[0] = sum;
-                }
-            }
-        }
-    }
-}
-
-impl<P: Strip> Row<'_, P> {
-    /// The values of a block's channels in a strip.
-    #[inline(always)]
-    fn sums<S: Spread>(
-        &self,
-        simd: S,
-        spreading: &[S::u32s; LANES],
-        x: usize,
-        block: usize,
-    ) -> [S::f32s; PIXELS] {
-        let Groups { channels, size, .. } = *self.groups;
-        let [height, width] = self.size;
-        let (weights, _) = S::as_simd_f32s(self.weights);
-        let zero = simd.splat_f32s(0.0);
-        let mut sums = [zero; PIXELS];
-        for tap_row in 0..TAPS {
-            let Some(y) = P::row(self.y, tap_row).filter(|y| *y < height) else {
-                continue;
-            };
-            let row = &self.map[y * width * channels..][..width * channels];
-            let weights = &weights[(block * TAPS + tap_row) * size * TAPS..][..size * TAPS];
-            let weights = weights.chunks_exact(self.groups.spreads() * TAPS);
-            for (first, weights) in self.groups.others(block).zip(weights) {
-                let pixels: [S::f32s; MOST_PIXELS] = array::from_fn(|read| {
-                    let x = P::first(x).wrapping_add(read);
-                    if read < P::READ && x < width {
-                        load::<S>(&row[x * channels + first..])
-                    } else {
-                        zero
-                    }
-                });
-                for (weights, lanes) in weights.chunks_exact(TAPS).zip(spreading) {
-                    for tap in 0..TAPS {
-                        for (place, sum) in sums.iter_mut().enumerate() {
-                            if let Some(read) = P::read(place, tap) {
-                                let pixel = simd.spread(pixels[read], *lanes);
-                                *sum = simd.mul_add_f32s(pixel, weights[tap], *sum);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        sums
-    }
-}
-
 #[inline(always)]
 fn load<S: Simd>(values: &[f32]) -> S::f32s {
     S::as_simd_f32s(values).0[0]
-}
-
-/// The sums of some rows for the gradient of the weights, as they are packed.
-struct WeightSums<'a> {
-    problem: &'a Problem,
-    groups: &'a Groups,
-    rows: &'a [RowPiece],
-    input: &'a [f32],
-    gradient: &'a [f32],
-    sums: &'a mut [f32],
-}
-
-impl Work for WeightSums<'_> {
-    #[inline(always)]
-    fn run<S: Spread>(self, simd: S) {
-        let Groups {
-            channels,
-            size,
-            lanes,
-        } = *self.groups;
-        let zero = simd.splat_f32s(0.0);
-        let spreading = self.groups.spreading::<S>();
-        let stride = self.problem.options.stride[0];
-        let starts = |maps: &Maps| -> Vec<usize> { maps.ranges().map(|it| it.start).collect() };
-        let (starts_in, starts_out) = (
-            starts(&self.problem.maps_in),
-            starts(&self.problem.maps_out),
-        );
-        let (sums, _) = S::as_mut_simd_f32s(self.sums);
-        // A block's row lies in neighbouring vectors then; that of the input has a zero at each end.
-        let (mut gradients, mut inputs) = (Vec::new(), Vec::new());
-        for row in self.rows {
-            let [height, width] = self.problem.maps_in.sizes()[row.map];
-            let first_out = starts_out[row.map] + row.y * row.x.len();
-            for block in 0..channels / lanes {
-                gradients.clear();
-                gradients.extend(row.x.clone().map(|x| {
-                    load::<S>(&self.gradient[(first_out + x) * channels + block * lanes..])
-                }));
-                for tap_row in 0..TAPS {
-                    let y = (row.y * stride + tap_row).wrapping_sub(1);
-                    if y >= height {
-                        continue;
-                    }
-                    let first_in = starts_in[row.map] + y * width;
-                    let sums = &mut sums[(block * TAPS + tap_row) * size * TAPS..][..size * TAPS];
-                    let sums = sums.chunks_exact_mut(self.groups.spreads() * TAPS);
-                    for (first, sums) in self.groups.others(block).zip(sums) {
-                        inputs.clear();
-                        inputs.push(zero);
-                        inputs.extend(
-                            (0..width).map(|x| {
-                                load::<S>(&self.input[(first_in + x) * channels + first..])
-                            }),
-                        );
-                        inputs.extend([zero; 2]);
-                        if self.groups.spreads().is_multiple_of(CHANNELS) {
-                            sum_row::<S, CHANNELS>(
-                                simd, &gradients, &inputs, stride, &spreading, sums,
-                            );
-                        } else {
-                            sum_row::<S, 1>(simd, &gradients, &inputs, stride, &spreading, sums);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Adds a row's products to the sums, `[channels, taps]`, of so many channels at once.
-#[inline(always)]
-fn sum_row<S: Spread, const AT_ONCE: usize>(
-    simd: S,
-    gradients: &[S::f32s],
-    inputs: &[S::f32s],
-    stride: usize,
-    spreading: &[S::u32s; LANES],
-    sums: &mut [S::f32s],
-) {
-    let sums = sums.as_chunks_mut::<TAPS>().0.as_chunks_mut::<AT_ONCE>().0;
-    for (sums, spreading) in sums.iter_mut().zip(spreading.as_chunks::<AT_ONCE>().0) {
-        let mut row = [[simd.splat_f32s(0.0); TAPS]; AT_ONCE];
-        for (gradient, inputs) in gradients.iter().zip(inputs.windows(TAPS).step_by(stride)) {
-            for tap in 0..TAPS {
-                for (sums, lanes) in row.iter_mut().zip(spreading) {
-                    let input = simd.spread(inputs[tap], *lanes);
-                    sums[tap] = simd.mul_add_f32s(input, *gradient, sums[tap]);
-                }
-            }
-        }
-        for (sums, row) in sums.iter_mut().flatten().zip(row.as_flattened()) {
-            *sums = simd.add_f32s(*sums, *row);
-        }
-    }
 }
