@@ -154,15 +154,17 @@ pub(crate) fn input_gradient(
         let size = outputs * inputs * problem.taps();
         let parameters = &parameters[group * size..][..size];
         let scale = scale.map(|scale| &scale[group * outputs..][..outputs]);
+        if problem.is_pointwise() {
+            weights::with_scaled(parameters, inputs, scale, |factor| {
+                pointwise_input_gradient(problem, group, gradient, factor, &mut result);
+            });
+            continue;
+        }
         with_scratch(2 * size, |scratch| {
             let (by_output, by_tap) = scratch.split_at_mut(size);
             weights::taps_before_inputs(parameters, [inputs, problem.taps()], scale, by_output);
-            if problem.is_pointwise() {
-                pointwise_input_gradient(problem, group, gradient, by_output, &mut result);
-            } else {
-                weights::swap_rows(by_output, [outputs, problem.taps()], inputs, by_tap);
-                input_gradient_group(problem, group, gradient, by_tap, &mut result);
-            }
+            weights::swap_rows(by_output, [outputs, problem.taps()], inputs, by_tap);
+            input_gradient_group(problem, group, gradient, by_tap, &mut result);
         });
     }
     result
@@ -259,73 +261,87 @@ pub(crate) fn weight_gradient(
     gradient: &[f32],
     scale: Option<&[f32]>,
 ) -> Vec<f32> {
-    let (inputs, outputs) = (problem.inputs_per_group(), problem.outputs_per_group());
-    let depth = problem.taps() * inputs;
-    let mut result = Vec::with_capacity(problem.options.groups * outputs * depth);
-    for group in 0..problem.options.groups {
-        let scale = scale.map(|scale| &scale[group * outputs..][..outputs]);
-        with_scratch(2 * outputs * depth, |scratch| {
-            let (sums, ordered) = scratch.split_at_mut(outputs * depth);
-            let parts = weight_parts(problem, group);
-            let ranges = output_ranges(outputs, parts.len());
-            weight_gradient_group(problem, (group, &parts, &ranges), input, gradient, sums);
+    let outputs = problem.outputs_per_group();
+    let depth = depth_per_group(problem);
+    let mut result = vec![0.0; problem.outputs * depth];
+    let groups = result.chunks_exact_mut(outputs * depth).enumerate();
+    for (group, result) in groups {
+        let first = group * outputs;
+        let scale = scale.map(|scale| &scale[first..][..outputs]);
+        let parts = weight_parts(problem, group);
+        let ranges = output_ranges(outputs, parts.len());
+        with_scratch(outputs * depth, |sums| {
+            weight_sums(problem, (first, &parts, &ranges), input, gradient, sums);
             for range in ranges {
                 let sums = &sums[range.start * depth..range.end * depth];
-                let by_input = match problem.taps() {
-                    1 => sums,
-                    taps => {
-                        let ordered = &mut ordered[..sums.len()];
-                        weights::swap_rows(sums, [taps, inputs], range.len(), ordered);
-                        ordered
-                    }
-                };
-                let scale = scale.map(|scale| &scale[range.clone()]);
-                let in_order = weights::in_parameter_order(by_input, range.len(), scale);
-                result.extend(in_order);
+                let result = &mut result[range.start * depth..range.end * depth];
+                let scale = scale.map(|scale| &scale[range]);
+                in_parameter_order(problem, &parts, sums, scale, result);
             }
         });
     }
     result
 }
 
-/// Gives, for some outputs after others, `[taps, inputs, outputs]`. Threads share the weights, not the pixels, so that no sum
-/// depends on how many there are.
-fn weight_gradient_group(
+/// Gives, for some outputs after others, `[outputs, taps, inputs]` of one part after another. Threads share the weights, not the
+/// pixels, so that no sum depends on how many there are.
+fn weight_sums(
     problem: &Problem,
-    (group, parts, ranges): (usize, &[Columns], &[Range<usize>]),
+    (first, parts, ranges): (usize, &[Columns], &[Range<usize>]),
     input: &[f32],
     gradient: &[f32],
     sums: &mut [f32],
 ) {
-    let rows = |part: &Columns| part.taps.len() * part.channels.len();
     let pieces = ranges.iter();
     let pieces = pieces.flat_map(|range| parts.iter().map(move |part| (range, part)));
     let pieces: Vec<_> = pieces.collect();
-    let lengths = pieces.iter().map(|(range, part)| rows(part) * range.len());
+    let lengths = pieces.iter().map(|(range, part)| range.len() * part.len());
     let chunks = split_by(sums, lengths);
     for_each(
         Threads::One,
         pieces.iter().zip(chunks),
         |((range, part), chunk)| {
-            let rows = rows(part);
-            let at_once = (BLOCK_VALUES / 2 / rows).clamp(128, 1024);
-            let first = group * problem.outputs_per_group() + range.start;
+            let at_once = (BLOCK_VALUES / 2 / part.len()).clamp(128, 1024);
             for block in split(problem.maps_out.pixels(), at_once) {
-                let values = &gradient[block.start * problem.outputs + first..];
+                let values = &gradient[block.start * problem.outputs + first + range.start..];
                 let gradient = Matrix::new(values, block.len(), range.len(), problem.outputs);
                 let product = Product {
                     values: chunk,
-                    stride: range.len(),
+                    stride: part.len(),
                     accumulate: block.start > 0,
                 };
                 with_columns(problem, input, block, part, |columns| {
-                    with_factor(problem, gradient, Threads::One, |gradient| {
-                        gradient.multiply(columns.transposed(), product, Threads::One);
+                    with_factor(problem, columns, Threads::One, |columns| {
+                        columns.multiply(gradient.transposed(), product, Threads::One);
                     });
                 });
             }
         },
     );
+}
+
+/// From what [`weight_sums`] gives of some outputs to the order of the weights.
+fn in_parameter_order(
+    problem: &Problem,
+    parts: &[Columns],
+    sums: &[f32],
+    scale: Option<&[f32]>,
+    result: &mut [f32],
+) {
+    let (inputs, taps) = (problem.inputs_per_group(), problem.taps());
+    let outputs = result.len() / (inputs * taps);
+    let weights = result.par_chunks_exact_mut(inputs * taps).enumerate();
+    weights.for_each(|(output, weights)| {
+        let scale = scale.map_or(1.0, |scale| scale[output]);
+        let mut rest = sums;
+        for part in parts {
+            let (sums, after) = rest.split_at(outputs * part.len());
+            let sums = &sums[output * part.len()..][..part.len()];
+            let part_of_group = part.in_group_of(inputs);
+            weights::place_scaled(sums, (&part_of_group, taps), scale, weights);
+            rest = after;
+        }
+    });
 }
 
 /// The outputs in ranges, where the other side of the weights is in so many parts.
@@ -334,14 +350,14 @@ fn output_ranges(outputs: usize, parts: usize) -> Vec<Range<usize>> {
     split(outputs, (outputs * parts / PIECES).clamp(least, most))
 }
 
-/// The weights in parts of some 64 rows of the product at least.
+/// The weights in parts of some 64 columns of the product at least.
 fn weight_parts(problem: &Problem, group: usize) -> Vec<Columns> {
-    const ROWS: usize = 64;
+    const COLUMNS: usize = 64;
     const PARTS: usize = 8;
     let (inputs, taps) = (problem.inputs_per_group(), problem.taps());
     let first = group * inputs;
-    if inputs < ROWS {
-        let at_once = ROWS.div_ceil(inputs).min(taps.div_ceil(PARTS).max(1));
+    if inputs < COLUMNS {
+        let at_once = COLUMNS.div_ceil(inputs).min(taps.div_ceil(PARTS).max(1));
         return split(taps, at_once)
             .into_iter()
             .map(|taps| Columns {
@@ -355,7 +371,7 @@ fn weight_parts(problem: &Problem, group: usize) -> Vec<Columns> {
     } else {
         2
     };
-    let at_once = inputs.div_ceil(parts_of_a_tap).max(ROWS);
+    let at_once = inputs.div_ceil(parts_of_a_tap).max(COLUMNS);
     (0..taps)
         .flat_map(|tap| {
             split(inputs, at_once)
@@ -387,7 +403,7 @@ fn with_columns(
             problem.inputs,
         ));
     }
-    let depth = part.taps.len() * part.channels.len();
+    let depth = part.len();
     with_scratch(rows * depth, |columns| {
         Windows::new(problem, input, 0.0).gather(pixels, part, columns);
         work(Matrix::dense(columns, rows, depth));

@@ -14,6 +14,21 @@ pub(crate) struct Columns {
     pub(crate) channels: Range<usize>,
 }
 
+impl Columns {
+    pub(crate) fn len(&self) -> usize {
+        self.taps.len() * self.channels.len()
+    }
+
+    /// The same with channels counted from the first of their group, which has so many.
+    pub(crate) fn in_group_of(&self, size: usize) -> Self {
+        let first = self.channels.start % size;
+        Self {
+            taps: self.taps.clone(),
+            channels: first..first + self.channels.len(),
+        }
+    }
+}
+
 /// The input of a convolution and how its windows lie on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Windows<'a, T> {
@@ -44,7 +59,7 @@ impl<'a, T: Copy> Windows<'a, T> {
     /// Writes the windows of the output pixels `pixels` to `columns`, `[pixels, taps, channels]`.
     pub(crate) fn gather(&self, pixels: Range<usize>, part: &Columns, columns: &mut [T]) {
         let starts: Vec<usize> = self.maps_in.ranges().map(|range| range.start).collect();
-        let window = part.taps.len() * part.channels.len();
+        let window = part.len();
         let mut rest = columns;
         for row in self.maps_out.rows_in(pixels) {
             let size = self.maps_in.sizes()[row.map];

@@ -1,7 +1,12 @@
 //! Weights in the orders that the products need, from Burn's `[outputs, inputs, taps]`, and
 //! gradients back into it.
 
+use std::array;
+
 use rayon::prelude::*;
+
+use super::gather::Columns;
+use super::with_scratch;
 
 /// Side of the squares that a transposition goes by: their rows are cache lines.
 const SQUARE: usize = 16;
@@ -15,24 +20,80 @@ pub(crate) fn transpose(values: &[f32], [rows, columns]: [usize; 2], result: &mu
         let width = SQUARE.min(columns - first);
         for row in (0..rows).step_by(SQUARE) {
             let height = SQUARE.min(rows - row);
-            let mut square = [[0.0; SQUARE]; SQUARE];
-            for (y, line) in square[..height].iter_mut().enumerate() {
-                let source = &values[(row + y) * columns + first..];
-                if let (Some(source), SQUARE) = (source.first_chunk(), width) {
-                    *line = *source;
-                } else {
-                    line[..width].copy_from_slice(&source[..width]);
+            if [width, height] == [SQUARE; 2] {
+                let turned = turned_square(&values[row * columns + first..], columns);
+                for (x, line) in turned.iter().enumerate() {
+                    result[x * rows + row..][..SQUARE].copy_from_slice(line);
                 }
-            }
-            for x in 0..width {
-                let mut line = [0.0; SQUARE];
-                for y in 0..SQUARE {
-                    line[y] = square[y][x];
+            } else {
+                for (x, y) in (0..width).flat_map(|x| (0..height).map(move |y| (x, y))) {
+                    result[x * rows + row + y] = values[(row + y) * columns + first + x];
                 }
-                result[x * rows + row..][..height].copy_from_slice(&line[..height]);
             }
         }
     });
+}
+
+/// The square at the start of some rows, transposed by fours, for which every CPU has instructions.
+fn turned_square(values: &[f32], columns: usize) -> [[f32; SQUARE]; SQUARE] {
+    const FOUR: usize = 4;
+    let mut turned = [[0.0; SQUARE]; SQUARE];
+    for y in (0..SQUARE).step_by(FOUR) {
+        let lines: [&[f32]; FOUR] =
+            array::from_fn(|line| &values[(y + line) * columns..][..SQUARE]);
+        for x in (0..SQUARE).step_by(FOUR) {
+            let [a, b, c, d] = lines.map(|line| &line[x..x + FOUR]);
+            for place in 0..FOUR {
+                let column = [a[place], b[place], c[place], d[place]];
+                turned[x + place][y..y + FOUR].copy_from_slice(&column);
+            }
+        }
+    }
+    turned
+}
+
+/// Lends `[outputs, inputs]`, each output's weights times its scale.
+pub(crate) fn with_scaled<R>(
+    weights: &[f32],
+    inputs: usize,
+    scale: Option<&[f32]>,
+    work: impl FnOnce(&[f32]) -> R,
+) -> R {
+    let Some(scale) = scale else {
+        return work(weights);
+    };
+    with_scratch(weights.len(), |scaled| {
+        let outputs = scaled.par_chunks_mut(inputs.max(1)).zip(scale);
+        let outputs = outputs.zip(weights.par_chunks(inputs.max(1)));
+        outputs.for_each(|((scaled, scale), weights)| {
+            for (scaled, weight) in scaled.iter_mut().zip(weights) {
+                *scaled = weight * scale;
+            }
+        });
+        work(scaled)
+    })
+}
+
+/// Sums of one output, `[some taps, some inputs]`, times its scale to their places among its weights, `[inputs, taps]`.
+pub(crate) fn place_scaled(
+    sums: &[f32],
+    (part, taps): (&Columns, usize),
+    scale: f32,
+    weights: &mut [f32],
+) {
+    let inputs = part.channels.clone();
+    if taps == 1 {
+        for (weight, sum) in weights[inputs].iter_mut().zip(sums) {
+            *weight = sum * scale;
+        }
+        return;
+    }
+    for (tap, sums) in part.taps.clone().zip(sums.chunks_exact(inputs.len())) {
+        let weights = weights[inputs.start * taps + tap..].iter_mut();
+        for (weight, sum) in weights.step_by(taps).zip(sums) {
+            *weight = sum * scale;
+        }
+    }
 }
 
 /// `[outputs, inputs, taps]` to `[outputs, taps, inputs]`, each output's weights times its scale.
