@@ -66,6 +66,8 @@ pub struct LabelError {
 
 /// The overlap from which two labels of a class may be one object's.
 const DOUBLED: f32 = 0.6;
+/// How sure it is that labels of a class are one object's that nearly cover each other, where no object is predicted.
+const UNSUPPORTED_DOUBLE: f32 = 0.8;
 /// The overlap with a label from which a detection is of something that has a label.
 const LABELLED: f32 = 0.5;
 /// The overlap up to which it certainly is not.
@@ -192,13 +194,15 @@ impl Judged {
                     continue;
                 }
                 let supports = [later, earlier].map(|it| self.labels[it].own_support());
-                let [suspect, stays] = match supports[0].total_cmp(&supports[1]) {
-                    Ordering::Greater => [earlier, later],
-                    _ => [later, earlier],
+                let ([suspect, stays], support) = match supports[0].total_cmp(&supports[1]) {
+                    Ordering::Greater => ([earlier, later], supports[0]),
+                    _ => ([later, earlier], supports[1]),
                 };
+                let is_one = UNSUPPORTED_DOUBLE + (1.0 - UNSUPPORTED_DOUBLE) * support;
+                let suspicion = ramp(overlap, 0.5, 0.8) * is_one;
                 doubled[suspect] = Some(LabelError {
                     other: Some(stays),
-                    ..of_label(LabelErrorKind::Doubled, suspect, ramp(overlap, 0.5, 0.8))
+                    ..of_label(LabelErrorKind::Doubled, suspect, suspicion)
                 });
             }
         }
@@ -441,6 +445,18 @@ mod tests {
             let others = errors[1..].iter();
             assert!(others.clone().all(|it| it.suspicion < 0.3), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn doubles_are_surer_where_their_object_is_predicted() {
+        let doubled = [label(0.0, 0), label(0.5, 0)];
+        let suspicion = |detections: &[Detection]| {
+            let errors = errors_of(&doubled, detections).into_iter();
+            let mut doubles = errors.filter(|error| error.kind == LabelErrorKind::Doubled);
+            doubles.next().unwrap().suspicion
+        };
+        assert!(suspicion(&[detection(0.0, 0, 0.9)]) > 0.9);
+        assert_eq!(suspicion(&[]), UNSUPPORTED_DOUBLE);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod discover;
 pub mod doctor;
 mod label_errors;
 mod labels;
+mod mirror;
 mod near_copies;
 mod rank;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use coverage::{Coverage, CoverageReport, Covered, Depth, cover, cover_image}
 pub use discover::{DiscoverError, Found, FoundSplit, MADE_BY_INIT, discover, find_images};
 pub use label_errors::{LabelError, LabelErrorKind, LabelledImage, label_errors};
 pub use labels::{DetectedImage, write_labels};
+pub use mirror::agreed;
 pub use near_copies::near_copies;
 pub use rank::{Ranked, Unlabelled, doubt, expected_boxes, rank};
 pub use split::{split, split_groups};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use retinanet_boxes::Detection;
 
+use crate::mirror::score_in;
+
 /// What a detector says of an image that nobody has labelled.
 #[derive(Clone, Debug)]
 pub struct Unlabelled {
@@ -37,9 +39,6 @@ const MOST_BOXES: usize = 5;
 /// The doubt of an image without detections: it may be empty, or full of what the detector does not know.
 const WITHOUT_DETECTIONS: f32 = 0.3;
 
-/// The overlap from which a box of the mirrored image is the same.
-const SAME: f32 = 0.5;
-
 /// What opening an image and looking it over costs, in boxes.
 const COST_OF_IMAGE: f32 = 2.0;
 
@@ -49,19 +48,13 @@ const COST_OF_IMAGE: f32 = 2.0;
 ///
 /// `mirrored` are the detections on the mirrored image, in pixels of the image as it is.
 pub fn doubt(detections: &[Detection], mirrored: &[Detection]) -> f32 {
-    let in_mirror = |detection: &Detection| {
-        let same = mirrored.iter().filter(|other| {
-            other.class == detection.class && other.bbox.iou(&detection.bbox) >= SAME
-        });
-        same.map(|other| other.score).fold(0.0, f32::max)
-    };
     let found = detections
         .iter()
         .filter(|detection| detection.score >= LEAST_SCORE);
     let mut of_classes: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
     for detection in found {
         let near_half = 1.0 - (2.0 * detection.score - 1.0).abs();
-        let doubt = near_half.max((detection.score - in_mirror(detection)).abs());
+        let doubt = near_half.max((detection.score - score_in(mirrored, detection)).abs());
         let of_class = of_classes.entry(detection.class.0).or_default();
         of_class.push(doubt);
     }

@@ -8,7 +8,7 @@ use anyhow::{anyhow, Context};
 use retinanet_boxes::{ClassList, Detection, GroundTruth};
 use retinanet_data::{CocoDataset, ImageRecord};
 use retinanet_dataset_tools::{
-    label_errors, write_labels, Destination, DetectedImage, LabelError, LabelErrorKind,
+    agreed, label_errors, write_labels, Destination, DetectedImage, LabelError, LabelErrorKind,
     LabelledImage,
 };
 use retinanet_detector::Detector;
@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::args::ErrorsArguments;
 use crate::commands::folds::{self, Fold};
+use crate::commands::mirror::{detect as detect_one, detect_mirrored};
 use crate::commands::view;
 use crate::console;
 use crate::device;
@@ -150,6 +151,7 @@ fn examine(
         Some(count) => folds::train(arguments, config, &train.annotations, (out, count))?,
         None => Vec::new(),
     };
+    let learned_mirrored = data.transform.augment.horizontal_flip.get() > 0.0;
     let mut examined = Vec::new();
     let bar = console::work_bar("detecting", train.images.len() + val.images.len());
     let mut detect = |detector: &Detector,
@@ -161,12 +163,15 @@ fn examine(
             if let Some(signal) = signals::received() {
                 return Err(Failure::Signal(signal));
             }
-            let image = decode_image(&record.path, dataset.decoding)?;
-            let found = detector.detect(&[Arc::new(image)]).into_iter();
+            let picture = Arc::new(decode_image(&record.path, dataset.decoding)?);
+            let mut detections = detect_one(detector, &picture);
+            if learned_mirrored {
+                detections = agreed(&detections, &detect_mirrored(detector, &picture));
+            }
             examined.push(Examined {
                 record: record.clone(),
                 split,
-                detections: found.flat_map(|found| found.detections).collect(),
+                detections,
             });
             bar.inc(1);
         }

@@ -20,6 +20,7 @@ pub(crate) mod init;
 pub(crate) mod keys;
 mod label_studio;
 pub(crate) mod lr_find;
+mod mirror;
 pub(crate) mod predict;
 pub(crate) mod rank;
 pub(crate) mod runs;

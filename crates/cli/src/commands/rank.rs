@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{anyhow, Context};
-use image::imageops::flip_horizontal;
 use image::RgbImage;
 use retinanet_boxes::Detection;
 use retinanet_dataset_tools::{
@@ -18,6 +17,7 @@ use serde::Serialize;
 
 use super::LoadedModel;
 use crate::args::RankArguments;
+use crate::commands::mirror::{detect, detect_mirrored};
 use crate::commands::view;
 use crate::console;
 use crate::failure::Failure;
@@ -108,23 +108,10 @@ fn detect_all(
 }
 
 fn detect_with_doubt(detector: &Detector, picture: RgbImage) -> (Vec<Detection>, Unlabelled) {
-    let mirrored = Arc::new(flip_horizontal(&picture));
-    let width = picture.width() as f32;
     let picture = Arc::new(picture);
-    let detect = |picture: &Arc<RgbImage>| {
-        let found = detector.detect(std::slice::from_ref(picture));
-        let found = found.into_iter().flat_map(|found| found.detections);
-        found.collect::<Vec<_>>()
-    };
-    let detections = detect(&picture);
-    let in_mirror: Vec<_> = (detect(&mirrored).into_iter())
-        .map(|detection| Detection {
-            bbox: detection.bbox.flip_horizontally(width),
-            ..detection
-        })
-        .collect();
+    let detections = detect(detector, &picture);
     let image = Unlabelled {
-        doubt: doubt(&detections, &in_mirror),
+        doubt: doubt(&detections, &detect_mirrored(detector, &picture)),
         boxes: expected_boxes(&detections),
         features: detector.features(&picture),
     };

@@ -11,10 +11,15 @@ use super::with_scratch;
 /// Side of the squares that a transposition goes by: their rows are cache lines.
 const SQUARE: usize = 16;
 
+/// Values that a thread moves at once, at least: fewer take less time than waking it.
+const AT_ONCE: usize = 1 << 14;
+
 /// `[rows, columns]` to `[columns, rows]`.
 pub(crate) fn transpose(values: &[f32], [rows, columns]: [usize; 2], result: &mut [f32]) {
     assert!(values.len() == rows * columns && result.len() == values.len());
-    let strips = result.par_chunks_mut((SQUARE * rows).max(1)).enumerate();
+    let strip = (SQUARE * rows).max(1);
+    let strips = result.par_chunks_mut(strip).enumerate();
+    let strips = strips.with_min_len(AT_ONCE.div_ceil(strip));
     strips.for_each(|(strip, result)| {
         let first = strip * SQUARE;
         let width = SQUARE.min(columns - first);
@@ -65,6 +70,7 @@ pub(crate) fn with_scaled<R>(
     with_scratch(weights.len(), |scaled| {
         let outputs = scaled.par_chunks_mut(inputs.max(1)).zip(scale);
         let outputs = outputs.zip(weights.par_chunks(inputs.max(1)));
+        let outputs = outputs.with_min_len(AT_ONCE.div_ceil(inputs.max(1)));
         outputs.for_each(|((scaled, scale), weights)| {
             for (scaled, weight) in scaled.iter_mut().zip(weights) {
                 *scaled = weight * scale;
@@ -103,9 +109,11 @@ pub(crate) fn taps_before_inputs(
     scale: Option<&[f32]>,
     result: &mut [f32],
 ) {
+    let output = (inputs * taps).max(1);
     let outputs = result
-        .par_chunks_mut((inputs * taps).max(1))
-        .zip(weights.par_chunks((inputs * taps).max(1)));
+        .par_chunks_mut(output)
+        .zip(weights.par_chunks(output));
+    let outputs = outputs.with_min_len(AT_ONCE.div_ceil(output));
     outputs.enumerate().for_each(|(output, (result, weights))| {
         let scale = scale.map_or(1.0, |scale| scale[output]);
         for (tap, values) in result.chunks_exact_mut(inputs).enumerate() {
@@ -124,6 +132,7 @@ pub(crate) fn swap_rows(
     result: &mut [f32],
 ) {
     let rows = result.par_chunks_mut(length.max(1)).enumerate();
+    let rows = rows.with_min_len(AT_ONCE.div_ceil(length.max(1)));
     rows.for_each(|(row, result)| {
         let source = (row % outer) * inner + row / outer;
         result.copy_from_slice(&values[source * length..][..length]);
