@@ -11,13 +11,15 @@ use retinanet_boxes::{BoundingBox, ClassId, Detection, GroundTruth};
 
 use self::confidence::Confidence;
 
-/// An image with its labels, and what a detector predicts that has not learned from them.
+/// An image with its labels, and what a detector predicts that has not learned from them, or has.
 #[derive(Clone, Copy, Debug)]
 pub struct LabelledImage<'a> {
     /// The labels, in pixels of the image.
     pub labels: &'a [GroundTruth],
     /// The predictions, in pixels of the image.
     pub detections: &'a [Detection],
+    /// Whether the detector has learned from the labels: what it predicts against them nevertheless is the surer.
+    pub learned: bool,
 }
 
 /// What is probably wrong.
@@ -118,7 +120,7 @@ impl Beside {
 
 /// What an image's detections say of its labels.
 struct Judged {
-    /// The detections, with how often such are right.
+    /// The detections, with how surely each is of an object if that has no label.
     detections: Vec<(Detection, f32)>,
     labels: Vec<LabelEvidence>,
 }
@@ -141,16 +143,19 @@ impl LabelEvidence {
 }
 
 impl Judged {
-    fn new(image: &LabelledImage<'_>, confidence: &Confidence) -> Self {
-        let detections: Vec<(Detection, f32)> = (image.detections.iter())
-            .map(|detection| (*detection, confidence.at(detection.score)))
+    fn new(image: &LabelledImage<'_>, confidences: &Confidence) -> Self {
+        let mut detections: Vec<(Detection, f32)> = (image.detections.iter())
+            .map(|detection| (*detection, confidences.at(detection.score)))
             .collect();
         let labels = image.labels.iter().enumerate();
         let labels = labels.map(|(place, label)| evidence(image, &detections, (place, label)));
-        Self {
-            labels: labels.collect(),
-            detections,
+        let labels = labels.collect();
+        if !image.learned {
+            for (detection, confidence) in &mut detections {
+                *confidence *= confidences.without_label(detection.score);
+            }
         }
+        Self { labels, detections }
     }
 
     fn errors(
@@ -409,10 +414,15 @@ mod tests {
             LabelledImage {
                 labels: &good_labels,
                 detections: &good,
+                learned: false,
             };
             60
         ];
-        images.push(LabelledImage { labels, detections });
+        images.push(LabelledImage {
+            labels,
+            detections,
+            learned: false,
+        });
         let errors = label_errors(&images).into_iter();
         errors.filter(|error| error.image == 60).collect()
     }
@@ -457,6 +467,38 @@ mod tests {
         };
         assert!(suspicion(&[detection(0.0, 0, 0.9)]) > 0.9);
         assert_eq!(suspicion(&[]), UNSUPPORTED_DOUBLE);
+    }
+
+    /// Three of four detections with a score of a half are wrong: of those without a label few are of an object.
+    #[test]
+    fn what_is_often_wrong_is_missing_only_to_a_detector_that_learned_otherwise() {
+        let labels = [label(0.0, 0), label(50.0, 0)];
+        let detections = [
+            detection(0.0, 0, 0.9),
+            detection(50.0, 0, 0.5),
+            detection(100.0, 0, 0.5),
+            detection(150.0, 0, 0.5),
+            detection(200.0, 0, 0.5),
+        ];
+        let suspicion = |learned| {
+            let image = LabelledImage {
+                labels: &labels,
+                detections: &detections,
+                learned,
+            };
+            let errors = label_errors(&vec![image; 60]).into_iter();
+            let mut missing = errors.filter(|error| error.kind == LabelErrorKind::Missing);
+            missing.next().unwrap().suspicion
+        };
+        // Of 60 sure ones all are right, so that one in 61 objects lacks its label at most.
+        let share = 0.25;
+        assert!(
+            (suspicion(true) - share).abs() < 0.01,
+            "{}",
+            suspicion(true)
+        );
+        let expected = share * (1.0 / 60.0) * share / (1.0 - share);
+        assert!((suspicion(false) - expected).abs() < 0.01 * expected);
     }
 
     #[test]

@@ -102,6 +102,7 @@ pub(crate) fn run(arguments: &ErrorsArguments) -> Result<(), Failure> {
         .map(|image| LabelledImage {
             labels: &image.record.objects,
             detections: &image.detections,
+            learned: arguments.folds.is_none() && image.split == "train",
         })
         .collect();
     let mut errors = label_errors(&images);

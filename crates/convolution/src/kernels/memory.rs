@@ -20,21 +20,16 @@ static FREE: Mutex<Free> = Mutex::new(Free(Vec::new()));
 
 /// Memory for so many values, all 0.
 pub(crate) fn zeros(length: usize) -> Vec<f32> {
-    filled(length, 0.0)
-}
-
-/// Memory for so many values, all the same.
-pub(crate) fn filled(length: usize, value: f32) -> Vec<f32> {
     if !keeps(length) {
-        return vec![value; length];
+        return vec![0.0; length];
     }
     let Some(mut memory) = free().take(length) else {
-        return vec![value; length];
+        return vec![0.0; length];
     };
     memory.truncate(length);
     let chunks = memory.par_chunks_mut(CHUNK);
-    chunks.for_each(|chunk| chunk.fill(value));
-    memory.resize(length, value);
+    chunks.for_each(|chunk| chunk.fill(0.0));
+    memory.resize(length, 0.0);
     memory
 }
 
@@ -119,7 +114,7 @@ mod tests {
     fn nothing_of_what_was_there_is_left() {
         for length in [FEWEST, FEWEST + 5, FEWEST - 1, 3] {
             hand_on(vec![f32::NAN; FEWEST + 9]);
-            assert_eq!(filled(length, 2.0), vec![2.0; length]);
+            assert_eq!(zeros(length), vec![0.0; length]);
             hand_on(vec![f32::NAN; FEWEST + 9]);
             let values: Vec<f32> = (0..length).map(|place| place as f32).collect();
             assert_eq!(copied(&values), values);

@@ -24,7 +24,7 @@ impl Pool {
         with_taps: bool,
     ) -> (Vec<f32>, Vec<u8>) {
         let [maps_in, maps_out] = maps;
-        let mut output = memory::filled(maps_out.pixels() * channels, f32::NEG_INFINITY);
+        let mut output = memory::zeros(maps_out.pixels() * channels);
         let mut taps = vec![0; if with_taps { output.len() } else { 0 }];
         let of_rows = |row: &RowPiece| row.x.len() * channels;
         let rows: Vec<RowPiece> = maps_out.rows_in(0..maps_out.pixels()).collect();
@@ -34,18 +34,20 @@ impl Pool {
         tasks.into_par_iter().for_each(|((row, output), taps)| {
             let [height, width] = maps_in.sizes()[row.map];
             let map = &input[start_of(maps_in, row.map) * channels..][..height * width * channels];
+            let mut window = Vec::with_capacity(self.kernel * self.kernel);
             vectorized(
                 #[inline(always)]
                 || {
                     for (x, output) in output.chunks_exact_mut(channels).enumerate() {
-                        let mut taps = taps.get_mut(x * channels..(x + 1) * channels);
-                        for (tap, place) in self.window([row.y, x], [height, width]) {
-                            let input = &map[place * channels..][..channels];
-                            match &mut taps {
-                                Some(taps) => largest_at(output, taps, input, tap as u8),
-                                None => largest(output, input),
-                            }
-                        }
+                        let pixels = self.window([row.y, x], [height, width]);
+                        window.clear();
+                        window.extend(
+                            pixels.map(|(tap, place)| {
+                                (tap as u8, &map[place * channels..][..channels])
+                            }),
+                        );
+                        let taps = taps.get_mut(x * channels..(x + 1) * channels);
+                        pool_pixel(&window, output, taps.unwrap_or_default());
                     }
                 },
             );
@@ -100,48 +102,75 @@ impl Pool {
         result
     }
 
-    /// Adds the slopes of a row of windows, with the taps that were largest, to a row of pixels that meet this tap.
+    /// Adds the gradients of a row of windows, with the taps that were largest, to a row of pixels that meet this tap.
     #[inline(always)]
     fn gather_tap(
         self,
         tap: u8,
-        (slopes, taps): (&[f32], &[u8]),
+        (gradients, taps): (&[f32], &[u8]),
         channels: usize,
         row: &mut [f32],
     ) {
-        let windows = slopes
+        let windows = gradients
             .chunks_exact(channels)
             .zip(taps.chunks_exact(channels));
         let first = usize::from(tap) % self.kernel;
-        for (x, (slopes, taps)) in windows.enumerate() {
+        for (x, (gradients, taps)) in windows.enumerate() {
             let x = (x * self.stride + first).wrapping_sub(self.padding);
             let Some(pixel) = row.chunks_exact_mut(channels).nth(x) else {
                 continue;
             };
-            for ((sum, slope), at) in pixel.iter_mut().zip(slopes).zip(taps) {
-                *sum += if *at == tap { *slope } else { 0.0 };
+            for ((sum, gradient), at) in pixel.iter_mut().zip(gradients).zip(taps) {
+                *sum += if *at == tap { *gradient } else { 0.0 };
             }
         }
     }
 }
 
-/// Takes what is larger. A NaN wins: non-finite values must not get lost.
+/// Channels that are compared at once, in registers.
+const AT_ONCE: usize = 16;
+
+/// The largest of each channel under a window, and its tap where there is room for it.
 #[inline(always)]
-fn largest(output: &mut [f32], input: &[f32]) {
-    for (output, input) in output.iter_mut().zip(input) {
-        let wins = *input > *output || input.is_nan();
-        *output = if wins { *input } else { *output };
+fn pool_pixel(window: &[(u8, &[f32])], output: &mut [f32], taps: &mut [u8]) {
+    let (output, output_rest) = output.as_chunks_mut::<AT_ONCE>();
+    let (taps, taps_rest) = taps.as_chunks_mut::<AT_ONCE>();
+    let rest = output.len() * AT_ONCE;
+    for (place, output) in output.iter_mut().enumerate() {
+        let at;
+        (*output, at) = largest(window, place * AT_ONCE);
+        if let Some(taps) = taps.get_mut(place) {
+            *taps = at;
+        }
+    }
+    for (place, output) in output_rest.iter_mut().enumerate() {
+        let ([value], [at]) = largest(window, rest + place);
+        *output = value;
+        if let Some(tap) = taps_rest.get_mut(place) {
+            *tap = at;
+        }
     }
 }
 
-/// As [`largest`], and notes the tap.
+/// The largest of some channels from `first` on, and their taps. A NaN wins: non-finite values must not get lost.
 #[inline(always)]
-fn largest_at(output: &mut [f32], taps: &mut [u8], input: &[f32], tap: u8) {
-    for ((output, at), input) in output.iter_mut().zip(taps).zip(input) {
-        let wins = *input > *output || input.is_nan();
-        *output = if wins { *input } else { *output };
-        *at = if wins { tap } else { *at };
+fn largest<const CHANNELS: usize>(
+    window: &[(u8, &[f32])],
+    first: usize,
+) -> ([f32; CHANNELS], [u8; CHANNELS]) {
+    let mut best = [f32::NEG_INFINITY; CHANNELS];
+    let mut taps = [0_u32; CHANNELS];
+    for (tap, pixel) in window {
+        let Some(pixel) = pixel[first..].first_chunk::<CHANNELS>() else {
+            continue;
+        };
+        for ((best, at), value) in best.iter_mut().zip(&mut taps).zip(pixel) {
+            let wins = (*value > *best) | value.is_nan();
+            *best = if wins { *value } else { *best };
+            *at = if wins { u32::from(*tap) } else { *at };
+        }
     }
+    (best, taps.map(|tap| tap as u8))
 }
 
 /// `finer + coarser`, the coarser map enlarged by repeating its pixels.

@@ -8,6 +8,8 @@ use super::{LabelledImage, ramp};
 pub(super) struct Confidence {
     /// The mean score of each bin, ascending, and the share of right ones in it, ascending.
     bins: Vec<(f32, f32)>,
+    /// How many objects have no label, for each that has one, at most: the surest detections that seem wrong may all be such.
+    unlabelled: f32,
 }
 
 /// A bin of detections with like scores.
@@ -50,9 +52,21 @@ impl Confidence {
         let bins = pooled
             .iter()
             .map(|bin| (bin.scores / bin.count, bin.share()));
+        let surest = pooled.last();
         Self {
             bins: bins.collect(),
+            unlabelled: surest.map_or(1.0, |bin| {
+                (bin.count - bin.right + 1.0) / bin.right.max(1.0)
+            }),
         }
+    }
+
+    /// How often a detection without a label is of an object: of the objects that such scores find some have none, the other
+    /// detections are wrong.
+    pub(super) fn without_label(&self, score: f32) -> f32 {
+        let right = self.at(score);
+        let wrong = (1.0 - right).max(f32::EPSILON);
+        (self.unlabelled * right / wrong).min(1.0)
     }
 
     /// Between the bins, so that of two scores the higher counts for more.
@@ -116,6 +130,7 @@ mod tests {
             .map(|detections| LabelledImage {
                 labels: &labels,
                 detections,
+                learned: false,
             })
             .collect();
         let confidence = Confidence::of(&images);
