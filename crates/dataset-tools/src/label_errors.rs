@@ -155,7 +155,7 @@ impl Judged {
                 *confidence *= confidences.without_label(detection.score);
             }
         }
-        Self { labels, detections }
+        Self { detections, labels }
     }
 
     fn errors(
