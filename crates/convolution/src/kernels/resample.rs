@@ -164,10 +164,12 @@ fn largest<const CHANNELS: usize>(
         let Some(pixel) = pixel[first..].first_chunk::<CHANNELS>() else {
             continue;
         };
-        for ((best, at), value) in best.iter_mut().zip(&mut taps).zip(pixel) {
-            let wins = (*value > *best) | value.is_nan();
-            *best = if wins { *value } else { *best };
-            *at = if wins { u32::from(*tap) } else { *at };
+        let tap = u32::from(*tap);
+        // By index: iterators over all three are not compiled to vectors.
+        for channel in 0..CHANNELS {
+            let wins = (pixel[channel] > best[channel]) | pixel[channel].is_nan();
+            best[channel] = if wins { pixel[channel] } else { best[channel] };
+            taps[channel] = if wins { tap } else { taps[channel] };
         }
     }
     (best, taps.map(|tap| tap as u8))
