@@ -95,7 +95,7 @@ impl Problem {
         }
     }
 
-    /// [`Problem::forward`] with weights in this layout, to the same bits.
+    /// [`Problem::forward`] with weights in this layout, bit-identical.
     fn forward_laid_out(
         &self,
         input: &[f32],

@@ -84,7 +84,8 @@ const ENOUGH: usize = 50;
 /// The errors, the surest first.
 ///
 /// A detection counts for as much as those of its score are right on these images, by the labels as they are: most of
-/// them are right.
+/// them are right. Without a label, and of a detector that has not learned from the image, it counts for less: most such
+/// detections are wrong, where those of its score often are.
 pub fn label_errors(images: &[LabelledImage<'_>]) -> Vec<LabelError> {
     let confidence = Confidence::of(images);
     let judged: Vec<Judged> = (images.iter())
