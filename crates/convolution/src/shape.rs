@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::kernels::matrix::has_pair_products;
+use crate::kernels::matrix::{has_pair_products, has_tiles};
 
 /// Stride, padding, dilation and groups of a convolution, `[vertical, horizontal]`, and how the CPU may compute
 /// it.
@@ -44,9 +44,9 @@ impl Arithmetic {
     };
 }
 
-/// Whether the CPU has instructions for products of bf16 (AVX512-BF16).
+/// Whether the CPU has instructions for products of bf16 (AVX512-BF16 or AMX-BF16).
 pub fn has_bf16_products() -> bool {
-    has_pair_products()
+    has_pair_products() || has_tiles()
 }
 
 impl ConvOptions {

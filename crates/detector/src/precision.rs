@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// The floats of what convolutions multiply and, on GPUs, of the maps between layers. Weights, what optimisers remember,
 /// norms' statistics, predictions, losses and sums are f32 in any case (Micikevicius et al. 2018, "Mixed Precision
-/// Training"). On CPUs with AVX512-BF16 there is bf16, for the convolutions that do not go by Winograd's algorithm.
+/// Training"). On CPUs with AVX512-BF16 or AMX-BF16 there is bf16, for the convolutions that do not go by Winograd's algorithm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {

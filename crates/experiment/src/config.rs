@@ -137,8 +137,8 @@ pub struct ComputeConfig {
     /// What computes, as `--device`: `flex` is the CPU, `wgpu` the GPU.
     pub device: String,
     /// The floats of the maps between layers and of what convolutions multiply, where the GPU has them; weights, losses
-    /// and sums are f32 in any case. On CPUs with AVX512-BF16, `bf16` is for what convolutions multiply that do not go by
-    /// Winograd's algorithm.
+    /// and sums are f32 in any case. On CPUs with AVX512-BF16 or AMX-BF16, `bf16` is for what convolutions multiply
+    /// that do not go by Winograd's algorithm.
     pub precision: Precision,
     /// Threads of the CPU; all cores if not given.
     #[serde(skip_serializing_if = "Option::is_none")]

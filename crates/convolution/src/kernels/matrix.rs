@@ -5,9 +5,14 @@
     reason = "gemm takes pointers, and every access is checked against the slices here; what a CPU has is known only when it runs"
 )]
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use std::sync::OnceLock;
+
 use gemm::Parallelism;
 
-use super::bf16;
+use super::bf16::tiles::{self, Tile};
+use super::bf16::vectors::{self, LeftTile};
+use super::bf16::{self, PanelPairs};
 
 #[cfg(not(target_family = "wasm"))]
 use super::dot_products::{PANEL, PanelQuad, PanelScales, TILE, TileWindows};
@@ -193,16 +198,197 @@ pub(crate) fn has_pair_products() -> bool {
 ///
 /// Panics if the rows are shorter than the panel.
 pub(crate) fn multiply_pairs(
-    left: bf16::LeftTile<'_>,
-    panel: &[bf16::PanelPairs],
-    sums: &mut [[f32; bf16::PANEL]; bf16::TILE],
+    left: LeftTile<'_>,
+    panel: &[PanelPairs],
+    sums: &mut [[f32; bf16::PANEL]; vectors::TILE],
 ) {
     #[cfg(target_arch = "x86_64")]
     if has_pair_products() {
         // SAFETY: the CPU has the features that the function was compiled for; all else in it is safe.
-        return unsafe { bf16::dot::multiply(left, panel, sums) };
+        return unsafe { vectors::dot::multiply(left, panel, sums) };
     }
-    bf16::multiply_one_by_one(left, panel, sums);
+    vectors::multiply_one_by_one(left, panel, sums);
+}
+
+/// Whether the CPU has a matrix unit for bf16, and the kernel lets this process use it.
+pub(crate) fn has_tiles() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        static ANSWER: OnceLock<bool> = OnceLock::new();
+        *ANSWER.get_or_init(amx::request)
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// Multiplies a tile's rows by the columns of one panel after another, with the CPU's matrix unit if it has one, and hands on
+/// the products.
+///
+/// # Panics
+///
+/// Panics if a panel is not as deep as the rows.
+pub(crate) fn multiply_tiles<'a, K>(
+    left: &[Tile],
+    panels: impl Iterator<Item = (K, &'a [PanelPairs])>,
+    mut take: impl FnMut(K, &tiles::Sums),
+) {
+    let mut sums = [[0.0; bf16::PANEL]; tiles::ROWS];
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    let unit = has_tiles().then(amx::Unit::configured);
+    for (key, panel) in panels {
+        assert_eq!(panel.len(), left.len() * tiles::PAIRS, "inner dimensions");
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if let Some(unit) = &unit {
+            unit.multiply(left, panel, &mut sums);
+            take(key, &sums);
+            continue;
+        }
+        tiles::multiply_one_by_one(left, panel, &mut sums);
+        take(key, &sums);
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx {
+    //! The matrix unit's instructions, for which Rust has no stable functions yet.
+
+    use std::arch::asm;
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    use std::marker::PhantomData;
+
+    use super::tiles::{PAIRS, ROWS, Sums, Tile};
+    use super::{PanelPairs, bf16::PANEL};
+
+    /// Bytes of a tile's row: those of its pairs, or of the sums of as many columns.
+    const ROW: usize = size_of::<[u32; PAIRS]>();
+
+    /// Asks the kernel for the unit's registers, which it saves only for those who ask (Linux, `Documentation/arch/x86/xstate.rst`).
+    pub(super) fn request() -> bool {
+        const EXTENDED_FEATURES: u32 = 7;
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        let needed = AMX_BF16 | AMX_TILE;
+        if __cpuid(0).eax < EXTENDED_FEATURES
+            || __cpuid_count(EXTENDED_FEATURES, 0).edx & needed != needed
+        {
+            return false;
+        }
+        // SAFETY: the call changes nothing but what this process may use.
+        let answer = unsafe {
+            libc::syscall(
+                libc::SYS_arch_prctl,
+                ARCH_REQ_XCOMP_PERM,
+                XFEATURE_XTILEDATA,
+            )
+        };
+        answer == 0
+    }
+
+    /// What `ldtilecfg` reads.
+    #[repr(C, align(64))]
+    struct Shapes {
+        palette: u8,
+        first_row: u8,
+        reserved: [u8; 14],
+        row_bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+
+    /// All eight registers as large as they are.
+    static WHOLE: Shapes = {
+        let mut shapes = Shapes {
+            palette: 1,
+            first_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        let mut tile = 0;
+        while tile < 8 {
+            shapes.row_bytes[tile] = ROW as u16;
+            shapes.rows[tile] = ROWS as u8;
+            tile += 1;
+        }
+        shapes
+    };
+
+    /// The unit, with its registers configured on this thread until it is dropped.
+    pub(super) struct Unit(PhantomData<*const ()>);
+
+    impl Unit {
+        /// # Panics
+        ///
+        /// Panics if it may not be used.
+        pub(super) fn configured() -> Self {
+            assert!(super::has_tiles(), "the CPU has no matrix unit for bf16");
+            // SAFETY: the CPU has the instruction, which reads 64 bytes; Rust uses no tiles.
+            unsafe {
+                asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, preserves_flags, readonly));
+            }
+            Self(PhantomData)
+        }
+
+        /// Multiplies a tile's rows by a panel's columns.
+        ///
+        /// # Panics
+        ///
+        /// Panics if they are not as deep.
+        pub(super) fn multiply(&self, left: &[Tile], panel: &[PanelPairs], sums: &mut Sums) {
+            assert_eq!(panel.len(), left.len() * PAIRS);
+            if left.is_empty() {
+                *sums = [[0.0; PANEL]; ROWS];
+                return;
+            }
+            // SAFETY: the registers are configured as long as `self` is there. Each turn reads a tile of `left` and as many
+            // rows of `panel` as it has pairs, as many as the assertion says there are; `sums` has the size of four tiles.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "2:",
+                    "tileloadd tmm4, [{left} + {left_stride}]",
+                    "tileloadd tmm5, [{right} + {right_stride}]",
+                    "tdpbf16ps tmm0, tmm4, tmm5",
+                    "tileloadd tmm6, [{right} + {right_stride} + 64]",
+                    "tdpbf16ps tmm1, tmm4, tmm6",
+                    "tileloadd tmm7, [{right} + {right_stride} + 128]",
+                    "tdpbf16ps tmm2, tmm4, tmm7",
+                    "tileloadd tmm5, [{right} + {right_stride} + 192]",
+                    "tdpbf16ps tmm3, tmm4, tmm5",
+                    "add {left}, {left_step}",
+                    "add {right}, {right_step}",
+                    "dec {turns}",
+                    "jnz 2b",
+                    "tilestored [{sums} + {right_stride}], tmm0",
+                    "tilestored [{sums} + {right_stride} + 64], tmm1",
+                    "tilestored [{sums} + {right_stride} + 128], tmm2",
+                    "tilestored [{sums} + {right_stride} + 192], tmm3",
+                    left = inout(reg) left.as_ptr() => _,
+                    right = inout(reg) panel.as_ptr() => _,
+                    turns = inout(reg) left.len() => _,
+                    sums = in(reg) sums.as_mut_ptr(),
+                    left_stride = in(reg) ROW,
+                    right_stride = in(reg) size_of::<PanelPairs>(),
+                    left_step = const size_of::<Tile>(),
+                    right_step = const PAIRS * size_of::<PanelPairs>(),
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    }
+
+    impl Drop for Unit {
+        fn drop(&mut self) {
+            // SAFETY: the CPU has the instruction, or there would be no unit.
+            unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) }
+        }
+    }
 }
 
 #[cfg(test)]
