@@ -50,20 +50,25 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends a thread's scratch memory, with whatever was left in it: fresh memory costs a page fault
-/// for each 4 KiB. Work may lend more in its turn.
+/// Numbers in a line of a cache.
+pub(crate) const LINE: usize = 16;
+
+/// Lends a thread's scratch memory from the beginning of a line on, with whatever was left in it: fresh memory costs a page
+/// fault for each 4 KiB. Work may lend more in its turn.
 pub(crate) fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    let whole = length + LINE - 1;
     let lent = SCRATCH.with_borrow_mut(|free| {
         // The smallest that is large enough, or else the largest.
-        let fits = free.iter().position(|memory| memory.len() >= length);
+        let fits = free.iter().position(|memory| memory.len() >= whole);
         let place = fits.or_else(|| free.len().checked_sub(1))?;
         Some(free.remove(place))
     });
     let mut memory = lent.unwrap_or_default();
-    if memory.len() < length {
-        memory = vec![0.0; length];
+    if memory.len() < whole {
+        memory = vec![0.0; whole];
     }
-    let result = work(&mut memory[..length]);
+    let start = memory.as_ptr().align_offset(LINE * size_of::<f32>());
+    let result = work(&mut memory[start.min(LINE - 1)..][..length]);
     SCRATCH.with_borrow_mut(|free| {
         let place = free.partition_point(|other| other.len() < memory.len());
         free.insert(place, memory);

@@ -19,7 +19,7 @@ use super::winograd_transforms::{
     FrequenciesToKernels, Input, KernelsToFrequencies, Offsets, OutputAdjoint, PATCH, TILE,
     ToFrequencies, ToPixels, Turn,
 };
-use super::{memory, weights, with_scratch};
+use super::{LINE, memory, weights, with_scratch};
 use crate::problem::Problem;
 use crate::shape::{Maps, split};
 
@@ -32,6 +32,13 @@ const BLOCK_TILES: [usize; 2] = [4, 32];
 /// Tiles whose transforms are held at once: enough to keep the products busy, few enough to stay
 /// in a cache.
 const HELD_TILES: usize = 256;
+
+/// How far the values of two frequencies are apart, as many as there are of one and some more: an odd number of a cache's lines.
+/// A tile's transform writes to all frequencies or reads from them, and if a power of two is between them, all those places
+/// share a few lines of a cache.
+const fn apart(values: usize) -> usize {
+    (values.div_ceil(LINE) | 1) * LINE
+}
 
 /// How many tiles cover the maps.
 pub(crate) fn tiles(maps: &Maps) -> usize {
@@ -48,7 +55,8 @@ pub(crate) fn forward(
     parameters: &[f32],
     end: Epilogue<'_>,
 ) -> Vec<f32> {
-    with_scratch(FREQUENCIES * problem.inputs * problem.outputs, |kernels| {
+    let length = FREQUENCIES * apart(problem.inputs * problem.outputs);
+    with_scratch(length, |kernels| {
         lay_out_into(problem, parameters, kernels);
         forward_laid_out(problem, input, kernels, end)
     })
@@ -65,10 +73,10 @@ pub(crate) fn forward_laid_out(
     convolve(&problem.maps_in, input, kernels, channels, end)
 }
 
-/// The weights as [`forward`] multiplies by them, `[frequencies, inputs, outputs]`.
+/// The weights as [`forward`] multiplies by them: of each frequency `[inputs, outputs]`, [`apart`].
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn lay_out(problem: &Problem, parameters: &[f32]) -> Vec<f32> {
-    let mut kernels = vec![0.0; FREQUENCIES * problem.inputs * problem.outputs];
+    let mut kernels = vec![0.0; FREQUENCIES * apart(problem.inputs * problem.outputs)];
     lay_out_into(problem, parameters, &mut kernels);
     kernels
 }
@@ -90,8 +98,9 @@ pub(crate) fn input_gradient(
 ) -> Vec<f32> {
     let (inputs, outputs) = (problem.inputs, problem.outputs);
     let channels = [outputs, inputs];
-    with_scratch((9 + FREQUENCIES) * inputs * outputs, |scratch| {
-        let (kernels, transformed) = scratch.split_at_mut(9 * inputs * outputs);
+    let length = FREQUENCIES * apart(inputs * outputs);
+    with_scratch(length + 9 * inputs * outputs, |scratch| {
+        let (transformed, kernels) = scratch.split_at_mut(length);
         weights::taps_before_inputs(parameters, [inputs, 9], scale, kernels);
         transform_kernels(kernels, channels, Turn::Half, transformed);
         let end = Epilogue::default();
@@ -109,8 +118,9 @@ pub(crate) fn weight_gradient(
     let (inputs, outputs) = (problem.inputs, problem.outputs);
     let maps = &problem.maps_in;
     let blocks = blocks(maps);
-    with_scratch((9 + FREQUENCIES) * inputs * outputs, |scratch| {
-        let (kernels, sums) = scratch.split_at_mut(9 * inputs * outputs);
+    let length = FREQUENCIES * apart(inputs * outputs);
+    with_scratch(length + 9 * inputs * outputs, |scratch| {
+        let (sums, kernels) = scratch.split_at_mut(length);
         sums.fill(0.0);
         for held in held_together(&blocks) {
             add_products(maps, held, input, gradient, [inputs, outputs], sums);
@@ -120,7 +130,7 @@ pub(crate) fn weight_gradient(
     })
 }
 
-/// Adds `X ⊙ (A dy Aᵀ)` of some tiles to `sums`, `[frequencies, inputs, outputs]`.
+/// Adds `X ⊙ (A dy Aᵀ)` of some tiles to `sums`, of each frequency `[inputs, outputs]`, [`apart`].
 fn add_products(
     maps: &Maps,
     blocks: &[Block],
@@ -130,8 +140,9 @@ fn add_products(
     sums: &mut [f32],
 ) {
     let tiles: usize = blocks.iter().map(|block| block.tiles).sum();
-    with_scratch(FREQUENCIES * tiles * (inputs + outputs), |scratch| {
-        let (seen, wanted) = scratch.split_at_mut(FREQUENCIES * tiles * inputs);
+    let (of_seen, of_wanted) = (apart(tiles * inputs), apart(tiles * outputs));
+    with_scratch(FREQUENCIES * (of_seen + of_wanted), |scratch| {
+        let (seen, wanted) = scratch.split_at_mut(FREQUENCIES * of_seen);
         for_each_block(blocks, seen, inputs, |block, pieces| {
             block.transform_input(maps, input, inputs, pieces);
         });
@@ -139,9 +150,9 @@ fn add_products(
             block.transform_gradient(maps, gradient, outputs, pieces);
         });
         let frequencies = sums
-            .par_chunks_mut(inputs * outputs)
-            .zip(seen.par_chunks(tiles * inputs))
-            .zip(wanted.par_chunks(tiles * outputs));
+            .par_chunks_mut(apart(inputs * outputs))
+            .zip(seen.par_chunks(of_seen))
+            .zip(wanted.par_chunks(of_wanted));
         let frequencies = frequencies.with_max_len(1);
         frequencies.for_each(|((sums, seen), wanted)| {
             let seen = Matrix::dense(seen, tiles, inputs);
@@ -156,7 +167,7 @@ fn add_products(
     });
 }
 
-/// Convolves with transformed kernels, `[frequencies, inputs, outputs]`.
+/// Convolves with transformed kernels, of each frequency `[inputs, outputs]`, [`apart`].
 fn convolve(
     maps: &Maps,
     input: &[f32],
@@ -188,15 +199,16 @@ fn convolve_blocks(
     output: &mut [f32],
 ) {
     let tiles: usize = blocks.iter().map(|block| block.tiles).sum();
-    with_scratch(FREQUENCIES * tiles * (inputs + outputs), |scratch| {
-        let (seen, products) = scratch.split_at_mut(FREQUENCIES * tiles * inputs);
+    let (of_seen, of_products) = (apart(tiles * inputs), apart(tiles * outputs));
+    with_scratch(FREQUENCIES * (of_seen + of_products), |scratch| {
+        let (seen, products) = scratch.split_at_mut(FREQUENCIES * of_seen);
         for_each_block(blocks, seen, inputs, |block, pieces| {
             block.transform_input(maps, input, inputs, pieces);
         });
         let frequencies = products
-            .par_chunks_mut(tiles * outputs)
-            .zip(seen.par_chunks(tiles * inputs))
-            .zip(kernels.par_chunks(inputs * outputs));
+            .par_chunks_mut(of_products)
+            .zip(seen.par_chunks(of_seen))
+            .zip(kernels.par_chunks(apart(inputs * outputs)));
         let frequencies = frequencies.with_max_len(1);
         frequencies.for_each(|((product, seen), kernels)| {
             let product = Product {
@@ -217,14 +229,13 @@ fn convolve_blocks(
         let work = work.into_par_iter().with_max_len(1);
         work.for_each(|((block, first), chunk)| {
             let products = &products[first * outputs..];
-            block.transform_output(maps, products, tiles * outputs, outputs, chunk);
+            block.transform_output(maps, products, of_products, outputs, chunk);
             end.at(block.pixels.start * outputs).apply(chunk, outputs);
         });
     });
 }
 
-/// Works on blocks side by side, each with its piece of every frequency of `[frequencies, tiles,
-/// channels]`.
+/// Works on blocks side by side, each with its piece of every frequency's `[tiles, channels]`.
 fn for_each_block(
     blocks: &[Block],
     values: &mut [f32],
@@ -384,9 +395,10 @@ fn offsets<const N: usize>(
     })
 }
 
-/// `GwGᵀ` of every kernel: from `[from, 9, to]` to `[frequencies, from, to]`.
+/// `GwGᵀ` of every kernel: from `[from, 9, to]` to each frequency's `[from, to]`.
 fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn, result: &mut [f32]) {
-    let planes: Vec<&mut [f32]> = result.chunks_exact_mut(from * to).collect();
+    let planes = result.chunks_exact_mut(apart(from * to));
+    let planes = planes.map(|plane| &mut plane[..from * to]).collect();
     let rows = rows_of(planes, to).into_par_iter();
     rows.zip(kernels.par_chunks(9 * to))
         .for_each(|(result, kernels)| {
@@ -398,13 +410,13 @@ fn transform_kernels(kernels: &[f32], [from, to]: [usize; 2], turn: Turn, result
         });
 }
 
-/// `GᵀWG` of every kernel: from `[frequencies, from, to]` to `[from, 9, to]`.
+/// `GᵀWG` of every kernel: from each frequency's `[from, to]` to `[from, 9, to]`.
 fn gather_kernels(values: &[f32], [from, to]: [usize; 2], result: &mut [f32]) {
     let rows = result.par_chunks_mut(9 * to).enumerate();
     rows.for_each(|(row, result)| {
         Arch::new().dispatch(FrequenciesToKernels {
             values: &values[row * to..],
-            step: from * to,
+            step: apart(from * to),
             result,
         });
     });
