@@ -43,6 +43,6 @@ pub use label_errors::{LabelError, LabelErrorKind, LabelledImage, label_errors};
 pub use labels::{DetectedImage, write_labels};
 pub use mirror::agreed;
 pub use near_copies::near_copies;
-pub use rank::{Ranked, Unlabelled, doubt, expected_boxes, rank};
+pub use rank::{Ranked, Unlabelled, expected_boxes, rank, worth_of_classes};
 pub use split::{split, split_groups};
 pub use stats::{Bin, ClassStats, CommonSize, DatasetStats, ImageSizes, Spread};

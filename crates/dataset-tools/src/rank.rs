@@ -9,8 +9,8 @@ use crate::mirror::score_in;
 /// What a detector says of an image that nobody has labelled.
 #[derive(Clone, Debug)]
 pub struct Unlabelled {
-    /// How unsure it is; see [`doubt`].
-    pub doubt: f32,
+    /// What the boxes of its classes are worth; see [`worth_of_classes`].
+    pub worth: BTreeMap<u32, f32>,
     /// How many boxes there are to label, as far as it knows; see [`expected_boxes`].
     pub boxes: f32,
     /// Its backbone's features of the whole; as many numbers for every image.
@@ -22,8 +22,8 @@ pub struct Unlabelled {
 pub struct Ranked {
     /// Its place among the images.
     pub image: usize,
-    /// How unsure the detector is.
-    pub doubt: f32,
+    /// What its labels are worth, 1 being the mean of the images with detections; see [`rank`].
+    pub worth: f32,
     /// How many boxes there are to label, as far as it knows.
     pub boxes: f32,
     /// How different it is from those that were chosen before, in `[0, 1]`.
@@ -33,40 +33,30 @@ pub struct Ranked {
 /// Scores below are what the detector takes for background.
 const LEAST_SCORE: f32 = 0.05;
 
-/// Boxes of an image's class that count: those that the detector is least sure of.
-const MOST_BOXES: usize = 5;
-
-/// The doubt of an image without detections: it may be empty, or full of what the detector does not know.
+/// What an image without detections is worth: it may be empty, or full of what the detector does not know.
 const WITHOUT_DETECTIONS: f32 = 0.3;
+
+/// What each class is taken to be worth in some images more, lest the only box of a class be worth more than all others.
+const ELSEWHERE: f32 = 5.0;
 
 /// What opening an image and looking it over costs, in boxes.
 const COST_OF_IMAGE: f32 = 2.0;
 
-/// How unsure a detector is of an image: of each class's boxes that it is least sure of the mean of how near their scores
-/// are to 1/2, or of how much the mirrored image changes them if that is more; the sum over the classes, which count alike,
-/// as in AP.
+/// What an image's boxes are worth, class by class: each the square of its score, as most of the weak ones are wrong, and
+/// that twice if nothing is sure of it, which is if its score is 1/2 or the mirrored image changes it by 1.
 ///
 /// `mirrored` are the detections on the mirrored image, in pixels of the image as it is.
-pub fn doubt(detections: &[Detection], mirrored: &[Detection]) -> f32 {
-    let found = detections
-        .iter()
-        .filter(|detection| detection.score >= LEAST_SCORE);
-    let mut of_classes: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
-    for detection in found {
-        let near_half = 1.0 - (2.0 * detection.score - 1.0).abs();
-        let doubt = near_half.max((detection.score - score_in(mirrored, detection)).abs());
-        let of_class = of_classes.entry(detection.class.0).or_default();
-        of_class.push(doubt);
+pub fn worth_of_classes(detections: &[Detection], mirrored: &[Detection]) -> BTreeMap<u32, f32> {
+    let mut of_classes = BTreeMap::new();
+    for detection in detections {
+        let score = detection.score;
+        if score >= LEAST_SCORE {
+            let near_half = 1.0 - (2.0 * score - 1.0).abs();
+            let doubt = near_half.max((score - score_in(mirrored, detection)).abs());
+            *of_classes.entry(detection.class.0).or_default() += score * score * (1.0 + doubt);
+        }
     }
-    if of_classes.is_empty() {
-        return WITHOUT_DETECTIONS;
-    }
-    let least_sure = |mut doubts: Vec<f32>| {
-        doubts.sort_by(|a, b| b.total_cmp(a));
-        doubts.truncate(MOST_BOXES);
-        doubts.iter().sum::<f32>() / doubts.len() as f32
-    };
-    of_classes.into_values().map(least_sure).sum()
+    of_classes
 }
 
 /// How many boxes an image has, as its scores say: their sum.
@@ -75,19 +65,21 @@ pub fn expected_boxes(detections: &[Detection]) -> f32 {
     scores.filter(|score| *score >= LEAST_SCORE).sum()
 }
 
-/// Chooses `take` images, the most worth labelling first: each time the one with the largest product of doubt and novelty
+/// Chooses `take` images, the most worth labelling first: each time the one with the largest product of worth and novelty
 /// for what its boxes cost to label.
-/// Near copies of what was chosen have no novelty, and are chosen last.
+///
+/// Its worth is the sum of its classes' shares in what those are worth in all images: classes count alike, as in AP, and of a
+/// class that is rare each box counts for more. Near copies of what was chosen have no novelty, and are chosen last.
 pub fn rank(images: &[Unlabelled], take: usize) -> Vec<Ranked> {
+    let worths = worths(images);
     let directions = directions(images);
     let mut novelty = vec![1.0_f32; images.len()];
     let mut is_chosen = vec![false; images.len()];
     let mut chosen = Vec::new();
     while chosen.len() < take.min(images.len()) {
         let left = (0..images.len()).filter(|image| !is_chosen[*image]);
-        let value = |image: usize| {
-            images[image].doubt * novelty[image] / (COST_OF_IMAGE + images[image].boxes)
-        };
+        let value =
+            |image: usize| worths[image] * novelty[image] / (COST_OF_IMAGE + images[image].boxes);
         // Of equals the first.
         let Some(best) = left.reduce(|best, other| {
             if value(other) > value(best) {
@@ -101,7 +93,7 @@ pub fn rank(images: &[Unlabelled], take: usize) -> Vec<Ranked> {
         is_chosen[best] = true;
         chosen.push(Ranked {
             image: best,
-            doubt: images[best].doubt,
+            worth: worths[best],
             boxes: images[best].boxes,
             novelty: novelty[best],
         });
@@ -114,6 +106,29 @@ pub fn rank(images: &[Unlabelled], take: usize) -> Vec<Ranked> {
         }
     }
     chosen
+}
+
+/// What each image is worth, 1 being the mean of those with detections.
+fn worths(images: &[Unlabelled]) -> Vec<f32> {
+    let mut totals: BTreeMap<u32, f32> = BTreeMap::new();
+    for (class, worth) in images.iter().flat_map(|image| &image.worth) {
+        *totals.entry(*class).or_insert(ELSEWHERE) += worth;
+    }
+    let shares = |image: &Unlabelled| -> f32 {
+        let classes = image.worth.iter();
+        classes.map(|(class, worth)| worth / totals[class]).sum()
+    };
+    let shares: Vec<f32> = images.iter().map(shares).collect();
+    let detected = shares.iter().filter(|share| **share > 0.0);
+    let mean = detected.clone().sum::<f32>() / detected.count().max(1) as f32;
+    let worth = |share: f32| {
+        if share > 0.0 {
+            share / mean
+        } else {
+            WITHOUT_DETECTIONS
+        }
+    };
+    shares.into_iter().map(worth).collect()
 }
 
 /// Where each image's features point from the mean of all, at length 1: what all have in common tells nothing.
@@ -154,28 +169,47 @@ mod tests {
     }
 
     #[test]
-    fn doubt_is_nearness_to_a_half_or_what_the_mirror_changes() {
-        let sure = [detection(0.0, 0.9)];
-        assert!((doubt(&sure, &sure) - 0.2).abs() < 1e-6);
-        // The mirror shows a box that is too far off to be the same.
-        assert!((doubt(&sure, &[detection(6.0, 0.9)]) - 0.9).abs() < 1e-6);
-        let two = [detection(0.0, 0.9), detection(30.0, 0.5)];
-        assert!((doubt(&two, &two) - 0.6).abs() < 1e-6);
-        // What is background does not count, and of many boxes the least sure do.
-        let background = [detection(0.0, 0.9), detection(30.0, 0.04)];
-        assert!((doubt(&background, &sure) - 0.2).abs() < 1e-6);
-        let many: Vec<_> = (0..9)
-            .map(|it| detection(30.0 * it as f32, if it < 5 { 0.5 } else { 1.0 }))
-            .collect();
-        assert!((doubt(&many, &many) - 1.0).abs() < 1e-6);
-        assert_eq!(doubt(&[], &[]).to_bits(), WITHOUT_DETECTIONS.to_bits());
-        // Each class counts by itself.
-        let mut classes = many;
-        classes.push(Detection {
-            class: ClassId(1),
-            ..detection(900.0, 0.75)
-        });
-        assert!((doubt(&classes, &classes) - 1.5).abs() < 1e-6);
+    fn boxes_are_worth_more_the_less_sure_they_are_and_little_if_they_are_weak() {
+        let worth = |score: f32, mirrored: &[Detection]| {
+            worth_of_classes(&[detection(0.0, score)], mirrored)[&0]
+        };
+        let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-6, "{a}, not {b}");
+        close(worth(0.5, &[detection(0.0, 0.5)]), 0.25 * 2.0);
+        close(worth(0.9, &[detection(0.0, 0.9)]), 0.81 * 1.2);
+        close(worth(0.1, &[detection(0.0, 0.1)]), 0.01 * 1.2);
+        // The mirror shows it with another score, and a box that is too far off to be the same.
+        close(worth(0.9, &[detection(0.0, 0.4)]), 0.81 * 1.5);
+        close(worth(0.9, &[detection(6.0, 0.9)]), 0.81 * 1.9);
+        assert!(worth_of_classes(&[detection(0.0, 0.04)], &[]).is_empty());
+        // Classes by themselves, the boxes of each together.
+        let several = [
+            detection(0.0, 0.5),
+            detection(30.0, 0.5),
+            Detection {
+                class: ClassId(1),
+                ..detection(60.0, 0.5)
+            },
+        ];
+        let found = worth_of_classes(&several, &several);
+        assert_eq!(found, BTreeMap::from([(0, 1.0), (1, 0.5)]));
+    }
+
+    /// Two classes, one of them rare: its box is worth as much as all the others'.
+    #[test]
+    fn classes_count_alike() {
+        let with = |worth: &[(u32, f32)]| Unlabelled {
+            worth: worth.iter().copied().collect(),
+            ..image(0.0, [1.0, 0.0])
+        };
+        let images = [with(&[(0, 50.0)]), with(&[(0, 45.0)]), with(&[(1, 5.0)])];
+        let found = worths(&images);
+        let expected = [50.0 / 100.0, 45.0 / 100.0, 5.0 / 10.0].map(|it| it / (1.45 / 3.0));
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found}, not {expected}");
+        }
+        assert_eq!(worths(&[with(&[])]), [WITHOUT_DETECTIONS]);
+        let found = worths(&[with(&[]), with(&[(0, 1.0)])]);
+        assert_eq!(found, [WITHOUT_DETECTIONS, 1.0]);
     }
 
     #[test]
@@ -188,27 +222,27 @@ mod tests {
         assert!((expected_boxes(&found) - 1.5).abs() < 1e-6);
     }
 
-    /// Of two that teach as much, that with fewer boxes; ten more boxes are worth it where there is four times the doubt.
+    /// Of two that are worth as much, that with fewer boxes; ten more boxes are worth it at four times the worth.
     #[test]
     fn boxes_are_what_labels_cost() {
-        let costing = |doubt: f32, boxes: f32| Unlabelled {
+        let costing = |worth: f32, boxes: f32| Unlabelled {
             boxes,
-            ..image(doubt, [1.0, 0.0])
+            ..image(worth, [1.0, 0.0])
         };
         let first = |images: &[Unlabelled]| rank(images, 1)[0].image;
         assert_eq!(first(&[costing(0.5, 13.0), costing(0.5, 3.0)]), 1);
         assert_eq!(first(&[costing(2.0, 13.0), costing(0.5, 3.0)]), 0);
     }
 
-    fn image(doubt: f32, features: [f32; 2]) -> Unlabelled {
+    fn image(worth: f32, features: [f32; 2]) -> Unlabelled {
         Unlabelled {
-            doubt,
+            worth: BTreeMap::from([(0, worth)]),
             boxes: 3.0,
             features: features.to_vec(),
         }
     }
 
-    /// Two near copies that are much in doubt, another scene with less, and one that is like nothing in particular.
+    /// Two near copies that are worth much, another scene that is worth less, and one that is like nothing in particular.
     #[test]
     fn a_near_copy_comes_after_another_scene() {
         let images = [
@@ -230,7 +264,7 @@ mod tests {
             images in prop::collection::vec((0_f32..3.0, 0_f32..50.0, prop::array::uniform2(-5_f32..5.0)), 0..20),
             take in 0_usize..25,
         ) {
-            let images = images.into_iter().map(|(doubt, boxes, features)| Unlabelled { boxes, ..image(doubt, features) });
+            let images = images.into_iter().map(|(worth, boxes, features)| Unlabelled { boxes, ..image(worth, features) });
             let images: Vec<_> = images.collect();
             let ranked = rank(&images, take);
             prop_assert_eq!(ranked.len(), take.min(images.len()));
@@ -242,9 +276,10 @@ mod tests {
                 prop_assert!((0.0..=1.0).contains(&it.novelty));
             }
             if let Some(first) = ranked.first() {
-                let worth = |doubt: f32, boxes: f32| doubt / (COST_OF_IMAGE + boxes);
-                let best = worth(first.doubt, first.boxes);
-                prop_assert!(images.iter().all(|image| worth(image.doubt, image.boxes) <= best));
+                let value = |worth: f32, boxes: f32| worth / (COST_OF_IMAGE + boxes);
+                let best = value(first.worth, first.boxes);
+                let others = worths(&images).into_iter().zip(&images);
+                prop_assert!(others.into_iter().all(|(worth, image)| value(worth, image.boxes) <= best));
             }
         }
     }

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::args::ErrorsArguments;
 use crate::commands::folds::{self, Fold};
-use crate::commands::mirror::{detect as detect_one, detect_mirrored};
+use crate::commands::mirror::{detect as detect_one, detect_mirrored, learned_mirrored};
 use crate::commands::view;
 use crate::console;
 use crate::device;
@@ -152,7 +152,7 @@ fn examine(
         Some(count) => folds::train(arguments, config, &train.annotations, (out, count))?,
         None => Vec::new(),
     };
-    let learned_mirrored = data.transform.augment.horizontal_flip.get() > 0.0;
+    let learned_mirrored = learned_mirrored(data);
     let mut examined = Vec::new();
     let bar = console::work_bar("detecting", train.images.len() + val.images.len());
     let mut detect = |detector: &Detector,

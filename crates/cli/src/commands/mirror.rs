@@ -7,6 +7,12 @@ use image::imageops::flip_horizontal;
 use image::RgbImage;
 use retinanet_boxes::Detection;
 use retinanet_detector::Detector;
+use retinanet_experiment::DataConfig;
+
+/// Whether a detector has learned mirrored images. One that has not says nothing of use about them.
+pub(super) fn learned_mirrored(data: &DataConfig) -> bool {
+    data.transform.augment.horizontal_flip.get() > 0.0
+}
 
 pub(super) fn detect(detector: &Detector, picture: &Arc<RgbImage>) -> Vec<Detection> {
     let found = detector.detect(slice::from_ref(picture));

@@ -8,7 +8,8 @@ use anyhow::{anyhow, Context};
 use image::RgbImage;
 use retinanet_boxes::Detection;
 use retinanet_dataset_tools::{
-    doubt, expected_boxes, rank, write_labels, Destination, DetectedImage, Ranked, Unlabelled,
+    expected_boxes, rank, worth_of_classes, write_labels, Destination, DetectedImage, Ranked,
+    Unlabelled,
 };
 use retinanet_detector::Detector;
 use retinanet_images::{decode_image, MAX_PIXELS};
@@ -17,7 +18,7 @@ use serde::Serialize;
 
 use super::LoadedModel;
 use crate::args::RankArguments;
-use crate::commands::mirror::{detect, detect_mirrored};
+use crate::commands::mirror::{detect, detect_mirrored, learned_mirrored};
 use crate::commands::view;
 use crate::console;
 use crate::failure::Failure;
@@ -36,7 +37,7 @@ struct Detected {
 #[derive(Serialize)]
 struct Line<'a> {
     file_name: &'a str,
-    doubt: f32,
+    worth: f32,
     boxes: f32,
     novelty: f32,
 }
@@ -58,11 +59,14 @@ pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
     }
     let model = super::load_model(&arguments.model)?;
     let score = model.score(arguments.score);
-    let LoadedModel { detector, .. } = model;
+    let LoadedModel {
+        detector, config, ..
+    } = model;
     if !left_out.is_empty() {
         console::note(&format!("left out: {}", left_out.join(", ")));
     }
-    let (detected, unlabelled, failed) = detect_all(&detector, &inputs);
+    let learned_mirrored = learned_mirrored(&config.data);
+    let (detected, unlabelled, failed) = detect_all(&detector, learned_mirrored, &inputs);
     let ranked = rank(&unlabelled, arguments.take);
     write(arguments, &detector, score, &detected, &ranked)?;
     if let Some(folder) = &arguments.page {
@@ -81,6 +85,7 @@ pub(crate) fn run(arguments: &RankArguments) -> Result<(), Failure> {
 /// What the detector says of each image that can be read, and what is wrong with the others.
 fn detect_all(
     detector: &Detector,
+    learned_mirrored: bool,
     inputs: &[Input],
 ) -> (Vec<Detected>, Vec<Unlabelled>, Vec<String>) {
     let decoding = detector.preparation().decoding(MAX_PIXELS);
@@ -90,7 +95,7 @@ fn detect_all(
         match decode_image(&input.path, decoding) {
             Ok(picture) => {
                 let size = picture.dimensions();
-                let (detections, image) = detect_with_doubt(detector, picture);
+                let (detections, image) = detect_with_worth(detector, learned_mirrored, picture);
                 detected.push(Detected {
                     path: input.path.clone(),
                     name: input.name.to_string_lossy().into_owned(),
@@ -107,11 +112,20 @@ fn detect_all(
     (detected, unlabelled, failed)
 }
 
-fn detect_with_doubt(detector: &Detector, picture: RgbImage) -> (Vec<Detection>, Unlabelled) {
+fn detect_with_worth(
+    detector: &Detector,
+    learned_mirrored: bool,
+    picture: RgbImage,
+) -> (Vec<Detection>, Unlabelled) {
     let picture = Arc::new(picture);
     let detections = detect(detector, &picture);
+    let worth = if learned_mirrored {
+        worth_of_classes(&detections, &detect_mirrored(detector, &picture))
+    } else {
+        worth_of_classes(&detections, &detections)
+    };
     let image = Unlabelled {
-        doubt: doubt(&detections, &detect_mirrored(detector, &picture)),
+        worth,
         boxes: expected_boxes(&detections),
         features: detector.features(&picture),
     };
@@ -128,7 +142,7 @@ fn write(
     let lines: Vec<Line<'_>> = (ranked.iter())
         .map(|it| Line {
             file_name: &detected[it.image].name,
-            doubt: it.doubt,
+            worth: it.worth,
             boxes: it.boxes,
             novelty: it.novelty,
         })
@@ -139,10 +153,10 @@ fn write(
         let _ = writeln!(
             text,
             "{:.3}  {:.3}  {:5.1}  {}",
-            line.doubt, line.novelty, line.boxes, line.file_name
+            line.worth, line.novelty, line.boxes, line.file_name
         );
     }
-    console::result("doubt  new    boxes  image");
+    console::result("worth  new    boxes  image");
     console::result(String::from_utf8_lossy(&text).trim_end());
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&lines)
@@ -195,8 +209,8 @@ fn write_page(
         images.push(ImageView {
             file_name: image.name.clone(),
             about: format!(
-                "doubt {:.2}, new {:.2}, {:.0} boxes, {width}×{height}",
-                ranked.doubt, ranked.novelty, ranked.boxes
+                "worth {:.2}, new {:.2}, {:.0} boxes, {width}×{height}",
+                ranked.worth, ranked.novelty, ranked.boxes
             ),
             findings: Vec::new(),
             views: vec![Picture {

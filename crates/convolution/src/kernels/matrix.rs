@@ -335,6 +335,10 @@ mod amx {
         /// # Panics
         ///
         /// Panics if they are not as deep.
+        #[expect(
+            clippy::unused_self,
+            reason = "who has a unit has its registers configured"
+        )]
         pub(super) fn multiply(&self, left: &[Tile], panel: &[PanelPairs], sums: &mut Sums) {
             assert_eq!(panel.len(), left.len() * PAIRS);
             if left.is_empty() {

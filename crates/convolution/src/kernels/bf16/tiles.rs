@@ -207,6 +207,7 @@ mod tests {
 
         /// Bit-identical, for any bits whatever.
         #[test]
+        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
         fn the_unit_sums_as_one_by_one(
             blocks in 0..4_usize,
             seed in prop::collection::vec(any::<u32>(), 3 * PAIRS * (2 * PANEL + ROWS)),
