@@ -45,14 +45,18 @@ const COST_OF_IMAGE: f32 = 2.0;
 /// What an image's boxes are worth, class by class: each the square of its score, as most of the weak ones are wrong, and
 /// that twice if nothing is sure of it, which is if its score is 1/2 or the mirrored image changes it by 1.
 ///
-/// `mirrored` are the detections on the mirrored image, in pixels of the image as it is.
-pub fn worth_of_classes(detections: &[Detection], mirrored: &[Detection]) -> BTreeMap<u32, f32> {
+/// `mirrored` are the detections on the mirrored image, in pixels of the image as it is, if the detector has learned such.
+pub fn worth_of_classes(
+    detections: &[Detection],
+    mirrored: Option<&[Detection]>,
+) -> BTreeMap<u32, f32> {
     let mut of_classes = BTreeMap::new();
     for detection in detections {
         let score = detection.score;
         if score >= LEAST_SCORE {
             let near_half = 1.0 - (2.0 * score - 1.0).abs();
-            let doubt = near_half.max((score - score_in(mirrored, detection)).abs());
+            let changed = |mirrored| (score - score_in(mirrored, detection)).abs();
+            let doubt = near_half.max(mirrored.map_or(0.0, changed));
             *of_classes.entry(detection.class.0).or_default() += score * score * (1.0 + doubt);
         }
     }
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn boxes_are_worth_more_the_less_sure_they_are_and_little_if_they_are_weak() {
         let worth = |score: f32, mirrored: &[Detection]| {
-            worth_of_classes(&[detection(0.0, score)], mirrored)[&0]
+            worth_of_classes(&[detection(0.0, score)], Some(mirrored))[&0]
         };
         let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-6, "{a}, not {b}");
         close(worth(0.5, &[detection(0.0, 0.5)]), 0.25 * 2.0);
@@ -180,7 +184,7 @@ mod tests {
         // The mirror shows it with another score, and a box that is too far off to be the same.
         close(worth(0.9, &[detection(0.0, 0.4)]), 0.81 * 1.5);
         close(worth(0.9, &[detection(6.0, 0.9)]), 0.81 * 1.9);
-        assert!(worth_of_classes(&[detection(0.0, 0.04)], &[]).is_empty());
+        assert!(worth_of_classes(&[detection(0.0, 0.04)], None).is_empty());
         // Classes by themselves, the boxes of each together.
         let several = [
             detection(0.0, 0.5),
@@ -190,11 +194,11 @@ mod tests {
                 ..detection(60.0, 0.5)
             },
         ];
-        let found = worth_of_classes(&several, &several);
+        let found = worth_of_classes(&several, None);
         assert_eq!(found, BTreeMap::from([(0, 1.0), (1, 0.5)]));
     }
 
-    /// Two classes, one of them rare: its box is worth as much as all the others'.
+    /// Two classes, one of them rare: its only box is worth as much as half of all the others.
     #[test]
     fn classes_count_alike() {
         let with = |worth: &[(u32, f32)]| Unlabelled {
@@ -260,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_image_is_chosen_once_and_novelty_only_falls(
+        fn every_image_is_chosen_once_the_best_first(
             images in prop::collection::vec((0_f32..3.0, 0_f32..50.0, prop::array::uniform2(-5_f32..5.0)), 0..20),
             take in 0_usize..25,
         ) {

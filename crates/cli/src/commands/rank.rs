@@ -119,13 +119,9 @@ fn detect_with_worth(
 ) -> (Vec<Detection>, Unlabelled) {
     let picture = Arc::new(picture);
     let detections = detect(detector, &picture);
-    let worth = if learned_mirrored {
-        worth_of_classes(&detections, &detect_mirrored(detector, &picture))
-    } else {
-        worth_of_classes(&detections, &detections)
-    };
+    let mirrored = learned_mirrored.then(|| detect_mirrored(detector, &picture));
     let image = Unlabelled {
-        worth,
+        worth: worth_of_classes(&detections, mirrored.as_deref()),
         boxes: expected_boxes(&detections),
         features: detector.features(&picture),
     };

@@ -193,9 +193,13 @@ pub(crate) fn multiply(
     product: Product<'_>,
     threads: Threads,
 ) {
-    let [_, depth] = left.size();
+    let [rows, depth] = left.size();
     assert_eq!(depth, right.depth, "inner dimensions");
-    assert!(right.columns <= product.stride);
+    if rows == 0 || right.columns == 0 {
+        return;
+    }
+    let length = (rows - 1) * product.stride + right.columns;
+    assert!(length <= product.values.len() && right.columns <= product.stride);
     match right.unit {
         Unit::Vectors => vectors::multiply(left, right, product, threads),
         Unit::Tiles => tiles::multiply(left, right, product, threads),
@@ -280,6 +284,20 @@ mod tests {
         for bits in [0x7f80_0001, 0x7fff_ffff, 0xffff_ffff] {
             assert!(bf16(f32::from_bits(bits)).is_nan(), "{bits:x}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion")]
+    fn a_product_too_large_for_its_slice_is_refused() {
+        let factor = Matrix::dense(&[1.0; 4], 2, 2);
+        let product = Product {
+            values: &mut [0.0; 3],
+            stride: 2,
+            accumulate: false,
+        };
+        with_panels(factor, Threads::One, |panels| {
+            multiply(factor, panels, product, Threads::One);
+        });
     }
 
     prop_compose! {

@@ -350,7 +350,7 @@ fn output_ranges(outputs: usize, parts: usize) -> Vec<Range<usize>> {
     split(outputs, (outputs * parts / PIECES).clamp(least, most))
 }
 
-/// The weights in parts of some 64 columns of the product at least.
+/// The weights in parts of some 64 columns of the product at least, or of an eighth of the taps if that is less.
 fn weight_parts(problem: &Problem, group: usize) -> Vec<Columns> {
     const COLUMNS: usize = 64;
     const PARTS: usize = 8;

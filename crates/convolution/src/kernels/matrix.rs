@@ -222,7 +222,7 @@ pub(crate) fn has_tiles() -> bool {
 }
 
 /// Multiplies a tile's rows by the columns of one panel after another, with the CPU's matrix unit if it has one, and hands on
-/// the products.
+/// the products to `take`, which must not multiply by tiles itself.
 ///
 /// # Panics
 ///
@@ -275,7 +275,7 @@ mod amx {
         {
             return false;
         }
-        // SAFETY: the call changes nothing but what this process may use.
+        // SAFETY: the call changes nothing but what this process may use, and how small its signals' stacks may be.
         let answer = unsafe {
             libc::syscall(
                 libc::SYS_arch_prctl,

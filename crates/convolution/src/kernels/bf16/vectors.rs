@@ -153,7 +153,7 @@ fn pack_columns(columns: Matrix<'_>, into: &mut [Pair]) {
 }
 
 /// What [`multiply_pairs`] runs where the CPU has no dot products of two: each is added as the CPU's would be, the second
-/// number's product first.
+/// number's product first, but for subnormal numbers, which the CPU takes for 0.
 pub(crate) fn multiply_one_by_one(
     left: LeftTile<'_>,
     panel: &[PanelPairs],
@@ -210,7 +210,7 @@ pub(crate) mod dot {
                 stride,
                 first,
             } => {
-                let lines = &lines[first..];
+                let lines = lines.get(first..).unwrap_or_default();
                 sum(panel, |place| {
                     let line = lines[place * stride..].first_chunk();
                     *line.expect("a line is filled up to whole tiles")
