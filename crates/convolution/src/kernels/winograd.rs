@@ -435,3 +435,21 @@ fn rows_of(planes: Vec<&mut [f32]>, length: usize) -> Vec<Vec<&mut [f32]>> {
     }
     rows
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From the beginning of one on.
+    #[test]
+    fn frequencies_are_an_odd_number_of_lines_apart() {
+        for values in [1, 16, 17, 250 * 256, 256 * 256, 512 * 512] {
+            let apart = apart(values);
+            assert!((values..=values + 2 * LINE).contains(&apart), "{values}");
+            assert_eq!((apart % LINE, apart / LINE % 2), (0, 1), "{values}");
+            with_scratch(apart, |scratch| {
+                assert_eq!(scratch.as_ptr().align_offset(LINE * size_of::<f32>()), 0);
+            });
+        }
+    }
+}
